@@ -1,0 +1,91 @@
+"""Maps and what is done to them: from gaze points to densities, resizing, blurring, scaling."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kind = Literal["density", "eml"]
+"""What a model answers: `density`, a log-density; `eml`, a saliency map in [0, 1]."""
+
+TINY = 1e-20
+"""Added where a logarithm of a saliency map needs it (the `tuebingen` rule)."""
+
+
+def gaussian_kernel(sigma: Tensor | float, radius: int) -> Tensor:
+    """(2 * radius + 1,) Gaussian weights that sum to 1; sigma in pixels, may be learned."""
+    sigma = torch.as_tensor(sigma, dtype=torch.float32)
+    offsets = torch.arange(-radius, radius + 1, device=sigma.device, dtype=sigma.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def gaussian_blur(maps: Tensor, sigma: Tensor | float, radius: int, mode: str = "constant") -> Tensor:
+    """Separable Gaussian blur of (B, C, H, W) maps.
+
+    sigma: pixels.  radius: where the kernel is cut, in pixels.  mode: what lies outside the image,
+    `constant` (zeros) or `replicate`.  Returns the same shape.
+    """
+    channels = maps.shape[1]
+    kernel = gaussian_kernel(sigma, radius).to(maps)
+    maps = F.pad(maps, (radius,) * 4, mode=mode)
+    maps = F.conv2d(maps, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(maps, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+
+def density_map(fixation_map: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
+    """Fixation map (B, 1, H, W) blurred by a Gaussian of sigma pixels, cut at `truncate` sigma; sums to 1."""
+    blurred = gaussian_blur(fixation_map.float(), sigma, int(truncate * sigma + 0.5))
+    return blurred / blurred.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+
+
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """(B, C, h, w) to (B, C, H, W), size in pixels; `nearest`, `bilinear` or `bicubic`.
+
+    A picture made smaller bilinearly is smoothed first, so that nothing aliases.
+    """
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if mode == "nearest":
+        return F.interpolate(maps, size, mode=mode)
+    smaller = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
+    return F.interpolate(maps, size, mode=mode, align_corners=False, antialias=smaller)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Logits (B, 1, H, W) as a log-density: exp sums to 1 per image."""
+    return logits.flatten(1).log_softmax(1).view_as(logits)
+
+
+def to_log_density(output: Tensor, kind: Kind) -> Tensor:
+    """A model's output (B, 1, H, W) as a log-density (exp sums to 1 per image, natural log)."""
+    if kind == "density":
+        return output
+    return torch.log(to_density(output, kind) + TINY)
+
+
+def to_density(output: Tensor, kind: Kind) -> Tensor:
+    """A model's output (B, 1, H, W) as a density, which sums to 1 per image."""
+    if kind == "density":
+        return output.exp()
+    return output / output.sum(dim=(-2, -1), keepdim=True).clamp_min(TINY)
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """(B, 1, H, W) scaled to 0..1 per image; a constant map becomes zeros."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(TINY)
+
+
+def mirror_average(output: Tensor, mirrored: Tensor, kind: Kind) -> Tensor:
+    """Averages an output with that of the mirrored picture, (B, 1, H, W) each.
+
+    Densities are averaged as densities, saliency maps as maps; the answer is of the same kind.
+    """
+    back = mirrored.flip(-1)
+    if kind == "density":
+        return torch.logaddexp(output, back) - torch.log(torch.tensor(2.0))
+    return (output + back) / 2

@@ -1,0 +1,1 @@
+"""The edge: Ray, MLflow runs, clusters."""
