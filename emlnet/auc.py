@@ -1,66 +1,25 @@
 """Areas under ROC curves from counts, and draws that depend on an image's seed alone.
 
-Maps are flat here, (B, N).  Fixated pixels come as `Gaze`: one row per pixel, whatever the image.
+Maps are flat here, (B, N), and fixated pixels come as `Gaze`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from .flat import FlatMaps, Gaze
+
 NUM_STEPS = 10
 """The `mit` thresholds of AUC-Borji and sAUC: 0, 0.1, ... 1 of a map scaled to 0..1."""
 
+NUM_CELLS = 1 << 15
+"""How finely a map's range is cut to find most pixels' ranks without a search."""
+
 _LARGEST = torch.iinfo(torch.int64).max
 _DRAWS_AT_ONCE = 1 << 22
-
-
-@dataclass(frozen=True, eq=False)
-class Gaze:
-    """Pixels that were looked at, in the order of images, and how often.
-
-    image: (P,) int64 position in the batch.  pixel: (P,) int64 position in the flat image.
-    counts: (P,) float64, above zero.  batch: the number of images, B.
-    most: the largest number of rows that one image has, at least 1.
-    """
-
-    image: Tensor
-    pixel: Tensor
-    counts: Tensor
-    batch: int
-    most: int
-
-    @classmethod
-    def from_counts(cls, counts: Tensor, num_rows: int, most: int) -> Gaze:
-        """Gaze from a flat count map (B, N), whose pixels above zero are known to be `num_rows`."""
-        rows = torch.nonzero_static(counts > 0, size=num_rows)
-        image, pixel = rows.unbind(1)
-        return cls(image, pixel, counts[image, pixel].double(), counts.shape[0], max(most, 1))
-
-    @cached_property
-    def num_pixels(self) -> Tensor:
-        """(B,) float64: fixated pixels of each image."""
-        return self.total(torch.ones_like(self.counts))
-
-    @cached_property
-    def num_fixations(self) -> Tensor:
-        """(B,) float64: fixations of each image."""
-        return self.total(self.counts)
-
-    def total(self, values: Tensor) -> Tensor:
-        """(P,) float64 values summed per image, (B,)."""
-        return values.new_zeros(self.batch).index_add_(0, self.image, values)
-
-    def pad(self, values: Tensor, fill: float | int) -> Tensor:
-        """(P,) values as one row per image, (B, most), filled up at the end."""
-        sizes = self.num_pixels.long()
-        first = sizes.cumsum(0) - sizes
-        column = torch.arange(len(values), device=values.device) - first[self.image]
-        padded = values.new_full((self.batch, self.most), fill)
-        return padded.index_put_((self.image, column), values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,23 +39,32 @@ class Ranking:
     counts: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor, gaze: Gaze) -> Ranking:
-        """Ranking of flat maps (B, N)."""
-        values, order = gaze.pad(maps[gaze.image, gaze.pixel], torch.inf).sort(dim=1)
+    def of(cls, maps: FlatMaps, gaze: Gaze, work: Tensor | None = None) -> Ranking:
+        """Ranking of maps.  work: (B, N) float64, overwritten; made when not given."""
+        values, order = gaze.pad(maps.raw[gaze.image, gaze.pixel], torch.inf).sort(dim=1)
         counts = gaze.pad(gaze.counts, 0).gather(1, order)
-        place = torch.searchsorted(values, maps)
-        equal = values.gather(1, place.clamp(max=values.shape[1] - 1)) == maps
-        return cls(place.mul_(2).add_(equal), values, counts)
+        if maps.raw.device.type == "cpu" and len(values):
+            work = torch.empty_like(maps.values) if work is None else work
+            rows = zip(maps.raw, maps.values, values, maps.low, maps.high, work, strict=True)
+            found = [_bins_by_cells(*row) for row in rows]
+            bins = found[0][None] if len(found) == 1 else torch.stack(found)
+        else:
+            bins = _bins(maps.raw, values)
+        return cls(bins, values, counts)
 
-    def area(self, positives: Tensor, negatives: Tensor, only_fixated: bool = False) -> Tensor:
+    def area(
+        self, positives: Tensor, negatives: Tensor | None = None, only_fixated: bool = False
+    ) -> Tensor:
         """Area under the ROC curve, (B,) float64; NaN without positives or negatives.
 
         positives: (B, P) float64 weights in the order of `counts`.  negatives: (B, N) float64
-        weights.  only_fixated: thresholds are the fixated values alone and the curve is straight
-        between them; otherwise every value is one, so that ties count 1/2.
+        weights, None for 1 each.  only_fixated: thresholds are the fixated values alone and the
+        curve is straight between them; otherwise every value is one, so that ties count 1/2.
         """
+        if negatives is None:
+            negatives = positives.new_ones(1).expand(self.bins.shape)
         num_bins = 2 * self.values.shape[1] + 2
-        bins = negatives.new_zeros(negatives.shape[0], num_bins)
+        bins = positives.new_zeros(len(positives), num_bins)
         bins.scatter_add_(1, self.bins, negatives)
         up_to = bins.cumsum(1)
         place = 2 * torch.searchsorted(self.values, self.values) + 1
@@ -105,7 +73,39 @@ class Ranking:
         if only_fixated:
             above = 2 * torch.searchsorted(self.values, self.values, right=True)
             beaten = beaten + bins.gather(1, above) / 2
-        return (positives * beaten).sum(1) / (positives.sum(1) * negatives.sum(1))
+        return (positives * beaten).sum(1) / (positives.sum(1) * up_to[:, -1])
+
+
+def _bins(maps: Tensor, values: Tensor) -> Tensor:
+    """Bins, as in `Ranking`, of maps (..., N) among rising values (..., P)."""
+    place = torch.searchsorted(values, maps)
+    equal = values.gather(-1, place.clamp(max=values.shape[-1] - 1)) == maps
+    return place.mul_(2).add_(equal)
+
+
+def _bins_by_cells(
+    raw: Tensor, numbers: Tensor, values: Tensor, low: Tensor, high: Tensor, work: Tensor
+) -> Tensor:
+    """`_bins` of one map among values (P,), several times faster on a processor.
+
+    raw, numbers: (N,) the map as it came and in float64.  low, high: (1,) its extremes.
+    work: (N,) float64, overwritten.
+    The map's range is cut into equal cells.  A cell without a fixated value is in one bin whole;
+    only pixels of the other cells are searched for.
+    """
+    low, high = low.double(), high.double()
+    # A range too small or too large for a float64 is one cell, which is then searched whole.
+    scale = torch.nan_to_num((NUM_CELLS - 1) / (high - low), posinf=0)
+
+    def to_cells(numbers: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.sub(numbers, low, out=out).mul_(scale).int().clamp_(0, NUM_CELLS - 1)
+
+    taken = to_cells(values[values < torch.inf].double()).long()
+    table = torch.bincount(taken, minlength=NUM_CELLS).cumsum(0).mul_(2)
+    table[taken] = -1
+    bins = table.index_select(0, to_cells(numbers, work))
+    unsure = (bins < 0).nonzero()[:, 0]
+    return bins.index_copy_(0, unsure, _bins(raw[unsure], values))
 
 
 def _mix(state: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ A map that isn't finite raises ValueError with its position in the batch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .auc import Gaze, Ranking, area_in_steps, draw
+from .auc import Ranking, area_in_steps, draw
+from .flat import FlatMaps, Gaze, check_shapes, dot, read
 from .maps import TINY
 
 Rules = Literal["mit", "tuebingen"]
@@ -30,101 +30,13 @@ EPS = torch.finfo(torch.float64).eps
 """MATLAB's eps, about 2.2e-16, which the `mit` KL and IG add."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Maps:
-    """Flat maps (B, N): as they came, and in float64; their extremes (B, 1)."""
-
-    raw: Tensor
-    low: Tensor
-    high: Tensor
-
-    @cached_property
-    def values(self) -> Tensor:
-        return self.raw.double()
-
-    @cached_property
-    def positive(self) -> Tensor:
-        """Without negative values: a map that has some is lifted by its lowest."""
-        return self.values - self.low.clamp(max=0).double()
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """(B,) bool."""
-        return (self.low == self.high)[:, 0]
-
-    @cached_property
-    def mean(self) -> Tensor:
-        return self.values.mean(1, keepdim=True)
-
-    @cached_property
-    def centred(self) -> Tensor:
-        return self.values - self.mean
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """(B,) sum of squared deviations."""
-        return _dot(self.centred, self.centred)
-
-    @cached_property
-    def density(self) -> Tensor:
-        """Divided by its sum; zeros become uniform."""
-        return _divide_by_sum(self.positive)
-
-    @cached_property
-    def scaled(self) -> Tensor:
-        """In 0..1; a constant map becomes zeros."""
-        low, high = self.low.double(), self.high.double()
-        return (self.values - low) / torch.where(high > low, high - low, 1)
+PIXELS_AT_ONCE = 1 << 19
+"""On a processor `score` takes so many pixels at a time, at least one image: they fit its cache."""
 
 
-def _dot(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).sum(1)
-
-
-def _divide_by_sum(values: Tensor) -> Tensor:
-    total = values.sum(1, keepdim=True)
-    uniform = 1 / values.shape[1]
-    return torch.where(total > 0, values / torch.where(total > 0, total, 1), uniform)
-
-
-def _flatten(name: str, maps: Tensor, size: torch.Size) -> Tensor:
-    if maps.ndim != 4 or maps.shape[1] != 1:
-        raise ValueError(f"{name} must be (B, 1, H, W), found {tuple(maps.shape)}")
-    if maps.shape != size:
-        raise ValueError(
-            f"{name} is {tuple(maps.shape)}, the first map {tuple(size)}: resize one of them"
-        )
-    return maps.flatten(1)
-
-
-def _read(
-    maps: dict[str, Tensor], counts: dict[str, Tensor]
-) -> tuple[dict[str, _Maps], dict[str, Gaze]]:
-    """Checks maps and count maps by name, all of one shape, and waits for the device only once."""
-    size = next(iter(maps.values())).shape
-    names, lows, highs, read = [], [], [], {}
-    for name, given in (maps | counts).items():
-        flat = _flatten(name, given, size)
-        flat = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
-        read[name] = _Maps(flat, flat.amin(1, keepdim=True), flat.amax(1, keepdim=True))
-        names.append(name)
-        lows.append(read[name].low.double())
-        highs.append(read[name].high.double())
-    low, high = torch.cat(lows, 1), torch.cat(highs, 1)
-    refused = ~(low.isfinite() & high.isfinite())
-    refused[:, len(maps) :] |= low[:, len(maps) :] < 0
-    sizes = [(read[name].raw > 0).sum(1, keepdim=True) for name in counts]
-    answers = torch.cat([refused.long(), *sizes], dim=1).tolist()
-    for position, row in enumerate(answers):
-        for name, bad in zip(names, row, strict=False):
-            if bad:
-                wanted = "counts of at least 0" if name in counts else "finite numbers"
-                raise ValueError(f"{name} of image {position} of {len(answers)} is not {wanted}")
-    gaze = {}
-    for column, name in enumerate(counts, len(names)):
-        rows = [row[column] for row in answers]
-        gaze[name] = Gaze.from_counts(read[name].raw, sum(rows), max(rows, default=0))
-    return {name: read[name] for name in (maps | counts)}, gaze
+def _work(maps: FlatMaps) -> Tensor:
+    """Two float64 pictures per map, to be overwritten: fresh memory costs more than the sums."""
+    return maps.values.new_empty(2, *maps.values.shape)
 
 
 def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -136,18 +48,20 @@ def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tens
     Returns (B,) float64 in standard deviations; chance is 0, a constant map scores 0.
     Source: Peters et al. 2005.
     """
-    read, gaze = _read({"saliency": saliency}, {"fixations": fixations})
-    return _nss(read["saliency"], gaze["fixations"], rules)
+    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
+    maps = flat["saliency"]
+    return _nss(maps, gaze["fixations"], rules, torch.empty_like(maps.values))
 
 
-def _nss(maps: _Maps, gaze: Gaze, rules: Rules) -> Tensor:
-    seen = maps.values[gaze.image, gaze.pixel] - maps.mean[gaze.image, 0]
+def _nss(maps: FlatMaps, gaze: Gaze, rules: Rules, work: Tensor) -> Tensor:
+    centred = maps.centre(work)
+    seen = centred[gaze.image, gaze.pixel]
     if rules == "mit":
         mean = gaze.total(seen) / gaze.num_pixels
-        variance = maps.squares / (maps.values.shape[1] - 1)
+        variance = dot(centred, centred) / (centred.shape[1] - 1)
     else:
         mean = gaze.total(seen * gaze.counts) / gaze.num_fixations
-        variance = maps.squares / maps.values.shape[1]
+        variance = dot(centred, centred) / centred.shape[1]
     flat = maps.constant | (variance == 0)
     return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
 
@@ -158,15 +72,16 @@ def cc(saliency: Tensor, density: Tensor) -> Tensor:
     saliency, density: (B, 1, H, W), any scale.
     Returns (B,) float64 in -1..1; 0 where either map is constant.
     """
-    read, _ = _read({"saliency": saliency, "density": density}, {})
-    return _cc(read["saliency"], read["density"])
+    flat, _ = read({"saliency": saliency, "density": density}, {}, ())
+    maps = flat["saliency"]
+    return _cc(maps, flat["density"], _work(maps))
 
 
-def _cc(maps: _Maps, density: _Maps) -> Tensor:
-    norm = (maps.squares * density.squares).sqrt()
+def _cc(maps: FlatMaps, density: FlatMaps, work: Tensor) -> Tensor:
+    first, second = maps.centre(work[0]), density.centre(work[1])
+    norm = (dot(first, first) * dot(second, second)).sqrt()
     flat = maps.constant | density.constant | (norm == 0)
-    value = _dot(maps.centred, density.centred) / torch.where(flat, 1, norm)
-    return torch.where(flat, 0, value)
+    return torch.where(flat, 0, dot(first, second) / torch.where(flat, 1, norm))
 
 
 def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -177,18 +92,20 @@ def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
     `mit` divides by the sums, then sum q log(eps + q / (p + eps)).
     Returns (B,) float64 in nats, 0 for equal maps.  A map of zeros counts as uniform.
     """
-    read, _ = _read({"saliency": saliency, "density": density}, {})
-    return _kl(read["saliency"], read["density"], rules)
+    flat, _ = read({"saliency": saliency, "density": density}, {}, ())
+    maps = flat["saliency"]
+    return _kl(maps, flat["density"], rules, _work(maps))
 
 
-def _kl(maps: _Maps, density: _Maps, rules: Rules) -> Tensor:
+def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
     if rules == "mit":
         p, q = maps.density, density.density
-        return _dot(q, (q / (p + EPS)).add_(EPS).log_())
-    p, q = maps.positive + TINY, density.positive + TINY
+        return dot(q, (q / (p + EPS)).add_(EPS).log_())
+    p = torch.add(maps.positive, TINY, out=work[0])
+    q = torch.add(density.positive, TINY, out=work[1])
     p_sum, q_sum = p.sum(1), q.sum(1)
-    # The sums are divided out at the end, so that the pictures are passed over once less each.
-    return _dot(q, (q / p).log_()) / q_sum + (p_sum / q_sum).log()
+    # Dividing by the sums at the end spares two passes over the maps.
+    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
 
 
 def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -198,16 +115,18 @@ def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor
     only lifts a map that has negative values by its lowest.
     Returns (B,) float64 in 0..1.  A map of zeros (`mit`: a constant map) counts as uniform.
     """
-    read, _ = _read({"saliency": saliency, "density": density}, {})
-    return _sim(read["saliency"], read["density"], rules)
+    flat, _ = read({"saliency": saliency, "density": density}, {}, ())
+    maps = flat["saliency"]
+    return _sim(maps, flat["density"], rules, _work(maps))
 
 
-def _sim(maps: _Maps, density: _Maps, rules: Rules) -> Tensor:
+def _sim(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
     if rules == "mit":
-        p, q = _divide_by_sum(maps.scaled), _divide_by_sum(density.scaled)
-    else:
-        p, q = maps.density, density.density
-    return torch.minimum(p, q).sum(1)
+        return torch.minimum(maps.scaled_density, density.scaled_density).sum(1)
+    p, q = maps.positive, density.positive
+    q_sum = q.sum(1, keepdim=True)
+    p = torch.mul(p, q_sum / p.sum(1, keepdim=True), out=work[0])
+    return torch.minimum(p, q, out=p).sum(1) / q_sum[:, 0]
 
 
 def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
@@ -216,12 +135,9 @@ def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
     saliency: (B, 1, H, W), any scale.  fixations: (B, 1, H, W) counts.
     Returns (B,) float64 in 0..1; chance and a constant map are .5.
     """
-    read, gaze = _read({"saliency": saliency}, {"fixations": fixations})
-    return _auc(Ranking.of(read["saliency"].raw, gaze["fixations"]), read["saliency"])
-
-
-def _auc(ranking: Ranking, maps: _Maps) -> Tensor:
-    return ranking.area(ranking.counts, torch.ones_like(maps.values))
+    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
+    ranking = Ranking.of(flat["saliency"], gaze["fixations"])
+    return ranking.area(ranking.counts)
 
 
 def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
@@ -232,11 +148,11 @@ def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
     where the MATLAB adds noise of 1e-7 to part them.
     Returns (B,) float64 in 0..1; a constant map scores .5.
     """
-    read, gaze = _read({"saliency": saliency}, {"fixations": fixations})
-    return _auc_judd(Ranking.of(read["saliency"].raw, gaze["fixations"]), read["fixations"])
+    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
+    return _auc_judd(Ranking.of(flat["saliency"], gaze["fixations"]), flat["fixations"])
 
 
-def _auc_judd(ranking: Ranking, fixations: _Maps) -> Tensor:
+def _auc_judd(ranking: Ranking, fixations: FlatMaps) -> Tensor:
     fixated, unfixated = (ranking.counts > 0).double(), (fixations.raw <= 0).double()
     return ranking.area(fixated, unfixated, only_fixated=True)
 
@@ -251,8 +167,8 @@ def auc_borji(
     nothing else, neither batch nor device.  num_splits: random sets to average over.
     Returns (B,) float64 in 0..1; a constant map scores .5.
     """
-    read, gaze = _read({"saliency": saliency}, {"fixations": fixations})
-    return area_in_steps(read["saliency"].scaled, gaze["fixations"], None, seeds, num_splits)
+    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
+    return area_in_steps(flat["saliency"].scaled, gaze["fixations"], None, seeds, num_splits)
 
 
 def sauc(
@@ -272,21 +188,16 @@ def sauc(
     has thresholds in steps of 0.1; seeds: (B,) int64, as for `auc_borji`.
     Returns (B,) float64 in 0..1; a constant map scores .5; NaN without nonfixations.
     """
-    read, gaze = _read(
-        {"saliency": saliency}, {"fixations": fixations, "nonfixations": nonfixations}
-    )
+    counts = {"fixations": fixations, "nonfixations": nonfixations}
     if rules == "tuebingen":
-        ranking = Ranking.of(read["saliency"].raw, gaze["fixations"])
-        return _sauc(ranking, read["nonfixations"])
+        flat, gaze = read({"saliency": saliency}, counts)
+        ranking = Ranking.of(flat["saliency"], gaze["fixations"])
+        return ranking.area(ranking.counts, flat["nonfixations"].values)
     if seeds is None:
         raise ValueError("sauc under the mit rules draws at random: pass seeds, one per image")
-    return area_in_steps(
-        read["saliency"].scaled, gaze["fixations"], gaze["nonfixations"], seeds, num_splits
-    )
-
-
-def _sauc(ranking: Ranking, nonfixations: _Maps) -> Tensor:
-    return ranking.area(ranking.counts, nonfixations.values)
+    flat, gaze = read({"saliency": saliency}, counts, tuple(counts))
+    maps, seen, others = flat["saliency"].scaled, gaze["fixations"], gaze["nonfixations"]
+    return area_in_steps(maps, seen, others, seeds, num_splits)
 
 
 def ig(
@@ -298,17 +209,20 @@ def ig(
     under `mit`.  fixations: (B, 1, H, W) counts.
     rules: `tuebingen` is the mean difference of log-likelihoods over fixations; `mit` scales both
     maps to 0..1, divides by their sums, and takes log2(eps + map) over fixated pixels.
-    Returns (B,) float64 in bits per fixation; 0 for the baseline itself.
+    Returns (B,) float64 in bits per fixation; 0 for the baseline itself, minus infinity where a
+    log-density is so at a fixation.
     Source: Kuemmerer et al. 2015.
     """
-    read, gaze = _read({"prediction": prediction, "baseline": baseline}, {"fixations": fixations})
-    return _ig(read["prediction"], gaze["fixations"], read["baseline"], rules)
+    maps = {"prediction": prediction, "baseline": baseline}
+    logs = ("prediction",) if rules == "tuebingen" else ()
+    flat, gaze = read(maps, {"fixations": fixations}, logs=logs)
+    return _ig(flat["prediction"], gaze["fixations"], flat["baseline"], rules)
 
 
-def _ig(maps: _Maps, gaze: Gaze, baseline: _Maps, rules: Rules) -> Tensor:
+def _ig(maps: FlatMaps, gaze: Gaze, baseline: FlatMaps, rules: Rules) -> Tensor:
     at = (gaze.image, gaze.pixel)
     if rules == "mit":
-        p, b = _divide_by_sum(maps.scaled)[at], _divide_by_sum(baseline.scaled)[at]
+        p, b = maps.scaled_density[at], baseline.scaled_density[at]
         return gaze.total((p + EPS).log2() - (b + EPS).log2()) / gaze.num_pixels
     gain = (maps.raw[at].double() - baseline.raw[at].double()) * gaze.counts
     return gaze.total(gain) / gaze.num_fixations / math.log(2)
@@ -348,38 +262,65 @@ def score(
     given; ig if both log-densities are.  Under `mit` nss, cc, kl, sim, auc_judd; auc_borji if seeds
     are given; sauc if nonfixations are too; ig, of the saliency map, if the baseline is.
     """
-    maps = {"saliency": saliency, "density": density}
-    if baseline_log_density is not None:
-        maps["baseline_log_density"] = baseline_log_density
-        if log_density is not None and rules == "tuebingen":
-            maps["log_density"] = log_density
-    counts = {"fixations": fixations}
-    if nonfixations is not None:
-        counts["nonfixations"] = nonfixations
-    read, gaze = _read(maps, counts)
-    p, q, seen = read["saliency"], read["density"], gaze["fixations"]
-    ranking = Ranking.of(p.raw, seen)
-    scores = {
-        "nss": _nss(p, seen, rules),
-        "cc": _cc(p, q),
-        "kl": _kl(p, q, rules),
-        "sim": _sim(p, q, rules),
+    given = {
+        "saliency": saliency,
+        "fixations": fixations,
+        "density": density,
+        "log_density": log_density,
+        "baseline_log_density": baseline_log_density,
+        "nonfixations": nonfixations,
     }
-    baseline = read.get("baseline_log_density")
+    maps = {name: tensor for name, tensor in given.items() if tensor is not None}
+    check_shapes(maps)
+    pixels = math.prod(saliency.shape[1:])
+    cpu = saliency.device.type == "cpu"
+    step = max(1, PIXELS_AT_ONCE // max(1, pixels) if cpu else len(saliency))
+    work = torch.empty(
+        4, min(step, len(saliency)), pixels, dtype=torch.float64, device=saliency.device
+    )
+    parts = []
+    for start in range(0, max(1, len(saliency)), step):
+        part = {name: tensor[start : start + step] for name, tensor in maps.items()}
+        part_seeds = None if seeds is None else seeds[start : start + step]
+        parts.append(_score(part, part_seeds, rules, start, work[:, : len(part["saliency"])]))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _score(
+    maps: dict[str, Tensor], seeds: Tensor | None, rules: Rules, start: int, work: Tensor
+) -> dict[str, Tensor]:
+    names: list[str] = [name for name in ("fixations", "nonfixations") if name in maps]
+    counts = {name: maps[name] for name in names}
+    others = {name: maps[name] for name in maps if name not in names}
+    random = rules == "mit" and seeds is not None
+    fixated = tuple(names) if random else ("fixations",)
+    flat, gaze = read(others, counts, fixated, ("log_density",), start)
+    p = replace(flat["saliency"], store=work[2])
+    q = replace(flat["density"], store=work[3])
+    seen, baseline = gaze["fixations"], flat.get("baseline_log_density")
+    ranking = Ranking.of(p, seen, work[0])
+    scores = {
+        "nss": _nss(p, seen, rules, work[0]),
+        "cc": _cc(p, q, work),
+        "kl": _kl(p, q, rules, work),
+        "sim": _sim(p, q, rules, work),
+    }
     if rules == "tuebingen":
-        scores["auc"] = _auc(ranking, p)
-        if nonfixations is not None:
-            scores["sauc"] = _sauc(ranking, read["nonfixations"])
-        if baseline is not None and log_density is not None:
-            scores["ig"] = _ig(read["log_density"], seen, baseline, rules)
+        scores["auc"] = ranking.area(ranking.counts)
+        if "nonfixations" in flat:
+            nonfixations = replace(flat["nonfixations"], store=work[0])
+            scores["sauc"] = ranking.area(ranking.counts, nonfixations.values)
+        if baseline is not None and "log_density" in flat:
+            scores["ig"] = _ig(flat["log_density"], seen, baseline, rules)
         return scores
-    scores["auc_judd"] = _auc_judd(ranking, read["fixations"])
+    scores["auc_judd"] = _auc_judd(ranking, flat["fixations"])
     if seeds is not None:
         scores["auc_borji"] = area_in_steps(p.scaled, seen, None, seeds, NUM_SPLITS)
-        if nonfixations is not None:
-            scores["sauc"] = area_in_steps(p.scaled, seen, gaze["nonfixations"], seeds, NUM_SPLITS)
+        if "nonfixations" in gaze:
+            negatives = gaze["nonfixations"]
+            scores["sauc"] = area_in_steps(p.scaled, seen, negatives, seeds, NUM_SPLITS)
     if baseline is not None:
-        raw = baseline.values.exp()
-        bounds = (baseline.low.double().exp(), baseline.high.double().exp())
-        scores["ig"] = _ig(p, seen, _Maps(raw, *bounds), rules)
+        low, high = baseline.low.double().exp(), baseline.high.double().exp()
+        density = FlatMaps(baseline.values.exp(), low, high, negative=False, blank=False)
+        scores["ig"] = _ig(p, seen, density, rules)
     return scores
