@@ -5,6 +5,7 @@ Maps are flat here, (B, N), and fixated pixels come as `Gaze`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +40,21 @@ class Ranking:
     counts: Tensor
 
     @classmethod
-    def of(cls, maps: FlatMaps, gaze: Gaze, work: Tensor | None = None) -> Ranking:
-        """Ranking of maps.  work: (B, N) float64, overwritten; made when not given."""
+    def of(cls, maps: FlatMaps, gaze: Gaze, work: Sequence[Tensor] | None = None) -> Ranking:
+        """Ranking of maps.
+
+        work: three of (B, N) float64, overwritten, made when not given; the last becomes the bins.
+        """
         values, order = gaze.pad(maps.raw[gaze.image, gaze.pixel], torch.inf).sort(dim=1)
         counts = gaze.pad(gaze.counts, 0).gather(1, order)
         if maps.raw.device.type == "cpu" and len(values):
-            work = torch.empty_like(maps.values) if work is None else work
-            rows = zip(maps.raw, maps.values, values, maps.low, maps.high, work, strict=True)
-            found = [_bins_by_cells(*row) for row in rows]
-            bins = found[0][None] if len(found) == 1 else torch.stack(found)
+            if work is None:
+                work = maps.values.new_empty(3, *maps.values.shape).unbind()
+            scaled, cells, bins = work[0], work[1].view(torch.int32), work[2].view(torch.int64)
+            for row in zip(
+                maps.raw, maps.values, values, maps.low, maps.high, scaled, cells, bins, strict=True
+            ):
+                _fill_bins_by_cells(*row)
         else:
             bins = _bins(maps.raw, values)
         return cls(bins, values, counts)
@@ -83,29 +90,34 @@ def _bins(maps: Tensor, values: Tensor) -> Tensor:
     return place.mul_(2).add_(equal)
 
 
-def _bins_by_cells(
-    raw: Tensor, numbers: Tensor, values: Tensor, low: Tensor, high: Tensor, work: Tensor
-) -> Tensor:
-    """`_bins` of one map among values (P,), several times faster on a processor.
+def _fill_bins_by_cells(
+    raw: Tensor,
+    numbers: Tensor,
+    values: Tensor,
+    low: Tensor,
+    high: Tensor,
+    scaled: Tensor,
+    cells: Tensor,
+    bins: Tensor,
+) -> None:
+    """Writes `_bins` of one map among values (P,) to `bins`, several times faster on a processor.
 
     raw, numbers: (N,) the map as it came and in float64.  low, high: (1,) its extremes.
-    work: (N,) float64, overwritten.
+    scaled, cells: overwritten, (N,) float64 and int32.
     The map's range is cut into equal cells.  A cell without a fixated value is in one bin whole;
     only pixels of the other cells are searched for.
     """
     low, high = low.double(), high.double()
     # A range too small or too large for a float64 is one cell, which is then searched whole.
     scale = torch.nan_to_num((NUM_CELLS - 1) / (high - low), posinf=0)
-
-    def to_cells(numbers: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.sub(numbers, low, out=out).mul_(scale).int().clamp_(0, NUM_CELLS - 1)
-
-    taken = to_cells(values[values < torch.inf].double()).long()
+    fixated = values[values < torch.inf].double()
+    taken = ((fixated - low) * scale).long().clamp_(0, NUM_CELLS - 1)
     table = torch.bincount(taken, minlength=NUM_CELLS).cumsum(0).mul_(2)
     table[taken] = -1
-    bins = table.index_select(0, to_cells(numbers, work))
+    cells = cells[: len(numbers)].copy_(torch.sub(numbers, low, out=scaled).mul_(scale))
+    torch.index_select(table, 0, cells.clamp_(0, NUM_CELLS - 1), out=bins)
     unsure = (bins < 0).nonzero()[:, 0]
-    return bins.index_copy_(0, unsure, _bins(raw[unsure], values))
+    bins.index_copy_(0, unsure, _bins(raw[unsure], values))
 
 
 def _mix(state: Tensor) -> Tensor:

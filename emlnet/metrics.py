@@ -276,7 +276,7 @@ def score(
     cpu = saliency.device.type == "cpu"
     step = max(1, PIXELS_AT_ONCE // max(1, pixels) if cpu else len(saliency))
     work = torch.empty(
-        4, min(step, len(saliency)), pixels, dtype=torch.float64, device=saliency.device
+        5, min(step, len(saliency)), pixels, dtype=torch.float64, device=saliency.device
     )
     parts = []
     for start in range(0, max(1, len(saliency)), step):
@@ -298,7 +298,7 @@ def _score(
     p = replace(flat["saliency"], store=work[2])
     q = replace(flat["density"], store=work[3])
     seen, baseline = gaze["fixations"], flat.get("baseline_log_density")
-    ranking = Ranking.of(p, seen, work[0])
+    ranking = Ranking.of(p, seen, (work[0], work[1], work[4]))
     scores = {
         "nss": _nss(p, seen, rules, work[0]),
         "cc": _cc(p, q, work),
