@@ -1,0 +1,121 @@
+"""Sample <-> its bytes in a tar, sample -> pixels; the only file that knows members' extensions.
+
+A sample is three members: `<stem>.jpg` (or .png), the photograph untouched; `<stem>.fixations.npy`,
+int32 rows of x, y, observer; `<stem>.density.png`, the density map untouched.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from emlnet.picture import decode_picture, open_picture, to_grey
+from emlnet.sample import Decoded, Sample
+
+POINTS = "fixations.npy"
+DENSITY = "density.png"
+IMAGES = ("jpg", "jpeg", "png")
+SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A member's name as (stem, extension); ValueError for a path or a name that is not ours."""
+    for extension in (POINTS, DENSITY, *IMAGES):
+        stem = name[: -len(extension) - 1]
+        if stem and name == f"{stem}.{extension}" and not set(stem) & set("/\\\0"):
+            return stem, extension
+    raise ValueError(
+        f"a shard holds no member named {name!r}: only <stem>.jpg|png|{POINTS}|{DENSITY}"
+    )
+
+
+def pack(sample: Sample) -> bytes:
+    """The sample's members as a piece of a tar, without an end; equal samples give equal bytes.
+
+    Pieces put one after another, then 1,024 zero bytes, are a tar. Raises ValueError when the
+    photograph is neither JPEG nor PNG, or the stem cannot name a member.
+    """
+    stem = sample.key.split("/", 1)[1]
+    rows = io.BytesIO()
+    table = np.column_stack([sample.points, sample.observers]).astype(np.int32)
+    np.save(rows, table, allow_pickle=False)
+    members = {
+        _image_extension(sample): sample.image,
+        POINTS: rows.getvalue(),
+        DENSITY: sample.density,
+    }
+    for extension in members:
+        if split_name(f"{stem}.{extension}") != (stem, extension):
+            raise ValueError(f"{sample.key}: the name clashes with a member's extension; rename it")
+    piece = io.BytesIO()
+    # PAX holds long and non-ASCII names; times, users and modes are fixed so that bytes never vary.
+    writer = wds.TarWriter(
+        piece, user="", group="", mode=0o644, mtime=0, encoder=False, format="PAX_FORMAT"
+    )
+    writer.write({"__key__": stem, **members})
+    length = writer.tarstream.offset
+    writer.close()
+    return piece.getvalue()[:length]
+
+
+def unpack(piece: bytes, key: str) -> Sample:
+    """The sample `key` (`split/stem`) from what `pack` gave.
+
+    Raises ValueError naming the sample when the bytes are cut, hold another sample, or hold more.
+    """
+    stem = key.split("/", 1)[1]
+    source = [{"url": key, "stream": io.BytesIO(piece)}]
+    try:
+        records = list(group_by_keys(tar_file_expander(source), keys=split_name))
+        if [record["__key__"] for record in records] != [stem]:
+            raise ValueError(f"holds {[record['__key__'] for record in records]}")
+        images = [extension for extension in IMAGES if extension in records[0]]
+        if len(images) != 1 or POINTS not in records[0] or DENSITY not in records[0]:
+            raise ValueError(f"holds only {sorted(k for k in records[0] if k[0] != '_')}")
+        table = np.load(io.BytesIO(records[0][POINTS]), allow_pickle=False)
+        if table.ndim != 2 or table.shape[1] != 3 or table.dtype != np.int32:
+            raise ValueError(f"{POINTS} is {table.dtype} {table.shape}, expected int32 (N, 3)")
+    except Exception as error:  # tarfile, numpy and webdataset raise many kinds for broken bytes
+        reason = error.args[0] if error.args else type(error).__name__
+        raise ValueError(f"sample {key} cannot be read from its shard: {reason}") from error
+    return Sample(
+        key=key,
+        image=records[0][images[0]],
+        points=np.ascontiguousarray(table[:, :2]),
+        observers=np.ascontiguousarray(table[:, 2]),
+        density=records[0][DENSITY],
+    )
+
+
+def decode(sample: Sample) -> Decoded:
+    """The sample's pictures as pixels: upright RGB whatever the photograph's mode, alpha on white.
+
+    Raises ValueError naming the sample when a picture is broken or claims too many pixels, when
+    photograph and density differ in size, or when a point lies outside.
+    """
+    image = decode_picture(sample.image, f"{sample.key}: the photograph")
+    density = to_grey(open_picture(sample.density, f"{sample.key}: the density map"))
+    if image.shape[:2] != density.shape:
+        raise ValueError(
+            f"{sample.key}: the photograph is {image.shape[:2]}, its density map {density.shape}"
+        )
+    size = np.array(density.shape[::-1])
+    if (sample.points < 0).any() or (sample.points >= size).any():
+        raise ValueError(f"{sample.key}: a fixation lies outside the photograph, {density.shape}")
+    return Decoded(
+        key=sample.key,
+        image=image,
+        points=sample.points,
+        observers=sample.observers,
+        density=density,
+    )
+
+
+def _image_extension(sample: Sample) -> str:
+    for signature, extension in SIGNATURES.items():
+        if sample.image.startswith(signature):
+            return extension
+    raise ValueError(f"{sample.key}: the photograph is neither a JPEG nor a PNG")

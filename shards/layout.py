@@ -1,0 +1,53 @@
+"""Folders of a raw data set, whatever the spelling of their names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def fingerprint(source: Path, samples: Iterable[tuple[str, ...]]) -> str:
+    """SHA-256 over samples (key, file, ...) and their files' sizes and times; reads no content."""
+    digest = hashlib.sha256()
+    for key, *names in samples:
+        digest.update(f"{key}\n".encode())
+        for name in names:
+            stat = (source / name).stat()
+            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def child(folder: Path, name: str) -> Path:
+    """The folder's sub-folder of that name, in any spelling of case."""
+    found = subfolders(folder)
+    if name not in found:
+        raise ValueError(
+            f"{folder} has no folder {name}/; expected SALICON's layout: "
+            "images/, fixations/ and maps/, with the same splits in each or none"
+        )
+    return found[name]
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """The folder's sub-folders by their names in lower case."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            if path.name.lower() in found:
+                raise ValueError(f"{found[path.name.lower()]} and {path} are one folder; join them")
+            found[path.name.lower()] = path
+    return found
+
+
+def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The folder's files with one of the suffixes, in any spelling of case."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            if path.stem in found:
+                raise ValueError(f"{found[path.stem]} and {path} have the same name; rename one")
+            found[path.stem] = path
+    return found
