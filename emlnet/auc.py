@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .flat import FlatMaps, Gaze
+from .flat import FlatMaps, Gaze, positions
 
 NUM_STEPS = 10
 """The `mit` thresholds of AUC-Borji and sAUC: 0, 0.1, ... 1 of a map scaled to 0..1."""
@@ -116,7 +116,7 @@ def _fill_bins_by_cells(
     table[taken] = -1
     cells = cells[: len(numbers)].copy_(torch.sub(numbers, low, out=scaled).mul_(scale))
     torch.index_select(table, 0, cells.clamp_(0, NUM_CELLS - 1), out=bins)
-    unsure = (bins < 0).nonzero()[:, 0]
+    unsure = positions(bins < 0)
     bins.index_copy_(0, unsure, _bins(raw[unsure], values))
 
 

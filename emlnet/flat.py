@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,6 +113,13 @@ class Gaze:
         return padded.index_put_((self.image, column), values)
 
 
+def positions(mask: Tensor) -> Tensor:
+    """(P,) int64: where a flat mask is true."""
+    if mask.device.type == "cpu":  # Six times faster than torch's.
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero()[:, 0]
+
+
 def dot(first: Tensor, second: Tensor) -> Tensor:
     """Sum of products per row of (B, N), (B,)."""
     if len(first) == 1:  # No product to store.
@@ -134,17 +143,16 @@ def check_shapes(maps: dict[str, Tensor]) -> None:
 def read(
     maps: dict[str, Tensor],
     counts: dict[str, Tensor],
-    fixated: tuple[str, ...] = ("fixations",),
-    logs: tuple[str, ...] = (),
+    fixated: Sequence[str],
     start: int = 0,
 ) -> tuple[dict[str, FlatMaps], dict[str, Gaze]]:
     """Checks maps and count maps by name, all of one shape.
 
-    fixated: the count maps whose pixels are wanted as `Gaze`.  logs: the maps that may be minus
-    infinity, where a model is sure that nobody looks.  start: the position of the first image.
+    fixated: the count maps whose pixels are wanted as `Gaze`.  start: the first image's position.
+    Raises ValueError for a map that isn't finite, but for the map `log_density`, which may be minus
+    infinity where a model is sure that nobody looks, and for counts below zero.
     Waits for the device twice, once more for each name in `fixated` after the first.
     """
-    check_shapes(maps | counts)
     flat, extremes = {}, []
     for name, given in (maps | counts).items():
         rows = given.flatten(1)
@@ -154,7 +162,7 @@ def read(
     gaze = {}
     for name in fixated:
         rows = flat[name][0]
-        found = rows.reshape(-1).nonzero()[:, 0]
+        found = positions(rows.reshape(-1) > 0)
         image, pixel = found // rows.shape[1], found % rows.shape[1]
         gaze[name] = Gaze(image, pixel, rows[image, pixel].double(), len(rows), 1)
         extremes.append(gaze[name].num_pixels[:, None])
@@ -163,7 +171,9 @@ def read(
     for index, (name, tensors) in enumerate(flat.items()):
         lows, highs = columns[2 * index : 2 * index + 2]
         for position, (low, high) in enumerate(zip(lows, highs, strict=True)):
-            finite = math.isfinite(high) and (math.isfinite(low) or (name in logs and low < 0))
+            finite = math.isfinite(high) and (
+                math.isfinite(low) or (name == "log_density" and low < 0)
+            )
             if not finite or (name in counts and low < 0):
                 wanted = "counts of at least 0" if name in counts else "finite"
                 raise ValueError(

@@ -10,6 +10,7 @@ A map that isn't finite raises ValueError with its position in the batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import replace
 from typing import Literal
 
@@ -34,11 +35,6 @@ PIXELS_AT_ONCE = 1 << 19
 """On a processor `score` takes so many pixels at a time, at least one image: they fit its cache."""
 
 
-def _work(maps: FlatMaps) -> Tensor:
-    """Two float64 pictures per map, to be overwritten: fresh memory costs more than the sums."""
-    return maps.values.new_empty(2, *maps.values.shape)
-
-
 def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tensor:
     """Mean z-score of each saliency map at its fixated pixels.
 
@@ -48,22 +44,8 @@ def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tens
     Returns (B,) float64 in standard deviations; chance is 0, a constant map scores 0.
     Source: Peters et al. 2005.
     """
-    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
-    maps = flat["saliency"]
-    return _nss(maps, gaze["fixations"], rules, torch.empty_like(maps.values))
-
-
-def _nss(maps: FlatMaps, gaze: Gaze, rules: Rules, work: Tensor) -> Tensor:
-    centred = maps.centre(work)
-    seen = centred[gaze.image, gaze.pixel]
-    if rules == "mit":
-        mean = gaze.total(seen) / gaze.num_pixels
-        variance = dot(centred, centred) / (centred.shape[1] - 1)
-    else:
-        mean = gaze.total(seen * gaze.counts) / gaze.num_fixations
-        variance = dot(centred, centred) / centred.shape[1]
-    flat = maps.constant | (variance == 0)
-    return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
+    maps, counts = {"saliency": saliency}, {"fixations": fixations}
+    return _run({"nss"}, rules, maps, counts)["nss"]
 
 
 def cc(saliency: Tensor, density: Tensor) -> Tensor:
@@ -72,16 +54,7 @@ def cc(saliency: Tensor, density: Tensor) -> Tensor:
     saliency, density: (B, 1, H, W), any scale.
     Returns (B,) float64 in -1..1; 0 where either map is constant.
     """
-    flat, _ = read({"saliency": saliency, "density": density}, {}, ())
-    maps = flat["saliency"]
-    return _cc(maps, flat["density"], _work(maps))
-
-
-def _cc(maps: FlatMaps, density: FlatMaps, work: Tensor) -> Tensor:
-    first, second = maps.centre(work[0]), density.centre(work[1])
-    norm = (dot(first, first) * dot(second, second)).sqrt()
-    flat = maps.constant | density.constant | (norm == 0)
-    return torch.where(flat, 0, dot(first, second) / torch.where(flat, 1, norm))
+    return _run({"cc"}, "tuebingen", {"saliency": saliency, "density": density}, {})["cc"]
 
 
 def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -92,20 +65,7 @@ def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
     `mit` divides by the sums, then sum q log(eps + q / (p + eps)).
     Returns (B,) float64 in nats, 0 for equal maps.  A map of zeros counts as uniform.
     """
-    flat, _ = read({"saliency": saliency, "density": density}, {}, ())
-    maps = flat["saliency"]
-    return _kl(maps, flat["density"], rules, _work(maps))
-
-
-def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
-    if rules == "mit":
-        p, q = maps.density, density.density
-        return dot(q, (q / (p + EPS)).add_(EPS).log_())
-    p = torch.add(maps.positive, TINY, out=work[0])
-    q = torch.add(density.positive, TINY, out=work[1])
-    p_sum, q_sum = p.sum(1), q.sum(1)
-    # Dividing by the sums at the end spares two passes over the maps.
-    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
+    return _run({"kl"}, rules, {"saliency": saliency, "density": density}, {})["kl"]
 
 
 def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -115,18 +75,7 @@ def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor
     only lifts a map that has negative values by its lowest.
     Returns (B,) float64 in 0..1.  A map of zeros (`mit`: a constant map) counts as uniform.
     """
-    flat, _ = read({"saliency": saliency, "density": density}, {}, ())
-    maps = flat["saliency"]
-    return _sim(maps, flat["density"], rules, _work(maps))
-
-
-def _sim(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
-    if rules == "mit":
-        return torch.minimum(maps.scaled_density, density.scaled_density).sum(1)
-    p, q = maps.positive, density.positive
-    q_sum = q.sum(1, keepdim=True)
-    p = torch.mul(p, q_sum / p.sum(1, keepdim=True), out=work[0])
-    return torch.minimum(p, q, out=p).sum(1) / q_sum[:, 0]
+    return _run({"sim"}, rules, {"saliency": saliency, "density": density}, {})["sim"]
 
 
 def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
@@ -135,9 +84,8 @@ def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
     saliency: (B, 1, H, W), any scale.  fixations: (B, 1, H, W) counts.
     Returns (B,) float64 in 0..1; chance and a constant map are .5.
     """
-    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
-    ranking = Ranking.of(flat["saliency"], gaze["fixations"])
-    return ranking.area(ranking.counts)
+    maps, counts = {"saliency": saliency}, {"fixations": fixations}
+    return _run({"auc"}, "tuebingen", maps, counts)["auc"]
 
 
 def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
@@ -148,13 +96,8 @@ def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
     where the MATLAB adds noise of 1e-7 to part them.
     Returns (B,) float64 in 0..1; a constant map scores .5.
     """
-    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
-    return _auc_judd(Ranking.of(flat["saliency"], gaze["fixations"]), flat["fixations"])
-
-
-def _auc_judd(ranking: Ranking, fixations: FlatMaps) -> Tensor:
-    fixated, unfixated = (ranking.counts > 0).double(), (fixations.raw <= 0).double()
-    return ranking.area(fixated, unfixated, only_fixated=True)
+    maps, counts = {"saliency": saliency}, {"fixations": fixations}
+    return _run({"auc_judd"}, "mit", maps, counts)["auc_judd"]
 
 
 def auc_borji(
@@ -167,8 +110,8 @@ def auc_borji(
     nothing else, neither batch nor device.  num_splits: random sets to average over.
     Returns (B,) float64 in 0..1; a constant map scores .5.
     """
-    flat, gaze = read({"saliency": saliency}, {"fixations": fixations})
-    return area_in_steps(flat["saliency"].scaled, gaze["fixations"], None, seeds, num_splits)
+    maps, counts = {"saliency": saliency}, {"fixations": fixations}
+    return _run({"auc_borji"}, "mit", maps, counts, seeds, num_splits)["auc_borji"]
 
 
 def sauc(
@@ -188,16 +131,10 @@ def sauc(
     has thresholds in steps of 0.1; seeds: (B,) int64, as for `auc_borji`.
     Returns (B,) float64 in 0..1; a constant map scores .5; NaN without nonfixations.
     """
-    counts = {"fixations": fixations, "nonfixations": nonfixations}
-    if rules == "tuebingen":
-        flat, gaze = read({"saliency": saliency}, counts)
-        ranking = Ranking.of(flat["saliency"], gaze["fixations"])
-        return ranking.area(ranking.counts, flat["nonfixations"].values)
-    if seeds is None:
+    if rules == "mit" and seeds is None:
         raise ValueError("sauc under the mit rules draws at random: pass seeds, one per image")
-    flat, gaze = read({"saliency": saliency}, counts, tuple(counts))
-    maps, seen, others = flat["saliency"].scaled, gaze["fixations"], gaze["nonfixations"]
-    return area_in_steps(maps, seen, others, seeds, num_splits)
+    counts = {"fixations": fixations, "nonfixations": nonfixations}
+    return _run({"sauc"}, rules, {"saliency": saliency}, counts, seeds, num_splits)["sauc"]
 
 
 def ig(
@@ -213,19 +150,11 @@ def ig(
     log-density is so at a fixation.
     Source: Kuemmerer et al. 2015.
     """
-    maps = {"prediction": prediction, "baseline": baseline}
-    logs = ("prediction",) if rules == "tuebingen" else ()
-    flat, gaze = read(maps, {"fixations": fixations}, logs=logs)
-    return _ig(flat["prediction"], gaze["fixations"], flat["baseline"], rules)
-
-
-def _ig(maps: FlatMaps, gaze: Gaze, baseline: FlatMaps, rules: Rules) -> Tensor:
-    at = (gaze.image, gaze.pixel)
     if rules == "mit":
-        p, b = maps.scaled_density[at], baseline.scaled_density[at]
-        return gaze.total((p + EPS).log2() - (b + EPS).log2()) / gaze.num_pixels
-    gain = (maps.raw[at].double() - baseline.raw[at].double()) * gaze.counts
-    return gaze.total(gain) / gaze.num_fixations / math.log(2)
+        maps = {"saliency": prediction, "baseline": baseline}
+    else:
+        maps = {"log_density": prediction, "baseline_log_density": baseline}
+    return _run({"ig"}, rules, maps, {"fixations": fixations})["ig"]
 
 
 def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor:
@@ -262,65 +191,152 @@ def score(
     given; ig if both log-densities are.  Under `mit` nss, cc, kl, sim, auc_judd; auc_borji if seeds
     are given; sauc if nonfixations are too; ig, of the saliency map, if the baseline is.
     """
-    given = {
-        "saliency": saliency,
-        "fixations": fixations,
-        "density": density,
-        "log_density": log_density,
-        "baseline_log_density": baseline_log_density,
-        "nonfixations": nonfixations,
-    }
-    maps = {name: tensor for name, tensor in given.items() if tensor is not None}
-    check_shapes(maps)
-    pixels = math.prod(saliency.shape[1:])
-    cpu = saliency.device.type == "cpu"
-    step = max(1, PIXELS_AT_ONCE // max(1, pixels) if cpu else len(saliency))
-    work = torch.empty(
-        5, min(step, len(saliency)), pixels, dtype=torch.float64, device=saliency.device
-    )
+    maps = {"saliency": saliency, "density": density}
+    counts = {"fixations": fixations}
+    names = {"nss", "cc", "kl", "sim", "auc" if rules == "tuebingen" else "auc_judd"}
+    if seeds is not None and rules == "mit":
+        names.add("auc_borji")
+    if nonfixations is not None and (rules == "tuebingen" or seeds is not None):
+        counts["nonfixations"] = nonfixations
+        names.add("sauc")
+    if baseline_log_density is not None and rules == "mit":
+        maps["baseline"] = baseline_log_density.double().exp()
+        names.add("ig")
+    elif baseline_log_density is not None and log_density is not None:
+        maps |= {"log_density": log_density, "baseline_log_density": baseline_log_density}
+        names.add("ig")
+    return _run(names, rules, maps, counts, seeds)
+
+
+def _run(
+    names: Set[str],
+    rules: Rules,
+    maps: dict[str, Tensor],
+    counts: dict[str, Tensor],
+    seeds: Tensor | None = None,
+    num_splits: int = NUM_SPLITS,
+) -> dict[str, Tensor]:
+    """The metrics `names` of all images; on a processor a few images at a time."""
+    check_shapes(maps | counts)
+    shape, device = next(iter(maps.values())).shape, next(iter(maps.values())).device
+    num_images, num_pixels = shape[0], math.prod(shape[1:])
+    step = max(1, num_images)
+    if device.type == "cpu":
+        step = min(step, max(1, PIXELS_AT_ONCE // max(1, num_pixels)))
+    # Fresh memory costs more than the sums, so float64 pictures are overwritten.
+    work = torch.empty(5, min(step, num_images), num_pixels, dtype=torch.float64, device=device)
+    fixated = ["fixations"] if counts else []
+    if rules == "mit" and "sauc" in names:
+        fixated.append("nonfixations")
     parts = []
-    for start in range(0, max(1, len(saliency)), step):
-        part = {name: tensor[start : start + step] for name, tensor in maps.items()}
-        part_seeds = None if seeds is None else seeds[start : start + step]
-        parts.append(_score(part, part_seeds, rules, start, work[:, : len(part["saliency"])]))
+    for start in range(0, max(1, num_images), step):
+        rows = slice(start, start + step)
+        flat, gaze = read(
+            {name: given[rows] for name, given in maps.items()},
+            {name: given[rows] for name, given in counts.items()},
+            fixated,
+            start,
+        )
+        part_seeds = None if seeds is None else seeds[rows]
+        part_work = work[:, : len(next(iter(flat.values())).raw)]
+        parts.append(_score(names, rules, flat, gaze, part_seeds, num_splits, part_work))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _score(
-    maps: dict[str, Tensor], seeds: Tensor | None, rules: Rules, start: int, work: Tensor
+    names: Set[str],
+    rules: Rules,
+    flat: dict[str, FlatMaps],
+    gaze: dict[str, Gaze],
+    seeds: Tensor | None,
+    num_splits: int,
+    work: Tensor,
 ) -> dict[str, Tensor]:
-    names: list[str] = [name for name in ("fixations", "nonfixations") if name in maps]
-    counts = {name: maps[name] for name in names}
-    others = {name: maps[name] for name in maps if name not in names}
-    random = rules == "mit" and seeds is not None
-    fixated = tuple(names) if random else ("fixations",)
-    flat, gaze = read(others, counts, fixated, ("log_density",), start)
-    p = replace(flat["saliency"], store=work[2])
-    q = replace(flat["density"], store=work[3])
-    seen, baseline = gaze["fixations"], flat.get("baseline_log_density")
-    ranking = Ranking.of(p, seen, (work[0], work[1], work[4]))
-    scores = {
-        "nss": _nss(p, seen, rules, work[0]),
-        "cc": _cc(p, q, work),
-        "kl": _kl(p, q, rules, work),
-        "sim": _sim(p, q, rules, work),
-    }
-    if rules == "tuebingen":
+    """The metrics `names`, in their usual order.  work: (5, B, N) float64, overwritten."""
+    if "saliency" in flat:
+        p = replace(flat["saliency"], store=work[2])
+    if "density" in flat:
+        q = replace(flat["density"], store=work[3])
+    if names & {"auc", "auc_judd"} or (rules == "tuebingen" and "sauc" in names):
+        ranking = Ranking.of(p, gaze["fixations"], (work[0], work[1], work[4]))
+    scores = {}
+    if "nss" in names:
+        scores["nss"] = _nss(p, gaze["fixations"], rules, work[0])
+    if "cc" in names:
+        scores["cc"] = _cc(p, q, work)
+    if "kl" in names:
+        scores["kl"] = _kl(p, q, rules, work)
+    if "sim" in names:
+        scores["sim"] = _sim(p, q, rules, work)
+    if "auc" in names:
         scores["auc"] = ranking.area(ranking.counts)
-        if "nonfixations" in flat:
-            nonfixations = replace(flat["nonfixations"], store=work[0])
-            scores["sauc"] = ranking.area(ranking.counts, nonfixations.values)
-        if baseline is not None and "log_density" in flat:
-            scores["ig"] = _ig(flat["log_density"], seen, baseline, rules)
-        return scores
-    scores["auc_judd"] = _auc_judd(ranking, flat["fixations"])
-    if seeds is not None:
-        scores["auc_borji"] = area_in_steps(p.scaled, seen, None, seeds, NUM_SPLITS)
-        if "nonfixations" in gaze:
-            negatives = gaze["nonfixations"]
-            scores["sauc"] = area_in_steps(p.scaled, seen, negatives, seeds, NUM_SPLITS)
-    if baseline is not None:
-        low, high = baseline.low.double().exp(), baseline.high.double().exp()
-        density = FlatMaps(baseline.values.exp(), low, high, negative=False, blank=False)
-        scores["ig"] = _ig(p, seen, density, rules)
+    if "auc_judd" in names:
+        unfixated = (flat["fixations"].raw <= 0).double()
+        scores["auc_judd"] = ranking.area((ranking.counts > 0).double(), unfixated, True)
+    if "auc_borji" in names and seeds is not None:
+        seen = gaze["fixations"]
+        scores["auc_borji"] = area_in_steps(p.scaled, seen, None, seeds, num_splits)
+    if "sauc" in names and rules == "tuebingen":
+        negatives = replace(flat["nonfixations"], store=work[0]).values
+        scores["sauc"] = ranking.area(ranking.counts, negatives)
+    elif "sauc" in names and seeds is not None:
+        seen, others = gaze["fixations"], gaze["nonfixations"]
+        scores["sauc"] = area_in_steps(p.scaled, seen, others, seeds, num_splits)
+    if "ig" in names and rules == "mit":
+        scores["ig"] = _ig_of_maps(p, flat["baseline"], gaze["fixations"])
+    elif "ig" in names:
+        model, baseline = flat["log_density"], flat["baseline_log_density"]
+        scores["ig"] = _ig_of_log_densities(model, baseline, gaze["fixations"])
     return scores
+
+
+def _nss(maps: FlatMaps, gaze: Gaze, rules: Rules, work: Tensor) -> Tensor:
+    centred = maps.centre(work)
+    seen = centred[gaze.image, gaze.pixel]
+    if rules == "mit":
+        mean = gaze.total(seen) / gaze.num_pixels
+        variance = dot(centred, centred) / (centred.shape[1] - 1)
+    else:
+        mean = gaze.total(seen * gaze.counts) / gaze.num_fixations
+        variance = dot(centred, centred) / centred.shape[1]
+    flat = maps.constant | (variance == 0)
+    return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
+
+
+def _cc(maps: FlatMaps, density: FlatMaps, work: Tensor) -> Tensor:
+    first, second = maps.centre(work[0]), density.centre(work[1])
+    norm = (dot(first, first) * dot(second, second)).sqrt()
+    flat = maps.constant | density.constant | (norm == 0)
+    return torch.where(flat, 0, dot(first, second) / torch.where(flat, 1, norm))
+
+
+def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
+    if rules == "mit":
+        p, q = maps.density, density.density
+        return dot(q, (q / (p + EPS)).add_(EPS).log_())
+    p = torch.add(maps.positive, TINY, out=work[0])
+    q = torch.add(density.positive, TINY, out=work[1])
+    p_sum, q_sum = p.sum(1), q.sum(1)
+    # Dividing by the sums at the end spares two passes over the maps.
+    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
+
+
+def _sim(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
+    if rules == "mit":
+        return torch.minimum(maps.scaled_density, density.scaled_density).sum(1)
+    p, q = maps.positive, density.positive
+    q_sum = q.sum(1, keepdim=True)
+    p = torch.mul(p, q_sum / p.sum(1, keepdim=True), out=work[0])
+    return torch.minimum(p, q, out=p).sum(1) / q_sum[:, 0]
+
+
+def _ig_of_maps(maps: FlatMaps, baseline: FlatMaps, gaze: Gaze) -> Tensor:
+    at = (gaze.image, gaze.pixel)
+    p, b = maps.scaled_density[at], baseline.scaled_density[at]
+    return gaze.total((p + EPS).log2() - (b + EPS).log2()) / gaze.num_pixels
+
+
+def _ig_of_log_densities(model: FlatMaps, baseline: FlatMaps, gaze: Gaze) -> Tensor:
+    at = (gaze.image, gaze.pixel)
+    gain = (model.raw[at].double() - baseline.raw[at].double()) * gaze.counts
+    return gaze.total(gain) / gaze.num_fixations / math.log(2)

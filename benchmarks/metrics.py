@@ -1,0 +1,187 @@
+"""Times the metrics against pysaliency and against the usual numpy loops; one thread.
+
+    python -m benchmarks.metrics --referee PATH/TO/python
+
+The referee is a Python that has pysaliency 0.2.22 (tests/emlnet/make_pysaliency_expected.py says
+how to make one); without it that row is left out.  Repetitions alternate, so that a slow moment
+of the machine meets both.  Writes benchmarks/results/metrics.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+
+from benchmarks.baseline import metric_loops
+from benchmarks.baseline.metric_inputs import make_inputs
+from emlnet import metrics
+
+HERE = Path(__file__).parent
+
+
+class Referee:
+    """A process with pysaliency, which repeats its scores when asked."""
+
+    def __init__(self, python, num_images, num_fixations):
+        script = HERE / "baseline" / "metric_referee.py"
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", script, str(num_images), str(num_fixations)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if self.process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"{python} could not run {script}")
+
+    def run(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        return answer["seconds"], {k: np.array(v) for k, v in answer["scores"].items()}
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def timed(function):
+    start = time.perf_counter()
+    value = function()
+    return time.perf_counter() - start, value
+
+
+def compare(ours, theirs, repeats):
+    """Seconds of each in alternating repetitions, and the largest difference of their values."""
+    ours()  # Warms up.
+    seconds, values = ([], []), [None, None]
+    for _ in range(repeats):
+        for side, run in enumerate((ours, theirs)):
+            taken, values[side] = run()
+            seconds[side].append(taken)
+    difference = {
+        name: float(np.abs(values[0][name] - values[1][name]).max()) for name in values[0]
+    }
+    return {
+        "seconds": seconds[0],
+        "seconds_theirs": seconds[1],
+        "times_faster": statistics.median(seconds[1]) / statistics.median(seconds[0]),
+        "largest_difference": difference,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--referee", help="a Python with pysaliency 0.2.22")
+    parser.add_argument("--num-images", type=int, default=200, help="480 x 640 each")
+    parser.add_argument("--num-fixations", type=int, default=100, help="per image")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "metrics.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    arrays, baseline, points = make_inputs(args.num_images, args.num_fixations)
+    maps = {name: torch.from_numpy(value)[:, None] for name, value in arrays.items()}
+    flat = torch.from_numpy(points[..., 1] * maps["saliency"].shape[-1] + points[..., 0])
+    fixations = torch.zeros_like(maps["saliency"])
+    fixations.flatten(1).scatter_add_(1, flat, torch.ones(flat.shape))
+    total = fixations.sum(0, keepdim=True)
+    centre = torch.from_numpy(baseline).expand_as(fixations)
+    batches = [
+        slice(start, start + args.batch_size) for start in range(0, len(fixations), args.batch_size)
+    ]
+
+    def score_all():
+        def run():
+            parts = [
+                metrics.score(
+                    **{name: value[batch] for name, value in maps.items()},
+                    fixations=fixations[batch],
+                    nonfixations=total - fixations[batch],
+                    baseline_log_density=centre[batch],
+                )
+                for batch in batches
+            ]
+            return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+        return timed(run)
+
+    saliency, density = arrays["saliency"].astype(float), arrays["density"].astype(float)
+    fixated = fixations[:, 0].numpy() > 0
+
+    def judd():
+        return timed(
+            lambda: {
+                "auc_judd": torch.cat(
+                    [metrics.auc_judd(maps["saliency"][b], fixations[b]) for b in batches]
+                ).numpy()
+            }
+        )
+
+    def judd_loop():
+        pairs = list(zip(saliency, fixated, strict=True))
+        return timed(lambda: {"auc_judd": np.array([metric_loops.auc_judd(*p) for p in pairs])})
+
+    def mit():
+        def run():
+            parts = [
+                metrics.score(maps["saliency"][b], fixations[b], maps["density"][b], rules="mit")
+                for b in batches
+            ]
+            return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+        return timed(run)
+
+    def mit_loop():
+        def run():
+            rows = list(zip(saliency, density, fixated, strict=True))
+            return {
+                "nss": np.array([metric_loops.nss(s, f) for s, _, f in rows]),
+                "cc": np.array([metric_loops.cc(s, d) for s, d, _ in rows]),
+                "kl": np.array([metric_loops.kl(s, d) for s, d, _ in rows]),
+                "sim": np.array([metric_loops.sim(s, d) for s, d, _ in rows]),
+                "auc_judd": np.array([metric_loops.auc_judd(s, f) for s, _, f in rows]),
+            }
+
+        return timed(run)
+
+    rows = {}
+    if args.referee:
+        referee = Referee(args.referee, args.num_images, args.num_fixations)
+        rows["all tuebingen metrics, pysaliency"] = compare(score_all, referee.run, args.repeats)
+        referee.close()
+    rows["AUC-Judd, loop over thresholds"] = compare(judd, judd_loop, args.repeats)
+    rows["mit NSS, CC, KL, SIM, AUC-Judd, numpy"] = compare(mit, mit_loop, args.repeats)
+
+    per_image = 1000 / args.num_images
+    print(f"{'against':40}{'ours ms':>9}{'theirs ms':>11}{'faster':>8}  largest difference")
+    for name, row in rows.items():
+        ours = statistics.median(row["seconds"]) * per_image
+        theirs = statistics.median(row["seconds_theirs"]) * per_image
+        worst = max(row["largest_difference"].values())
+        print(f"{name:40}{ours:9.2f}{theirs:11.2f}{row['times_faster']:7.1f}x  {worst:.1e}")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "images": args.num_images,
+        "size": list(maps["saliency"].shape[-2:]),
+        "fixations_per_image": args.num_fixations,
+        "batch_size": args.batch_size,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "rows": rows,
+    }
+    args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
