@@ -50,7 +50,7 @@ class Ranking:
         if maps.raw.device.type == "cpu" and len(values):
             if work is None:
                 work = maps.values.new_empty(3, *maps.values.shape).unbind()
-            scaled, cells, bins = work[0], work[1].view(torch.int32), work[2].view(torch.int64)
+            scaled, cells, bins = work[0], work[1].view(torch.float32), work[2].view(torch.int64)
             for row in zip(
                 maps.raw, maps.values, values, maps.low, maps.high, scaled, cells, bins, strict=True
             ):
@@ -103,19 +103,26 @@ def _fill_bins_by_cells(
     """Writes `_bins` of one map among values (P,) to `bins`, several times faster on a processor.
 
     raw, numbers: (N,) the map as it came and in float64.  low, high: (1,) its extremes.
-    scaled, cells: overwritten, (N,) float64 and int32.
-    The map's range is cut into equal cells.  A cell without a fixated value is in one bin whole;
-    only pixels of the other cells are searched for.
+    scaled, cells: overwritten, (N,) float64 and (2 N,) float32.
+    The map's range is cut into cells, narrow where values are low, since saliency maps have long
+    tails.  A cell without a fixated value is in one bin whole; only pixels of the other cells are
+    searched for.
     """
     low, high = low.double(), high.double()
     # A range too small or too large for a float64 is one cell, which is then searched whole.
-    scale = torch.nan_to_num((NUM_CELLS - 1) / (high - low), posinf=0)
+    scale = torch.nan_to_num(1 / (high - low), posinf=0)
+
+    def to_cells(numbers: Tensor, scaled: Tensor, cells: Tensor) -> Tensor:
+        # Each step keeps the order; values that it makes equal share a cell.
+        cells.copy_(torch.sub(numbers, low, out=scaled).mul_(scale))
+        cells.sqrt_().sqrt_().mul_(NUM_CELLS - 1)
+        return cells.view(torch.int32).copy_(cells).clamp_(0, NUM_CELLS - 1)
+
     fixated = values[values < torch.inf].double()
-    taken = ((fixated - low) * scale).long().clamp_(0, NUM_CELLS - 1)
+    taken = to_cells(fixated, fixated.clone(), fixated.float()).long()
     table = torch.bincount(taken, minlength=NUM_CELLS).cumsum(0).mul_(2)
     table[taken] = -1
-    cells = cells[: len(numbers)].copy_(torch.sub(numbers, low, out=scaled).mul_(scale))
-    torch.index_select(table, 0, cells.clamp_(0, NUM_CELLS - 1), out=bins)
+    torch.index_select(table, 0, to_cells(numbers, scaled, cells[: len(numbers)]), out=bins)
     unsure = positions(bins < 0)
     bins.index_copy_(0, unsure, _bins(raw[unsure], values))
 
