@@ -186,5 +186,5 @@ def read(
             blank=any(low == high <= 0 for low, high in zip(lows, highs, strict=True)),
         )
     for name, sizes in zip(fixated, columns[2 * len(flat) :], strict=True):
-        gaze[name] = replace(gaze[name], most=max(1, *map(int, sizes)))
+        gaze[name] = replace(gaze[name], most=max([1, *map(int, sizes)]))
     return checked, gaze
