@@ -43,7 +43,7 @@ def pack(sample: Sample) -> bytes:
     table = np.column_stack([sample.points, sample.observers]).astype(np.int32)
     np.save(rows, table, allow_pickle=False)
     members = {
-        _image_extension(sample): sample.image,
+        image_extension(sample.image, sample.key): sample.image,
         POINTS: rows.getvalue(),
         DENSITY: sample.density,
     }
@@ -114,8 +114,9 @@ def decode(sample: Sample) -> Decoded:
     )
 
 
-def _image_extension(sample: Sample) -> str:
+def image_extension(data: bytes, name: str) -> str:
+    """Of the member that holds a photograph; ValueError starting with `name` unless JPEG or PNG."""
     for signature, extension in SIGNATURES.items():
-        if sample.image.startswith(signature):
+        if data.startswith(signature):
             return extension
-    raise ValueError(f"{sample.key}: the photograph is neither a JPEG nor a PNG")
+    raise ValueError(f"{name} is neither a JPEG nor a PNG")

@@ -154,11 +154,11 @@ class Loader:
             # To fork a process with threads (Ray's, torch's) can deadlock. Torch is imported once.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["shards.reader"])
-        self._rows: list[Row] = []
+        self._rows = _Rows()
         self._batches: DataLoader[Batch] = DataLoader(
             _Steps(reader),
             batch_size=None,
-            sampler=_Rows(self),
+            sampler=self._rows,
             num_workers=num_workers,
             multiprocessing_context=context,
             persistent_workers=num_workers > 0,
@@ -184,21 +184,21 @@ class Loader:
         """The epoch's batches from `start_step` on, exactly as if it had never stopped."""
         plan = self.plan(epoch)
         rows = zip(plan.indices, plan.weights, plan.flips, strict=True)
-        self._rows = list(rows)[start_step:]
+        self._rows.rows = list(rows)[start_step:]
         yield from self._batches
 
 
 class _Rows(torch.utils.data.Sampler[Row]):
-    """Hands the loader's rows of the current epoch to the data loader."""
+    """The rows of the current epoch; it knows no loader, since a cycle would stall their end."""
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self.loader._rows)
+        return iter(self.rows)
 
     def __len__(self) -> int:
-        return len(self.loader._rows)
+        return len(self.rows)
 
 
 class _Steps(Dataset[Batch]):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emlnet.picture import decode_picture, open_picture, to_grey
 from emlnet.sample import Decoded, Sample
+from shards.codec import image_extension
 from shards.layout import child, files_by_stem, fingerprint, subfolders
 
 FOLDERS = {"images": (".jpg", ".jpeg", ".png"), "fixations": (".mat",), "maps": (".png",)}
@@ -134,6 +135,7 @@ def read(source: Path, raw: RawSample) -> Reading:
     """
     image, density = ((source / file).read_bytes() for file in (raw.image, raw.density))
     try:
+        image_extension(image, raw.image)
         gaze, size = read_gaze(source / raw.gaze, raw.gaze)
         decoded_image = decode_picture(image, raw.image)
         decoded_density = to_grey(open_picture(density, raw.density))

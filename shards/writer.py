@@ -105,8 +105,9 @@ def _write(raw: salicon.RawFolder, out: Path, origin: Origin, progress: bool) ->
         for split in raw.splits
     }
     intake.bar.close()
-    empty = [split for split, content in splits.items() if not content.samples]
-    if intake.faults and (empty or not origin.skip_incomplete):
+    if intake.faults and not origin.skip_incomplete:
+        raise ValueError(_summary(intake.faults, raw.num_images))
+    if empty := [split for split, content in splits.items() if not content.samples]:
         raise ValueError(_summary(intake.faults, raw.num_images, empty))
     return Manifest(
         name=raw.path.resolve().name,
@@ -199,7 +200,7 @@ class _Intake:
         self.density_sum += added / added.sum()
 
     def write_centre_prior(self, out: Path) -> str:
-        """Writes train's mean density, (H, W) float32 of the first image's size; gives its SHA-256."""
+        """Writes train's mean density, (H, W) float32, as large as its first; gives its SHA-256."""
         assert self.density_sum is not None
         mean = (self.density_sum / self.density_sum.sum())[0, 0].numpy().astype(np.float32)
         content = io.BytesIO()
@@ -260,6 +261,9 @@ def _summary(
         f"{len(files)} of {num_images} images {kind} (first: {files[0]})"
         for kind, files in kinds.items()
     ]
-    if empty:
-        return "; ".join(counts) + f"; nothing is left of {', '.join(empty)}"
-    return "; ".join(counts) + "; fetch them or pass --skip-incomplete"
+    way_out = (
+        f"nothing is left of {', '.join(empty)}"
+        if empty
+        else "fetch them or pass --skip-incomplete"
+    )
+    return "; ".join([*counts, way_out])

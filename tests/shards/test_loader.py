@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from shards.reader import Loader, ShardReader
+from shards.writer import build
+
+
+@pytest.fixture
+def reader(packed):
+    return ShardReader(packed, "train")
+
+
+def assert_equal(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        for field in dataclasses.fields(batch):
+            one, two = getattr(batch, field.name), getattr(other, field.name)
+            assert one == two if field.name == "keys" else torch.equal(one, two), field.name
+
+
+def test_an_epoch_is_the_plan_made_of_batches(reader):
+    loader = Loader(reader, 4, shuffle=True, flip=True, seed=2)
+    batches = list(loader.epoch(5))
+    plan = loader.plan(5)
+    assert loader.num_steps == len(batches) == 2
+    for batch, indices, weights, flips in zip(
+        batches, plan.indices, plan.weights, plan.flips, strict=True
+    ):
+        assert batch.keys == tuple(reader.keys[index] for index in indices)
+        assert batch.weight.tolist() == weights.tolist()
+        assert batch.flip.tolist() == flips.tolist()
+        assert batch.image.shape == (4, 3, 30, 40)
+        assert batch.image.dtype == batch.density.dtype == torch.uint8
+
+
+def test_ranks_together_read_what_one_reads(reader):
+    (whole,) = [list(Loader(reader, 4, shuffle=True).epoch(1))]
+    parts = [list(Loader(reader, 4, rank=r, world_size=2, shuffle=True).epoch(1)) for r in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert batch.keys == first.keys + second.keys
+        assert torch.equal(batch.image, torch.cat([first.image, second.image]))
+
+
+def test_an_epoch_resumes_at_the_next_step(reader):
+    loader = Loader(reader, 2, shuffle=True, flip=True)
+    assert_equal(list(loader.epoch(3))[2:], list(loader.epoch(3, start_step=2)))
+    assert list(loader.epoch(3, start_step=loader.num_steps)) == []
+
+
+def test_validation_reads_the_split_in_order(reader):
+    keys = [key for batch in Loader(reader, 7).epoch(0) for key in batch.keys]
+    assert keys == list(reader.keys)
+
+
+def test_worker_processes_give_the_same_batches_epoch_after_epoch(reader):
+    alone = Loader(reader, 2, shuffle=True, flip=True)
+    helped = Loader(reader, 2, shuffle=True, flip=True, num_workers=2)
+    assert_equal(list(alone.epoch(0)), list(helped.epoch(0)))
+    next(helped.epoch(1))  # an epoch that is left early must not leak into the next one
+    assert_equal(list(alone.epoch(2, 1)), list(helped.epoch(2, 1)))
+
+
+def test_an_error_in_a_worker_process_names_the_sample(packed, reader, change_byte):
+    change_byte(packed / "train-000000.tar", reader.entries[1].offset + 700)
+    with pytest.raises(ValueError, match="the checksum of sample train/t1 differs"):
+        list(Loader(reader, 2, num_workers=1).epoch(0))
+
+
+def test_reading_leaves_torchs_random_state_alone(reader):
+    before = torch.get_rng_state()
+    list(Loader(reader, 2, shuffle=True, flip=True).epoch(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_mixed_sizes_are_refused_early_naming_two_samples(raw, tmp_path):
+    raw.add("train/a")
+    raw.add("train/b", size=(60, 80))
+    build(raw.path, tmp_path / "packed", progress=False)
+    reader = ShardReader(tmp_path / "packed", "train")
+    with pytest.raises(ValueError, match=r"train/a is \(30, 40\), train/b is \(60, 80\)"):
+        Loader(reader, 2)
+    shapes = [tuple(batch.image.shape) for batch in Loader(reader, 1).epoch(0)]
+    assert shapes == [(1, 3, 30, 40), (1, 3, 60, 80)]
+    Loader(reader, 2, rank=1, world_size=2)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_early(reader):
+    with pytest.raises(ValueError, match="2 ranks cannot share a batch of 3"):
+        Loader(reader, 3, world_size=2)
