@@ -9,30 +9,27 @@ A map that isn't finite raises ValueError with its position in the batch.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Set
-from dataclasses import replace
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from .auc import Ranking, area_in_steps, draw
-from .flat import FlatMaps, Gaze, check_shapes, dot, read
-from .maps import TINY
+from .auc import draw
+from .scoring import NUM_SPLITS, Rules, run
 
-Rules = Literal["mit", "tuebingen"]
-"""The rule book: `mit`, the MIT benchmark's MATLAB; `tuebingen`, pysaliency."""
-
-NUM_SPLITS = 100
-"""Random sets of negatives that the `mit` AUC-Borji and sAUC average over."""
-
-EPS = torch.finfo(torch.float64).eps
-"""MATLAB's eps, about 2.2e-16, which the `mit` KL and IG add."""
-
-
-PIXELS_AT_ONCE = 1 << 19
-"""On a processor `score` takes so many pixels at a time, at least one image: they fit its cache."""
+__all__ = [
+    "NUM_SPLITS",
+    "Rules",
+    "auc",
+    "auc_borji",
+    "auc_judd",
+    "cc",
+    "ig",
+    "kl",
+    "nss",
+    "other_images",
+    "sauc",
+    "score",
+    "sim",
+]
 
 
 def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -45,7 +42,7 @@ def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tens
     Source: Peters et al. 2005.
     """
     maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return _run({"nss"}, rules, maps, counts)["nss"]
+    return run({"nss"}, rules, maps, counts)["nss"]
 
 
 def cc(saliency: Tensor, density: Tensor) -> Tensor:
@@ -54,7 +51,7 @@ def cc(saliency: Tensor, density: Tensor) -> Tensor:
     saliency, density: (B, 1, H, W), any scale.
     Returns (B,) float64 in -1..1; 0 where either map is constant.
     """
-    return _run({"cc"}, "tuebingen", {"saliency": saliency, "density": density}, {})["cc"]
+    return run({"cc"}, "tuebingen", {"saliency": saliency, "density": density}, {})["cc"]
 
 
 def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -65,7 +62,7 @@ def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
     `mit` divides by the sums, then sum q log(eps + q / (p + eps)).
     Returns (B,) float64 in nats, 0 for equal maps.  A map of zeros counts as uniform.
     """
-    return _run({"kl"}, rules, {"saliency": saliency, "density": density}, {})["kl"]
+    return run({"kl"}, rules, {"saliency": saliency, "density": density}, {})["kl"]
 
 
 def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
@@ -75,7 +72,7 @@ def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor
     only lifts a map that has negative values by its lowest.
     Returns (B,) float64 in 0..1.  A map of zeros (`mit`: a constant map) counts as uniform.
     """
-    return _run({"sim"}, rules, {"saliency": saliency, "density": density}, {})["sim"]
+    return run({"sim"}, rules, {"saliency": saliency, "density": density}, {})["sim"]
 
 
 def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
@@ -85,7 +82,7 @@ def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
     Returns (B,) float64 in 0..1; chance and a constant map are .5.
     """
     maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return _run({"auc"}, "tuebingen", maps, counts)["auc"]
+    return run({"auc"}, "tuebingen", maps, counts)["auc"]
 
 
 def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
@@ -97,7 +94,7 @@ def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
     Returns (B,) float64 in 0..1; a constant map scores .5.
     """
     maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return _run({"auc_judd"}, "mit", maps, counts)["auc_judd"]
+    return run({"auc_judd"}, "mit", maps, counts)["auc_judd"]
 
 
 def auc_borji(
@@ -111,7 +108,7 @@ def auc_borji(
     Returns (B,) float64 in 0..1; a constant map scores .5.
     """
     maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return _run({"auc_borji"}, "mit", maps, counts, seeds, num_splits)["auc_borji"]
+    return run({"auc_borji"}, "mit", maps, counts, seeds, num_splits)["auc_borji"]
 
 
 def sauc(
@@ -134,7 +131,7 @@ def sauc(
     if rules == "mit" and seeds is None:
         raise ValueError("sauc under the mit rules draws at random: pass seeds, one per image")
     counts = {"fixations": fixations, "nonfixations": nonfixations}
-    return _run({"sauc"}, rules, {"saliency": saliency}, counts, seeds, num_splits)["sauc"]
+    return run({"sauc"}, rules, {"saliency": saliency}, counts, seeds, num_splits)["sauc"]
 
 
 def ig(
@@ -154,7 +151,7 @@ def ig(
         maps = {"saliency": prediction, "baseline": baseline}
     else:
         maps = {"log_density": prediction, "baseline_log_density": baseline}
-    return _run({"ig"}, rules, maps, {"fixations": fixations})["ig"]
+    return run({"ig"}, rules, maps, {"fixations": fixations})["ig"]
 
 
 def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor:
@@ -205,138 +202,4 @@ def score(
     elif baseline_log_density is not None and log_density is not None:
         maps |= {"log_density": log_density, "baseline_log_density": baseline_log_density}
         names.add("ig")
-    return _run(names, rules, maps, counts, seeds)
-
-
-def _run(
-    names: Set[str],
-    rules: Rules,
-    maps: dict[str, Tensor],
-    counts: dict[str, Tensor],
-    seeds: Tensor | None = None,
-    num_splits: int = NUM_SPLITS,
-) -> dict[str, Tensor]:
-    """The metrics `names` of all images; on a processor a few images at a time."""
-    check_shapes(maps | counts)
-    shape, device = next(iter(maps.values())).shape, next(iter(maps.values())).device
-    num_images, num_pixels = shape[0], math.prod(shape[1:])
-    step = max(1, num_images)
-    if device.type == "cpu":
-        step = min(step, max(1, PIXELS_AT_ONCE // max(1, num_pixels)))
-    # Fresh memory costs more than the sums, so float64 pictures are overwritten.
-    work = torch.empty(5, min(step, num_images), num_pixels, dtype=torch.float64, device=device)
-    fixated = ["fixations"] if counts else []
-    if rules == "mit" and "sauc" in names:
-        fixated.append("nonfixations")
-    parts = []
-    for start in range(0, max(1, num_images), step):
-        rows = slice(start, start + step)
-        flat, gaze = read(
-            {name: given[rows] for name, given in maps.items()},
-            {name: given[rows] for name, given in counts.items()},
-            fixated,
-            start,
-        )
-        part_seeds = None if seeds is None else seeds[rows]
-        part_work = work[:, : len(next(iter(flat.values())).raw)]
-        parts.append(_score(names, rules, flat, gaze, part_seeds, num_splits, part_work))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _score(
-    names: Set[str],
-    rules: Rules,
-    flat: dict[str, FlatMaps],
-    gaze: dict[str, Gaze],
-    seeds: Tensor | None,
-    num_splits: int,
-    work: Tensor,
-) -> dict[str, Tensor]:
-    """The metrics `names`, in their usual order.  work: (5, B, N) float64, overwritten."""
-    if "saliency" in flat:
-        p = replace(flat["saliency"], store=work[2])
-    if "density" in flat:
-        q = replace(flat["density"], store=work[3])
-    if names & {"auc", "auc_judd"} or (rules == "tuebingen" and "sauc" in names):
-        ranking = Ranking.of(p, gaze["fixations"], (work[0], work[1], work[4]))
-    scores = {}
-    if "nss" in names:
-        scores["nss"] = _nss(p, gaze["fixations"], rules, work[0])
-    if "cc" in names:
-        scores["cc"] = _cc(p, q, work)
-    if "kl" in names:
-        scores["kl"] = _kl(p, q, rules, work)
-    if "sim" in names:
-        scores["sim"] = _sim(p, q, rules, work)
-    if "auc" in names:
-        scores["auc"] = ranking.area(ranking.counts)
-    if "auc_judd" in names:
-        unfixated = (flat["fixations"].raw <= 0).double()
-        scores["auc_judd"] = ranking.area((ranking.counts > 0).double(), unfixated, True)
-    if "auc_borji" in names and seeds is not None:
-        seen = gaze["fixations"]
-        scores["auc_borji"] = area_in_steps(p.scaled, seen, None, seeds, num_splits)
-    if "sauc" in names and rules == "tuebingen":
-        negatives = replace(flat["nonfixations"], store=work[0]).values
-        scores["sauc"] = ranking.area(ranking.counts, negatives)
-    elif "sauc" in names and seeds is not None:
-        seen, others = gaze["fixations"], gaze["nonfixations"]
-        scores["sauc"] = area_in_steps(p.scaled, seen, others, seeds, num_splits)
-    if "ig" in names and rules == "mit":
-        scores["ig"] = _ig_of_maps(p, flat["baseline"], gaze["fixations"])
-    elif "ig" in names:
-        model, baseline = flat["log_density"], flat["baseline_log_density"]
-        scores["ig"] = _ig_of_log_densities(model, baseline, gaze["fixations"])
-    return scores
-
-
-def _nss(maps: FlatMaps, gaze: Gaze, rules: Rules, work: Tensor) -> Tensor:
-    centred = maps.centre(work)
-    seen = centred[gaze.image, gaze.pixel]
-    if rules == "mit":
-        mean = gaze.total(seen) / gaze.num_pixels
-        variance = dot(centred, centred) / (centred.shape[1] - 1)
-    else:
-        mean = gaze.total(seen * gaze.counts) / gaze.num_fixations
-        variance = dot(centred, centred) / centred.shape[1]
-    flat = maps.constant | (variance == 0)
-    return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
-
-
-def _cc(maps: FlatMaps, density: FlatMaps, work: Tensor) -> Tensor:
-    first, second = maps.centre(work[0]), density.centre(work[1])
-    norm = (dot(first, first) * dot(second, second)).sqrt()
-    flat = maps.constant | density.constant | (norm == 0)
-    return torch.where(flat, 0, dot(first, second) / torch.where(flat, 1, norm))
-
-
-def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
-    if rules == "mit":
-        p, q = maps.density, density.density
-        return dot(q, (q / (p + EPS)).add_(EPS).log_())
-    p = torch.add(maps.positive, TINY, out=work[0])
-    q = torch.add(density.positive, TINY, out=work[1])
-    p_sum, q_sum = p.sum(1), q.sum(1)
-    # Dividing by the sums at the end spares two passes over the maps.
-    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
-
-
-def _sim(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
-    if rules == "mit":
-        return torch.minimum(maps.scaled_density, density.scaled_density).sum(1)
-    p, q = maps.positive, density.positive
-    q_sum = q.sum(1, keepdim=True)
-    p = torch.mul(p, q_sum / p.sum(1, keepdim=True), out=work[0])
-    return torch.minimum(p, q, out=p).sum(1) / q_sum[:, 0]
-
-
-def _ig_of_maps(maps: FlatMaps, baseline: FlatMaps, gaze: Gaze) -> Tensor:
-    at = (gaze.image, gaze.pixel)
-    p, b = maps.scaled_density[at], baseline.scaled_density[at]
-    return gaze.total((p + EPS).log2() - (b + EPS).log2()) / gaze.num_pixels
-
-
-def _ig_of_log_densities(model: FlatMaps, baseline: FlatMaps, gaze: Gaze) -> Tensor:
-    at = (gaze.image, gaze.pixel)
-    gain = (model.raw[at].double() - baseline.raw[at].double()) * gaze.counts
-    return gaze.total(gain) / gaze.num_fixations / math.log(2)
+    return run(names, rules, maps, counts, seeds)

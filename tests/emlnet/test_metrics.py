@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet import auc, flat, metrics
+from emlnet import auc, flat, metrics, scoring
 
 SIZE = (12, 16)
 SEEDS = torch.tensor([3, 8])
@@ -363,7 +363,7 @@ def test_a_map_that_is_not_finite_is_refused_with_its_position(value):
 
 
 def test_the_position_is_that_in_the_whole_batch_when_images_are_taken_in_turn(monkeypatch):
-    monkeypatch.setattr(metrics, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 1)
     expected = _score("tuebingen")
     saliency = _maps(0)
     saliency[1, 0, 3, 3] = math.nan
