@@ -1,0 +1,85 @@
+"""The map per metric of a density model."""
+
+import pytest
+import torch
+
+from emlnet import density_maps, maps, metrics
+
+SIGMA, NUM_FIXATIONS = 1.5, 40
+SEEDS = torch.tensor([1, 2])
+
+
+def _log_density(seed, scale=4.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(2, 1, 6, 8, generator=generator)
+    return maps.log_softmax(maps.resize(logits, (24, 32)))
+
+
+def _samples(log_density, seed):
+    row = log_density.exp()[0]
+    return density_maps._sample_density_maps(row, SIGMA, NUM_FIXATIONS, torch.tensor(seed), 200)
+
+
+def test_the_similarity_map_beats_the_density_on_samples_that_it_has_not_seen():
+    log_density = _log_density(0)
+    best = density_maps.expected_similarity_map(log_density, SIGMA, NUM_FIXATIONS, SEEDS)
+    torch.testing.assert_close(best.sum(dim=(1, 2, 3)), torch.ones(2))
+    unseen = _samples(log_density, seed=99)
+
+    def similarity(saliency):
+        return metrics.sim(saliency[:1].expand_as(unseen), unseen).mean()
+
+    blurred = maps.gaussian_blur(log_density.exp(), SIGMA, 6)
+    assert similarity(best) > similarity(log_density.exp()) + 0.01
+    assert similarity(best) > similarity(blurred) + 0.005
+
+
+def test_no_step_between_two_pixels_raises_the_mean_similarity():
+    samples = torch.rand(9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples /= samples.sum(1, keepdim=True)
+    best = density_maps._quantile_of_samples(samples)
+
+    def gain(saliency):
+        return torch.minimum(saliency, samples).sum(1).mean()
+
+    assert best.sum().item() == pytest.approx(1)
+    for source in range(12):
+        for target in range(12):
+            moved = best.clone()
+            moved[source] -= 1e-4
+            moved[target] += 1e-4
+            assert gain(moved) <= gain(best) + 1e-12
+
+
+def test_each_metric_gets_its_map_and_ig_the_log_density():
+    log_density, baseline = _log_density(0), _log_density(1)
+    density = _log_density(2).exp()
+    fixations = torch.zeros(2, 1, 24, 32)
+    fixations[:, 0, 3:6, 5] = 2
+    nonfixations = fixations.flip(-1)
+    scores = density_maps.score_density_maps(
+        log_density,
+        fixations,
+        density,
+        baseline_log_density=baseline,
+        nonfixations=nonfixations,
+        sigma=SIGMA,
+        num_fixations=NUM_FIXATIONS,
+        seeds=SEEDS,
+    )
+    blurred = maps.gaussian_blur(log_density.exp(), SIGMA, 6)
+    plain = metrics.score(
+        log_density.exp(),
+        fixations,
+        density,
+        log_density=log_density,
+        baseline_log_density=baseline,
+        nonfixations=nonfixations,
+    )
+    assert list(scores) == list(plain)
+    for name in ("nss", "auc", "ig"):
+        assert torch.equal(scores[name], plain[name])
+    assert torch.equal(scores["kl"], metrics.kl(blurred, density))
+    assert torch.equal(scores["cc"], metrics.cc(blurred, density))
+    shuffled = metrics.sauc(log_density - baseline, fixations, nonfixations)
+    assert torch.equal(scores["sauc"], shuffled)
