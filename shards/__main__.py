@@ -14,12 +14,15 @@ from shards.manifest import Manifest, verify
 from shards.sample import write_sample
 from shards.writer import SHARD_SIZE, build
 
+Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """Writes a synthetic data set in SALICON's on-disk format; a seed fixes every byte."""
 
-    out: tyro.conf.Positional[Path]
+    out: Out
     """Folder to write to: new, or holding an earlier sample."""
     num_images: int = 60
     """Images in all; four of five become train, the others val."""
@@ -36,9 +39,9 @@ class Sample:
 class Build:
     """Packs a raw folder in SALICON's layout into WebDataset shards and a manifest."""
 
-    src: tyro.conf.Positional[Path]
+    src: Source
     """Folder with images/, fixations/ and maps/."""
-    out: tyro.conf.Positional[Path]
+    out: Out
     """Folder to write to: new, empty, or left by an unfinished build."""
     splits: tuple[str, ...] = ()
     """Splits to pack; all that have gaze when none is named."""
@@ -69,7 +72,7 @@ class Build:
 class Verify:
     """Checks a folder of shards against its manifest; exit 1 and the reason when they differ."""
 
-    out: tyro.conf.Positional[Path]
+    out: Out
     """Folder that `build` wrote."""
     quick: bool = False
     """Check counts and sizes alone; read no shard."""
