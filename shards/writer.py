@@ -100,11 +100,11 @@ def build(
 def _write(raw: salicon.RawFolder, out: Path, origin: Origin, progress: bool) -> Manifest:
     """Writes shards and centre prior under temporary names and returns their manifest."""
     intake = _Intake(raw, origin.skip_incomplete, progress)
-    splits = {
-        split: _write_split(out, split, intake.readings(split), origin.shard_size)
-        for split in raw.splits
-    }
-    intake.bar.close()
+    with contextlib.closing(intake.bar):
+        splits = {
+            split: _write_split(out, split, intake.readings(split), origin.shard_size)
+            for split in raw.splits
+        }
     if intake.faults and not origin.skip_incomplete:
         raise ValueError(_summary(intake.faults, raw.num_images))
     if empty := [split for split, content in splits.items() if not content.samples]:
