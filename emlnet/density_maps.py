@@ -47,11 +47,11 @@ def expected_similarity_map(
 ) -> Tensor:
     """The map with the highest mean SIM to density maps of fixations drawn from the model.
 
-    log_density: (B, 1, H, W), natural log.  sigma: pixels.  seeds: (B,) int64; the draws depend on
+    log_density: (B, 1, H, W), natural log.  sigma: pixels.  seeds: (B,) int64; draws depend on
     nothing else.  Returns (B, 1, H, W), which sums to 1.
-    The mean of min(map, sample) is concave, and a pixel gains as long as samples exceed it there; at
-    the best map all pixels gain alike, so each is the same quantile of its samples, the one with a
-    sum of 1.  pysaliency climbs to the same map by stochastic gradients.
+    The mean of min(map, sample) is concave, and a pixel gains as long as samples exceed it there.
+    At the best map all pixels gain alike, so each is the same quantile of its samples, the one
+    with a sum of 1.  pysaliency climbs to the same map by stochastic gradients.
     """
     best = [
         _quantile_of_samples(
