@@ -82,7 +82,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--referee", help="a Python with pysaliency 0.2.22")
     parser.add_argument("--num-images", type=int, default=200, help="480 x 640 each")
-    parser.add_argument("--num-fixations", type=int, default=100, help="per image")
+    parser.add_argument("--num-fixations", type=int, default=500, help="SALICON's mean")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "metrics.json")
@@ -94,7 +94,7 @@ def main():
     flat = torch.from_numpy(points[..., 1] * maps["saliency"].shape[-1] + points[..., 0])
     fixations = torch.zeros_like(maps["saliency"])
     fixations.flatten(1).scatter_add_(1, flat, torch.ones(flat.shape))
-    total = fixations.sum(0, keepdim=True)
+    nonfixations = fixations.sum(0, keepdim=True) - fixations  # pysaliency keeps them as well.
     centre = torch.from_numpy(baseline).expand_as(fixations)
     batches = [
         slice(start, start + args.batch_size) for start in range(0, len(fixations), args.batch_size)
@@ -106,7 +106,7 @@ def main():
                 metrics.score(
                     **{name: value[batch] for name, value in maps.items()},
                     fixations=fixations[batch],
-                    nonfixations=total - fixations[batch],
+                    nonfixations=nonfixations[batch],
                     baseline_log_density=centre[batch],
                 )
                 for batch in batches

@@ -16,7 +16,7 @@ from .flat import FlatMaps, Gaze, positions
 NUM_STEPS = 10
 """The `mit` thresholds of AUC-Borji and sAUC: 0, 0.1, ... 1 of a map scaled to 0..1."""
 
-NUM_CELLS = 1 << 15
+NUM_CELLS = 1 << 16
 """How finely a map's range is cut to find most pixels' ranks without a search."""
 
 _LARGEST = torch.iinfo(torch.int64).max
@@ -60,24 +60,26 @@ class Ranking:
         return cls(bins, values, counts)
 
     def area(
-        self, positives: Tensor, negatives: Tensor | None = None, only_fixated: bool = False
+        self, positives: Tensor, negatives: Tensor | None = None, judd: bool = False
     ) -> Tensor:
         """Area under the ROC curve, (B,) float64; NaN without positives or negatives.
 
         positives: (B, P) float64 weights in the order of `counts`.  negatives: (B, N) float64
-        weights, None for 1 each.  only_fixated: thresholds are the fixated values alone and the
-        curve is straight between them; otherwise every value is one, so that ties count 1/2.
+        weights, None for 1 each.  judd: positives are no negatives, the fixated values alone are
+        thresholds, and the curve is straight between them; otherwise every value is a threshold,
+        so that ties count 1/2.
         """
         if negatives is None:
             negatives = positives.new_ones(1).expand(self.bins.shape)
         num_bins = 2 * self.values.shape[1] + 2
         bins = positives.new_zeros(len(positives), num_bins)
         bins.scatter_add_(1, self.bins, negatives)
-        up_to = bins.cumsum(1)
         place = 2 * torch.searchsorted(self.values, self.values) + 1
-        tied = bins.gather(1, place)
-        beaten = up_to.gather(1, place) - tied / 2
-        if only_fixated:
+        if judd:
+            bins.scatter_add_(1, place, -positives)
+        up_to = bins.cumsum(1)
+        beaten = up_to.gather(1, place) - bins.gather(1, place) / 2
+        if judd:
             above = 2 * torch.searchsorted(self.values, self.values, right=True)
             beaten = beaten + bins.gather(1, above) / 2
         return (positives * beaten).sum(1) / (positives.sum(1) * up_to[:, -1])
@@ -123,7 +125,7 @@ def _fill_bins_by_cells(
     table = torch.bincount(taken, minlength=NUM_CELLS).cumsum(0).mul_(2)
     table[taken] = -1
     torch.index_select(table, 0, to_cells(numbers, scaled, cells[: len(numbers)]), out=bins)
-    unsure = positions(bins < 0)
+    unsure = positions(bins, below=True)
     bins.index_copy_(0, unsure, _bins(raw[unsure], values))
 
 

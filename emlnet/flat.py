@@ -113,11 +113,12 @@ class Gaze:
         return padded.index_put_((self.image, column), values)
 
 
-def positions(mask: Tensor) -> Tensor:
-    """(P,) int64: where a flat mask is true."""
-    if mask.device.type == "cpu":  # Six times faster than torch's.
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.nonzero()[:, 0]
+def positions(values: Tensor, below: bool = False) -> Tensor:
+    """(P,) int64: where flat values are above 0, or below it."""
+    if values.device.type == "cpu":  # Several times faster than torch's.
+        array = values.numpy()
+        return torch.from_numpy(np.flatnonzero(array < 0 if below else array > 0))
+    return (values < 0 if below else values > 0).nonzero()[:, 0]
 
 
 def dot(first: Tensor, second: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ def read(
     gaze = {}
     for name in fixated:
         rows = flat[name][0]
-        found = positions(rows.reshape(-1) > 0)
+        found = positions(rows.reshape(-1))
         image, pixel = found // rows.shape[1], found % rows.shape[1]
         gaze[name] = Gaze(image, pixel, rows[image, pixel].double(), len(rows), 1)
         extremes.append(gaze[name].num_pixels[:, None])

@@ -28,6 +28,7 @@ PIXELS_AT_ONCE = 1 << 19
 """On a processor `score` takes so many pixels at a time, at least one image: they fit its cache."""
 
 
+@torch.no_grad()
 def run(
     names: Set[str],
     rules: Rules,
@@ -91,8 +92,7 @@ def _score(
     if "auc" in names:
         scores["auc"] = ranking.area(ranking.counts)
     if "auc_judd" in names:
-        unfixated = (flat["fixations"].raw <= 0).double()
-        scores["auc_judd"] = ranking.area((ranking.counts > 0).double(), unfixated, True)
+        scores["auc_judd"] = ranking.area((ranking.counts > 0).double(), judd=True)
     if "auc_borji" in names and seeds is not None:
         seen = gaze["fixations"]
         scores["auc_borji"] = area_in_steps(p.scaled, seen, None, seeds, num_splits)

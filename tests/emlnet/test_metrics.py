@@ -409,3 +409,8 @@ def test_other_images_are_ten_distinct_ones_and_never_the_image_itself():
     assert torch.equal(metrics.other_images(index[7:9], 40), others[7:9])
     with pytest.raises(ValueError, match="8 images have no 10 others each"):
         metrics.other_images(torch.arange(8), 8)
+
+
+def test_maps_that_need_gradients_are_scored_without():
+    scores = _score("tuebingen", saliency=_maps(0).requires_grad_())
+    assert not any(values.requires_grad for values in scores.values())
