@@ -23,7 +23,9 @@ def gaussian_kernel(sigma: Tensor | float, radius: int) -> Tensor:
     return kernel / kernel.sum()
 
 
-def gaussian_blur(maps: Tensor, sigma: Tensor | float, radius: int, mode: str = "constant") -> Tensor:
+def gaussian_blur(
+    maps: Tensor, sigma: Tensor | float, radius: int, mode: str = "constant"
+) -> Tensor:
     """Separable Gaussian blur of (B, C, H, W) maps.
 
     sigma: pixels.  radius: where the kernel is cut, in pixels.  mode: what lies outside the image,
@@ -52,6 +54,8 @@ def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tenso
     if mode == "nearest":
         return F.interpolate(maps, size, mode=mode)
     smaller = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
+    # Smoothing exists in float32 alone.
+    maps = maps.float() if smaller else maps
     return F.interpolate(maps, size, mode=mode, align_corners=False, antialias=smaller)
 
 

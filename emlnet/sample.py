@@ -100,9 +100,7 @@ def decoded_pixels(
     return np.stack([unique // width, unique % width], axis=1), counts.astype(np.float32)
 
 
-def collate(
-    samples: list[Decoded], weight: NDArray[np.float32], flip: NDArray[np.bool_]
-) -> Batch:
+def collate(samples: list[Decoded], weight: NDArray[np.float32], flip: NDArray[np.bool_]) -> Batch:
     """Joins decoded samples of one size into a batch.
 
     weight: (B,) 1 or 0.  flip: (B,) bool.  Raises ValueError when the sizes differ.

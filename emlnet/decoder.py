@@ -1,0 +1,110 @@
+"""The decoder: joins the readouts of any number of frozen encoders into one map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emlnet.encoder import eml_conv, eml_readout
+from emlnet.maps import Kind, gaussian_blur, log_softmax, resize
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """What a decoder is made of."""
+
+    readout: Kind = "density"
+    """`density`: the encoders' average density, corrected.  `eml`: the paper's decoder."""
+    width: int = 16
+    """Hidden channels of the `density` decoder's correction."""
+
+
+class Decoder(nn.Module):
+    """Readouts and maps of K encoders to one map.
+
+    readouts: for each encoder its (B, 1, h, w) readouts.  log_densities: for each encoder its
+    own log-density (B, 1, H, W).  size: (H, W) of the answer in pixels.
+    """
+
+    def forward(
+        self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """(B, 1, H, W): a log-density, or a saliency map in [0, 1] for kind `eml`."""
+        raise NotImplementedError
+
+
+class EmlDecoder(Decoder):
+    """EML-NET's decoder: each readout convolved, normalised, resized to the answer; one joining convolution."""
+
+    def __init__(self, num_readouts: list[int]) -> None:
+        super().__init__()
+        self.refine = nn.ModuleList(
+            nn.ModuleList(eml_readout(1) for _ in range(number)) for number in num_readouts
+        )
+        self.combine = nn.Sequential(eml_conv(sum(num_readouts)), nn.BatchNorm2d(1), nn.Sigmoid())
+
+    def forward(
+        self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Saliency map in [0, 1], (B, 1, H, W)."""
+        refined = [
+            resize(layer(readout), size, "nearest")
+            for layers, given in zip(self.refine, readouts, strict=True)
+            for layer, readout in zip(layers, given, strict=True)
+        ]
+        answer: Tensor = self.combine(torch.cat(refined, 1)).float()
+        return answer
+
+
+class DensityDecoder(Decoder):
+    """The weighted average of the encoders' densities, corrected where the readouts say so.
+
+    log p = temperature * log sum_k w_k p_k + correction, renormalised.  All corrections start at
+    zero and the weights are equal, so an untrained decoder is the plain average.
+    """
+
+    radius = 12
+    """Where the blur is cut, in pixels of the correction's grid."""
+
+    def __init__(self, num_readouts: list[int], width: int) -> None:
+        super().__init__()
+        inputs = sum(num_readouts) + len(num_readouts)
+        self.weight = nn.Parameter(torch.zeros(len(num_readouts)))
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.blur = nn.Parameter(torch.zeros(()))
+        self.centre_bias = nn.Parameter(torch.zeros(1, 1, 15, 20))
+        self.correct = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 1, 3, padding=1, bias=False),
+        )
+        nn.init.zeros_(self.correct[-1].weight)
+
+    def forward(
+        self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Log-density (B, 1, H, W)."""
+        stacked = torch.cat(log_densities, 1)
+        weight = self.weight.log_softmax(0).view(1, -1, 1, 1)
+        average = torch.logsumexp(stacked + weight, 1, keepdim=True)
+        # Half the size of the finest readout: a quarter of what a stride-2 backbone saw.
+        finest = max((r for given in readouts for r in given), key=lambda r: r.shape[-1])
+        grid = (-(-finest.shape[-2] // 2), -(-finest.shape[-1] // 2))
+        maps = [resize(stacked, grid)] + [resize(r, grid) for given in readouts for r in given]
+        coarse = resize(average, grid)
+        correction = (
+            self.correct(torch.cat(maps, 1)).float()
+            + resize(self.centre_bias, grid, "bicubic")
+            + self.blur * (gaussian_blur(coarse, 3.0, self.radius, "replicate") - coarse)
+        )
+        return log_softmax(self.temperature * average + resize(correction, size))
+
+
+def build_decoder(config: DecoderConfig, num_readouts: list[int]) -> Decoder:
+    """A decoder with fresh weights; num_readouts: how many readouts each encoder gives."""
+    if config.readout == "eml":
+        return EmlDecoder(num_readouts)
+    return DensityDecoder(num_readouts, config.width)

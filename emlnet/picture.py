@@ -1,0 +1,87 @@
+"""Photographs from files and back: any size and mode in, maps and overlays out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 100_000_000
+"""A picture that claims more pixels is refused before it is decoded."""
+
+# Anchors of matplotlib's inferno (CC0), every eighth of the way from dark to light.
+INFERNO = np.array(
+    [
+        (0, 0, 4),
+        (31, 12, 72),
+        (85, 15, 109),
+        (136, 34, 106),
+        (186, 54, 85),
+        (227, 89, 51),
+        (249, 140, 10),
+        (249, 201, 50),
+        (252, 255, 164),
+    ],
+    dtype=np.float64,
+)
+
+
+def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of an encoded picture: upright by its EXIF, whatever its mode, alpha on white.
+
+    Raises ValueError starting with `name` when it cannot be decoded whole or claims over MAX_PIXELS.
+    """
+    image = open_picture(data, name)
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        return np.repeat(to_grey(image)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def open_picture(data: bytes, name: str) -> Image.Image:
+    """An encoded picture, decoded whole.  Raises ValueError starting with `name`."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it claims {image.width} x {image.height} pixels")
+        image.load()
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more
+        raise ValueError(f"{name} cannot be decoded: {error}") from error
+    return image
+
+
+def to_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W) uint8; of 16 bits the upper 8."""
+    if image.mode.startswith("I"):
+        return (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L"))
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a picture file.  Raises ValueError that names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    return decode_picture(data, str(path))
+
+
+def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(H, W) in 0..1 to (H, W, 3) uint8, dark to light in the inferno colours."""
+    position = saliency.clip(0, 1) * (len(INFERNO) - 1)
+    steps = np.arange(len(INFERNO))
+    channels = [np.interp(position, steps, INFERNO[:, c]) for c in range(3)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+def overlay(picture: NDArray[np.uint8], saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over: more opaque where more salient."""
+    alpha = 0.25 + 0.5 * saliency.clip(0, 1)[..., None]
+    grey = picture.mean(-1, keepdims=True) * 0.6 + picture * 0.4
+    return (grey * (1 - alpha) + heat(saliency) * alpha).round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,70 @@
+"""`python -m pipelines encoder | decoder | evaluate | full | demo`: train, score and register models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from emlnet.fit import DivergedError
+from pipelines import decoder, demo, encoders, evaluation, full
+from pipelines.config import (
+    DecoderCommand,
+    EncoderCommand,
+    EvaluateCommand,
+    FullCommand,
+    registry,
+    split_preset,
+)
+from pipelines.presets import PRESETS, find_preset
+
+RUN: dict[type, Callable[[Any], object]] = {
+    EncoderCommand: encoders.encoder,
+    DecoderCommand: decoder.decoder,
+    EvaluateCommand: evaluation.run,
+    FullCommand: full.full,
+    demo.DemoCommand: demo.demo,
+}
+
+
+def parse(argv: list[str]) -> object:
+    """A command's config from its arguments.  Raises ValueError for an unknown preset."""
+    preset, argv = split_preset(argv)
+    if preset is not None and (not argv or argv[0] != "full"):
+        raise ValueError("--preset goes with `full`")
+    full_command: Any = Annotated[
+        FullCommand,
+        subcommand(
+            "full",
+            default=find_preset(preset) if preset is not None else tyro.MISSING,
+            description=f"{FullCommand.__doc__} --preset NAME starts from {', '.join(PRESETS)}.",
+        ),
+    ]
+    command: Any = (
+        Annotated[EncoderCommand, subcommand("encoder")]
+        | Annotated[DecoderCommand, subcommand("decoder")]
+        | Annotated[EvaluateCommand, subcommand("evaluate")]
+        | full_command
+        | Annotated[demo.DemoCommand, subcommand("demo")]
+    )
+    return tyro.cli(
+        command, prog="python -m pipelines", args=argv, description=__doc__, registry=registry()
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; a user's error is one line on stderr and exit code 1."""
+    try:
+        command = parse(sys.argv[1:] if argv is None else argv)
+        RUN[type(command)](command)
+    except (ValueError, DivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""One frozen tree per command, built from the configs of the rooms below."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from emlnet.decoder import DecoderConfig
+from emlnet.encoder import EncoderConfig
+from emlnet.fit import Plan
+from emlnet.losses import LossWeights
+from emlnet.maps import Kind
+from emlnet.registry import default_tracking_uri
+
+DECODER_PLAN = Plan(epochs=6, lr=3e-3, weight_decay=1e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What a command runs on."""
+
+    num_workers: int = 0
+    """Ray workers, which share each batch; 0: one per GPU, or one when there is none."""
+    loader_workers: int = 0
+    """Processes per worker that read and decode; 0 reads in the worker itself."""
+    use_gpu: bool | None = None
+    """Train on GPUs, one per worker; default: when the cluster has any."""
+    address: str | None = None
+    """Ray cluster to join; default: RAY_ADDRESS, else a cluster of this machine alone."""
+    timeout: int = 600
+    """Seconds after which a worker that waits for another gives up."""
+    max_failures: int = 2
+    """How often a stage starts again from its last checkpoint after a worker died."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0 or self.loader_workers < 0:
+            raise ValueError("numbers of workers are at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where a command writes."""
+
+    out: Path | None = None
+    """The run's own folder; the same command finds its work there and goes on.  Default: runs/<name>."""
+    tracking_uri: str | None = None
+    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+    experiment: str | None = None
+    """MLflow experiment; default: the data set's name."""
+
+    @property
+    def uri(self) -> str:
+        """The MLflow store to use."""
+        return self.tracking_uri or default_tracking_uri()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCommand:
+    """Finetune one encoder: an MLflow run with the packaged encoder."""
+
+    data: Path
+    """Folder of shards."""
+    encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
+    plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
+    seed: int = 0
+    """Seed of new weights, the order of the images and their flips."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderCommand:
+    """Train a decoder on the readouts of any number of encoders: an MLflow run with the packaged model."""
+
+    data: Path
+    """Folder of shards."""
+    encoders: tuple[str, ...]
+    """Encoders to join, each an MLflow run, a folder, or a model URI."""
+    decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
+    plan: OmitArgPrefixes[Plan] = DECODER_PLAN
+    seed: int = 0
+    """Seed of new weights, the order of the images and their flips."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Score a model on a split: a table of metrics, with its encoders and the centre prior as rows."""
+
+    data: Path
+    """Folder of shards."""
+    model: str
+    """Folder of a model, models:/emlnet@ALIAS, models:/emlnet/VERSION or runs:/RUN_ID."""
+    split: str = "val"
+    """Split to score."""
+    flip: bool = False
+    """Average each map with that of the mirrored picture."""
+    json: Path | None = None
+    """File to write the table to."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullCommand:
+    """All stages in order: shards, encoders, decoder, scores, registry; one parent run in MLflow."""
+
+    data: Path
+    """Folder of shards, or a raw folder in SALICON's layout, which is packed first."""
+    backbones: tuple[str, ...] = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+    """Backbones, one encoder each."""
+    readout: Kind = "density"
+    """Readouts and decoder: `density`, or `eml` as in the paper."""
+    size: tuple[int, int] = (480, 640)
+    """Height and width in pixels at which the backbones see a picture."""
+    weights: tuple[str, ...] = ("package",)
+    """Weights to start from, one for all or one per backbone: `package`, `none`, or a path."""
+    plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
+    decoder_plan: Plan = DECODER_PLAN
+    flip_scores: bool = True
+    """Score models averaged with the mirrored picture's map."""
+    seed: int = 0
+    """Seed of new weights, the order of the images and their flips."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if not self.backbones:
+            raise ValueError("name at least one backbone")
+        if len(self.weights) not in (1, len(self.backbones)):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.backbones)} backbones; give one for all, "
+                "or one each"
+            )
+        self.encoders()
+
+    def encoders(self) -> list[EncoderConfig]:
+        """The config of each encoder."""
+        weights = self.weights * (len(self.backbones) // len(self.weights))
+        return [
+            EncoderConfig(backbone=b, readout=self.readout, size=self.size, weights=w)
+            for b, w in zip(self.backbones, weights, strict=True)
+        ]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A config tree as dotted names and plain values, for logs and MLflow parameters."""
+    flat: dict[str, Any] = {}
+    for item in fields(tree):
+        value = getattr(tree, item.name)
+        name = f"{prefix}{item.name}"
+        if isinstance(value, LossWeights):
+            flat[name] = str(value)
+        elif hasattr(value, "__dataclass_fields__"):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = str(value) if isinstance(value, Path) else value
+    return flat
+
+
+def digest(**parts: Any) -> str:
+    """SHA-256 in hex of values that JSON can hold, dataclasses and paths; equal for equal content."""
+
+    def plain(value: Any) -> Any:
+        return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)
+
+    text = json.dumps(parts, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def registry() -> tyro.constructors.ConstructorRegistry:
+    """How flags become values that tyro doesn't know: loss weights as `kl=10,cc=2,nss=1`."""
+    rules = tyro.constructors.ConstructorRegistry()
+
+    @rules.primitive_rule
+    def loss_weights(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[LossWeights] | None:
+        if info.type is not LossWeights:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="kl=W,cc=W,...",
+            instance_from_str=lambda given: LossWeights.parse(given[0]),
+            is_instance=lambda value: isinstance(value, LossWeights),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return rules
+
+
+def split_preset(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Takes `--preset NAME` or `--preset=NAME` out of the arguments."""
+    rest = list(argv)
+    for position, word in enumerate(rest):
+        if word == "--preset" and position + 1 < len(rest):
+            return rest[position + 1], rest[:position] + rest[position + 2 :]
+        if word.startswith("--preset="):
+            return word.partition("=")[2], rest[:position] + rest[position + 1 :]
+    return None, rest
+
+
+def num_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,57 @@
+"""`make demo`: the whole journey on a small synthetic data set, in minutes."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tyro.conf import Positional
+
+from emlnet import package, registry
+from emlnet.picture import overlay, read_picture
+from pipelines import evaluation, full
+from pipelines.config import Tracking
+from pipelines.presets import find_preset
+from shards import sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Write synthetic data, train on it, register, pull and predict; everything under one folder."""
+
+    folder: Positional[Path] = Path("demo")
+    """Folder for all that the demo makes, its MLflow store too."""
+    num_images: int = 60
+    """Synthetic pictures, train and val together."""
+
+
+def demo(command: DemoCommand) -> None:
+    """Runs the demo and says where everything is."""
+    began = time.monotonic()
+    folder = command.folder.absolute()
+    raw, uri = folder / "raw", f"sqlite:///{folder / 'mlflow.db'}"
+    if not raw.is_dir():
+        print(f"1/4 synthetic data: {command.num_images} pictures in SALICON's layout -> {raw}")
+        sample.write_sample(raw, num_images=command.num_images, seed=0)
+    print("2/4 shards, two encoders from ImageNet weights, decoder, scores, registry", flush=True)
+    tracking = Tracking(out=folder / "run", tracking_uri=uri, experiment="demo")
+    full.full(replace(find_preset("demo"), data=raw, tracking=tracking))
+    print(f"3/4 emlnet pull: models:/{registry.NAME}@{registry.CHAMPION} -> {folder / 'champion'}")
+    model = package.load(registry.pull(folder / "champion", uri))
+    picture = sorted((raw / "images" / "val").iterdir())[0]
+    print(f"4/4 emlnet predict: {picture}", flush=True)
+    pixels = read_picture(picture)
+    laid = overlay(pixels, model.predict(pixels, flip=True).picture() / 255)
+    target = folder / f"{picture.stem}_overlay.png"
+    Image.fromarray(np.hstack([pixels, laid])).save(target)
+    report = json.loads((folder / "run" / "scores.json").read_text())
+    print(
+        f"\nScores on {report['split']}, synthetic pictures:\n{evaluation.table(report['scores'])}"
+    )
+    print(f"\nOverlay: {target}")
+    print(f"Runs:    make ui STORE={uri}")
+    print(f"Done in {time.monotonic() - began:.0f} s.", flush=True)

@@ -1,0 +1,148 @@
+"""The stage that finetunes one encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.fit import Batches, Inputs, Plan
+from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
+from pipelines import runs
+from pipelines.config import EncoderCommand, flatten
+from pipelines.stage import Stage, open_run, say, tags
+from shards.manifest import Manifest
+from shards.reader import Loader, ShardReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderJob:
+    """One encoder to finetune on a folder of shards."""
+
+    data: Path
+    encoder: EncoderConfig
+    plan: Plan
+    seed: int
+    loader_workers: int = 0
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+        return f"encoder {self.encoder.backbone}"
+
+    def build(self) -> nn.Module:
+        """The encoder, its backbone with the weights to start from."""
+        return Encoder(self.encoder)
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
+        """One rank's batches."""
+        return ShardSource(self, rank, world_size, device)
+
+    def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
+        """The encoder with trained weights."""
+        encoder = Encoder(self.encoder, load_weights=False)
+        encoder.load_state_dict(weights)
+        return encoder.eval()
+
+
+class ShardSource:
+    """One rank's batches of images, from shards."""
+
+    def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
+        self.device = device
+        common: dict[str, Any] = {
+            "rank": rank,
+            "world_size": world_size,
+            "num_workers": job.loader_workers,
+            "pin_memory": device.type == "cuda",
+        }
+        self._train = Loader(
+            ShardReader(job.data, "train"),
+            job.plan.batch_size,
+            seed=job.seed,
+            shuffle=True,
+            flip=job.plan.flip,
+            **common,
+        )
+        self._val = Loader(ShardReader(job.data, "val"), job.plan.batch_size, **common)
+        self.steps_per_epoch = self._train.num_steps
+
+    def train(self, epoch: int, start_step: int) -> Batches:
+        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+        num_steps = self.steps_per_epoch - start_step
+        return Prepared(lambda: self._train.epoch(epoch, start_step), num_steps, self._prepare)
+
+    def val(self) -> Batches:
+        """This rank's share of the validation images."""
+        return Prepared(lambda: self._val.epoch(0), self._val.num_steps, self._prepare)
+
+    def _prepare(self, batch: Batch) -> tuple[Inputs, Targets]:
+        image = prepare_image(batch, self.device)
+        image = image.contiguous(memory_format=torch.channels_last)
+        return (image,), prepare_targets(batch, self.device)
+
+
+class Prepared:
+    """Batches of an epoch, each made ready for the model when its turn comes."""
+
+    def __init__(
+        self,
+        batches: Callable[[], Iterator[Batch]],
+        num_steps: int,
+        prepare: Callable[[Batch], tuple[Inputs, Targets]],
+    ) -> None:
+        self._batches, self._num_steps, self._prepare = batches, num_steps, prepare
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
+        """What the model is called with, and where people looked."""
+        return map(self._prepare, self._batches())
+
+
+def encoder_stage(
+    name: str,
+    data: Path,
+    config: EncoderConfig,
+    plan: Plan,
+    seed: int,
+    loader_workers: int,
+    folder: Path,
+    manifest: Manifest,
+    parent: str | None = None,
+) -> Stage:
+    """The stage that finetunes one encoder."""
+    job = EncoderJob(data=data, encoder=config, plan=plan, seed=seed, loader_workers=loader_workers)
+    return Stage(
+        name=name,
+        job=job,  # type: ignore[arg-type]
+        folder=folder,
+        params={**flatten(config), **flatten(plan), "seed": seed},
+        tags={**tags("encoder", manifest), "backbone": config.backbone},
+        parent=parent,
+    )
+
+
+def encoder(command: EncoderCommand) -> runs.StageResult:
+    """Finetunes one encoder."""
+    data, manifest, tracker, folder = open_run(command, "encoder", command.encoder.backbone)
+    stage = encoder_stage(
+        f"encoder {command.encoder.backbone}",
+        data,
+        command.encoder,
+        command.plan,
+        command.seed,
+        command.compute.loader_workers,
+        folder / "stage",
+        manifest,
+    )
+    result = stage.run(tracker, command.compute)
+    say(result)
+    return result

@@ -1,0 +1,45 @@
+"""Whole named configurations as Python values: `--preset NAME`; flags change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emlnet.fit import Plan
+from emlnet.losses import LossWeights
+from pipelines.config import Compute, FullCommand, Tracking
+
+PRESETS: dict[str, FullCommand] = {
+    # The main job in under 45 minutes on 2 CPU cores, from 500 training pictures.
+    "osie-cpu": FullCommand(
+        data=Path("osie"),
+        size=(360, 480),
+        plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
+        decoder_plan=Plan(epochs=4, lr=1e-3, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
+    ),
+    # `make demo`: a few dozen synthetic pictures, minutes.
+    "demo": FullCommand(
+        data=Path("demo/raw"),
+        backbones=("efficientnet_lite0", "efficientnet_lite1"),
+        size=(192, 256),
+        plan=Plan(epochs=3),
+        decoder_plan=Plan(epochs=3, lr=1e-3),
+    ),
+    # Seconds, from random weights: does the pipeline run here?
+    "smoke": FullCommand(
+        data=Path("smoke/raw"),
+        backbones=("tiny", "tiny"),
+        weights=("none",),
+        size=(96, 128),
+        plan=Plan(epochs=1),
+        decoder_plan=Plan(epochs=1, lr=1e-3),
+        compute=Compute(num_workers=1),
+        tracking=Tracking(),
+    ),
+}
+
+
+def find_preset(name: str) -> FullCommand:
+    """The preset of that name.  Raises ValueError that lists the names."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,116 @@
+"""Frozen encoders -> cached readouts: computed once, kept beside the run, read by position.
+
+One folder per encoder, named by the digest of all that the readouts depend on; in it one file per
+part, split, and tap: float16, (samples, 2, h, w), the second of the two for the mirrored picture.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emlnet.encoder import Encoder
+from emlnet.sample import collate, prepare_image
+from pipelines import tasks
+from pipelines.config import digest
+from pipelines.runs import write_json
+from shards.reader import ShardReader
+
+PART = 50
+"""Samples of a part: what is lost when a worker dies."""
+DONE = "readouts.json"
+
+
+def key(encoder: Encoder, data_digest: str, weights_digest: str) -> str:
+    """What the readouts of an encoder on a data set depend on, as a name."""
+    name = encoder.config.backbone.replace(":", "-").replace("/", "-")
+    return f"{name}-{digest(config=encoder.config, data=data_digest, weights=weights_digest)[:16]}"
+
+
+def build(
+    folder: Path, data: Path, splits: Sequence[str], encoder: Encoder, use_gpu: bool | None = None
+) -> Path:
+    """Computes an encoder's readouts of whole splits, mirrored ones too; parts that are there are kept.
+
+    folder: named by `key`; complete when it returns.
+    """
+    if (folder / DONE).is_file():
+        print(f"readouts of {encoder.config.backbone}: already in {folder}", flush=True)
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in splits:
+        reader = ShardReader(data, name)
+        parts = [
+            part
+            for part in tasks.split(len(reader), PART)
+            if not _files(folder, name, part[0], 0).is_file()
+        ]
+        if parts:
+            title = f"readouts of {encoder.config.backbone}, {name}"
+            tasks.spread(_compute, parts, encoder, reader, folder, title=title, use_gpu=use_gpu)
+    write_json(folder / DONE, {"encoder": encoder.config, "splits": list(splits)})
+    return folder
+
+
+@torch.inference_mode()
+def _compute(
+    part: list[int], device: torch.device, encoder: Encoder, reader: ShardReader, folder: Path
+) -> None:
+    """Readouts of one part; the file of tap 0, which marks the part as done, is written last."""
+    encoder = encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    rows: list[list[NDArray[np.float16]]] = []
+    for position in part:
+        sample = reader.decoded(position)
+        batch = collate([sample, sample], np.ones(2, np.float32), np.array([False, True]))
+        image = prepare_image(batch, device).contiguous(memory_format=torch.channels_last)
+        rows.append([r[:, 0].half().cpu().numpy() for r in encoder.readouts(image)])
+    for tap in reversed(range(len(rows[0]))):
+        path = _files(folder, reader.split, part[0], tap)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.save(file, np.stack([row[tap] for row in rows]), allow_pickle=False)
+        temporary.replace(path)
+
+
+def _files(folder: Path, split: str, first: int, tap: int) -> Path:
+    return folder / f"{split}-{first:06d}-tap{tap}.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Readouts of one encoder on one split, mapped from disk."""
+
+    starts: tuple[int, ...]
+    parts: tuple[tuple[NDArray[np.float16], ...], ...]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> Cache:
+        """Opens a complete cache.  Raises ValueError when it is not, or lacks the split."""
+        if not (folder / DONE).is_file():
+            raise ValueError(f"{folder} holds no complete readouts; they are computed by the stage")
+        firsts = sorted(int(p.name.split("-")[-2]) for p in folder.glob(f"{split}-*-tap0.npy"))
+        if not firsts:
+            raise ValueError(f"{folder} holds no readouts of split {split!r}")
+        parts = []
+        for first in firsts:
+            num_taps = len(list(folder.glob(f"{split}-{first:06d}-tap*.npy")))
+            paths = [_files(folder, split, first, tap) for tap in range(num_taps)]
+            parts.append(tuple(np.load(p, mmap_mode="r", allow_pickle=False) for p in paths))
+        return cls(starts=tuple(firsts), parts=tuple(parts))
+
+    def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
+        """For each tap (B, 1, h, w) float16 of the samples at these positions, mirrored or not."""
+        chosen = []
+        for position, flip in zip(positions, flips, strict=True):
+            part = bisect.bisect_right(self.starts, position) - 1
+            row = position - self.starts[part]
+            chosen.append([tap[row, int(flip)] for tap in self.parts[part]])
+        return [torch.from_numpy(np.stack(taps)[:, None]) for taps in zip(*chosen, strict=True)]

@@ -1,0 +1,140 @@
+"""What every training stage does around Ray Train: its MLflow run, its figures, its packaged model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emlnet import package
+from emlnet.encoder import Encoder
+from emlnet.fit import LOWER_IS_BETTER, EpochReport
+from emlnet.model import EMLNet
+from emlnet.registry import PACKAGE
+from pipelines import figures, runs, trainer, worker
+from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
+from pipelines.tracking import EpochLogger, Tracker
+from shards.manifest import Manifest
+from shards.reader import ShardReader
+
+
+class StageJob(worker.Job):
+    """A job that can also put its model together from trained weights."""
+
+    data: Path
+
+    def finish(self, weights: dict[str, torch.Tensor]) -> Encoder | EMLNet:
+        """The whole model, in eval mode, from the weights of the best epoch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training stage: what it trains, where it writes, what is logged of it.
+
+    folder: its own, absolute.  parent: the MLflow run it is a child of.
+    """
+
+    name: str
+    job: StageJob
+    folder: Path
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    parent: str | None = None
+
+    def run(self, tracker: Tracker, compute: Compute) -> runs.StageResult:
+        """Trains, or goes on, or finds what was done; logs curves, pictures and the packaged model."""
+        done = runs.find_result(self.folder)
+        if done:
+            print(
+                f"{self.name}: done before (epoch {done.epoch} kept), in {self.folder}", flush=True
+            )
+            return done
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with tracker.run(
+            self.folder, self.name, params=self.params, tags=self.tags, parent=self.parent
+        ) as run_id:
+            content = trainer.train(
+                self.job, self.folder / "training", compute, [EpochLogger(tracker, run_id)]
+            )
+            history = [EpochReport(**report) for report in content["history"]]
+            best = next(report for report in reversed(history) if report.best)
+            model = self.job.finish(content["best_weights"])
+            reader = ShardReader(self.job.data, "val")
+            about = {
+                "name": self.name,
+                "scores": best.scores,
+                "epoch": best.epoch,
+                "data": {"name": reader.manifest.name, "digest": reader.manifest.digest},
+            }
+            package.save(self.folder / PACKAGE, model, about)
+            figures.curves(history, self.name).savefig(self.folder / "curves.png")
+            figures.grid(model, reader).save(self.folder / "pictures.png")
+            for file in ("curves.png", "pictures.png", PACKAGE):
+                tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
+            tracker.metrics(run_id, {f"best_{k}": v for k, v in best.scores.items()})
+            tracker.describe(run_id, summary(history, best, self.job.plan.select))
+        result = runs.StageResult(
+            name=self.name,
+            run_id=run_id,
+            package=self.folder / PACKAGE,
+            epoch=best.epoch,
+            scores=best.scores,
+            seconds=time.monotonic() - began,
+        )
+        runs.save_result(self.folder, result)
+        return result
+
+
+def summary(history: list[EpochReport], best: EpochReport, select: str) -> str:
+    """What came out, in words."""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items())
+    order = "lowest" if select in LOWER_IS_BETTER else "highest"
+    return (
+        f"Epoch {best.epoch} of {history[-1].epoch} was kept, the {order} {select} on val "
+        f"(`mit` rules, no mirroring): {scores}."
+    )
+
+
+def open_folder(
+    command: EncoderCommand | DecoderCommand | FullCommand, name: str, identity: dict[str, str]
+) -> Path:
+    """The command's own folder, absolute: `--out`, or one under runs/ that the same command finds again.
+
+    identity: what makes the run this one, beside its config; where it runs and writes does not.
+    """
+    config = {k: v for k, v in asdict(command).items() if k not in ("tracking", "compute", "data")}
+    identity = {**identity, "config": digest(config=config)}
+    safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:60]
+    default = Path("runs") / f"{safe}-{digest(**identity)[:8]}"
+    return runs.open_folder(command.tracking.out or default, identity)
+
+
+def open_run(
+    command: EncoderCommand | DecoderCommand, stage: str, what: str
+) -> tuple[Path, Manifest, Tracker, Path]:
+    """What a stage that runs alone needs: data, manifest, tracker and folder; connects to Ray."""
+    data = command.data.absolute()
+    manifest = Manifest.load(data)
+    identity = {"command": stage, "data": manifest.digest}
+    folder = open_folder(command, f"{stage}-{what}", identity)
+    tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
+    trainer.connect(command.compute)
+    return data, manifest, tracker, folder
+
+
+def tags(stage: str, manifest: Manifest) -> dict[str, str]:
+    """An MLflow run's tags: the stage and the data it ran on."""
+    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest}
+
+
+def say(result: runs.StageResult) -> None:
+    """Prints what a stage that ran alone gave."""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
+    print(f"{result.name}: epoch {result.epoch} kept, val {scores}")
+    print(f"MLflow run {result.run_id}; model in {result.package}", flush=True)

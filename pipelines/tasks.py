@@ -1,0 +1,62 @@
+"""Work that needs no trainer, spread over the cluster as Ray tasks, with progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from pipelines.trainer import WORKER_ENV
+
+Answer = TypeVar("Answer")
+SECONDS_BETWEEN_LINES = 10
+
+
+def spread(
+    function: Callable[..., Answer],
+    parts: Sequence[Sequence[int]],
+    *shared: Any,
+    title: str,
+    use_gpu: bool | None = None,
+) -> list[Answer]:
+    """Calls `function(part, device, *shared)` on each part, as many at once as fit; answers in order.
+
+    parts: positions of samples.  shared: sent to each node once.  title: of the progress lines.
+    use_gpu: a GPU for each call; default: when the cluster has one.
+    An error in one call ends all.
+    """
+    gpu = ray.cluster_resources().get("GPU", 0) > 0 if use_gpu is None else use_gpu
+    call = ray.remote(
+        num_cpus=1, num_gpus=1 if gpu else 0, runtime_env={"env_vars": WORKER_ENV}, max_retries=2
+    )(_call)
+    references = [ray.put(value) for value in shared]
+    waiting = [call.remote(function, list(part), gpu, *references) for part in parts]
+    sizes = dict(zip(waiting, map(len, parts), strict=True))
+    total, done, began, last = sum(sizes.values()), 0, time.monotonic(), time.monotonic()
+    pending = list(waiting)
+    while pending:
+        finished, pending = ray.wait(pending, timeout=1)
+        for reference in finished:
+            ray.get(reference)
+            done += sizes[reference]
+        if pending and time.monotonic() - last >= SECONDS_BETWEEN_LINES and done:
+            last = time.monotonic()
+            left = (last - began) / done * (total - done)
+            print(f"{title}: {done}/{total} images, {left:.0f} s left", flush=True)
+    seconds = time.monotonic() - began
+    print(f"{title}: {total} images in {seconds:.0f} s", flush=True)
+    answers: list[Answer] = ray.get(waiting)
+    return answers
+
+
+def _call(function: Callable[..., Answer], part: list[int], gpu: bool, *shared: Any) -> Answer:
+    torch.set_num_threads(1)
+    return function(part, torch.device("cuda" if gpu else "cpu"), *shared)
+
+
+def split(total: int, length: int) -> list[list[int]]:
+    """Positions 0 .. total - 1 in parts of at most `length`."""
+    return [list(range(at, min(at + length, total))) for at in range(0, total, length)]

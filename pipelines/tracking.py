@@ -1,0 +1,175 @@
+"""The only writer to MLflow runs: parameters, metrics per epoch, artifacts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray.train import UserCallback
+
+from emlnet.registry import connect
+from pipelines.runs import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow import MlflowClient
+
+RUN_ID = "mlflow-run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    """Writes the runs of one experiment; can be sent to other processes."""
+
+    uri: str
+    experiment_id: str
+
+    @classmethod
+    def open(cls, uri: str, experiment: str) -> Tracker:
+        """Opens a store, makes it if it is SQLite, and makes the experiment in it.
+
+        A SQLite store is made here, in one process: several that make it at once fail.  Its
+        artifacts go beside it.  Raises ValueError when no server answers.
+        """
+        location = None
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///")).absolute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            location = (path.parent / "mlartifacts" / experiment).as_uri()
+        client = connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise ValueError(
+                f"experiment {experiment!r} was deleted from {uri}; restore it, or name another "
+                "with --experiment"
+            )
+        made = found.experiment_id if found else client.create_experiment(experiment, location)
+        return cls(uri=uri, experiment_id=str(made))
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of the store."""
+        return connect(self.uri)
+
+    @contextmanager
+    def run(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> Iterator[str]:
+        """An MLflow run, by its id; the one that the folder's work began with when it goes on.
+
+        It ends as FINISHED, or FAILED when the body raises.
+        """
+        client = self.client
+        run_id = self._known(folder)
+        if run_id is None:
+            own = {"mlflow.runName": name, "mlflow.source.name": "emlnet", **tags}
+            if parent:
+                own["mlflow.parentRunId"] = parent
+            commit = git_commit()
+            if commit:
+                own["mlflow.source.git.commit"] = commit
+            run_id = client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id
+            write_json(folder / RUN_ID, {"run_id": run_id, "uri": self.uri})
+            self._params(run_id, params)
+        else:
+            client.update_run(run_id, status="RUNNING")
+        try:
+            yield run_id
+        except BaseException:
+            client.set_terminated(run_id, status="FAILED")
+            raise
+        client.set_terminated(run_id, status="FINISHED")
+
+    def _known(self, folder: Path) -> str | None:
+        path = folder / RUN_ID
+        if not path.is_file():
+            return None
+        known = json.loads(path.read_text())
+        if known["uri"] != self.uri:
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_run(known["run_id"])
+        except MlflowException:
+            return None
+        return str(known["run_id"])
+
+    def _params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:6000]) for key, value in params.items()]
+        self.client.log_batch(run_id, params=entries)
+
+    def metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
+        """Logs values by name at a step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self.client.log_batch(run_id, metrics=entries)
+
+    def describe(self, run_id: str, text: str, **tags: str) -> None:
+        """Sets a run's description, Markdown, and tags."""
+        for name, value in {"mlflow.note.content": text, **tags}.items():
+            self.client.set_tag(run_id, name, value)
+
+    def file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Logs a file, or all files of a folder, among the run's artifacts."""
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        log(run_id, str(path), folder)
+
+
+class EpochLogger(UserCallback):
+    """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self.tracker, self.run_id = tracker, run_id
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Called when every worker has reported."""
+        report = metrics[0].get("report")
+        if report is None:
+            return
+        values = {f"train_{k}": v for k, v in report["train_loss"].items()}
+        values |= {f"val_{k}": v for k, v in report["scores"].items()}
+        values["epoch_seconds"] = report["seconds"]
+        self.tracker.metrics(self.run_id, values, report["epoch"])
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with `-dirty` when files differ from it; None outside a checkout."""
+    root = Path(__file__).parent.parent
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,154 @@
+"""What runs inside a Ray Train worker: device, the rank's share, wrapping, reports; calls emlnet.fit."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray.train
+import torch
+from ray.train import Checkpoint
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from emlnet import checkpoint
+from emlnet.fit import Batches, DivergedError, EpochReport, Plan, TrainState, fit, start
+from pipelines.config import num_cpus
+
+SECONDS_BETWEEN_LINES = 10
+
+
+class Source(Protocol):
+    """One rank's batches, on its device."""
+
+    steps_per_epoch: int
+
+    def train(self, epoch: int, start_step: int) -> Batches:
+        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+
+    def val(self) -> Batches:
+        """This rank's share of the validation images."""
+
+
+class Job(Protocol):
+    """What a stage trains; made in the driver and sent to every worker."""
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+
+    @property
+    def plan(self) -> Plan:
+        """How it is trained."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights, order and flips."""
+
+    def build(self) -> nn.Module:
+        """The model, with fresh weights where it has any."""
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> Source:
+        """The batches of one rank."""
+
+
+def run(config: dict[str, Any]) -> str:
+    """Trains `config["job"]`, from the last checkpoint when there is one.
+
+    Returns why training stopped early, empty when it did not: a loss that diverged would only
+    diverge again if the worker failed and was started anew.
+    """
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, num_cpus() // context.get_local_world_size()))
+    torch.manual_seed(job.seed)
+    model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # From here on each rank draws for itself.
+    torch.manual_seed(job.seed * 100_003 + rank)
+    source = job.source(rank, world_size, device)
+    if world_size > 1:
+        model = DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None
+        )
+    state = start(model, job.plan, source.steps_per_epoch)
+    found = ray.train.get_checkpoint()
+    if found:
+        with found.as_directory() as folder:
+            checkpoint.load(state, Path(folder), rank)
+        if rank == 0:
+            print(f"{job.title}: resumes after epoch {state.epoch}, step {state.step}", flush=True)
+    reporter = Reporter(job, rank)
+    try:
+        fit(
+            state,
+            job.plan,
+            source.train,
+            source.val,
+            reporter.report,
+            reporter.save,
+            reporter.progress,
+        )
+    except DivergedError as error:
+        return str(error)
+    return ""
+
+
+class Reporter:
+    """Hands metrics and checkpoints to Ray, and prints a line now and then."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self.job, self.rank = job, rank
+        self.last_line = time.monotonic()
+        self.first_step: tuple[int, float] | None = None
+
+    def report(self, entry: EpochReport, state: TrainState) -> None:
+        """Reports an epoch; every rank calls it, it is a barrier."""
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.scores.items())
+        best = ", best so far" if entry.best else ""
+        loss = f"loss {entry.train_loss['total']:.3f}, " if entry.train_loss else "untrained, "
+        self._print(
+            f"epoch {entry.epoch}/{self.job.plan.epochs}: {loss}val {scores} "
+            f"({entry.seconds:.0f} s{best})"
+        )
+        self._send({"report": asdict(entry)}, state)
+        self.first_step = None
+
+    def save(self, state: TrainState) -> None:
+        """A checkpoint within an epoch."""
+        self._send({"step": state.step}, state)
+
+    def progress(self, epoch: int, step: int, num_steps: int) -> None:
+        """A line every few seconds."""
+        now = time.monotonic()
+        if self.first_step is None:
+            self.first_step = (step, now)
+        if now - self.last_line >= SECONDS_BETWEEN_LINES and step > self.first_step[0]:
+            seconds = (now - self.first_step[1]) / (step - self.first_step[0])
+            self._print(
+                f"epoch {epoch + 1}/{self.job.plan.epochs} step {step}/{num_steps}, "
+                f"{seconds:.2f} s a step, {seconds * (num_steps - step):.0f} s to validation"
+            )
+
+    def _print(self, line: str) -> None:
+        self.last_line = time.monotonic()
+        if self.rank == 0:
+            print(f"{self.job.title}: {line}", flush=True)
+
+    def _send(self, metrics: dict[str, Any], state: TrainState) -> None:
+        if self.rank:
+            checkpoint.save(state, None)
+            ray.train.report(metrics)
+            return
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        try:
+            checkpoint.save(state, folder)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
