@@ -48,7 +48,7 @@ class Predict:
     """Predict where people look in pictures, each at its own size."""
 
     model: Positional[str]
-    """Folder of a pulled model, or models:/emlnet@champion, models:/emlnet/VERSION, runs:/RUN_ID."""
+    """Folder of a model, models:/emlnet@champion, models:/emlnet/VERSION or runs:/RUN_ID."""
     images: Positional[tuple[Path, ...]]
     """Picture files, of any size and mode."""
     out: Path
@@ -119,9 +119,9 @@ Command = (
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a user's error is one line on stderr and exit code 1."""
-    command = tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)  # type: ignore[arg-type]
+    command = tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
     try:
-        return command.execute()  # type: ignore[attr-defined, no-any-return]
+        return command.execute()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The table of backbones: what each is built from, which layers are tapped, how its input is scaled.
+"""The table of backbones: what builds each, which layers are tapped, how its input is scaled.
 
 A new backbone is one row in `BACKBONES`.
 """
@@ -27,7 +27,7 @@ class Backbone:
     feature maps, one per entry of `channels`, each (B, channels, H / reduction, W / reduction).
     mean, std: how its pretraining scaled pixels of 0..1.
     package: the Python package that ships ImageNet weights, empty when none does.
-    head: prefixes of the classifier's keys, which a checkpoint may carry and a tapped network drops.
+    head: prefixes of the classifier's keys, which a checkpoint may carry and which are dropped.
     licence: of the packaged weights.
     """
 
@@ -128,7 +128,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def build_backbone(name: str, weights: str = "package") -> nn.Module:
-    """A tapped network with weights: `package` (those a Python package ships), `none` (random), or a path.
+    """A tapped network; weights: `package` (what a Python package ships), `none` (random), a path.
 
     Raises ValueError for an unknown name, for weights that are not there, and for weights whose
     keys or shapes are not the network's.
@@ -143,7 +143,7 @@ def build_backbone(name: str, weights: str = "package") -> nn.Module:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise ValueError(
-                f"no weights at {path}; pass --weights package, none, or a .pth or .safetensors file"
+                f"no weights at {path}; pass --weights package, none, or a .pth or .safetensors"
             )
         _load_strictly(network, read_state_dict(path), row, str(path))
     return network
@@ -177,7 +177,7 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
     """
     if not row.package:
         raise ValueError(
-            f"no package ships weights for {row.name}; pass --weights PATH, or none to start from scratch"
+            f"no package ships weights for {row.name}; pass --weights PATH, or none (scratch)"
         )
     try:
         module = importlib.import_module(row.package)

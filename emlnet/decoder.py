@@ -35,14 +35,23 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
 
+class RefineEach(nn.ModuleList):
+    """A convolution, BatchNorm and ReLU for each readout of one encoder."""
+
+    def __init__(self, num_readouts: int) -> None:
+        super().__init__(eml_readout(1) for _ in range(num_readouts))
+
+    def forward(self, readouts: list[Tensor]) -> list[Tensor]:
+        """Each (B, 1, h, w) readout, refined at its own size."""
+        return [layer(readout) for layer, readout in zip(self, readouts, strict=True)]
+
+
 class EmlDecoder(Decoder):
-    """EML-NET's decoder: each readout convolved, normalised, resized to the answer; one joining convolution."""
+    """EML-NET's decoder: readouts convolved, normalised, resized, and joined by one convolution."""
 
     def __init__(self, num_readouts: list[int]) -> None:
         super().__init__()
-        self.refine = nn.ModuleList(
-            nn.ModuleList(eml_readout(1) for _ in range(number)) for number in num_readouts
-        )
+        self.refine = nn.ModuleList(RefineEach(number) for number in num_readouts)
         self.combine = nn.Sequential(eml_conv(sum(num_readouts)), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(
@@ -50,9 +59,9 @@ class EmlDecoder(Decoder):
     ) -> Tensor:
         """Saliency map in [0, 1], (B, 1, H, W)."""
         refined = [
-            resize(layer(readout), size, "nearest")
-            for layers, given in zip(self.refine, readouts, strict=True)
-            for layer, readout in zip(layers, given, strict=True)
+            resize(readout, size, "nearest")
+            for refine, given in zip(self.refine, readouts, strict=True)
+            for readout in refine(given)
         ]
         answer: Tensor = self.combine(torch.cat(refined, 1)).float()
         return answer
@@ -81,7 +90,8 @@ class DensityDecoder(Decoder):
             nn.ReLU(),
             nn.Conv2d(width, 1, 3, padding=1, bias=False),
         )
-        nn.init.zeros_(self.correct[-1].weight)
+        for parameter in self.correct[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: tuple[int, int]

@@ -20,11 +20,11 @@ class EncoderConfig:
     backbone: str = "efficientnet_lite0"
     """Name of a row in the backbone table."""
     readout: Kind = "density"
-    """`density`: a log-density with learned centre bias and blur.  `eml`: the paper's saliency map."""
+    """`density`: a log-density with centre bias and blur, learned.  `eml`: the paper's map."""
     size: tuple[int, int] = (480, 640)
     """Height and width in pixels at which the backbone sees a picture."""
     weights: str = "package"
-    """Backbone weights to start from: `package`, `none` (scratch) or a path to a checkpoint file."""
+    """Weights the backbone starts from: `package`, `none` (scratch) or a path to a checkpoint."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
 
@@ -59,6 +59,8 @@ class Encoder(nn.Module):
         )
         # EML-NET feeds plain 0..1 pixels to every backbone.
         mean, std = (row.mean, row.std) if config.readout == "density" else ((0.0,) * 3, (1.0,) * 3)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -114,7 +116,7 @@ def density_readout(channels: int, width: int) -> nn.Sequential:
 
 
 class DensityHead(Head):
-    """Readouts at a quarter of the size, one 3x3 convolution, centre bias, blur, softmax over the image."""
+    """Readouts at a quarter of the size, a 3x3 convolution, centre bias, blur, softmax."""
 
     radius = 12
     """Where the blur is cut, in pixels of the quarter-size grid."""
@@ -146,14 +148,14 @@ def eml_readout(channels: int, kernel: int = 3) -> nn.Sequential:
 
 
 def eml_conv(channels: int, kernel: int = 3) -> nn.Conv2d:
-    """A convolution to one channel, drawn as EML-NET draws its new ones: std sqrt(2 / (k * k * out))."""
+    """A convolution to one channel, drawn as in EML-NET: std sqrt(2 / (k * k * out))."""
     conv = nn.Conv2d(channels, 1, kernel, padding=kernel // 2)
     nn.init.normal_(conv.weight, std=math.sqrt(2 / (kernel * kernel)))
     return conv
 
 
 class EmlHead(Head):
-    """EML-NET's own map of an encoder: readouts at the first one's size, 3x3 convolution, BatchNorm, sigmoid."""
+    """EML-NET's map of an encoder: readouts at the first one's size, 3x3 convolution, sigmoid."""
 
     def __init__(self, num_readouts: int) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ class Plan:
     clip_norm: float = 5.0
     """Gradients are scaled down to this Euclidean norm; 0 leaves them."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    """Weights of the loss terms, written kl=10,cc=2,nss=1,sim=0,mse=0."""
+    """Weights of the loss terms: kl=10,cc=2,nss=1,sim=0,mse=0, or @FILE that a search wrote."""
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     flip: bool = True
@@ -163,7 +163,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU of what training changes: trainable parameters, and buffers of their modules."""
+    """Copies on the CPU of what training changes: parameters and buffers of unfrozen modules."""
     inner = unwrap(model)
     frozen = {n for n, module in inner.named_modules() if _is_frozen(module)}
     return {
@@ -284,7 +284,7 @@ def train_epoch(
 
 
 def _share(weight: Tensor) -> Tensor:
-    """This rank's divisor, so that ranks' gradients, averaged, are those of the mean over all images."""
+    """This rank's divisor: averaged over ranks, gradients are those of the mean over all images."""
     if not dist.is_initialized():
         return weight.sum()
     total = weight.sum()

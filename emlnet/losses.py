@@ -17,7 +17,7 @@ from emlnet.maps import TINY, Kind, to_density, to_log_density
 from emlnet.sample import Targets
 
 Terms = Literal["exact", "reference"]
-"""`exact`: the terms as they are defined.  `reference`: the values of EML-NET's published training."""
+"""`exact`: the terms as defined.  `reference`: the values of EML-NET's published training."""
 
 REFERENCE_EPS = 1e-6
 

@@ -39,7 +39,10 @@ def gaussian_blur(
 
 
 def density_map(fixation_map: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Fixation map (B, 1, H, W) blurred by a Gaussian of sigma pixels, cut at `truncate` sigma; sums to 1."""
+    """Fixation map (B, 1, H, W) blurred by a Gaussian of sigma pixels; sums to 1 per image.
+
+    truncate: where the Gaussian is cut, in sigma.
+    """
     blurred = gaussian_blur(fixation_map.float(), sigma, int(truncate * sigma + 0.5))
     return blurred / blurred.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
 

@@ -1,4 +1,4 @@
-"""What is shipped: a folder with model.json and weights.safetensors that needs nothing but this package.
+"""What is shipped: a folder with model.json and weights.safetensors; only `emlnet` is needed.
 
 model = emlnet.load("folder")
 prediction = model.predict("photo.jpg")
@@ -48,7 +48,7 @@ class Prediction:
     kind: Kind
 
     def picture(self) -> NDArray[np.uint8]:
-        """(H, W) uint8: the map min-max to 0..255; an `eml` map is blurred first, as its authors do."""
+        """(H, W) uint8: the map min-max to 0..255; an `eml` map is blurred first."""
         maps = torch.from_numpy(self.saliency)[None, None]
         if self.kind == "eml":
             maps = gaussian_blur(maps, EML_BLUR, round(4 * EML_BLUR), "replicate")
@@ -97,7 +97,10 @@ class Package:
 
 @torch.inference_mode()
 def predict_output(model: EMLNet | Encoder, image: Tensor, flip: bool = False) -> Tensor:
-    """The model's output (B, 1, H, W) for (B, 3, H, W) in 0..1, averaged with the mirrored one if asked."""
+    """The model's output (B, 1, H, W) for (B, 3, H, W) in 0..1.
+
+    flip: average with the mirrored picture's.
+    """
     model.eval()
     output: Tensor = model(image)
     if flip:
@@ -110,7 +113,7 @@ def to_tensor(image: Path | str | Image.Image | NDArray[np.uint8] | Tensor) -> T
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ValueError(
-                f"a tensor must be (3, H, W) float in 0..1, found {tuple(image.shape)} {image.dtype}"
+                f"a tensor is (3, H, W) float in 0..1, found {tuple(image.shape)} {image.dtype}"
             )
         return image.float()
     if isinstance(image, str | Path):

@@ -30,9 +30,9 @@ INFERNO = np.array(
 
 
 def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of an encoded picture: upright by its EXIF, whatever its mode, alpha on white.
+    """(H, W, 3) uint8 RGB of an encoded picture: upright by its EXIF, any mode, alpha on white.
 
-    Raises ValueError starting with `name` when it cannot be decoded whole or claims over MAX_PIXELS.
+    Raises ValueError starting with `name` when it cannot be decoded whole or is over MAX_PIXELS.
     """
     image = open_picture(data, name)
     ImageOps.exif_transpose(image, in_place=True)
@@ -81,7 +81,8 @@ def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def overlay(picture: NDArray[np.uint8], saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over: more opaque where more salient."""
+    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over it, opaque where salient."""
     alpha = 0.25 + 0.5 * saliency.clip(0, 1)[..., None]
     grey = picture.mean(-1, keepdims=True) * 0.6 + picture * 0.4
-    return (grey * (1 - alpha) + heat(saliency) * alpha).round().clip(0, 255).astype(np.uint8)
+    mixed: NDArray[np.float64] = grey * (1 - alpha) + heat(saliency) * alpha
+    return mixed.round().clip(0, 255).astype(np.uint8)

@@ -76,7 +76,7 @@ def find_version(client: MlflowClient, alias: str | None = None, version: int | 
         known = client.get_registered_model(NAME)
     except MlflowException:
         raise ValueError(
-            f"no model is registered as {NAME!r} yet; `python -m pipelines full` trains and registers one"
+            f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
         ) from None
     aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(known.aliases.items())) or "none"
     wanted = f"version {version}" if version is not None else f"alias {alias or CHAMPION!r}"
@@ -92,7 +92,7 @@ def champion(client: MlflowClient) -> Any | None:
 
 
 def resolve(uri: str, tracking_uri: str, into: Path) -> Path:
-    """The folder of a packaged model: `uri` itself, or what it names, pulled into the folder `into`.
+    """The folder of a packaged model: `uri` itself, or what it names, pulled into `into`.
 
     uri: a folder, `models:/emlnet@alias`, `models:/emlnet/version` or `runs:/run_id`.
     """
@@ -120,8 +120,9 @@ def pull(
 ) -> Path:
     """Fetches a packaged model from the registry, or from a run, into a folder of its own.
 
-    The folder must be new, empty, or hold an earlier pull; it gets the whole model or keeps what it had.
-    Raises ValueError when there is no such store, model, alias or run, or a file is not what was saved.
+    The folder must be new, empty, or hold an earlier pull; it gets the whole model or keeps what
+    it had.  Raises ValueError when there is no such store, model, alias or run, or when a file is
+    not what was saved.
     """
     check_target(folder)
     client = connect(tracking_uri)

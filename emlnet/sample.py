@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ class Sample:
     """One photograph and where people looked, as it is stored: pictures stay encoded.
 
     key: `split/stem`, unique in a data set.  image: the photograph's file, byte for byte.
-    points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; repeats are kept.
-    observers: (N,) int32, whose fixation each is.  density: the density map's file (8-bit grey PNG).
+    points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; repeats kept
+    observers: (N,) int32, whose fixation each is.  density: the density map's file, 8-bit grey PNG.
     """
 
     key: str
@@ -60,6 +60,15 @@ class Batch:
     weight: Tensor
     flip: Tensor
 
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; a data loader calls it."""
+        pinned = {
+            item.name: getattr(self, item.name).pin_memory()
+            for item in fields(self)
+            if item.name != "keys"
+        }
+        return replace(self, **pinned)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
@@ -94,7 +103,7 @@ class Targets:
 def decoded_pixels(
     points: NDArray[np.int32], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Fixations (N, 2) as unique pixels (P, 2) in (y, x), and how many fixations fell on each (P,)."""
+    """Fixations (N, 2) as unique pixels (P, 2), (y, x), and how many fixations each has, (P,)."""
     flat = points[:, 1].astype(np.int64) * width + points[:, 0]
     unique, counts = np.unique(flat, return_counts=True)
     return np.stack([unique // width, unique % width], axis=1), counts.astype(np.float32)
@@ -127,7 +136,7 @@ def collate(samples: list[Decoded], weight: NDArray[np.float32], flip: NDArray[n
 
 
 def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets:
-    """Moves a batch's gaze to the device, mirrors where asked, and scales each density to a sum of 1.
+    """A batch's gaze on the device, mirrored where asked, each density scaled to a sum of 1.
 
     A density of zeros becomes uniform.
     """

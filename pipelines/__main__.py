@@ -1,4 +1,4 @@
-"""`python -m pipelines encoder | decoder | evaluate | full | demo`: train, score and register models."""
+"""`python -m pipelines encoder | decoder | evaluate | full | demo`: train, score, register."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Tracking:
     """Where a command writes."""
 
     out: Path | None = None
-    """The run's own folder; the same command finds its work there and goes on.  Default: runs/<name>."""
+    """The run's own folder; the same command goes on from what it finds.  Default: runs/<name>."""
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
     experiment: str | None = None
@@ -78,7 +78,7 @@ class EncoderCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderCommand:
-    """Train a decoder on the readouts of any number of encoders: an MLflow run with the packaged model."""
+    """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
 
     data: Path
     """Folder of shards."""
@@ -94,7 +94,7 @@ class DecoderCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
-    """Score a model on a split: a table of metrics, with its encoders and the centre prior as rows."""
+    """Score a model on a split: a table with its encoders and the centre prior as rows."""
 
     data: Path
     """Folder of shards."""
@@ -112,7 +112,7 @@ class EvaluateCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class FullCommand:
-    """All stages in order: shards, encoders, decoder, scores, registry; one parent run in MLflow."""
+    """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
 
     data: Path
     """Folder of shards, or a raw folder in SALICON's layout, which is packed first."""
@@ -138,8 +138,8 @@ class FullCommand:
             raise ValueError("name at least one backbone")
         if len(self.weights) not in (1, len(self.backbones)):
             raise ValueError(
-                f"{len(self.weights)} weights for {len(self.backbones)} backbones; give one for all, "
-                "or one each"
+                f"{len(self.weights)} weights for {len(self.backbones)} backbones; "
+                "give one for all, or one each"
             )
         self.encoders()
 
@@ -168,7 +168,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def digest(**parts: Any) -> str:
-    """SHA-256 in hex of values that JSON can hold, dataclasses and paths; equal for equal content."""
+    """SHA-256 in hex of JSON values, dataclasses and paths; equal for equal content."""
 
     def plain(value: Any) -> Any:
         return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)
@@ -189,13 +189,24 @@ def registry() -> tyro.constructors.ConstructorRegistry:
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
-            metavar="kl=W,cc=W,...",
-            instance_from_str=lambda given: LossWeights.parse(given[0]),
+            metavar="kl=W,cc=W,...|@FILE",
+            instance_from_str=lambda given: read_loss_weights(given[0]),
             is_instance=lambda value: isinstance(value, LossWeights),
             str_from_instance=lambda value: [str(value)],
         )
 
     return rules
+
+
+def read_loss_weights(text: str) -> LossWeights:
+    """From `kl=10,cc=2,nss=1`, or `@FILE`: the JSON that a search writes, weights under `weights`."""
+    if not text.startswith("@"):
+        return LossWeights.parse(text)
+    path = Path(text[1:]).expanduser()
+    try:
+        return LossWeights(**json.loads(path.read_text())["weights"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no loss weights: {error}") from error
 
 
 def split_preset(argv: Sequence[str]) -> tuple[str | None, list[str]]:

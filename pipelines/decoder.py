@@ -144,7 +144,7 @@ def decoder_stage(
     use_gpu: bool | None,
     parent: str | None = None,
 ) -> Stage:
-    """The stage that trains the decoder; computes the encoders' readouts that are not cached yet."""
+    """The stage that trains the decoder; computes readouts that are not cached yet."""
     encoders: list[Encoder] = []
     caches = []
     for path in packages:
@@ -166,7 +166,7 @@ def decoder_stage(
     )
     return Stage(
         name="decoder",
-        job=job,  # type: ignore[arg-type]
+        job=job,
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed, "encoders": names},
         tags={**tags("decoder", manifest), "backbone": names},

@@ -21,7 +21,7 @@ from shards import sample
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand:
-    """Write synthetic data, train on it, register, pull and predict; everything under one folder."""
+    """Write synthetic data, train on it, register, pull and predict; all under one folder."""
 
     folder: Positional[Path] = Path("demo")
     """Folder for all that the demo makes, its MLflow store too."""

@@ -122,7 +122,7 @@ def encoder_stage(
     job = EncoderJob(data=data, encoder=config, plan=plan, seed=seed, loader_workers=loader_workers)
     return Stage(
         name=name,
-        job=job,  # type: ignore[arg-type]
+        job=job,
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed},
         tags={**tags("encoder", manifest), "backbone": config.backbone},

@@ -27,7 +27,7 @@ PART = 10
 UNIFORM_SHARE = 0.01
 """How much of a uniform density the centre prior is mixed with, so that it is 0 nowhere."""
 COLUMNS = ("nss", "cc", "kl", "sim", "auc_judd", "ig")
-"""What a table shows: `mit` rules, and IG, bits per fixation over the centre prior, `tuebingen` rules."""
+"""What a table shows: `mit` rules, and `tuebingen` IG, bits per fixation over the centre prior."""
 
 Scores = dict[str, dict[str, float]]
 """Mean over the images by row (a model's name) and metric."""
@@ -124,7 +124,7 @@ def outputs(model: EMLNet | Encoder, image: Tensor) -> Iterable[tuple[str, Tenso
 
 
 def _all_metrics(output: Tensor, kind: Kind, targets: Targets, centre: Tensor) -> dict[str, Tensor]:
-    """`mit` metrics by name; `tuebingen` ones as `tuebingen_<name>`; IG, of `tuebingen`, as `ig`."""
+    """`mit` metrics by name, `tuebingen` ones as `tuebingen_<name>`, its IG as `ig`."""
     saliency = to_density(output, kind)
     fixations = targets.fixation_map()
     scores = score(saliency, fixations, targets.density, rules="mit")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
+from emlnet.fit import better
 from emlnet.model import encoder_names
 from pipelines import evaluation, publish, runs, stage, trainer
 from pipelines.config import FullCommand, flatten
@@ -107,8 +108,11 @@ def pack(source: Path, out: Path) -> tuple[Path, float]:
 
 def best_row(scores: evaluation.Scores, results: Sequence[runs.StageResult]) -> runs.StageResult:
     """The trained model with the best score."""
-    sign = -1 if publish.METRIC in publish.LOWER_IS_BETTER else 1
-    return max(results, key=lambda result: sign * scores[result.name][publish.METRIC])
+    best = results[0]
+    for result in results[1:]:
+        if better(scores[result.name], scores[best.name], publish.METRIC):
+            best = result
+    return best
 
 
 def _describe(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emlnet import package, registry
-from emlnet.fit import LOWER_IS_BETTER
+from emlnet.fit import better
 from pipelines import evaluation
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
@@ -36,8 +36,8 @@ def publish(
 ) -> Published:
     """Registers a packaged model as a new version of models:/emlnet, with its scores as tags.
 
-    folder: the package.  run_id: the run it belongs to.  scores: of the model on the reader's split,
-    by metric.  It becomes `champion` only if there is none, or it beats it on this very data.
+    folder: the package.  run_id: its run.  scores: of the model on the
+    reader's split, by metric.  It becomes `champion` only if there is none, or it beats it on this very data.
     """
     client = tracker.client
     version = _register(folder, tracker, run_id)
@@ -82,9 +82,9 @@ def _compare(
             )
             model = package.load(pulled).model
         held = evaluation.evaluate(model, reader, flip, name="champion")["champion"][METRIC]
-    better = scores[METRIC] < held if METRIC in LOWER_IS_BETTER else scores[METRIC] > held
+    wins = better(scores, {METRIC: held}, METRIC)
     words = f"{METRIC} {scores[METRIC]:.4f} against {held:.4f} of version {holder.version}"
-    return better, f"champion: {words}" if better else f"not champion: {words}"
+    return wins, f"champion: {words}" if wins else f"not champion: {words}"
 
 
 def _register(folder: Path, tracker: Tracker, run_id: str) -> int:

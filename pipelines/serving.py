@@ -20,7 +20,7 @@ from emlnet.picture import decode_picture
 
 
 class SaliencyModel(PythonModel):  # type: ignore[misc]
-    """Answers each picture of the column `image` (encoded bytes, any size and mode) with its map."""
+    """Answers each picture of the column `image` (encoded bytes) with its map."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads the packaged model."""

@@ -1,4 +1,4 @@
-"""What every training stage does around Ray Train: its MLflow run, its figures, its packaged model."""
+"""What every training stage does around Ray Train: MLflow run, figures, packaged model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,14 +22,15 @@ from shards.manifest import Manifest
 from shards.reader import ShardReader
 
 
-class StageJob(worker.Job):
+class StageJob(worker.Job, Protocol):
     """A job that can also put its model together from trained weights."""
 
-    data: Path
+    @property
+    def data(self) -> Path:
+        """Folder of shards."""
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder | EMLNet:
         """The whole model, in eval mode, from the weights of the best epoch."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Stage:
     parent: str | None = None
 
     def run(self, tracker: Tracker, compute: Compute) -> runs.StageResult:
-        """Trains, or goes on, or finds what was done; logs curves, pictures and the packaged model."""
+        """Trains, goes on, or finds what was done; logs curves, pictures and the package."""
         done = runs.find_result(self.folder)
         if done:
             print(
@@ -104,7 +105,7 @@ def summary(history: list[EpochReport], best: EpochReport, select: str) -> str:
 def open_folder(
     command: EncoderCommand | DecoderCommand | FullCommand, name: str, identity: dict[str, str]
 ) -> Path:
-    """The command's own folder, absolute: `--out`, or one under runs/ that the same command finds again.
+    """The command's own folder, absolute: `--out`, or one under runs/ that it finds again.
 
     identity: what makes the run this one, beside its config; where it runs and writes does not.
     """

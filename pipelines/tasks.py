@@ -22,7 +22,7 @@ def spread(
     title: str,
     use_gpu: bool | None = None,
 ) -> list[Answer]:
-    """Calls `function(part, device, *shared)` on each part, as many at once as fit; answers in order.
+    """Calls `function(part, device, *shared)` on each part, many at once; answers in order.
 
     parts: positions of samples.  shared: sent to each node once.  title: of the progress lines.
     use_gpu: a GPU for each call; default: when the cluster has one.

@@ -135,7 +135,7 @@ class Tracker:
         log(run_id, str(path), folder)
 
 
-class EpochLogger(UserCallback):
+class EpochLogger(UserCallback):  # type: ignore[misc]
     """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice."""
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:

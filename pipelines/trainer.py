@@ -63,7 +63,7 @@ def connect(compute: Compute) -> None:
 
 
 def scaling(compute: Compute) -> ScalingConfig:
-    """Workers and what each gets, from what the cluster has.  Raises ValueError when that is too little."""
+    """Workers and what each gets.  Raises ValueError when the cluster has too little."""
     has = ray.cluster_resources()
     num_gpus, num_cpus = int(has.get("GPU", 0)), has.get("CPU", 0)
     use_gpu = num_gpus > 0 if compute.use_gpu is None else compute.use_gpu
@@ -84,8 +84,8 @@ def train(
     """Trains a job and returns its last checkpoint's content (emlnet.checkpoint).
 
     storage: the stage's own folder, absolute; called again with it, training goes on from the last
-    checkpoint.  Raises ValueError when the batch cannot be shared, DivergedError when the loss is no
-    longer finite, RuntimeError when workers failed more often than allowed.
+    checkpoint.  Raises ValueError when the batch cannot be shared, DivergedError when the loss is
+    no longer finite, RuntimeError when workers failed more often than allowed.
     """
     scaled = scaling(compute)
     num_workers = scaled.num_workers

@@ -1,4 +1,4 @@
-"""What runs inside a Ray Train worker: device, the rank's share, wrapping, reports; calls emlnet.fit."""
+"""Inside a Ray Train worker: device, the rank's share, wrapping, reports; calls emlnet.fit."""
 
 from __future__ import annotations
 

@@ -1,0 +1,49 @@
+# make demo | test | test-slow; see CONTRIBUTING.md
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STORE ?= sqlite:///$(CURDIR)/mlflow.db
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint types test test-ray test-slow demo ui wheel clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): torch alone is some 5 GB, a few minutes"
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[pipeline,dev]'
+	touch $@
+
+install: $(STAMP)   ## .venv with all that the project needs
+
+lint: $(STAMP)      ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)     ## mypy, strict
+	$(BIN)/mypy
+
+test: lint types    ## lint, types and all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-ray: $(STAMP)  ## tests that start Ray
+	$(BIN)/python -m pytest -m "ray"
+
+test-slow: $(STAMP) ## the slow tests
+	$(BIN)/python -m pytest -m "slow"
+
+demo: $(STAMP)      ## the whole journey on synthetic pictures, under demo/
+	$(BIN)/python -m pipelines demo demo
+
+ui: $(STAMP)        ## MLflow over a store: make ui STORE=sqlite:///PATH
+	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port 5000
+
+wheel: $(STAMP)     ## dist/emlnet-*.whl: what someone who pulls a model needs
+	$(BIN)/python -m build --wheel
+
+clean:              ## caches and the demo
+	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,36 @@
+"""A small synthetic data set, packed once, and a Ray of this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipelines import trainer
+from pipelines.config import Compute
+from shards.sample import write_sample
+from shards.writer import build
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen synthetic pictures in SALICON's layout, 12 train and 3 val."""
+    folder = tmp_path_factory.mktemp("raw") / "pictures"
+    write_sample(folder, num_images=15, seed=3, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, as shards."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    build(raw, folder, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """Ray on this machine, for the tests of one file."""
+    trainer.connect(Compute())
+    yield
+    ray.shutdown()

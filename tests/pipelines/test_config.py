@@ -1,0 +1,112 @@
+"""Config trees, presets and command lines."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from emlnet.losses import LossWeights
+from pipelines.__main__ import main, parse
+from pipelines.config import EncoderCommand, FullCommand, digest, flatten, read_loss_weights
+from pipelines.presets import PRESETS, find_preset
+
+ROOT = Path(__file__).parents[2]
+
+
+def readme_commands(room: str) -> list[list[str]]:
+    """The arguments of every `python -m room ...` in README.md and docs/."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text().replace("\\\n", " ")
+        for line in re.findall(rf"^\s*(?:python -m )?{room} (.+)$", text, re.M):
+            found.append(shlex.split(line, comments=True))
+    return found
+
+
+def test_every_pipelines_command_of_the_readme_parses() -> None:
+    commands = readme_commands("pipelines")
+    assert len(commands) >= 3
+    for command in commands:
+        assert parse(command)
+
+
+def test_flags_change_a_preset() -> None:
+    command = parse(["full", "--preset", "osie-cpu", "--data", "x", "--epochs", "2", "--lr", "0.01"])
+    assert isinstance(command, FullCommand)
+    assert command.data == Path("x")
+    assert (command.plan.epochs, command.plan.lr) == (2, 0.01)
+    assert command.size == find_preset("osie-cpu").size == (360, 480)
+
+
+def test_an_unknown_preset_lists_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["full", "--preset", "nothing", "--data", "x"]) == 1
+    assert all(name in capsys.readouterr().err for name in PRESETS)
+
+
+def test_a_preset_is_of_full_alone() -> None:
+    with pytest.raises(ValueError, match="full"):
+        parse(["encoder", "--preset", "osie-cpu", "--data", "x"])
+
+
+def test_encoder_flags_reach_their_places() -> None:
+    command = parse(
+        "encoder --data d --backbone resnet50 --weights none --readout eml --size 96 128 "
+        "--loss-weights kl=10,cc=2 --batch-size 4 --num-workers 2 --loader-workers 1 --no-use-gpu "
+        "--seed 7 --tracking-uri http://127.0.0.1:1".split()
+    )
+    assert isinstance(command, EncoderCommand)
+    assert (command.encoder.backbone, command.encoder.readout) == ("resnet50", "eml")
+    assert command.encoder.size == (96, 128)
+    assert command.plan.loss_weights == LossWeights(kl=10, cc=2, nss=0)
+    assert (command.compute.num_workers, command.compute.use_gpu) == (2, False)
+    assert (command.seed, command.tracking.uri) == (7, "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("flags", ["--backbone nothing", "--size 8 8", "--loss-weights kl", "--lr 0"])
+def test_a_wrong_flag_ends_with_its_name(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["encoder", "--data", "d", *flags.split()])
+    assert stopped.value.code == 2
+    assert "rror" in capsys.readouterr().err
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("encoder", "decoder", "evaluate", "full", "demo"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        blocks = re.split(r"\n│ (?=--)", capsys.readouterr().out)[1:]
+        for block in blocks:
+            words = re.sub(r"[│╰╯─\s]+", " ", block)
+            explained = re.sub(r"\(default: .*?\)|\(required\)", "", words)
+            assert len(explained.split()) > 4, block
+
+
+def test_loss_weights_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "best-weights.json"
+    weights = LossWeights(kl=3, cc=2, nss=1)
+    path.write_text(json.dumps({"weights": {"kl": 3, "cc": 2, "nss": 1, "sim": 0, "mse": 0}}))
+    assert read_loss_weights(f"@{path}") == weights
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"best-weights\.json"):
+        read_loss_weights(f"@{path}")
+
+
+def test_one_weight_for_all_backbones_or_one_each() -> None:
+    command = FullCommand(data=Path("d"), backbones=("tiny", "resnet50"), weights=("none",))
+    assert [config.weights for config in command.encoders()] == ["none", "none"]
+    with pytest.raises(ValueError, match="one each"):
+        FullCommand(data=Path("d"), backbones=("tiny", "tiny", "tiny"), weights=("a", "b"))
+
+
+def test_equal_configs_have_equal_digests() -> None:
+    first, second = find_preset("osie-cpu"), find_preset("osie-cpu")
+    assert digest(config=first) == digest(config=second)
+    assert digest(config=first) != digest(config=find_preset("smoke"))
+
+
+def test_a_tree_flattens_to_dotted_names() -> None:
+    flat = flatten(find_preset("osie-cpu"))
+    assert flat["plan.epochs"] == find_preset("osie-cpu").plan.epochs
+    assert "kl=" in flat["plan.loss_weights"]
