@@ -124,7 +124,7 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
     groups = parameter_groups(unwrap(model), plan)
     optimizer: torch.optim.Optimizer
     if plan.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
     else:
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=plan.weight_decay)
     schedule: LRScheduler

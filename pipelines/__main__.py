@@ -17,15 +17,16 @@ from pipelines.config import (
     EvaluateCommand,
     FullCommand,
     registry,
+    spell_out,
     split_preset,
 )
 from pipelines.presets import PRESETS, find_preset
 
 RUN: dict[type, Callable[[Any], object]] = {
-    EncoderCommand: encoders.encoder,
-    DecoderCommand: decoder.decoder,
+    EncoderCommand: encoders.run,
+    DecoderCommand: decoder.run,
     EvaluateCommand: evaluation.run,
-    FullCommand: full.full,
+    FullCommand: full.run,
     demo.DemoCommand: demo.demo,
 }
 
@@ -51,7 +52,11 @@ def parse(argv: list[str]) -> object:
         | Annotated[demo.DemoCommand, subcommand("demo")]
     )
     return tyro.cli(
-        command, prog="python -m pipelines", args=argv, description=__doc__, registry=registry()
+        command,
+        prog="python -m pipelines",
+        args=spell_out(argv),
+        description=__doc__,
+        registry=registry(),
     )
 
 

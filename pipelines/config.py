@@ -199,7 +199,7 @@ def registry() -> tyro.constructors.ConstructorRegistry:
 
 
 def read_loss_weights(text: str) -> LossWeights:
-    """From `kl=10,cc=2,nss=1`, or `@FILE`: the JSON that a search writes, weights under `weights`."""
+    """From `kl=10,cc=2,nss=1`, or `@FILE`: the JSON that a search writes."""
     if not text.startswith("@"):
         return LossWeights.parse(text)
     path = Path(text[1:]).expanduser()
@@ -218,6 +218,20 @@ def split_preset(argv: Sequence[str]) -> tuple[str | None, list[str]]:
         if word.startswith("--preset="):
             return word.partition("=")[2], rest[:position] + rest[position + 1 :]
     return None, rest
+
+
+def spell_out(argv: Sequence[str]) -> list[str]:
+    """`--use-gpu` and `--no-use-gpu` as the value they stand for."""
+    rest: list[str] = []
+    for position, word in enumerate(argv):
+        following = argv[position + 1] if position + 1 < len(argv) else ""
+        if word == "--no-use-gpu":
+            rest += ["--use-gpu", "False"]
+        elif word == "--use-gpu" and following not in ("True", "False", "None"):
+            rest += ["--use-gpu", "True"]
+        else:
+            rest.append(word)
+    return rest
 
 
 def num_cpus() -> int:

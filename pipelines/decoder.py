@@ -21,8 +21,7 @@ from emlnet.sample import Decoded, Targets, collate, prepare_targets
 from pipelines import readouts, runs
 from pipelines.config import DecoderCommand, flatten
 from pipelines.readouts import Cache
-from pipelines.stage import Stage, open_run, say, tags
-from shards.manifest import Manifest
+from pipelines.stage import Place, Stage, open_place, say
 from shards.reader import Plan as ReadingPlan
 from shards.reader import ShardReader, epoch_plan
 
@@ -133,69 +132,55 @@ class CachedBatches:
 
 
 def decoder_stage(
-    data: Path,
-    packages: Sequence[Path],
-    config: DecoderConfig,
-    plan: Plan,
-    seed: int,
-    folder: Path,
-    cache: Path,
-    manifest: Manifest,
-    use_gpu: bool | None,
-    parent: str | None = None,
+    place: Place, packages: Sequence[Path], config: DecoderConfig, plan: Plan, seed: int
 ) -> Stage:
-    """The stage that trains the decoder; computes readouts that are not cached yet."""
+    """The stage that trains the decoder; computes readouts that are not cached yet.
+
+    packages: folders of the packaged encoders.
+    """
     encoders: list[Encoder] = []
     caches = []
     for path in packages:
         (encoder,) = package.load(path).encoders
         weights = package.read_description(path)["files"][package.WEIGHTS]
         encoders.append(encoder)
-        caches.append(cache / readouts.key(encoder, manifest.digest, weights))
+        key = readouts.key(encoder, place.manifest.digest, weights)
+        caches.append(place.folder / "readouts" / key)
+    folder = place.folder / "decoder"
     if runs.find_result(folder) is None:
-        for encoder, place in zip(encoders, caches, strict=True):
-            readouts.build(place, data, ("train", "val"), encoder, use_gpu)
-    names = "+".join(encoder.config.backbone for encoder in encoders)
+        for encoder, cache in zip(encoders, caches, strict=True):
+            readouts.build(cache, place.data, ("train", "val"), encoder, place.compute.use_gpu)
     job = DecoderJob(
-        data=data,
+        data=place.data,
         encoders=tuple(encoders),
         caches=tuple(caches),
         decoder=config,
         plan=plan,
         seed=seed,
     )
+    names = "+".join(encoder.config.backbone for encoder in encoders)
     return Stage(
         name="decoder",
+        kind="decoder",
         job=job,
+        place=place,
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed, "encoders": names},
-        tags={**tags("decoder", manifest), "backbone": names},
-        parent=parent,
+        backbones=names,
     )
 
 
-def decoder(command: DecoderCommand) -> runs.StageResult:
+def run(command: DecoderCommand) -> runs.StageResult:
     """Trains a decoder on encoders of any runs."""
-    data, manifest, tracker, folder = open_run(command, "decoder", "+".join(command.encoders))
+    place = open_place(command, "decoder", "+".join(command.encoders))
     packages = [
         registry.resolve(
             f"runs:/{uri}" if re.fullmatch("[0-9a-f]{32}", uri) else uri,
             command.tracking.uri,
-            folder / "encoders" / str(number),
+            place.folder / "encoders" / str(number),
         )
         for number, uri in enumerate(command.encoders)
     ]
-    stage = decoder_stage(
-        data,
-        packages,
-        command.decoder,
-        command.plan,
-        command.seed,
-        folder / "stage",
-        folder / "readouts",
-        manifest,
-        command.compute.use_gpu,
-    )
-    result = stage.run(tracker, command.compute)
+    result = decoder_stage(place, packages, command.decoder, command.plan, command.seed).run()
     say(result)
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +38,7 @@ def demo(command: DemoCommand) -> None:
         sample.write_sample(raw, num_images=command.num_images, seed=0)
     print("2/4 shards, two encoders from ImageNet weights, decoder, scores, registry", flush=True)
     tracking = Tracking(out=folder / "run", tracking_uri=uri, experiment="demo")
-    full.full(replace(find_preset("demo"), data=raw, tracking=tracking))
+    report = full.run(replace(find_preset("demo"), data=raw, tracking=tracking))
     print(f"3/4 emlnet pull: models:/{registry.NAME}@{registry.CHAMPION} -> {folder / 'champion'}")
     model = package.load(registry.pull(folder / "champion", uri))
     picture = sorted((raw / "images" / "val").iterdir())[0]
@@ -48,7 +47,6 @@ def demo(command: DemoCommand) -> None:
     laid = overlay(pixels, model.predict(pixels, flip=True).picture() / 255)
     target = folder / f"{picture.stem}_overlay.png"
     Image.fromarray(np.hstack([pixels, laid])).save(target)
-    report = json.loads((folder / "run" / "scores.json").read_text())
     print(
         f"\nScores on {report['split']}, synthetic pictures:\n{evaluation.table(report['scores'])}"
     )

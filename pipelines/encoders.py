@@ -15,8 +15,7 @@ from emlnet.fit import Batches, Inputs, Plan
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
 from pipelines import runs
 from pipelines.config import EncoderCommand, flatten
-from pipelines.stage import Stage, open_run, say, tags
-from shards.manifest import Manifest
+from pipelines.stage import Place, Stage, open_place, say
 from shards.reader import Loader, ShardReader
 
 
@@ -108,41 +107,35 @@ class Prepared:
 
 
 def encoder_stage(
-    name: str,
-    data: Path,
-    config: EncoderConfig,
-    plan: Plan,
-    seed: int,
-    loader_workers: int,
-    folder: Path,
-    manifest: Manifest,
-    parent: str | None = None,
+    place: Place, name: str, folder: str, config: EncoderConfig, plan: Plan, seed: int
 ) -> Stage:
-    """The stage that finetunes one encoder."""
-    job = EncoderJob(data=data, encoder=config, plan=plan, seed=seed, loader_workers=loader_workers)
+    """The stage that finetunes one encoder.
+
+    name: in tables.  folder: its own in the place's.
+    """
+    job = EncoderJob(
+        data=place.data,
+        encoder=config,
+        plan=plan,
+        seed=seed,
+        loader_workers=place.compute.loader_workers,
+    )
     return Stage(
         name=name,
+        kind="encoder",
         job=job,
-        folder=folder,
+        place=place,
+        folder=place.folder / folder,
         params={**flatten(config), **flatten(plan), "seed": seed},
-        tags={**tags("encoder", manifest), "backbone": config.backbone},
-        parent=parent,
+        backbones=config.backbone,
     )
 
 
-def encoder(command: EncoderCommand) -> runs.StageResult:
+def run(command: EncoderCommand) -> runs.StageResult:
     """Finetunes one encoder."""
-    data, manifest, tracker, folder = open_run(command, "encoder", command.encoder.backbone)
-    stage = encoder_stage(
-        f"encoder {command.encoder.backbone}",
-        data,
-        command.encoder,
-        command.plan,
-        command.seed,
-        command.compute.loader_workers,
-        folder / "stage",
-        manifest,
-    )
-    result = stage.run(tracker, command.compute)
+    config = command.encoder
+    place = open_place(command, "encoder", config.backbone)
+    name = f"encoder {config.backbone}"
+    result = encoder_stage(place, name, "encoder", config, command.plan, command.seed).run()
     say(result)
     return result

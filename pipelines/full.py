@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
@@ -19,60 +23,47 @@ from shards.manifest import MANIFEST, Manifest
 from shards.reader import ShardReader
 from shards.writer import build
 
+SCORES = "scores.json"
 
-def full(command: FullCommand) -> runs.StageResult:
-    """Runs all stages; what was done before in the same folder is not done again."""
+
+def run(command: FullCommand) -> dict[str, Any]:
+    """Runs all stages and returns the report that scores.json holds.
+
+    What was done before in the same folder is found there and not done again.
+    """
     began = time.monotonic()
     source = command.data.absolute()
     identity = {"command": "full", "source": str(source)}
+    if (source / MANIFEST).is_file():
+        identity["data"] = Manifest.load(source).digest
     folder = stage.open_folder(command, f"full-{source.name}", identity)
-    data, packed = pack(source, folder / "shards")
+    if (folder / SCORES).is_file():
+        print(f"done before, in {folder}")
+        report: dict[str, Any] = json.loads((folder / SCORES).read_text())
+        say(report)
+        return report
+    seconds: dict[str, float] = {}
+    with timed(seconds, "shards"):
+        data = pack(source, folder / "shards")
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
-    seconds: dict[str, float] = {"shards": packed}
+    place = stage.Place(
+        folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
+    )
     with tracker.run(
         folder, folder.name, params=flatten(command), tags=stage.tags("full", manifest)
     ) as run_id:
         print(f"MLflow run {run_id} in {command.tracking.uri}", flush=True)
-        results = []
-        names = encoder_names(command.backbones)
-        for number, config in enumerate(command.encoders()):
-            training = encoder_stage(
-                names[number],
-                data,
-                config,
-                command.plan,
-                command.seed + number,
-                command.compute.loader_workers,
-                folder / f"encoder-{number}-{config.backbone.replace(':', '-')}",
-                manifest,
-                run_id,
+        place = replace(place, parent=run_id)
+        results = train(command, place, seconds)
+        reader = ShardReader(data, "val")
+        with timed(seconds, "scores"):
+            model = package.load(results[-1].package).model
+            scores = evaluation.evaluate(
+                model, reader, command.flip_scores, command.compute.use_gpu, name="decoder"
             )
-            results.append(training.run(tracker, command.compute))
-            seconds[training.name] = results[-1].seconds
-        decoder = decoder_stage(
-            data,
-            [result.package for result in results],
-            DecoderConfig(readout=command.readout),
-            command.decoder_plan,
-            command.seed,
-            folder / "decoder",
-            folder / "readouts",
-            manifest,
-            command.compute.use_gpu,
-            parent=run_id,
-        )
-        results.append(decoder.run(tracker, command.compute))
-        seconds[decoder.name] = results[-1].seconds
-        reader, at = ShardReader(data, "val"), time.monotonic()
-        model = package.load(results[-1].package).model
-        scores = evaluation.evaluate(
-            model, reader, command.flip_scores, command.compute.use_gpu, name="decoder"
-        )
-        seconds["scores"] = time.monotonic() - at
         best = best_row(scores, results)
-        print(f"\n{evaluation.table(scores)}\n", flush=True)
         published = publish.publish(
             best.package, tracker, best.run_id, scores[best.name], reader, command.flip_scores
         )
@@ -84,26 +75,71 @@ def full(command: FullCommand) -> runs.StageResult:
             data_digest=manifest.digest,
             seconds=seconds,
             best=best.name,
+            package=str(best.package),
+            run_id=run_id,
             version=published.version,
             promotion=published.reason,
         )
-        runs.write_json(folder / "scores.json", report)
-        tracker.file(run_id, folder / "scores.json")
+        runs.write_json(folder / SCORES, report)
+        tracker.file(run_id, folder / SCORES)
         tracker.metrics(run_id, {f"val_{k}": v for k, v in scores[best.name].items()})
-        tracker.describe(run_id, _describe(scores, best, published, seconds))
-    print(f"best: {best.name}; version {published.version} of {registry.NAME}, {published.reason}")
-    print("seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in seconds.items()), flush=True)
-    return best
+        tracker.describe(run_id, describe(report))
+    say(report)
+    return report
 
 
-def pack(source: Path, out: Path) -> tuple[Path, float]:
-    """A folder of shards as it is, or a raw one packed into `out`; and the seconds it took."""
+def train(
+    command: FullCommand, place: stage.Place, seconds: dict[str, float]
+) -> list[runs.StageResult]:
+    """The encoders in order, then the decoder on their readouts."""
+    results = []
+    names = encoder_names(command.backbones)
+    for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
+        folder = f"encoder-{number}-{config.backbone}"
+        with timed(seconds, name):
+            results.append(
+                encoder_stage(
+                    place, name, folder, config, command.plan, command.seed + number
+                ).run()
+            )
+    with timed(seconds, "readouts"):
+        decoder = decoder_stage(
+            place,
+            [result.package for result in results],
+            DecoderConfig(readout=command.readout),
+            command.decoder_plan,
+            command.seed,
+        )
+    with timed(seconds, decoder.name):
+        results.append(decoder.run())
+    return results
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes how many seconds the body took."""
     began = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - began
+
+
+def say(report: dict[str, Any]) -> None:
+    """Prints what came out."""
+    print(f"\n{evaluation.table(report['scores'])}\n")
+    print(
+        f"best: {report['best']}; models:/{registry.NAME}/{report['version']}, {report['promotion']}"
+    )
+    times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
+    print(f"seconds: {times}", flush=True)
+
+
+def pack(source: Path, out: Path) -> Path:
+    """A folder of shards as it is, or a raw one packed into `out`."""
     if (source / MANIFEST).is_file():
-        return source, 0.0
+        return source
     print(f"shards: packing {source}", flush=True)
     build(source, out)
-    return out, time.monotonic() - began
+    return out
 
 
 def best_row(scores: evaluation.Scores, results: Sequence[runs.StageResult]) -> runs.StageResult:
@@ -115,14 +151,10 @@ def best_row(scores: evaluation.Scores, results: Sequence[runs.StageResult]) -> 
     return best
 
 
-def _describe(
-    scores: evaluation.Scores,
-    best: runs.StageResult,
-    published: publish.Published,
-    seconds: Mapping[str, float],
-) -> str:
-    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+def describe(report: dict[str, Any]) -> str:
+    """What came out, in words and a table, for the MLflow run."""
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     return (
-        f"Best on val: **{best.name}**, version {published.version} ({published.reason}).\n\n"
-        f"{evaluation.markdown(scores)}\n\nTime: {times}."
+        f"Best on val: **{report['best']}**, version {report['version']} "
+        f"({report['promotion']}).\n\n{evaluation.markdown(report['scores'])}\n\nTime: {times}."
     )

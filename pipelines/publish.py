@@ -36,8 +36,8 @@ def publish(
 ) -> Published:
     """Registers a packaged model as a new version of models:/emlnet, with its scores as tags.
 
-    folder: the package.  run_id: its run.  scores: of the model on the
-    reader's split, by metric.  It becomes `champion` only if there is none, or it beats it on this very data.
+    folder: the package.  run_id: its run.  scores: of the model on the reader's split, by metric.
+    It becomes `champion` only if there is none, or it beats it on this very data.
     """
     client = tracker.client
     version = _register(folder, tracker, run_id)

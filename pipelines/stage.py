@@ -34,20 +34,37 @@ class StageJob(worker.Job, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One training stage: what it trains, where it writes, what is logged of it.
+class Place:
+    """Where a command's stages work.
 
-    folder: its own, absolute.  parent: the MLflow run it is a child of.
+    folder: the run's own, absolute.  data: folder of shards, absolute.  parent: the MLflow run that
+    the stages are children of.
+    """
+
+    folder: Path
+    data: Path
+    manifest: Manifest
+    tracker: Tracker
+    compute: Compute
+    parent: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training stage: what it trains, where, and what is logged of it.
+
+    kind: `encoder` or `decoder`.  folder: its own, under the place's.
     """
 
     name: str
+    kind: str
     job: StageJob
+    place: Place
     folder: Path
     params: Mapping[str, Any]
-    tags: Mapping[str, str]
-    parent: str | None = None
+    backbones: str
 
-    def run(self, tracker: Tracker, compute: Compute) -> runs.StageResult:
+    def run(self) -> runs.StageResult:
         """Trains, goes on, or finds what was done; logs curves, pictures and the package."""
         done = runs.find_result(self.folder)
         if done:
@@ -57,11 +74,19 @@ class Stage:
             return done
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
+        tracker = self.place.tracker
         with tracker.run(
-            self.folder, self.name, params=self.params, tags=self.tags, parent=self.parent
+            self.folder,
+            self.name,
+            params=self.params,
+            tags={**tags(self.kind, self.place.manifest), "backbone": self.backbones},
+            parent=self.place.parent,
         ) as run_id:
             content = trainer.train(
-                self.job, self.folder / "training", compute, [EpochLogger(tracker, run_id)]
+                self.job,
+                self.folder / "training",
+                self.place.compute,
+                [EpochLogger(tracker, run_id)],
             )
             history = [EpochReport(**report) for report in content["history"]]
             best = next(report for report in reversed(history) if report.best)
@@ -116,21 +141,21 @@ def open_folder(
     return runs.open_folder(command.tracking.out or default, identity)
 
 
-def open_run(
-    command: EncoderCommand | DecoderCommand, stage: str, what: str
-) -> tuple[Path, Manifest, Tracker, Path]:
-    """What a stage that runs alone needs: data, manifest, tracker and folder; connects to Ray."""
+def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) -> Place:
+    """The place of a stage that runs alone; connects to Ray."""
     data = command.data.absolute()
     manifest = Manifest.load(data)
     identity = {"command": stage, "data": manifest.digest}
     folder = open_folder(command, f"{stage}-{what}", identity)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
-    return data, manifest, tracker, folder
+    return Place(
+        folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
+    )
 
 
 def tags(stage: str, manifest: Manifest) -> dict[str, str]:
-    """An MLflow run's tags: the stage and the data it ran on."""
+    """An MLflow run's tags: the stage, and the data it ran on."""
     return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest}
 
 

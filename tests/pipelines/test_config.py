@@ -33,7 +33,9 @@ def test_every_pipelines_command_of_the_readme_parses() -> None:
 
 
 def test_flags_change_a_preset() -> None:
-    command = parse(["full", "--preset", "osie-cpu", "--data", "x", "--epochs", "2", "--lr", "0.01"])
+    command = parse(
+        ["full", "--preset", "osie-cpu", "--data", "x", "--epochs", "2", "--lr", "0.01"]
+    )
     assert isinstance(command, FullCommand)
     assert command.data == Path("x")
     assert (command.plan.epochs, command.plan.lr) == (2, 0.01)
@@ -42,7 +44,8 @@ def test_flags_change_a_preset() -> None:
 
 def test_an_unknown_preset_lists_the_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["full", "--preset", "nothing", "--data", "x"]) == 1
-    assert all(name in capsys.readouterr().err for name in PRESETS)
+    message = capsys.readouterr().err
+    assert all(name in message for name in PRESETS)
 
 
 def test_a_preset_is_of_full_alone() -> None:
@@ -52,9 +55,11 @@ def test_a_preset_is_of_full_alone() -> None:
 
 def test_encoder_flags_reach_their_places() -> None:
     command = parse(
-        "encoder --data d --backbone resnet50 --weights none --readout eml --size 96 128 "
-        "--loss-weights kl=10,cc=2 --batch-size 4 --num-workers 2 --loader-workers 1 --no-use-gpu "
-        "--seed 7 --tracking-uri http://127.0.0.1:1".split()
+        shlex.split(
+            "encoder --data d --backbone resnet50 --weights none --readout eml --size 96 128 "
+            "--loss-weights kl=10,cc=2 --batch-size 4 --num-workers 2 --loader-workers 1 "
+            "--no-use-gpu --seed 7 --tracking-uri http://127.0.0.1:1"
+        )
     )
     assert isinstance(command, EncoderCommand)
     assert (command.encoder.backbone, command.encoder.readout) == ("resnet50", "eml")
@@ -64,7 +69,9 @@ def test_encoder_flags_reach_their_places() -> None:
     assert (command.seed, command.tracking.uri) == (7, "http://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("flags", ["--backbone nothing", "--size 8 8", "--loss-weights kl", "--lr 0"])
+@pytest.mark.parametrize(
+    "flags", ["--backbone nothing", "--size 8 8", "--loss-weights kl", "--lr 0"]
+)
 def test_a_wrong_flag_ends_with_its_name(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["encoder", "--data", "d", *flags.split()])
