@@ -23,7 +23,11 @@ GOLDEN = Path(__file__).parent.parent / "data" / "golden.npz"
 SIZE = (32, 48)
 
 # What the authors call our keys: prefixes by pattern, encoder and decoder.
-AUTHORS_ENCODER = {r"backbone\.": "", r"readout\.(\d+)\.": r"output\1.", r"head\.combine\.": "combined."}
+AUTHORS_ENCODER = {
+    r"backbone\.": "",
+    r"readout\.(\d+)\.": r"output\1.",
+    r"head\.combine\.": "combined.",
+}
 AUTHORS_DECODER = {
     r"refine\.0\.(\d+)\.": r"img_model.\1.",
     r"refine\.1\.(\d+)\.": r"pla_model.\1.",
@@ -67,7 +71,7 @@ def golden() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def authors_net() -> EMLNet:
-    """Two ResNet-50 and the paper's decoder with the weights of the golden answers, in eval mode."""
+    """Two ResNet-50 and the paper's decoder with the weights of the golden answers."""
     config = EncoderConfig(backbone="resnet50", readout="eml", size=(96, 128), weights="none")
     net = EMLNet([Encoder(config), Encoder(config)], DecoderConfig(readout="eml")).eval()
     for seed, encoder in enumerate(net.encoders, 1):
@@ -80,7 +84,13 @@ def tiny_encoder(readout: str = "density", seed: int = 0, **config: object) -> E
     """An encoder of a few hundred weights whose BatchNorm statistics are not the initial ones."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        options = {"backbone": "tiny", "weights": "none", "size": SIZE, "readout_width": 4, **config}
+        options = {
+            "backbone": "tiny",
+            "weights": "none",
+            "size": SIZE,
+            "readout_width": 4,
+            **config,
+        }
         encoder = Encoder(EncoderConfig(readout=readout, **options))
         encoder.train()
         with torch.no_grad():

@@ -31,7 +31,9 @@ def test_a_blur_is_the_convolution_with_a_gaussian(mode, scipys):
     given = noise()
     expected = scipy.ndimage.gaussian_filter(given[0, 0].double(), 1.5, mode=scipys, truncate=4)
     blurred = maps.gaussian_blur(given, 1.5, 6, mode)
-    torch.testing.assert_close(blurred[0, 0].double(), torch.from_numpy(expected), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        blurred[0, 0].double(), torch.from_numpy(expected), rtol=1e-5, atol=0
+    )
 
 
 def test_a_blur_treats_channels_alike():
@@ -49,7 +51,6 @@ def test_a_density_map_sums_to_one_even_at_the_border():
 
 
 def test_resizing_to_the_same_size_changes_nothing():
-    assert maps.resize(noise(), (12, 16), "bicubic") is not None
     assert torch.equal(maps.resize(noise(), (12, 16), "bicubic"), noise())
 
 

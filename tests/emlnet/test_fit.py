@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from emlnet.fit import (
+    DivergedError,
+    Plan,
+    better,
+    evaluate,
+    fit,
+    parameter_groups,
+    start,
+    train_epoch,
+)
+from emlnet.losses import LossWeights
+from emlnet.model import CachedDecoder
+
+WEIGHTS = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1)
+
+
+def plan(**changes):
+    options = {"epochs": 2, "batch_size": 2, "lr": 0.01, "loss_weights": WEIGHTS, **changes}
+    return Plan(**options)
+
+
+def train(model, plan, steps, val=None):
+    """Trains on the same steps each epoch; the state and what was reported."""
+    reports = []
+    state = fit(
+        start(model, plan, len(steps)),
+        plan,
+        lambda epoch, start_step: steps[start_step:],
+        lambda: steps if val is None else val,
+        lambda entry, state: reports.append(entry),
+    )
+    return state, reports
+
+
+def with_a_nan(steps, at):
+    """The steps, one picture of the one at `at`, from 1, full of NaN."""
+    changed = list(steps)
+    (image,), targets = steps[at - 1]
+    image = image.clone()
+    image[0] = math.nan
+    changed[at - 1] = (image,), targets
+    return changed
+
+
+@pytest.mark.parametrize("kind", ["density", "eml"])
+def test_the_loss_of_an_encoder_falls(make_encoder, steps, kind):
+    _, reports = train(make_encoder(kind), plan(epochs=8), steps)
+    first, last = reports[0].train_loss["total"], reports[-1].train_loss["total"]
+    assert last < first - 0.3
+
+
+@pytest.mark.parametrize("kind", ["density", "eml"])
+def test_the_loss_of_a_decoder_falls(make_net, steps, kind):
+    # The corrections of a density decoder start at zero, so it needs more than a few steps.
+    _, reports = train(make_net(("density", "eml"), kind), plan(epochs=8, lr=0.03), steps)
+    losses = [entry.train_loss["total"] for entry in reports if entry.train_loss]
+    assert losses[-1] < losses[0] - 0.05
+
+
+@pytest.mark.parametrize("terms", ["exact", "reference"])
+def test_training_with_stochastic_gradient_descent_in_steps(make_encoder, steps, terms):
+    sgd = plan(
+        epochs=6, optimizer="sgd", schedule="step", step_epochs=4, terms=terms, backbone_lr=1
+    )
+    state, reports = train(make_encoder("eml"), sgd, steps)
+    assert reports[-1].train_loss["total"] < reports[0].train_loss["total"]
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_the_same_seed_gives_the_same_losses_and_scores(make_encoder, steps):
+    one, other = (train(make_encoder(seed=3), plan(), steps)[1] for _ in range(2))
+    assert [e.train_loss for e in one] == [e.train_loss for e in other]
+    assert [e.scores for e in one] == [e.scores for e in other]
+
+
+def test_an_epoch_reports_the_mean_over_its_images_of_every_weighted_term(make_encoder, steps):
+    chosen = plan(loss_weights=LossWeights(kl=2, cc=0, nss=1), lr=1e-12)
+    state = start(make_encoder(), chosen, len(steps))
+    means = train_epoch(state, chosen, steps)
+    assert list(means) == ["total", "kl", "nss"]
+    assert means["total"] == pytest.approx(2 * means["kl"] + means["nss"], rel=1e-6)
+    alone = []
+    for one in steps:
+        again = start(make_encoder(), chosen, 1)
+        alone.append(train_epoch(again, chosen, [one])["total"])
+    assert means["total"] == pytest.approx(sum(alone) / 3, rel=1e-4)
+
+
+def test_samples_that_fill_up_the_last_step_change_nothing(
+    make_encoder, make_photographs, make_step
+):
+    samples = make_photographs(6)
+    whole = [make_step(samples[:4]), make_step(samples[4:])]
+    filled = [make_step(samples[:4]), make_step(samples[4:] + samples[:2], [1, 1, 0, 0])]
+
+    def last(steps):
+        # BatchNorm would see the filling: in eval mode nothing else may.
+        model = make_encoder()
+        model.train = lambda mode=True: model
+        return train(model, plan(epochs=1, clip_norm=0), steps, val=whole)
+
+    (one, reports), (other, others) = last(whole), last(filled)
+    for name, value in reports[0].train_loss.items():
+        assert others[0].train_loss[name] == pytest.approx(value, rel=1e-5)
+    for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_skip_samples_that_fill_up_a_step(make_encoder, make_photographs, make_step):
+    samples, model = make_photographs(3), make_encoder()
+    whole = evaluate(model, [make_step(samples)])
+    filled = evaluate(model, [make_step(samples[:2]), make_step(samples[2:] + samples[:1], [1, 0])])
+    assert filled == pytest.approx(whole, rel=1e-6)
+
+
+def test_fixation_scores_skip_images_that_nobody_looked_at(
+    make_encoder, make_photographs, make_step
+):
+    first, second = make_photographs(2)
+    unseen = dataclasses.replace(second, points=np.zeros((0, 2), np.int32))
+    model = make_encoder()
+    alone, both = (
+        evaluate(model, [make_step([first])]),
+        evaluate(model, [make_step([first, unseen])]),
+    )
+    assert both["nss"] == pytest.approx(alone["nss"])
+    assert both["kl"] != pytest.approx(alone["kl"])
+
+
+def test_a_mirrored_average_is_scored_when_asked(make_encoder, make_photographs, make_step):
+    samples, model = make_photographs(2), make_encoder()
+    plain = evaluate(model, [make_step(samples)])
+    averaged = evaluate(model, [make_step(samples)], flip=True)
+    mirrored = evaluate(model, [make_step(samples, flip=[True, True])], flip=True)
+    assert averaged != pytest.approx(plain)
+    assert averaged == pytest.approx(mirrored, rel=1e-5)
+
+
+def test_evaluating_changes_neither_weights_nor_statistics(make_encoder, steps):
+    model = make_encoder().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    evaluate(model, steps)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_epoch(make_encoder, steps):
+    reports = []
+    chosen = plan(epochs=3)
+    state = start(make_encoder(), chosen, len(steps))
+    with pytest.raises(DivergedError, match="not finite at step 2 of 3 in epoch 2"):
+        fit(
+            state,
+            chosen,
+            lambda epoch, start_step: with_a_nan(steps, 2) if epoch == 1 else steps,
+            lambda: steps,
+            lambda entry, state: reports.append(entry),
+        )
+    assert [entry.epoch for entry in reports] == [1]
+    assert state.best_weights
+    assert all(value.isfinite().all() for value in state.best_weights.values())
+
+
+def test_a_loss_that_is_not_finite_is_seen_within_25_steps(make_encoder, steps):
+    chosen, done = plan(epochs=1), []
+    many = with_a_nan(steps * 20, 31)
+    state = start(make_encoder(), chosen, len(many))
+    with pytest.raises(DivergedError, match="step 31 of 60 in epoch 1"):
+        train_epoch(state, chosen, many, progress=lambda epoch, step, num: done.append(step))
+    assert done[-1] <= 31 + 25
+
+
+def test_a_diverged_state_is_never_saved_within_an_epoch(make_encoder, steps):
+    chosen, saved = plan(epochs=1, checkpoint_every=2), []
+
+    def save(state):
+        saved.append(all(p.isfinite().all() for p in state.model.parameters()))
+
+    state = start(make_encoder(), chosen, 6)
+    with pytest.raises(DivergedError, match="step 4 of 6"):
+        train_epoch(state, chosen, with_a_nan(steps * 2, 4), save)
+    assert saved == [True]
+
+
+@pytest.mark.parametrize("at", [2, 6])
+def test_weights_that_overflow_in_the_very_step_of_a_checkpoint_are_not_kept(
+    make_encoder, steps, at
+):
+    # The loss before the step is finite, the weights after it are not.
+    chosen, kept = plan(epochs=2, checkpoint_every=2), []
+    model = make_encoder()
+    state = start(model, chosen, 6)
+
+    def overflow(*_):
+        if state.step == at - 1:
+            for parameter in model.parameters():
+                parameter.grad.fill_(math.nan)
+
+    def keep(state):
+        kept.append(all(p.isfinite().all() for p in state.model.parameters()))
+
+    state.optimizer.register_step_pre_hook(overflow)
+    with pytest.raises(DivergedError, match="epoch"):
+        fit(
+            state,
+            chosen,
+            lambda epoch, start_step: (steps * 2)[start_step:],
+            lambda: steps,
+            lambda entry, state: keep(state),
+            keep,
+        )
+    assert all(kept)
+
+
+def test_the_best_epoch_is_kept_not_the_last(make_encoder, steps):
+    weights, chosen = [], plan(epochs=4, lr=3.0, clip_norm=0, warmup=0.5)
+    state = start(make_encoder(), chosen, len(steps))
+    fit(
+        state,
+        chosen,
+        lambda epoch, start_step: steps,
+        lambda: steps,
+        lambda entry, state: weights.append(
+            {key: value.clone() for key, value in state.model.state_dict().items()}
+        ),
+    )
+    scores = [entry.scores["kl"] for entry in state.history]
+    best = scores.index(min(scores))
+    assert best < len(scores) - 1, "the plan was meant to overshoot"
+    assert [entry.best for entry in state.history] == [
+        score < min(scores[:number], default=math.inf) for number, score in enumerate(scores)
+    ]
+    assert all(torch.equal(value, weights[best][key]) for key, value in state.best_weights.items())
+
+
+def test_the_plan_says_by_which_metric_the_best_epoch_is_kept(make_encoder, steps):
+    state, _ = train(make_encoder(), plan(epochs=3, select="nss"), steps)
+    scores = [entry.scores["nss"] for entry in state.history]
+    assert [entry.best for entry in state.history] == [
+        score > max(scores[:number], default=-math.inf) for number, score in enumerate(scores)
+    ]
+
+
+def test_a_decoder_that_starts_ready_is_a_candidate_before_any_training(make_net, steps):
+    net = make_net(("density", "density"))
+    given = [((net.readouts(image), (32, 48)), targets) for (image,), targets in steps]
+    state, reports = train(CachedDecoder(net), plan(epochs=1, lr=50.0, clip_norm=0), given)
+    assert [entry.epoch for entry in reports] == [0, 1]
+    assert reports[0].train_loss == {}
+    assert reports[0].best
+    assert not reports[1].best
+    assert not state.best_weights["net.decoder.correct.3.weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "second", "answer"),
+    [
+        ("kl", 0.3, 0.4, True),
+        ("kl", 0.4, 0.3, False),
+        ("nss", 2.0, 1.0, True),
+        ("nss", 1.0, 2.0, False),
+        ("auc_judd", 0.9, 0.8, True),
+        ("cc", 0.5, 0.5, False),
+        ("kl", math.nan, 0.3, False),
+        ("nss", math.nan, math.nan, False),
+        ("kl", 0.3, math.nan, True),
+    ],
+)
+def test_better_knows_each_metrics_direction(metric, first, second, answer):
+    assert better({metric: first}, {metric: second}, metric) is answer
+
+
+def test_parts_of_an_encoder_learn_at_rates_of_their_own(make_encoder):
+    model = make_encoder()
+    groups = parameter_groups(model, plan(lr=0.1, backbone_lr=0.5, readout_lr=2))
+    assert {group["name"]: group["lr"] for group in groups} == {
+        "backbone": 0.05,
+        "readout": 0.2,
+        "head": 0.1,
+    }
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_a_one_cycle_learning_rate_rises_and_ends_near_zero(make_encoder, steps):
+    chosen, rates = plan(epochs=3, warmup=0.5), []
+    state = start(make_encoder(), chosen, len(steps))
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[-1]["lr"])
+    )
+    fit(state, chosen, lambda epoch, start_step: steps, lambda: steps, lambda entry, state: None)
+    assert len(rates) == 9
+    assert rates[0] == pytest.approx(0.01 / 25)
+    assert max(rates) == pytest.approx(0.01, rel=0.1)
+    assert rates[-1] < 1e-6
+
+
+def test_progress_counts_the_steps_of_an_epoch(make_encoder, steps):
+    seen, chosen = [], plan()
+    state = start(make_encoder(), chosen, len(steps))
+    train_epoch(state, chosen, steps, progress=lambda *where: seen.append(where))
+    assert seen == [(0, 1, 3), (0, 2, 3), (0, 3, 3)]
+
+
+def test_an_epoch_without_images_is_refused(make_encoder):
+    chosen = plan()
+    with pytest.raises(ValueError, match="no training images"):
+        train_epoch(start(make_encoder(), chosen, 1), chosen, [])
+    with pytest.raises(ValueError, match="no validation images"):
+        evaluate(make_encoder(), [])
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])
+def test_a_plan_that_cannot_be_followed_is_refused(wrong):
+    with pytest.raises(ValueError, match="at least 1, lr is above 0"):
+        Plan(**wrong)
