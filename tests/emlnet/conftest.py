@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import socket
+import tempfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.model import EMLNet
@@ -193,3 +197,77 @@ def change_byte() -> Callable[[Path, int], None]:
         path.write_bytes(content)
 
     return change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """An MLflow store with two registered models: 1 is champion, 2 is challenger."""
+
+    path: Path
+    models: dict[int, Path]
+    """Packaged models by version."""
+    runs: dict[int, str]
+    """Runs by version."""
+    damaged: str
+    """A run whose model's weights were changed after they were saved."""
+    empty: str
+    """A run without a model."""
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.path}"
+
+
+def register_model(uri: str, folder: Path, alias: str) -> str:
+    """Logs a packaged model in a run and as MLflow's model, which it registers; returns the run."""
+    client = registry.connect(uri)
+    found = client.get_experiment_by_name("test")
+    experiment = found.experiment_id if found else client.create_experiment("test")
+    run = client.create_run(experiment).info.run_id
+    client.log_artifacts(run, str(folder), registry.PACKAGE)
+    model = client.create_logged_model(experiment, name="model", source_run_id=run)
+    with tempfile.TemporaryDirectory() as files:
+        shutil.copytree(folder, Path(files) / "artifacts" / registry.PACKAGE)
+        client.log_model_artifacts(model.model_id, files)
+    client.finalize_logged_model(model.model_id, "READY")
+    if not client.search_registered_models(f"name = '{registry.NAME}'"):
+        client.create_registered_model(registry.NAME)
+    version = client.create_model_version(
+        registry.NAME, model.artifact_location, run_id=run, model_id=model.model_id
+    )
+    client.set_registered_model_alias(registry.NAME, alias, version.version)
+    return str(run)
+
+
+@pytest.fixture
+def register() -> Callable[[str, Path, str], str]:
+    """Registers a packaged model in a store, under an alias; returns its run."""
+    return register_model
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that tests read but do not change."""
+    folder = tmp_path_factory.mktemp("store")
+    path = folder / "mlflow.db"
+    path.touch()
+    client = registry.connect(f"sqlite:///{path}")
+    experiment = client.create_experiment("test", (folder / "mlartifacts").as_uri())
+    models = {
+        number: package.save(
+            folder / f"model{number}", tiny_encoder(seed=number), {"name": f"model {number}"}
+        )
+        for number in (1, 2)
+    }
+    runs = {
+        number: register_model(f"sqlite:///{path}", models[number], alias)
+        for number, alias in ((1, registry.CHAMPION), (2, "challenger"))
+    }
+    broken = folder / "broken"
+    shutil.copytree(models[1], broken)
+    content = bytearray((broken / package.WEIGHTS).read_bytes())
+    content[-1] ^= 0xFF
+    (broken / package.WEIGHTS).write_bytes(content)
+    damaged, empty = (client.create_run(experiment).info.run_id for _ in range(2))
+    client.log_artifacts(damaged, str(broken), registry.PACKAGE)
+    return Store(path=path, models=models, runs=runs, damaged=damaged, empty=empty)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import Plan, fit, start
+from emlnet.fit import Plan, evaluate, start, train_epoch, unwrap
 from emlnet.losses import LossWeights
 from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
 
@@ -47,7 +46,10 @@ class FrozenStatistics(Encoder):
 def make_model():
     torch.manual_seed(0)
     config = EncoderConfig(backbone="tiny", weights="none", size=SIZE, readout_width=4)
-    return FrozenStatistics(config).double()
+    model = FrozenStatistics(config).double()
+    # Kernels of blurs are float32, and so is the gradient of their width.
+    model.head.log_sigma.requires_grad_(False)
+    return model
 
 
 def photographs():
@@ -75,26 +77,20 @@ def epoch_steps(seed, rank, world_size):
     steps = []
     for indices, flip, weight in zip(order, flips, weights, strict=True):
         batch = collate([samples[i] for i in indices[mine]], weight[mine], flip[mine])
-        targets = prepare_targets(batch)
-        targets = replace(targets, counts=targets.counts.double())
-        steps.append(((prepare_image(batch).double(),), targets))
+        steps.append(((prepare_image(batch).double(),), prepare_targets(batch)))
     return steps
 
 
-# Losses are computed in float32; in float64 only true differences are left.
-@mock.patch.object(torch.Tensor, "float", torch.Tensor.double)
 def train(rank, world_size, model):
-    state = start(model, PLAN, -(-NUM_IMAGES // BATCH))
-    fit(
-        state,
-        PLAN,
-        lambda epoch, start_step: epoch_steps(epoch, rank, world_size)[start_step:],
-        lambda: epoch_steps(100, rank, world_size),
-        lambda entry, state: None,
-    )
-    history = [(entry.train_loss, entry.scores) for entry in state.history]
-    weights = {k.removeprefix("module."): v for k, v in state.model.state_dict().items()}
-    return weights, history
+    """The model's state_dict, and each epoch's losses and scores."""
+    state, history = start(model, PLAN, -(-NUM_IMAGES // BATCH)), []
+    for epoch in range(EPOCHS):
+        # Losses are computed in float32; in float64 only true differences are left.
+        with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+            losses = train_epoch(state, PLAN, epoch_steps(epoch, rank, world_size))
+        state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
+        history.append((losses, evaluate(model, epoch_steps(100, rank, world_size))))
+    return unwrap(model).state_dict(), history
 
 
 def add_gradients(state, bucket):

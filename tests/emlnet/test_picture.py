@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emlnet import picture
+from emlnet.picture import decode_picture, heat, overlay, read_picture, to_grey
+
+
+def noise(size=(30, 40), channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
+
+
+def encode(image, kind="PNG", **options):
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        file, kind, **options
+    )
+    return file.getvalue()
+
+
+def test_a_colour_picture_is_its_pixels():
+    np.testing.assert_array_equal(decode_picture(encode(noise()), "a"), noise())
+
+
+def test_a_grey_picture_has_three_equal_channels():
+    grey = noise()[..., 0]
+    decoded = decode_picture(encode(grey), "a")
+    np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, 2))
+
+
+def test_what_is_transparent_lies_on_white():
+    pixels = noise(channels=4)
+    pixels[:15, :, 3], pixels[15:, :, 3] = 0, 255
+    decoded = decode_picture(encode(pixels), "a")
+    assert (decoded[:15] == 255).all()
+    np.testing.assert_array_equal(decoded[15:], pixels[15:, :, :3])
+
+
+def test_a_palette_with_a_transparent_colour_lies_on_white():
+    image = Image.new("P", (4, 3), 0)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    image.putpixel((1, 1), 1)
+    decoded = decode_picture(encode(image, transparency=0), "a")
+    assert decoded[0, 0].tolist() == [255, 255, 255]
+    assert decoded[1, 1].tolist() == [200, 10, 10]
+
+
+def test_a_cmyk_picture_becomes_rgb():
+    image = Image.new("CMYK", (40, 30), (0, 255, 255, 0))
+    decoded = decode_picture(encode(image, "JPEG", quality=95), "a")
+    assert decoded.shape == (30, 40, 3)
+    assert decoded[..., 0].mean() > 200
+    assert decoded[..., 1:].mean() < 60
+
+
+def test_a_16_bit_picture_keeps_its_upper_8_bits():
+    values = np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54
+    decoded = decode_picture(encode(values), "a")
+    np.testing.assert_array_equal(decoded[..., 0], values >> 8)
+    np.testing.assert_array_equal(decoded[..., 2], values >> 8)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: np.rot90(a, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, lambda a: np.rot90(a)),
+    ],
+)
+def test_a_photograph_is_upright_by_its_exif(orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode_picture(encode(noise(), exif=exif), "a")
+    np.testing.assert_array_equal(decoded, turn(noise()))
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"^dog\.jpg cannot be decoded"):
+        decode_picture(b"no picture", "dog.jpg")
+    with pytest.raises(ValueError, match=r"^cut\.png cannot be decoded"):
+        decode_picture(encode(noise((300, 400)))[:20_000], "cut.png")
+    with pytest.raises(ValueError, match=r"gone\.png cannot be read: No such file"):
+        read_picture(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_picture(tmp_path)
+
+
+def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(picture, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"^bomb\.png cannot be decoded: it claims 40 x 30"):
+        decode_picture(encode(noise()), "bomb.png")
+
+
+def test_a_picture_read_from_a_file_is_its_pixels(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(noise()))
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), noise())
+
+
+def test_grey_of_an_8_bit_picture_is_itself():
+    grey = noise()[..., 0]
+    np.testing.assert_array_equal(to_grey(Image.fromarray(grey)), grey)
+
+
+def test_heat_goes_from_dark_to_light():
+    colours = heat(np.linspace(-0.2, 1.2, 30)[None])
+    assert colours.shape == (1, 30, 3)
+    assert colours[0, 0].tolist() == [0, 0, 4]
+    assert colours[0, -1].tolist() == [252, 255, 164]
+    assert (np.diff(colours[0].astype(int).sum(-1)) >= 0).all()
+
+
+def test_an_overlay_is_the_picture_where_nothing_is_salient_and_hot_where_all_is():
+    pixels, saliency = np.full((10, 12, 3), 200, np.uint8), np.zeros((10, 12))
+    saliency[5, 6] = 1
+    laid = overlay(pixels, saliency)
+    assert laid.shape == pixels.shape
+    assert laid.dtype == np.uint8
+    assert abs(laid[5, 6].astype(int) - [252, 255, 164]).max() < 30
+    assert (laid[0, 0] < 200).all()
+    assert (laid[0, 0] > 100).all()
