@@ -1,0 +1,78 @@
+"""The search space: weights from numbers that a sampler draws."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from emlnet.fit import Plan
+from emlnet.losses import LossWeights
+from tune.space import EQUAL, TOTAL, Space, short
+
+
+def draw(space: Space, number: int, seed: int = 0) -> list[dict[str, float]]:
+    rng = np.random.default_rng(seed)
+    ranges = space.dimensions()
+    return [{n: rng.uniform(d.low, d.high) for n, d in ranges.items()} for _ in range(number)]
+
+
+@pytest.mark.parametrize("space", [Space(), Space(extra_terms=("sim", "mse")), Space(min_share=0)])
+def test_weights_sum_to_the_same_number_everywhere(space):
+    for point in draw(space, 200):
+        weights = asdict(space.weights(point))
+        assert sum(weights.values()) == pytest.approx(TOTAL, abs=5e-4)
+        assert all(value == 0 for term, value in weights.items() if term not in space.terms)
+
+
+def test_a_term_may_weigh_nothing_and_none_weighs_less_than_its_least_share():
+    space = Space(min_share=0.05)
+    values = np.array([list(asdict(space.weights(p)).values())[:3] for p in draw(space, 500)])
+    share = (values == 0).any(1).mean()
+    # The chance that all of 3 even shares are at least a is (1 - 3 a) ** 2.
+    assert share == pytest.approx(1 - 0.85**2, abs=0.06)
+    assert values[values > 0].min() >= 0.05 * TOTAL
+
+
+def test_shares_are_even_over_all_there_are():
+    space = Space(min_share=0)
+    shares = np.array([list(asdict(space.weights(p)).values())[:3] for p in draw(space, 4000)])
+    shares /= TOTAL
+    assert shares.mean(0) == pytest.approx([1 / 3] * 3, abs=0.02)
+    assert shares.var(0) == pytest.approx([1 / 18] * 3, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [EQUAL, LossWeights(kl=2, cc=0.75, nss=0.25), LossWeights(kl=0, cc=0, nss=3)],
+    ids=short,
+)
+@pytest.mark.parametrize("scale", [0.1, 1, 50])
+def test_a_point_of_weights_of_any_scale_gives_their_ratios(weights, scale):
+    scaled = LossWeights(**{term: scale * value for term, value in asdict(weights).items()})
+    space = Space()
+    assert space.weights(space.point(scaled)) == weights
+
+
+def test_the_lowest_point_is_that_of_equal_weights():
+    assert Space().weights(dict.fromkeys(("kl", "cc", "nss"), 0.0)) == EQUAL
+
+
+def test_a_point_changes_the_loss_weights_of_a_plan_and_nothing_else():
+    space, plan = Space(), Plan(epochs=7, lr=0.5, loss_weights=LossWeights(mse=1))
+    tried = space.plan(space.point(LossWeights(kl=2, cc=1, nss=0)), plan)
+    assert tried.loss_weights == LossWeights(kl=2, cc=1, nss=0)
+    assert (tried.epochs, tried.lr) == (7, 0.5)
+
+
+@pytest.mark.parametrize("wrong", [{"min_share": 0.4}, {"extra_terms": ("sim", "sim")}])
+def test_a_space_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"share|once"):
+        Space(**wrong)
+
+
+def test_short_weights_are_those_that_a_command_reads():
+    weights = LossWeights(kl=1.2345, cc=0, nss=1.7655)
+    assert short(weights) == "kl=1.2345,nss=1.7655"
+    assert LossWeights.parse(short(weights)) == weights
