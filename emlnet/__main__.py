@@ -76,7 +76,10 @@ class Predict:
         with tempfile.TemporaryDirectory() as scratch:
             uri = self.tracking_uri or registry.default_tracking_uri()
             model = package.load(registry.resolve(self.model, uri, Path(scratch) / "model"))
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.out} cannot be made a folder: {error.strerror}") from error
         began, failed = time.perf_counter(), []
         for number, path in enumerate(self.images, 1):
             try:
@@ -117,11 +120,15 @@ Command = (
 )
 
 
+def parse(argv: list[str]) -> Pull | Predict:
+    """A command's config from its arguments."""
+    return tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a user's error is one line on stderr and exit code 1."""
-    command = tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
     try:
-        return command.execute()
+        return parse(sys.argv[1:] if argv is None else argv).execute()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

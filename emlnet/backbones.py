@@ -66,7 +66,7 @@ class ResNetTaps(nn.Module):
         return taps
 
 
-def _efficientnet_lite(number: int) -> Backbone:
+def _efficientnet_lite(number: int, channels: tuple[int, ...]) -> Backbone:
     def build() -> nn.Module:
         model: nn.Module = timm.create_model(f"tf_efficientnet_lite{number}", features_only=True)
         return model
@@ -74,7 +74,7 @@ def _efficientnet_lite(number: int) -> Backbone:
     return Backbone(
         name=f"efficientnet_lite{number}",
         build=build,
-        channels=(16, 24, 40, 112, 320),
+        channels=channels,
         reductions=(2, 4, 8, 16, 32),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
@@ -106,9 +106,9 @@ class TinyTaps(nn.Module):
 BACKBONES: dict[str, Backbone] = {
     row.name: row
     for row in (
-        _efficientnet_lite(0),
-        _efficientnet_lite(1),
-        _efficientnet_lite(2),
+        _efficientnet_lite(0, (16, 24, 40, 112, 320)),
+        _efficientnet_lite(1, (16, 24, 40, 112, 320)),
+        _efficientnet_lite(2, (16, 24, 48, 120, 352)),
         Backbone(
             name="resnet50",
             build=lambda: ResNetTaps(torchvision.models.resnet50(weights=None)),
@@ -155,9 +155,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     A dict under `state_dict` is opened, and a `module.` before every key is dropped (both are the
     form of Places365's and EML-NET's own files).  Raises ValueError for anything else.
     """
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(

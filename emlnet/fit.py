@@ -273,6 +273,8 @@ def train_epoch(
         if saving or len(unchecked) == 25 or state.step == num_steps:
             state.loss_sums = _add_checked(state, unchecked, num_steps)
             unchecked = []
+        if saving or state.step == num_steps:
+            _check_weights(state, num_steps)
         if saving and save and state.step < num_steps:
             save(state)
         if progress:
@@ -304,6 +306,16 @@ def _add_checked(state: TrainState, unchecked: list[Tensor], num_steps: int) -> 
         )
     sums = latest.sum(0)
     return sums if state.loss_sums is None else state.loss_sums + sums
+
+
+def _check_weights(state: TrainState, num_steps: int) -> None:
+    """A finite loss can still have had a gradient that is not: such weights are not kept."""
+    weights = [p for p in state.model.parameters() if p.requires_grad]
+    if not torch.stack([weight.detach().sum() for weight in weights]).isfinite().all():
+        raise DivergedError(
+            f"weights are not finite after step {state.step} of {num_steps} in epoch "
+            f"{state.epoch + 1}; the last good checkpoint is kept. A lower lr or clip_norm may help"
+        )
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ loss.mean().backward()
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -20,6 +21,8 @@ Terms = Literal["exact", "reference"]
 """`exact`: the terms as defined.  `reference`: the values of EML-NET's published training."""
 
 REFERENCE_EPS = 1e-6
+SMALLEST = 1e-36
+"""Below any product of two maps' deviations that is not a constant map's, in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +41,31 @@ class LossWeights:
     """Mean squared error of prediction and density, each scaled to a maximum of 1."""
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) < 0 or not any(asdict(self).values()):
-            raise ValueError(f"loss weights are >= 0 and not all 0: {self}")
+        values = asdict(self).values()
+        if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
+            raise ValueError(f"loss weights are >= 0 and not all 0, and finite: {self}")
 
     @classmethod
     def parse(cls, text: str) -> LossWeights:
         """From `kl=10,cc=2,nss=1`; terms that are not named weigh 0."""
         given: dict[str, float] = {}
         for part in text.split(","):
-            name, equals, value = part.partition("=")
+            name, _, value = (word.strip() for word in part.partition("="))
             try:
-                given[name.strip()] = float(value)
+                if name in given or name not in cls.__dataclass_fields__:
+                    raise ValueError(name)
+                given[name] = float(value)
             except ValueError:
-                equals = ""
-            if not equals or name.strip() not in cls.__dataclass_fields__:
                 raise ValueError(
-                    f"loss weights are written kl=10,cc=2,nss=1,sim=0,mse=0, not {text!r}"
-                )
+                    "loss weights are written kl=10,cc=2,nss=1,sim=0,mse=0, each term once, "
+                    f"not {text!r}"
+                ) from None
         return cls(**{name: given.get(name, 0.0) for name in cls.__dataclass_fields__})
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={value:g}" for name, value in asdict(self).items())
+        return ",".join(
+            f"{name}={float(value)!r}".removesuffix(".0") for name, value in asdict(self).items()
+        )
 
 
 def saliency_loss(
@@ -127,7 +134,7 @@ def _correlation(p: Tensor, q: Tensor) -> Tensor:
     p = p - p.mean((2, 3), keepdim=True)
     q = q - q.mean((2, 3), keepdim=True)
     scale = p.square().sum((1, 2, 3)) * q.square().sum((1, 2, 3))
-    return (p * q).sum((1, 2, 3)) / scale.clamp_min(TINY * TINY).sqrt()
+    return (p * q).sum((1, 2, 3)) / scale.clamp_min(SMALLEST).sqrt()
 
 
 def _at_fixations(p: Tensor, targets: Targets, correction: int = 0) -> Tensor:

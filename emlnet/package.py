@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from emlnet.backbones import check_keys, find_backbone
+from emlnet.backbones import check_keys, read_state_dict
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.maps import Kind, gaussian_blur, min_max, mirror_average, to_log_density
 from emlnet.model import EMLNet
-from emlnet.picture import read_picture
+from emlnet.picture import read_picture, to_rgb
 
 FORMAT = 1
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
@@ -119,7 +119,7 @@ def to_tensor(image: Path | str | Image.Image | NDArray[np.uint8] | Tensor) -> T
     if isinstance(image, str | Path):
         image = read_picture(Path(image))
     elif isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = to_rgb(image)
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -163,14 +163,20 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Package:
     """
     folder = Path(folder)
     description = read_description(folder)
-    encoders = [Encoder(_encoder_config(c), load_weights=False) for c in description["encoders"]]
-    model: EMLNet | Encoder = encoders[0]
-    if description["decoder"] is not None:
-        model = EMLNet(encoders, DecoderConfig(**description["decoder"]))
-    weights = load_file(folder / WEIGHTS)
+    try:
+        configs = [_encoder_config(given) for given in description["encoders"]]
+        decoder = description["decoder"] and DecoderConfig(**description["decoder"])
+        about = dict(description["about"])
+        if not configs:
+            raise ValueError("it names no encoder")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / MODEL} is no description of a model: {error}") from error
+    encoders = [Encoder(config, load_weights=False) for config in configs]
+    model = EMLNet(encoders, decoder) if decoder else encoders[0]
+    weights = read_state_dict(folder / WEIGHTS)
     check_keys(model.state_dict(), weights, str(folder / WEIGHTS))
     model.load_state_dict(weights)
-    return Package(model=model.eval().to(device), about=description["about"])
+    return Package(model=model.eval().to(device), about=about)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -180,7 +186,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"no model in {folder}: {MODEL} is missing; `emlnet pull` fetches one")
     try:
         description: dict[str, Any] = json.loads(path.read_text())
-        version, files = description["format"], description["files"]
+        version, files = description["format"], dict(description["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no description of a model: {error!r}") from error
     if version != FORMAT:
@@ -195,7 +201,6 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _encoder_config(given: dict[str, Any]) -> EncoderConfig:
-    find_backbone(given["backbone"])
     return EncoderConfig(**{**given, "size": tuple(given["size"])})
 
 

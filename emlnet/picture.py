@@ -34,14 +34,18 @@ def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
 
     Raises ValueError starting with `name` when it cannot be decoded whole or is over MAX_PIXELS.
     """
-    image = open_picture(data, name)
-    ImageOps.exif_transpose(image, in_place=True)
+    return to_rgb(open_picture(data, name))
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB: upright by its EXIF, whatever its mode, alpha on white."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return np.repeat(to_grey(image)[..., None], 3, axis=2)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def open_picture(data: bytes, name: str) -> Image.Image:

@@ -128,11 +128,14 @@ def pull(
     client = connect(tracking_uri)
     if run is not None:
         source = f"runs:/{run}/{PACKAGE}"
+        where = source
     else:
-        source = f"models:/{NAME}/{find_version(client, alias, version).version}"
+        found_version = find_version(client, alias, version)
+        source = f"models:/{NAME}/{found_version.version}"
+        where = _location(client, found_version)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as scratch:
-        found = _download(source, tracking_uri, Path(scratch))
+        found = _download(where, source, tracking_uri, Path(scratch))
         read_description(found)
         whole = Path(scratch) / "whole"
         whole.mkdir()
@@ -152,14 +155,24 @@ def check_target(folder: Path) -> None:
         raise ValueError(f"{folder} holds other files ({sorted(others)[0]}); name a new folder")
 
 
-def _download(source: str, tracking_uri: str, scratch: Path) -> Path:
-    """Downloads a run's or a version's files and finds the packaged model among them."""
+def _location(client: MlflowClient, version: Any) -> str:
+    """Where a version's files are; MLflow's own look-up of models:/ asks its global registry."""
+    source: str = client.get_model_version_download_uri(NAME, version.version)
+    logged = re.fullmatch(r"models:/(m-\w+)", source)
+    if logged is None:
+        return source
+    location: str = client.get_logged_model(logged[1]).artifact_location
+    return location
+
+
+def _download(where: str, source: str, tracking_uri: str, scratch: Path) -> Path:
+    """Downloads the files of `source`, which lie at `where`, and finds the packaged model."""
     from mlflow import artifacts
     from mlflow.exceptions import MlflowException
 
     try:
         local = artifacts.download_artifacts(
-            artifact_uri=source,
+            artifact_uri=where,
             dst_path=str(scratch / "files"),
             tracking_uri=tracking_uri,
             registry_uri=tracking_uri,

@@ -126,9 +126,8 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def say(report: dict[str, Any]) -> None:
     """Prints what came out."""
     print(f"\n{evaluation.table(report['scores'])}\n")
-    print(
-        f"best: {report['best']}; models:/{registry.NAME}/{report['version']}, {report['promotion']}"
-    )
+    version = f"models:/{registry.NAME}/{report['version']}"
+    print(f"best: {report['best']}; {version}, {report['promotion']}")
     times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
     print(f"seconds: {times}", flush=True)
 

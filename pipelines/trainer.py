@@ -38,7 +38,8 @@ RAY_ENV = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # An "error" of each Train run that is none (ray-project/ray issue 53727).
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -62,6 +63,8 @@ def run(config: dict[str, Any]) -> str:
     Returns why training stopped early, empty when it did not: a loss that diverged would only
     diverge again if the worker failed and was started anew.
     """
+    # Ray's own line at each report repeats all that ours says.
+    logging.disable(logging.INFO)
     job: Job = config["job"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()

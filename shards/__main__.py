@@ -98,18 +98,27 @@ def describe(manifest: Manifest) -> str:
     return f"{manifest.name}: {counts}; digest {manifest.digest[:12]}"
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs one command; wrong input ends with `error: ...` and exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    command = tyro.cli(
-        Command, prog="python -m shards", args=args, config=(tyro.conf.OmitSubcommandPrefixes,)
+def parse(argv: list[str]) -> Sample | Build | Verify:
+    """A command's config from its arguments."""
+    return tyro.cli(
+        Command,
+        prog="python -m shards",
+        args=argv,
+        description=__doc__,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; a user's error is one line on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        command.run()
+        parse(sys.argv[1:] if argv is None else argv).run()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,25 +12,6 @@ from pipelines.__main__ import main, parse
 from pipelines.config import EncoderCommand, FullCommand, digest, flatten, read_loss_weights
 from pipelines.presets import PRESETS, find_preset
 
-ROOT = Path(__file__).parents[2]
-
-
-def readme_commands(room: str) -> list[list[str]]:
-    """The arguments of every `python -m room ...` in README.md and docs/."""
-    found = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text().replace("\\\n", " ")
-        for line in re.findall(rf"^\s*(?:python -m )?{room} (.+)$", text, re.M):
-            found.append(shlex.split(line, comments=True))
-    return found
-
-
-def test_every_pipelines_command_of_the_readme_parses() -> None:
-    commands = readme_commands("pipelines")
-    assert len(commands) >= 3
-    for command in commands:
-        assert parse(command)
-
 
 def test_flags_change_a_preset() -> None:
     command = parse(

@@ -1,0 +1,47 @@
+"""Every command that README.md and docs/ show is one that parses."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import emlnet.__main__
+import pipelines.__main__
+import shards.__main__
+import tune.__main__
+
+ROOT = Path(__file__).parents[1]
+PARSE: dict[str, Callable[[list[str]], object]] = {
+    "python -m shards": shards.__main__.parse,
+    "python -m pipelines": pipelines.__main__.parse,
+    "python -m tune": tune.__main__.parse,
+    "emlnet": emlnet.__main__.parse,
+}
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """The program and the arguments of each indented or fenced command line."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text().replace("\\\n", " ")
+        for program in PARSE:
+            lines = re.findall(rf"^(?: {{4}}|\$ )?{program} ([a-z].+)$", text, re.M)
+            found += [(program, line) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("program", "arguments"), shown_commands())
+def test_a_shown_command_parses(program: str, arguments: str) -> None:
+    assert PARSE[program](shlex.split(arguments, comments=True))
+
+
+def test_every_program_is_shown() -> None:
+    assert {program for program, _ in shown_commands()} == set(PARSE)
+
+
+def test_make_targets_that_are_shown_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.M), target
