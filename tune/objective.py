@@ -117,10 +117,10 @@ def run_trial(point: dict[str, float], setting: Setting) -> dict[str, float]:
     """
     folder = setting.trial_folder(tune.get_context().get_trial_id())
     found = find_record(folder)
-    if found is None or found.state == "failed":
-        if found is not None:
-            shutil.rmtree(folder / "training", ignore_errors=True)
+    if found is None:
         found = _run(setting.job(point), folder, setting)
+    if found.state == "failed":
+        raise RuntimeError(found.cause)
     return {"epoch": found.epoch, SCORE: found.scores[setting.objective]}
 
 

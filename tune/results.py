@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from emlnet.fit import better
@@ -61,6 +63,15 @@ def find_records(search: Path) -> list[TrialRecord]:
     return sorted((r for r in found if r is not None), key=lambda record: record.started)
 
 
+def forget_failed(search: Path) -> None:
+    """Removes what failed trials left, and the result that counted them."""
+    (search / BEST_WEIGHTS).unlink(missing_ok=True)
+    for folder in (search / TRIALS).glob("*"):
+        record = find_record(folder)
+        if record is not None and record.state == "failed":
+            shutil.rmtree(folder)
+
+
 def best_record(records: Sequence[TrialRecord], objective: str) -> TrialRecord | None:
     """The finished trial with the best score, the first of equal ones; None when none finished."""
     best: TrialRecord | None = None
@@ -90,7 +101,8 @@ def table(records: Sequence[TrialRecord], objective: str) -> str:
             *(["baseline"] if record.is_baseline else []),
         ]
         if record.state == "failed":
-            lines.append(f"{name}  failed: {record.cause}  {', '.join(marks)}".rstrip())
+            cause = shorten(record.cause, 100, placeholder=" ...")
+            lines.append(f"{name}  failed: {cause}  {', '.join(marks)}".rstrip())
             continue
         values = "".join(f"{record.scores[column]:>9.4f}" for column in columns)
         row = f"{name}{values}{record.epoch:>9}{record.seconds:>9.0f}  {', '.join(marks)}"

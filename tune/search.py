@@ -101,6 +101,8 @@ def run_trials(command: LossWeightsCommand, place: stage.Place) -> None:
         seed=command.seed,
         num_threads=max(1, num_cpus() // (at_once * num_workers)),
     )
+    if command.retry_failed:
+        results.forget_failed(place.folder)
     ended = len(results.find_records(place.folder))
     print(
         f"{command.num_trials} trials{f', {ended} of them done before' if ended else ''}; "

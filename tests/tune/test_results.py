@@ -58,6 +58,18 @@ def test_records_come_back_in_the_order_they_began(tmp_path):
     assert results.find_records(tmp_path) == RECORDS
 
 
+def test_failed_trials_are_forgotten_before_they_run_again(tmp_path):
+    for name, record in zip("abcd", RECORDS, strict=True):
+        record.save(tmp_path / results.TRIALS / name)
+    (tmp_path / results.TRIALS / "under-way").mkdir()
+    (tmp_path / results.BEST_WEIGHTS).touch()
+    results.forget_failed(tmp_path)
+    assert results.find_records(tmp_path) == [BASELINE, WINNER, LOSER]
+    left = {path.name for path in (tmp_path / results.TRIALS).iterdir()}
+    assert left == {"a", "c", "d", "under-way"}
+    assert not (tmp_path / results.BEST_WEIGHTS).exists()
+
+
 def test_the_table_has_the_best_first_and_the_failed_last():
     lines = results.table(RECORDS, "kl").splitlines()
     assert [line.split()[0] for line in lines] == [
