@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from emlnet.backbones import check_keys
-from emlnet.fit import EpochReport, TrainState, trained_weights, unwrap
+from emlnet.fit import EpochReport, TrainState, trainable, trained_weights, unwrap
 
 FILE = "state.pt"
 
@@ -58,6 +58,7 @@ def save(state: TrainState, folder: Path | None) -> None:
         "step": state.step,
         "loss_sums": state.loss_sums,
         "history": [asdict(report) for report in state.history],
+        "average": state.average,
         "best_weights": state.best_weights,
         "random": states,
     }
@@ -91,6 +92,8 @@ def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     state.epoch, state.step = content["epoch"], content["step"]
     state.loss_sums = content["loss_sums"]
     state.history = [EpochReport(**report) for report in content["history"]]
+    weights = trainable(state.model)
+    state.average = [a.to(w.device) for a, w in zip(content["average"], weights, strict=False)]
     state.best_weights = content["best_weights"]
     if rank < len(content["random"]):
         set_random_state(content["random"][rank])

@@ -70,8 +70,9 @@ class EmlDecoder(Decoder):
 class DensityDecoder(Decoder):
     """The weighted average of the encoders' densities, corrected where the readouts say so.
 
-    log p = temperature * log sum_k w_k p_k + correction, renormalised.  All corrections start at
-    zero and the weights are equal, so an untrained decoder is the plain average.
+    log p = log sum_k w_k p_k + correction, renormalised.  All corrections start at zero and the
+    weights are equal, so an untrained decoder is the plain average.  There is no temperature: the
+    encoders have seen the pictures that the decoder trains on, and one learned there is too sharp.
     """
 
     radius = 12
@@ -81,7 +82,6 @@ class DensityDecoder(Decoder):
         super().__init__()
         inputs = sum(num_readouts) + len(num_readouts)
         self.weight = nn.Parameter(torch.zeros(len(num_readouts)))
-        self.temperature = nn.Parameter(torch.ones(()))
         self.blur = nn.Parameter(torch.zeros(()))
         self.centre_bias = nn.Parameter(torch.zeros(1, 1, 15, 20))
         self.correct = nn.Sequential(
@@ -110,7 +110,7 @@ class DensityDecoder(Decoder):
             + resize(self.centre_bias, grid, "bicubic")
             + self.blur * (gaussian_blur(coarse, 3.0, self.radius, "replicate") - coarse)
         )
-        return log_softmax(self.temperature * average + resize(correction, size))
+        return log_softmax(average + resize(correction, size))
 
 
 def build_decoder(config: DecoderConfig, num_readouts: list[int]) -> Decoder:

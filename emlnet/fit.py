@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -30,6 +31,7 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]: ...
 
 
+Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
 LOWER_IS_BETTER = ("kl",)
 """Metrics of which less is better."""
 
@@ -70,12 +72,18 @@ class Plan:
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     flip: bool = True
     """Mirror each training picture with a chance of one half."""
+    ema: float = 0.0
+    """Decay per step of the average of weights that is validated and kept; 0 keeps none."""
     checkpoint_every: int = 0
     """Steps between checkpoints within an epoch; 0 writes one at the end of each epoch."""
-    select: Literal["kl", "nss", "cc", "sim", "auc_judd"] = "kl"
+    select: Metric = "kl"
     """Validation metric by which the best epoch is kept."""
+    guard: tuple[Metric, ...] = ()
+    """Validation metrics in which a kept epoch of a decoder is not worse than the untrained one."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is a decay in 0..1, not {self.ema}")
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError(f"epochs and batch size are at least 1, lr is above 0: {self}")
 
@@ -109,6 +117,8 @@ class TrainState:
     loss_sums: Tensor | None = None
     """Sums over all ranks' images of those steps: total loss, each term, number of images."""
     history: list[EpochReport] = field(default_factory=list)
+    average: list[Tensor] = field(default_factory=list)
+    """Moving average of the trainable parameters, in their order; empty when none is kept."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     """Trained weights of the best epoch, on the CPU."""
 
@@ -217,10 +227,14 @@ def _validate(
     report: Report,
     began: float,
 ) -> None:
-    scores = evaluate(state.model, val_batches())
-    best = all(better(scores, past.scores, plan.select) for past in state.history)
-    if best:
-        state.best_weights = trained_weights(state.model)
+    with averaged(state):
+        scores = evaluate(state.model, val_batches())
+        best = all(better(scores, past.scores, plan.select) for past in state.history if past.best)
+        if state.history and state.history[0].epoch == 0:
+            untrained = state.history[0].scores
+            best &= not any(better(untrained, scores, metric) for metric in plan.guard)
+        if best:
+            state.best_weights = trained_weights(state.model)
     entry = EpochReport(
         epoch=state.epoch,
         train_loss=losses,
@@ -266,6 +280,8 @@ def train_epoch(
         state.optimizer.step()
         state.schedule.step()
         state.step += 1
+        if plan.ema:
+            _update_average(state, plan.ema)
         names = ["total", *terms]
         values = torch.stack([total, *terms.values(), torch.ones_like(total)]).detach().double()
         unchecked.append(values @ targets.weight.double())
@@ -283,6 +299,35 @@ def train_epoch(
         raise ValueError("an epoch without a single step: there are no training images")
     *means, num_images = state.loss_sums.tolist()
     return {name: value / num_images for name, value in zip(names, means, strict=True)}
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes, in order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def _update_average(state: TrainState, decay: float) -> None:
+    weights = trainable(state.model)
+    if not state.average:
+        state.average = [weight.detach().clone() for weight in weights]
+    for average, weight in zip(state.average, weights, strict=True):
+        average.lerp_(weight, 1 - decay)
+
+
+@contextmanager
+def averaged(state: TrainState) -> Iterator[None]:
+    """The model with the average of its weights, where one is kept; then with its own again."""
+    own = [weight.detach().clone() for weight in trainable(state.model)] if state.average else []
+    _set_weights(state.model, state.average)
+    yield
+    _set_weights(state.model, own)
+
+
+@torch.no_grad()
+def _set_weights(model: nn.Module, values: list[Tensor]) -> None:
+    for weight, value in zip(trainable(model), values, strict=False):
+        weight.copy_(value)
 
 
 def _share(weight: Tensor) -> Tensor:
@@ -310,8 +355,7 @@ def _add_checked(state: TrainState, unchecked: list[Tensor], num_steps: int) -> 
 
 def _check_weights(state: TrainState, num_steps: int) -> None:
     """A finite loss can still have had a gradient that is not: such weights are not kept."""
-    weights = [p for p in state.model.parameters() if p.requires_grad]
-    if not torch.stack([weight.detach().sum() for weight in weights]).isfinite().all():
+    if not torch.stack([w.detach().sum() for w in trainable(state.model)]).isfinite().all():
         raise DivergedError(
             f"weights are not finite after step {state.step} of {num_steps} in epoch "
             f"{state.epoch + 1}; the last good checkpoint is kept. A lower lr or clip_norm may help"

@@ -20,7 +20,7 @@ from emlnet.losses import LossWeights
 from emlnet.maps import Kind
 from emlnet.registry import default_tracking_uri
 
-DECODER_PLAN = Plan(epochs=6, lr=3e-3, weight_decay=1e-2)
+DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ def grid(model: Encoder | EMLNet, reader: ShardReader, num: int = 6) -> Image.Im
         picture = torch.from_numpy(sample.image).permute(2, 0, 1)[None].float() / 255
         output = predict_output(model, picture)
         density = output.exp() if model.kind == "density" else output
-        truth = torch.from_numpy(sample.density)[None, None].float()
+        truth = torch.from_numpy(sample.density.copy())[None, None].float()
         cells = [(resize(picture, CELL)[0].permute(1, 2, 0) * 255).round().byte().numpy()]
         cells += [heat(min_max(resize(m, CELL))[0, 0].numpy()) for m in (truth, density)]
         rows.append((sample.key, cells))

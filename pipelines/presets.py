@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from emlnet.fit import Plan
 from emlnet.losses import LossWeights
-from pipelines.config import Compute, FullCommand, Tracking
+from pipelines.config import DECODER_PLAN, FullCommand
 
 PRESETS: dict[str, FullCommand] = {
     # The main job in under 45 minutes on 2 CPU cores, from 500 training pictures.
@@ -14,7 +15,7 @@ PRESETS: dict[str, FullCommand] = {
         data=Path("osie"),
         size=(360, 480),
         plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
-        decoder_plan=Plan(epochs=4, lr=1e-3, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
+        decoder_plan=replace(DECODER_PLAN, epochs=3, loss_weights=LossWeights(kl=2, cc=1.3, nss=1)),
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
     "demo": FullCommand(
@@ -22,7 +23,7 @@ PRESETS: dict[str, FullCommand] = {
         backbones=("efficientnet_lite0", "efficientnet_lite1"),
         size=(192, 256),
         plan=Plan(epochs=3),
-        decoder_plan=Plan(epochs=3, lr=1e-3),
+        decoder_plan=replace(DECODER_PLAN, epochs=3),
     ),
     # Seconds, from random weights: does the pipeline run here?
     "smoke": FullCommand(
@@ -31,9 +32,7 @@ PRESETS: dict[str, FullCommand] = {
         weights=("none",),
         size=(96, 128),
         plan=Plan(epochs=1),
-        decoder_plan=Plan(epochs=1, lr=1e-3),
-        compute=Compute(num_workers=1),
-        tracking=Tracking(),
+        decoder_plan=replace(DECODER_PLAN, epochs=1),
     ),
 }
 

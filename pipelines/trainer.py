@@ -38,8 +38,6 @@ RAY_ENV = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
-    # An "error" of each Train run that is none (ray-project/ray issue 53727).
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 

@@ -48,7 +48,7 @@ def test_either_decoder_joins_encoders_of_either_kind(make_net, image, kinds, re
 
 
 def test_every_correction_of_a_density_decoder_changes_its_answer():
-    for name in ("weight", "temperature", "blur", "centre_bias", "correct.3.weight"):
+    for name in ("weight", "blur", "centre_bias", "correct.3.weight"):
         torch.manual_seed(0)
         decoder = DensityDecoder([2, 2], width=4).eval()
         given = readouts(2), log_densities(2), (20, 30)
@@ -75,7 +75,7 @@ def test_the_gradient_of_an_untrained_density_decoder_is_not_zero():
     decoder = DensityDecoder([2, 2], width=4).train()
     answer = decoder(readouts(2), log_densities(2), (20, 30))
     (answer * torch.rand(answer.shape)).sum().backward()
-    for name in ("weight", "temperature", "blur", "centre_bias", "correct.3.weight"):
+    for name in ("weight", "blur", "centre_bias", "correct.3.weight"):
         assert decoder.get_parameter(name).grad.abs().sum() > 0, name
 
 
