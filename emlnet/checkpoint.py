@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from emlnet.backbones import check_keys
-from emlnet.fit import EpochReport, TrainState, trainable, trained_weights, unwrap
+from emlnet.state import EpochReport, TrainState, trainable, trained_weights, unwrap
 
 FILE = "state.pt"
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
-from emlnet.losses import LossWeights, Terms, saliency_loss
+from emlnet.losses import saliency_loss
 from emlnet.maps import Kind, mirror_average, to_density, to_log_density
 from emlnet.metrics import Rules, score
 from emlnet.sample import Targets
+from emlnet.state import (
+    EpochReport,
+    Plan,
+    TrainState,
+    averaged,
+    better,
+    trainable,
+    trained_weights,
+    unwrap,
+    update_average,
+)
 
 Inputs = tuple[Any, ...]
 """What a model is called with: images, or readouts and a size."""
@@ -31,161 +38,14 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]: ...
 
 
-Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
-LOWER_IS_BETTER = ("kl",)
-"""Metrics of which less is better."""
-
-
 class DivergedError(RuntimeError):
     """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a model is trained."""
-
-    epochs: int = 4
-    """Number of passes over the training images."""
-    batch_size: int = 8
-    """Images per step, over all workers."""
-    lr: float = 1e-3
-    """Peak learning rate of the head or decoder, for the whole batch."""
-    backbone_lr: float = 0.3
-    """Learning rate of the backbone, as a multiple of `lr`."""
-    readout_lr: float = 3.0
-    """Learning rate of the readouts, as a multiple of `lr`."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """`adamw`, or `sgd` with momentum 0.9."""
-    weight_decay: float = 1e-4
-    """Weight decay per unit of learning rate."""
-    schedule: Literal["one-cycle", "step"] = "one-cycle"
-    """`one-cycle`: warm-up, then cosine to zero.  `step`: x 0.1 every `step_epochs`."""
-    warmup: float = 0.2
-    """Share of the steps in which a one-cycle learning rate rises."""
-    step_epochs: int = 5
-    """Epochs between drops of a `step` schedule."""
-    clip_norm: float = 5.0
-    """Gradients are scaled down to this Euclidean norm; 0 leaves them."""
-    loss_weights: LossWeights = field(default_factory=LossWeights)
-    """Weights of the loss terms: kl=10,cc=2,nss=1,sim=0,mse=0, or @FILE that a search wrote."""
-    terms: Terms = "exact"
-    """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
-    flip: bool = True
-    """Mirror each training picture with a chance of one half."""
-    ema: float = 0.0
-    """Decay per step of the average of weights that is validated and kept; 0 keeps none."""
-    checkpoint_every: int = 0
-    """Steps between checkpoints within an epoch; 0 writes one at the end of each epoch."""
-    select: Metric = "kl"
-    """Validation metric by which the best epoch is kept."""
-    guard: tuple[Metric, ...] = ()
-    """Validation metrics in which a kept epoch of a decoder is not worse than the untrained one."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay in 0..1, not {self.ema}")
-        if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
-            raise ValueError(f"epochs and batch size are at least 1, lr is above 0: {self}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """What one epoch gave.  epoch counts from 1; 0 is the untrained model."""
-
-    epoch: int
-    train_loss: dict[str, float]
-    """Mean over the epoch's images of the total and of each unweighted term."""
-    scores: dict[str, float]
-    """Mean over the validation images by metric, the `mit` rules."""
-    seconds: float
-    """Wall time of the epoch with its validation."""
-    best: bool
-    """Whether this is the best epoch so far by the plan's metric."""
-
-
-@dataclass(kw_only=True)
-class TrainState:
-    """All that training needs to go on: what a checkpoint holds."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler
-    epoch: int = 0
-    """Epochs finished."""
-    step: int = 0
-    """Steps done in the epoch that is under way."""
-    loss_sums: Tensor | None = None
-    """Sums over all ranks' images of those steps: total loss, each term, number of images."""
-    history: list[EpochReport] = field(default_factory=list)
-    average: list[Tensor] = field(default_factory=list)
-    """Moving average of the trainable parameters, in their order; empty when none is kept."""
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """Trained weights of the best epoch, on the CPU."""
 
 
 Report = Callable[[EpochReport, TrainState], None]
 Save = Callable[[TrainState], None]
 Progress = Callable[[int, int, int], None]
 """Called after each step with the epoch, from 0, the steps done in it and its number of steps."""
-
-
-def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
-    """A fresh state: parameter groups with their learning rates, optimiser, schedule."""
-    groups = parameter_groups(unwrap(model), plan)
-    optimizer: torch.optim.Optimizer
-    if plan.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
-    else:
-        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=plan.weight_decay)
-    schedule: LRScheduler
-    if plan.schedule == "one-cycle":
-        schedule = OneCycleLR(
-            optimizer,
-            [group["lr"] for group in groups],
-            total_steps=plan.epochs * steps_per_epoch,
-            pct_start=plan.warmup,
-            cycle_momentum=False,
-        )
-    else:
-        drops = range(plan.step_epochs, plan.epochs, plan.step_epochs)
-        schedule = MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in drops])
-    return TrainState(model=model, optimizer=optimizer, schedule=schedule)
-
-
-def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate: backbone, readouts, all else."""
-    rates = {"backbone": plan.backbone_lr * plan.lr, "readout": plan.readout_lr * plan.lr}
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(name.partition(".")[0], []).append(parameter)
-    return [
-        {"params": params, "lr": rates.get(part, plan.lr), "name": part}
-        for part, params in groups.items()
-    ]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel."""
-    inner = getattr(model, "module", model)
-    assert isinstance(inner, nn.Module)
-    return inner
-
-
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU of what training changes: parameters and buffers of unfrozen modules."""
-    inner = unwrap(model)
-    frozen = {n for n, module in inner.named_modules() if _is_frozen(module)}
-    return {
-        key: value.detach().cpu().clone()
-        for key, value in inner.state_dict().items()
-        if not any(key.startswith(f"{name}.") for name in frozen if name)
-    }
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def fit(
@@ -246,13 +106,6 @@ def _validate(
     report(entry, state)
 
 
-def better(scores: dict[str, float], than: dict[str, float], metric: str) -> bool:
-    """Whether the first scores beat the second by that metric; a NaN never does."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    first, second = sign * scores[metric], sign * than[metric]
-    return first > second or (math.isnan(second) and not math.isnan(first))
-
-
 def train_epoch(
     state: TrainState,
     plan: Plan,
@@ -281,7 +134,7 @@ def train_epoch(
         state.schedule.step()
         state.step += 1
         if plan.ema:
-            _update_average(state, plan.ema)
+            update_average(state, plan.ema)
         names = ["total", *terms]
         values = torch.stack([total, *terms.values(), torch.ones_like(total)]).detach().double()
         unchecked.append(values @ targets.weight.double())
@@ -299,35 +152,6 @@ def train_epoch(
         raise ValueError("an epoch without a single step: there are no training images")
     *means, num_images = state.loss_sums.tolist()
     return {name: value / num_images for name, value in zip(names, means, strict=True)}
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training changes, in order."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-@torch.no_grad()
-def _update_average(state: TrainState, decay: float) -> None:
-    weights = trainable(state.model)
-    if not state.average:
-        state.average = [weight.detach().clone() for weight in weights]
-    for average, weight in zip(state.average, weights, strict=True):
-        average.lerp_(weight, 1 - decay)
-
-
-@contextmanager
-def averaged(state: TrainState) -> Iterator[None]:
-    """The model with the average of its weights, where one is kept; then with its own again."""
-    own = [weight.detach().clone() for weight in trainable(state.model)] if state.average else []
-    _set_weights(state.model, state.average)
-    yield
-    _set_weights(state.model, own)
-
-
-@torch.no_grad()
-def _set_weights(model: nn.Module, values: list[Tensor]) -> None:
-    for weight, value in zip(trainable(model), values, strict=False):
-        weight.copy_(value)
 
 
 def _share(weight: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     seconds, a SQLite file that does not exist.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if tracking_uri.startswith(("http://", "https://")):
         _check_server(tracking_uri)
     elif tracking_uri.startswith("sqlite:///"):

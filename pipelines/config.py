@@ -15,10 +15,10 @@ from tyro.conf import OmitArgPrefixes
 
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
-from emlnet.fit import Plan
 from emlnet.losses import LossWeights
 from emlnet.maps import Kind
 from emlnet.registry import default_tracking_uri
+from emlnet.state import Plan
 
 DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
 

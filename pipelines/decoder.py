@@ -14,10 +14,11 @@ from torch import nn
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder
-from emlnet.fit import Batches, Inputs, Plan
+from emlnet.fit import Batches, Inputs
 from emlnet.model import CachedDecoder, EMLNet
 from emlnet.picture import open_picture, to_grey
 from emlnet.sample import Decoded, Targets, collate, prepare_targets
+from emlnet.state import Plan
 from pipelines import readouts, runs
 from pipelines.config import DecoderCommand, flatten
 from pipelines.readouts import Cache

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import Batches, Inputs, Plan
+from emlnet.fit import Batches, Inputs
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
+from emlnet.state import Plan
 from pipelines import runs
 from pipelines.config import EncoderCommand, flatten
 from pipelines.stage import Place, Stage, open_place, say

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from emlnet.encoder import Encoder
-from emlnet.fit import EpochReport
 from emlnet.maps import min_max, resize
 from emlnet.model import EMLNet
 from emlnet.package import predict_output
 from emlnet.picture import heat
+from emlnet.state import EpochReport
 from shards.reader import ShardReader
 
 if TYPE_CHECKING:

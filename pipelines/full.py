@@ -12,8 +12,8 @@ from typing import Any
 
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
-from emlnet.fit import better
 from emlnet.model import encoder_names
+from emlnet.state import better
 from pipelines import evaluation, publish, runs, stage, trainer
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import decoder_stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from emlnet.fit import Plan
 from emlnet.losses import LossWeights
+from emlnet.state import Plan
 from pipelines.config import DECODER_PLAN, FullCommand
 
 PRESETS: dict[str, FullCommand] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emlnet import package, registry
-from emlnet.fit import better
+from emlnet.state import better
 from pipelines import evaluation
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
@@ -100,7 +101,9 @@ def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
     )
     mlflow.set_tracking_uri(tracker.uri)
     mlflow.set_registry_uri(tracker.uri)
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # The signature is ours, not one that an example would tell.
+        warnings.filterwarnings("ignore", message=".*input example")
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("serving.py")),

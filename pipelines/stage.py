@@ -12,9 +12,9 @@ import torch
 
 from emlnet import package
 from emlnet.encoder import Encoder
-from emlnet.fit import LOWER_IS_BETTER, EpochReport
 from emlnet.model import EMLNet
 from emlnet.registry import PACKAGE
+from emlnet.state import LOWER_IS_BETTER, EpochReport
 from pipelines import figures, runs, trainer, worker
 from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
 from pipelines.tracking import EpochLogger, Tracker

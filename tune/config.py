@@ -9,7 +9,7 @@ from typing import Literal
 from tyro.conf import OmitArgPrefixes
 
 from emlnet.encoder import EncoderConfig
-from emlnet.fit import Plan
+from emlnet.state import Plan
 from pipelines.config import Compute, Tracking
 from tune.objective import Objective
 from tune.space import EQUAL, Space

@@ -16,8 +16,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
 from emlnet.encoder import EncoderConfig
-from emlnet.fit import LOWER_IS_BETTER, DivergedError, EpochReport, Plan
+from emlnet.fit import DivergedError
 from emlnet.losses import LossWeights
+from emlnet.state import LOWER_IS_BETTER, EpochReport, Plan
 from pipelines import trainer
 from pipelines.config import flatten
 from pipelines.encoders import EncoderJob

@@ -10,8 +10,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
-from emlnet.fit import better
 from emlnet.losses import LossWeights
+from emlnet.state import better
 from pipelines.runs import write_json
 from tune.space import EQUAL, short
 

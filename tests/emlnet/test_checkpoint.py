@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from emlnet import checkpoint
-from emlnet.fit import Plan, fit, start
+from emlnet.fit import fit
 from emlnet.losses import LossWeights
+from emlnet.state import Plan, start
 
 EPOCHS, STEPS, EVERY = 3, 5, 2
 

@@ -7,18 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet.fit import (
-    DivergedError,
-    Plan,
-    better,
-    evaluate,
-    fit,
-    parameter_groups,
-    start,
-    train_epoch,
-)
+from emlnet.fit import DivergedError, evaluate, fit, train_epoch
 from emlnet.losses import LossWeights
 from emlnet.model import CachedDecoder
+from emlnet.state import Plan, better, parameter_groups, start
 
 WEIGHTS = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1)
 

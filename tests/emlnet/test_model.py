@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from emlnet.decoder import DecoderConfig
-from emlnet.fit import Plan, start, train_epoch, trained_weights
+from emlnet.fit import train_epoch
 from emlnet.losses import LossWeights
 from emlnet.maps import log_softmax
 from emlnet.model import CachedDecoder, EMLNet, average_density, encoder_names
+from emlnet.state import Plan, start, trained_weights
 
 
 @pytest.mark.parametrize("readout", ["density", "eml"])

@@ -15,9 +15,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import Plan, evaluate, start, train_epoch, unwrap
+from emlnet.fit import evaluate, train_epoch
 from emlnet.losses import LossWeights
 from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
+from emlnet.state import Plan, start, unwrap
 
 SIZE, BATCH, NUM_IMAGES, EPOCHS = (32, 48), 4, 9, 2
 PLAN = Plan(

@@ -8,7 +8,8 @@ import torch
 
 from emlnet import checkpoint
 from emlnet.encoder import EncoderConfig
-from emlnet.fit import DivergedError, Plan
+from emlnet.fit import DivergedError
+from emlnet.state import Plan
 from pipelines import trainer
 from pipelines.config import Compute
 from pipelines.encoders import EncoderJob, ShardSource

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from emlnet.fit import Plan
 from emlnet.losses import LossWeights
+from emlnet.state import Plan
 from tune.space import EQUAL, TOTAL, Space, short
 
 

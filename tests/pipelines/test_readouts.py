@@ -1,0 +1,75 @@
+"""Cached readouts equal the encoder's own, and are computed once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.sample import collate, prepare_image
+from pipelines import readouts
+from shards.reader import ShardReader
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64))).eval()
+
+
+@pytest.fixture(scope="module")
+def cache(
+    data: Path, encoder: Encoder, local_ray: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("readouts") / "tiny"
+    return readouts.build(folder, data, ("train", "val"), encoder)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_cached_readout_is_the_encoders_own(
+    cache: Path, data: Path, encoder: Encoder, flip: bool
+) -> None:
+    reader = ShardReader(data, "train")
+    batch = collate([reader.decoded(7)], np.ones(1, np.float32), np.array([flip]))
+    with torch.inference_mode():
+        own = encoder.readouts(prepare_image(batch))
+    cached = readouts.Cache.open(cache, "train").read([7], [flip])
+    assert [tap.dtype for tap in cached] == [torch.float16] * 2
+    for tap, expected in zip(cached, own, strict=True):
+        assert torch.allclose(tap.float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_killed_build_computes_only_what_is_missing(
+    cache: Path, data: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cache / readouts.DONE).unlink()
+    (cache / "val-000000-tap0.npy").unlink()
+    kept = (cache / "train-000000-tap0.npy").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="no complete readouts"):
+        readouts.Cache.open(cache, "val")
+    readouts.build(cache, data, ("train", "val"), encoder)
+    assert (cache / "train-000000-tap0.npy").stat().st_mtime_ns == kept
+    assert readouts.Cache.open(cache, "val").read([0, 2], [False, True])[0].shape == (2, 1, 24, 32)
+    printed = capsys.readouterr().out
+    assert "val: 3 images" in printed
+    assert "train" not in printed
+
+
+def test_a_split_without_readouts_is_named(cache: Path) -> None:
+    with pytest.raises(ValueError, match="no readouts of split 'test'"):
+        readouts.Cache.open(cache, "test")
+
+
+def test_the_key_follows_config_weights_and_data(encoder: Encoder) -> None:
+    other = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(96, 128)))
+    keys = {
+        readouts.key(encoder, "data", "weights"),
+        readouts.key(encoder, "other data", "weights"),
+        readouts.key(encoder, "data", "other weights"),
+        readouts.key(other, "data", "weights"),
+    }
+    assert len(keys) == 4
+    assert readouts.key(encoder, "data", "weights") in keys
