@@ -33,9 +33,8 @@ def demo(command: DemoCommand) -> None:
     began = time.monotonic()
     folder = command.folder.absolute()
     raw, uri = folder / "raw", f"sqlite:///{folder / 'mlflow.db'}"
-    if not raw.is_dir():
-        print(f"1/4 synthetic data: {command.num_images} pictures in SALICON's layout -> {raw}")
-        sample.write_sample(raw, num_images=command.num_images, seed=0)
+    print(f"1/4 synthetic data: {command.num_images} pictures in SALICON's layout -> {raw}")
+    sample.write_sample(raw, num_images=command.num_images, seed=0)
     print("2/4 shards, two encoders from ImageNet weights, decoder, scores, registry", flush=True)
     tracking = Tracking(out=folder / "run", tracking_uri=uri, experiment="demo")
     report = full.run(replace(find_preset("demo"), data=raw, tracking=tracking))
