@@ -19,8 +19,8 @@ class Pull:
 
     folder: Positional[Path]
     """Folder to make: new, empty, or of an earlier pull."""
-    alias: str = "champion"
-    """Alias in the registry."""
+    alias: str | None = None
+    """Alias in the registry; default: champion."""
     version: int | None = None
     """Version in the registry, instead of an alias."""
     run: str | None = None
@@ -32,7 +32,9 @@ class Pull:
         """Pulls, and says what came."""
         from emlnet import package, registry
 
-        uri = self.tracking_uri or registry.default_tracking_uri()
+        if sum(given is not None for given in (self.alias, self.version, self.run)) > 1:
+            raise ValueError("name an alias, a version or a run, not several")
+        uri = registry.find_tracking_uri(self.tracking_uri)
         folder = registry.pull(self.folder, uri, self.alias, self.version, self.run)
         about = package.read_description(folder)["about"]
         print(f"pulled {about.get('name', 'a model')} into {folder}")
@@ -74,7 +76,7 @@ class Predict:
         if twice:
             raise ValueError(f"pictures of one name would overwrite each other: {', '.join(twice)}")
         with tempfile.TemporaryDirectory() as scratch:
-            uri = self.tracking_uri or registry.default_tracking_uri()
+            uri = registry.find_tracking_uri(self.tracking_uri)
             model = package.load(registry.resolve(self.model, uri, Path(scratch) / "model"))
         try:
             self.out.mkdir(parents=True, exist_ok=True)

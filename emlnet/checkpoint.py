@@ -90,9 +90,10 @@ def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     state.schedule.load_state_dict(content["schedule"])
     state.epoch, state.step = content["epoch"], content["step"]
-    state.loss_sums = content["loss_sums"]
     state.history = [EpochReport(**report) for report in content["history"]]
     weights = trainable(state.model)
+    sums = content["loss_sums"]
+    state.loss_sums = None if sums is None else sums.to(weights[0].device)
     state.average = [a.to(w.device) for a, w in zip(content["average"], weights, strict=False)]
     state.best_weights = content["best_weights"]
     if rank < len(content["random"]):

@@ -167,4 +167,4 @@ class EmlHead(Head):
         """Saliency map in [0, 1], (B, 1, H, W), resized by nearest neighbours as the authors do."""
         grid = (readouts[0].shape[-2], readouts[0].shape[-1])
         joined = torch.cat([F.interpolate(r, grid, mode="nearest") for r in readouts], 1)
-        return resize(self.combine(joined), size, "nearest").float()
+        return resize(resize(self.combine(joined), input_size, "nearest"), size).float()

@@ -87,6 +87,10 @@ def _validate(
     report: Report,
     began: float,
 ) -> None:
+    if dist.is_initialized():
+        # BatchNorm's running statistics are each rank's own; rank 0's are scored and kept.
+        for buffer in state.model.buffers():
+            dist.broadcast(buffer, 0)
     with averaged(state):
         scores = evaluate(state.model, val_batches())
         best = all(better(scores, past.scores, plan.select) for past in state.history if past.best)

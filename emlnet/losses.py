@@ -38,7 +38,8 @@ class LossWeights:
     sim: float = 0.0
     """1 - SIM, the histogram intersection of the two densities."""
     mse: float = 0.0
-    """Mean squared error of prediction and density, each scaled to a maximum of 1."""
+    """Mean squared error of prediction and density, each scaled to a maximum of 1; an `eml` map,
+    which is in 0..1, stays as it is."""
 
     def __post_init__(self) -> None:
         values = asdict(self).values()

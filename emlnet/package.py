@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from emlnet.picture import read_picture, to_rgb
 FORMAT = 1
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 EML_BLUR = 5.0
-"""Sigma in pixels of the blur that EML-NET's authors give their predictions."""
+"""Sigma of the blur that EML-NET's authors give their predictions, in pixels of 480 x 640."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Prediction:
         """(H, W) uint8: the map min-max to 0..255; an `eml` map is blurred first."""
         maps = torch.from_numpy(self.saliency)[None, None]
         if self.kind == "eml":
-            maps = gaussian_blur(maps, EML_BLUR, round(4 * EML_BLUR), "replicate")
+            sigma = EML_BLUR * math.sqrt(self.saliency.size / (480 * 640))
+            maps = gaussian_blur(maps, sigma, max(1, round(4 * sigma)), "replicate")
         picture: NDArray[np.uint8] = (min_max(maps)[0, 0] * 255).round().byte().numpy()
         return picture
 

@@ -23,9 +23,23 @@ PACKAGE = "package"
 """The folder among a run's artifacts that holds its packaged model."""
 
 
-def default_tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite store in the folder where the command runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
+"""What MLflow's stores answer for a model, version or alias that is not there."""
+
+
+class NotRegisteredError(ValueError):
+    """The registry has no such model, version or alias."""
+
+
+def find_tracking_uri(given: str | None = None) -> str:
+    """The store to use: what was given, else MLFLOW_TRACKING_URI, else SQLite in this folder.
+
+    A SQLite file's path is made absolute: other processes have other working folders.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -64,31 +78,37 @@ def _check_server(tracking_uri: str) -> None:
 
 
 def find_version(client: MlflowClient, alias: str | None = None, version: int | None = None) -> Any:
-    """The registered version by number or alias.  Raises ValueError that lists what there is."""
+    """The registered version by number or alias.
+
+    Raises NotRegisteredError that lists what there is.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         if version is not None:
             return client.get_model_version(NAME, str(version))
         return client.get_model_version_by_alias(NAME, alias or CHAMPION)
-    except MlflowException:
-        pass
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
     try:
         known = client.get_registered_model(NAME)
-    except MlflowException:
-        raise ValueError(
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        raise NotRegisteredError(
             f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
         ) from None
     aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(known.aliases.items())) or "none"
     wanted = f"version {version}" if version is not None else f"alias {alias or CHAMPION!r}"
-    raise ValueError(f"{NAME} has no {wanted}; its aliases are: {aliases}")
+    raise NotRegisteredError(f"{NAME} has no {wanted}; its aliases are: {aliases}")
 
 
 def champion(client: MlflowClient) -> Any | None:
     """The version that holds the alias `champion`, or None."""
     try:
         return find_version(client, CHAMPION)
-    except ValueError:
+    except NotRegisteredError:
         return None
 
 

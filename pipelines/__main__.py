@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import tyro
+from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from emlnet.fit import DivergedError
 from pipelines import decoder, demo, encoders, evaluation, full
 from pipelines.config import (
     DecoderCommand,
@@ -36,14 +36,9 @@ def parse(argv: list[str]) -> object:
     preset, argv = split_preset(argv)
     if preset is not None and (not argv or argv[0] != "full"):
         raise ValueError("--preset goes with `full`")
-    full_command: Any = Annotated[
-        FullCommand,
-        subcommand(
-            "full",
-            default=find_preset(preset) if preset is not None else tyro.MISSING,
-            description=f"{FullCommand.__doc__} --preset NAME starts from {', '.join(PRESETS)}.",
-        ),
-    ]
+    described = f"{FullCommand.__doc__} --preset NAME starts from {', '.join(PRESETS)}."
+    start: dict[str, Any] = {} if preset is None else {"default": find_preset(preset)}
+    full_command: Any = Annotated[FullCommand, subcommand("full", description=described, **start)]
     command: Any = (
         Annotated[EncoderCommand, subcommand("encoder")]
         | Annotated[DecoderCommand, subcommand("decoder")]
@@ -65,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         RUN[type(command)](command)
-    except (ValueError, DivergedError) as error:
+    except (ValueError, RuntimeError, OSError, MlflowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

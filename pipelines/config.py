@@ -17,24 +17,31 @@ from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
 from emlnet.losses import LossWeights
 from emlnet.maps import Kind
-from emlnet.registry import default_tracking_uri
+from emlnet.registry import find_tracking_uri
 from emlnet.state import Plan
 
 DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute:
-    """What a command runs on."""
+class Cluster:
+    """Where a command runs."""
+
+    use_gpu: bool | None = None
+    """Work on GPUs, one per worker; default: when the cluster has any."""
+    address: str | None = None
+    """Ray cluster to join, whose nodes see the folders of data and run; default: RAY_ADDRESS, else
+    a cluster of this machine alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Cluster):
+    """Where and how a command trains."""
 
     num_workers: int = 0
     """Ray workers, which share each batch; 0: one per GPU, or one when there is none."""
     loader_workers: int = 0
     """Processes per worker that read and decode; 0 reads in the worker itself."""
-    use_gpu: bool | None = None
-    """Train on GPUs, one per worker; default: when the cluster has any."""
-    address: str | None = None
-    """Ray cluster to join; default: RAY_ADDRESS, else a cluster of this machine alone."""
     timeout: int = 600
     """Seconds after which a worker that waits for another gives up."""
     max_failures: int = 2
@@ -46,20 +53,26 @@ class Compute:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracking:
-    """Where a command writes."""
+class Store:
+    """Where MLflow keeps runs and models."""
 
-    out: Path | None = None
-    """The run's own folder; the same command goes on from what it finds.  Default: runs/<name>."""
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
-    experiment: str | None = None
-    """MLflow experiment; default: the data set's name."""
 
     @property
     def uri(self) -> str:
         """The MLflow store to use."""
-        return self.tracking_uri or default_tracking_uri()
+        return find_tracking_uri(self.tracking_uri)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Store):
+    """Where a command writes."""
+
+    out: Path | None = None
+    """The run's own folder; the same command goes on from what it finds.  Default: runs/<name>."""
+    experiment: str | None = None
+    """MLflow experiment; default: the data set's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +119,8 @@ class EvaluateCommand:
     """Average each map with that of the mirrored picture."""
     json: Path | None = None
     """File to write the table to."""
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
-    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +170,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for item in fields(tree):
         value = getattr(tree, item.name)
+        if item.name == "tracking_uri":
+            continue  # It may hold a password.
         name = f"{prefix}{item.name}"
         if isinstance(value, LossWeights):
             flat[name] = str(value)

@@ -140,11 +140,14 @@ def decoder_stage(
     packages: folders of the packaged encoders.
     """
     encoders: list[Encoder] = []
-    caches = []
+    caches, sources = [], []
     for path in packages:
-        (encoder,) = package.load(path).encoders
+        encoder = package.load(path).model
+        if not isinstance(encoder, Encoder):
+            raise ValueError(f"{path} holds a decoder's model; a decoder joins encoders")
         weights = package.read_description(path)["files"][package.WEIGHTS]
         encoders.append(encoder)
+        sources.append(f"{encoder.config.backbone} {weights[:12]}")
         key = readouts.key(encoder, place.manifest.digest, weights)
         caches.append(place.folder / "readouts" / key)
     folder = place.folder / "decoder"
@@ -166,7 +169,7 @@ def decoder_stage(
         job=job,
         place=place,
         folder=folder,
-        params={**flatten(config), **flatten(plan), "seed": seed, "encoders": names},
+        params={**flatten(config), **flatten(plan), "seed": seed, "encoders": ", ".join(sources)},
         backbones=names,
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from emlnet.backbones import build_backbone
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import Batches, Inputs
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
@@ -114,6 +115,10 @@ def encoder_stage(
 
     name: in tables.  folder: its own in the place's.
     """
+    if config.weights not in ("package", "none"):
+        # Workers run in folders of their own.
+        config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
+    build_backbone(config.backbone, config.weights)  # Wrong weights end here, not in a worker.
     job = EncoderJob(
         data=place.data,
         encoder=config,

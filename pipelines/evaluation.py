@@ -54,7 +54,7 @@ def evaluate(
             for metric, values in metrics.items():
                 rows.setdefault(row, {}).setdefault(metric, []).append(values)
     return {
-        row.replace("model", name): {m: _mean(np.concatenate(v)) for m, v in metrics.items()}
+        name if row == "model" else row: {m: _mean(np.concatenate(v)) for m, v in metrics.items()}
         for row, metrics in rows.items()
     }
 

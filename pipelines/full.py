@@ -20,7 +20,8 @@ from pipelines.decoder import decoder_stage
 from pipelines.encoders import encoder_stage
 from pipelines.tracking import Tracker
 from shards.manifest import MANIFEST, Manifest
-from shards.reader import ShardReader
+from shards.reader import ShardReader, check_sizes
+from shards.salicon import walk
 from shards.writer import build
 
 SCORES = "scores.json"
@@ -33,9 +34,9 @@ def run(command: FullCommand) -> dict[str, Any]:
     """
     began = time.monotonic()
     source = command.data.absolute()
-    identity = {"command": "full", "source": str(source)}
-    if (source / MANIFEST).is_file():
-        identity["data"] = Manifest.load(source).digest
+    packed = (source / MANIFEST).is_file()
+    content = Manifest.load(source).digest if packed else walk(source).fingerprint
+    identity = {"command": "full", "source": str(source), "data": content}
     folder = stage.open_folder(command, f"full-{source.name}", identity)
     if (folder / SCORES).is_file():
         print(f"done before, in {folder}")
@@ -48,6 +49,7 @@ def run(command: FullCommand) -> dict[str, Any]:
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
+    check(command, data)
     place = stage.Place(
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
     )
@@ -96,12 +98,9 @@ def train(
     names = encoder_names(command.backbones)
     for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
         folder = f"encoder-{number}-{config.backbone}"
-        with timed(seconds, name):
-            results.append(
-                encoder_stage(
-                    place, name, folder, config, command.plan, command.seed + number
-                ).run()
-            )
+        seed = command.seed + number
+        results.append(encoder_stage(place, name, folder, config, command.plan, seed).run())
+        seconds[name] = results[-1].seconds
     with timed(seconds, "readouts"):
         decoder = decoder_stage(
             place,
@@ -110,9 +109,18 @@ def train(
             command.decoder_plan,
             command.seed,
         )
-    with timed(seconds, decoder.name):
-        results.append(decoder.run())
+    results.append(decoder.run())
+    seconds[decoder.name] = results[-1].seconds
     return results
+
+
+def check(command: FullCommand, data: Path) -> None:
+    """Raises ValueError for what would stop a later stage, before the first one trains."""
+    num_workers = trainer.scaling(command.compute).num_workers
+    for plan in (command.plan, command.decoder_plan):
+        trainer.check_batch(plan.batch_size, num_workers)
+    for split in ("train", "val"):
+        check_sizes(ShardReader(data, split))
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+
+import tyro
 
 from emlnet.losses import LossWeights
 from emlnet.state import Plan
@@ -12,14 +13,14 @@ from pipelines.config import DECODER_PLAN, FullCommand
 PRESETS: dict[str, FullCommand] = {
     # The main job in under 45 minutes on 2 CPU cores, from 500 training pictures.
     "osie-cpu": FullCommand(
-        data=Path("osie"),
+        data=tyro.MISSING,
         size=(360, 480),
         plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
         decoder_plan=replace(DECODER_PLAN, epochs=3, loss_weights=LossWeights(kl=2, cc=1.3, nss=1)),
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
     "demo": FullCommand(
-        data=Path("demo/raw"),
+        data=tyro.MISSING,
         backbones=("efficientnet_lite0", "efficientnet_lite1"),
         size=(192, 256),
         plan=Plan(epochs=3),
@@ -27,7 +28,7 @@ PRESETS: dict[str, FullCommand] = {
     ),
     # Seconds, from random weights: does the pipeline run here?
     "smoke": FullCommand(
-        data=Path("smoke/raw"),
+        data=tyro.MISSING,
         backbones=("tiny", "tiny"),
         weights=("none",),
         size=(96, 128),

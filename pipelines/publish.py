@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import emlnet
 from emlnet import package, registry
 from emlnet.state import better
 from pipelines import evaluation
@@ -41,20 +42,23 @@ def publish(
     It becomes `champion` only if there is none, or it beats it on this very data.
     """
     client = tracker.client
-    version = _register(folder, tracker, run_id)
+    weights = package.read_description(folder)["files"][package.WEIGHTS]
+    known = client.search_model_versions(f"name='{registry.NAME}'")
+    same = [v for v in known if v.tags.get("weights_sha256") == weights and v.run_id == run_id]
+    version = int(same[0].version) if same else _register(folder, tracker, run_id)
     digest = reader.manifest.digest
     tags = {
         "data": reader.manifest.name,
         "data_digest": digest,
         "split": reader.split,
         "flip": str(flip),
-        "weights_sha256": package.read_description(folder)["files"][package.WEIGHTS],
+        "weights_sha256": weights,
         **{f"score_{name}": f"{value:.6f}" for name, value in scores.items()},
     }
     for name, value in tags.items():
         client.set_model_version_tag(registry.NAME, str(version), name, value)
     holder = registry.champion(client)
-    promoted, reason = _compare(holder, scores, reader, flip, tracker)
+    promoted, reason = _compare(version, holder, scores, reader, flip, tracker)
     if promoted:
         client.set_registered_model_alias(registry.NAME, registry.CHAMPION, str(version))
     client.set_model_version_tag(registry.NAME, str(version), "promotion", reason)
@@ -62,11 +66,18 @@ def publish(
 
 
 def _compare(
-    holder: Any | None, scores: dict[str, float], reader: ShardReader, flip: bool, tracker: Tracker
+    version: int,
+    holder: Any | None,
+    scores: dict[str, float],
+    reader: ShardReader,
+    flip: bool,
+    tracker: Tracker,
 ) -> tuple[bool, str]:
     """Whether the new model beats the champion, and the reason in words."""
     if holder is None:
         return True, "champion: there was none"
+    if int(holder.version) == version:
+        return True, str(holder.tags.get("promotion", "champion"))
     tags = holder.tags
     same = (tags.get("data_digest"), tags.get("split"), tags.get("flip")) == (
         reader.manifest.digest,
@@ -108,7 +119,8 @@ def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
             name="model",
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={registry.PACKAGE: str(folder)},
-            pip_requirements=["emlnet"],
+            code_paths=[str(Path(emlnet.__file__).parent)],
+            pip_requirements=["torch", "torchvision", "timm", "safetensors", "numpy", "pillow"],
             signature=signature,
         )
     return int(mlflow.register_model(logged.model_uri, registry.NAME).version)

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 
 from emlnet import package
+from emlnet.backbones import find_backbone
 from emlnet.encoder import Encoder
 from emlnet.model import EMLNet
 from emlnet.registry import PACKAGE
 from emlnet.state import LOWER_IS_BETTER, EpochReport
 from pipelines import figures, runs, trainer, worker
 from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
-from pipelines.tracking import EpochLogger, Tracker
+from pipelines.tracking import EpochLogger, Tracker, git_commit
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 
@@ -88,6 +89,7 @@ class Stage:
                 self.place.compute,
                 [EpochLogger(tracker, run_id)],
             )
+            tracker.missing_epochs(run_id, content["history"])
             history = [EpochReport(**report) for report in content["history"]]
             best = next(report for report in reversed(history) if report.best)
             model = self.job.finish(content["best_weights"])
@@ -97,6 +99,9 @@ class Stage:
                 "scores": best.scores,
                 "epoch": best.epoch,
                 "data": {"name": reader.manifest.name, "digest": reader.manifest.digest},
+                "config": dict(self.params),
+                "commit": git_commit(),
+                "licence": licences(model),
             }
             package.save(self.folder / PACKAGE, model, about)
             figures.curves(history, self.name).savefig(self.folder / "curves.png")
@@ -117,6 +122,13 @@ class Stage:
         return result
 
 
+def licences(model: Encoder | EMLNet) -> str:
+    """The licences of the weights that a model's encoders started from, where known."""
+    encoders = [model] if isinstance(model, Encoder) else model._encoders()
+    known = {e.config.backbone: find_backbone(e.config.backbone).licence for e in encoders}
+    return ", ".join(f"{name} {licence or 'unknown'}" for name, licence in known.items())
+
+
 def summary(history: list[EpochReport], best: EpochReport, select: str) -> str:
     """What came out, in words."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items())
@@ -135,10 +147,26 @@ def open_folder(
     identity: what makes the run this one, beside its config; where it runs and writes does not.
     """
     config = {k: v for k, v in asdict(command).items() if k not in ("tracking", "compute", "data")}
-    identity = {**identity, "config": digest(config=config)}
+    identity = {
+        **identity,
+        "config": digest(config=config),
+        "weights": digest(files=weight_files(command)),
+        "store": digest(uri=command.tracking.uri),
+    }
     safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:60]
     default = Path("runs") / f"{safe}-{digest(**identity)[:8]}"
     return runs.open_folder(command.tracking.out or default, identity)
+
+
+def weight_files(command: EncoderCommand | DecoderCommand | FullCommand) -> list[str]:
+    """SHA-256 of each weights file that a command names by its path."""
+    given: tuple[str, ...] = ()
+    if isinstance(command, FullCommand):
+        given = command.weights
+    elif isinstance(command, EncoderCommand):
+        given = (command.encoder.weights,)
+    paths = [Path(name).expanduser() for name in given]
+    return [package.file_digest(path) for path in paths if path.is_file()]
 
 
 def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) -> Place:

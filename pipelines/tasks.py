@@ -28,7 +28,10 @@ def spread(
     use_gpu: a GPU for each call; default: when the cluster has one.
     An error in one call ends all.
     """
-    gpu = ray.cluster_resources().get("GPU", 0) > 0 if use_gpu is None else use_gpu
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    gpu = has_gpu if use_gpu is None else use_gpu
+    if gpu and not has_gpu:
+        raise ValueError("the cluster has no GPU; drop --use-gpu")
     call = ray.remote(
         num_cpus=1, num_gpus=1 if gpu else 0, runtime_env={"env_vars": WORKER_ENV}, max_retries=2
     )(_call)

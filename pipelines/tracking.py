@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ray.train import UserCallback
 
 from emlnet.registry import connect
+from pipelines.config import digest
 from pipelines.runs import write_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_ID = "mlflow-run.json"
+EPOCH_SECONDS = "epoch_seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +86,15 @@ class Tracker:
             if commit:
                 own["mlflow.source.git.commit"] = commit
             run_id = client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id
-            write_json(folder / RUN_ID, {"run_id": run_id, "uri": self.uri})
+            write_json(folder / RUN_ID, {"run_id": run_id, "store": digest(uri=self.uri)})
             self._params(run_id, params)
         else:
             client.update_run(run_id, status="RUNNING")
         try:
             yield run_id
         except BaseException:
-            client.set_terminated(run_id, status="FAILED")
+            with suppress(Exception):  # The body's error is the one to tell.
+                client.set_terminated(run_id, status="FAILED")
             raise
         client.set_terminated(run_id, status="FINISHED")
 
@@ -100,7 +103,7 @@ class Tracker:
         if not path.is_file():
             return None
         known = json.loads(path.read_text())
-        if known["uri"] != self.uri:
+        if known["store"] != digest(uri=self.uri):
             return None
         from mlflow.exceptions import MlflowException
 
@@ -123,6 +126,19 @@ class Tracker:
         now = int(time.time() * 1000)
         entries = [Metric(name, float(value), now, step) for name, value in values.items()]
         self.client.log_batch(run_id, metrics=entries)
+
+    def epoch(self, run_id: str, report: Mapping[str, Any]) -> None:
+        """Logs what an epoch gave, at its number."""
+        values = {f"train_{k}": v for k, v in report["train_loss"].items()}
+        values |= {f"val_{k}": v for k, v in report["scores"].items()}
+        self.metrics(run_id, {**values, EPOCH_SECONDS: report["seconds"]}, report["epoch"])
+
+    def missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
+        """Logs the epochs that did not reach the store while training ran."""
+        known = {m.step for m in self.client.get_metric_history(run_id, EPOCH_SECONDS)}
+        for report in history:
+            if report["epoch"] not in known:
+                self.epoch(run_id, report)
 
     def describe(self, run_id: str, text: str, **tags: str) -> None:
         """Sets a run's description, Markdown, and tags."""
@@ -148,10 +164,10 @@ class EpochLogger(UserCallback):  # type: ignore[misc]
         report = metrics[0].get("report")
         if report is None:
             return
-        values = {f"train_{k}": v for k, v in report["train_loss"].items()}
-        values |= {f"val_{k}": v for k, v in report["scores"].items()}
-        values["epoch_seconds"] = report["seconds"]
-        self.tracker.metrics(self.run_id, values, report["epoch"])
+        try:
+            self.tracker.epoch(self.run_id, report)
+        except Exception as error:  # Whatever it is, it is no reason to stop training.
+            print(f"epoch {report['epoch']} could not be logged, it will be later: {error}")
 
 
 def git_commit() -> str | None:

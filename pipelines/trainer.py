@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from emlnet import checkpoint
 from emlnet.fit import DivergedError
 from pipelines import worker
-from pipelines.config import Compute
+from pipelines.config import Cluster, Compute
 
 # Freed memory stays with the process, in one arena (training runs in a thread, whose own arena
 # would give large blocks back): page faults cost a CPU worker up to half of its time.
@@ -41,7 +41,7 @@ RAY_ENV = {
 }
 
 
-def connect(compute: Compute) -> None:
+def connect(compute: Cluster) -> None:
     """Joins the Ray cluster that the config names, or starts one on this machine."""
     if ray.is_initialized():
         return
@@ -74,6 +74,15 @@ def scaling(compute: Compute) -> ScalingConfig:
     return ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1})
 
 
+def check_batch(batch_size: int, num_workers: int) -> None:
+    """Raises ValueError when the workers cannot share a batch equally."""
+    if batch_size % num_workers:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared equally by {num_workers} workers; "
+            f"choose a multiple of {num_workers}"
+        )
+
+
 def train(
     job: worker.Job,
     storage: Path,
@@ -88,12 +97,7 @@ def train(
     """
     scaled = scaling(compute)
     num_workers = scaled.num_workers
-    assert isinstance(num_workers, int)
-    if job.plan.batch_size % num_workers:
-        raise ValueError(
-            f"a batch of {job.plan.batch_size} cannot be shared equally by {num_workers} workers; "
-            f"choose a multiple of {num_workers}"
-        )
+    check_batch(job.plan.batch_size, num_workers)
     trainer = TorchTrainer(
         worker.run,
         train_loop_config={"job": job},

@@ -148,7 +148,7 @@ class Loader:
         self.shuffle, self.flip = shuffle, flip
         self.num_steps = len(self.plan(0).indices)
         if batch_size > world_size:
-            _check_sizes(reader)
+            check_sizes(reader)
         context = None
         if num_workers:
             # To fork a process with threads (Ray's, torch's) can deadlock. Torch is imported once.
@@ -212,7 +212,8 @@ class _Steps(Dataset[Batch]):
         return collate([self.reader.decoded(int(i)) for i in indices], weights, flips)
 
 
-def _check_sizes(reader: ShardReader) -> None:
+def check_sizes(reader: ShardReader) -> None:
+    """Raises ValueError that names two samples when the split mixes image sizes."""
     for key, size in zip(reader.keys, reader.sizes, strict=True):
         if size != reader.sizes[0]:
             raise ValueError(

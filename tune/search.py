@@ -85,11 +85,7 @@ def run_trials(command: LossWeightsCommand, place: stage.Place) -> None:
     scaled = trainer.scaling(command.compute)
     num_workers = scaled.num_workers
     assert isinstance(num_workers, int)
-    if command.plan.batch_size % num_workers:
-        raise ValueError(
-            f"a batch of {command.plan.batch_size} cannot be shared equally by {num_workers} "
-            f"workers; choose a multiple of {num_workers}"
-        )
+    trainer.check_batch(command.plan.batch_size, num_workers)
     room = num_at_once(num_workers, bool(scaled.use_gpu), ray.available_resources())
     at_once = min(room, command.num_trials)
     setting = Setting(

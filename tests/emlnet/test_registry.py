@@ -198,10 +198,10 @@ def test_what_names_no_model_is_refused_with_what_would(store, tmp_path, uri):
 
 def test_the_store_is_the_variables_or_lies_in_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org")
-    assert registry.default_tracking_uri() == "http://example.org"
+    assert registry.find_tracking_uri() == "http://example.org"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.chdir(tmp_path)
-    assert registry.default_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert registry.find_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 # --- over HTTP

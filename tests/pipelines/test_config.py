@@ -51,22 +51,32 @@ def test_encoder_flags_reach_their_places() -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", ["--backbone nothing", "--size 8 8", "--loss-weights kl", "--lr 0"]
+    ("flags", "named"),
+    [
+        ("--backbone nothing", "efficientnet_lite0"),
+        ("--size 8 8", "size is height and width"),
+        ("--loss-weights kl", "loss weights are written"),
+        ("--lr 0", "lr is above 0"),
+    ],
 )
-def test_a_wrong_flag_ends_with_its_name(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_value_ends_with_what_is_expected(
+    flags: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["encoder", "--data", "d", *flags.split()])
     assert stopped.value.code == 2
-    assert "rror" in capsys.readouterr().err
+    message = re.sub(r"[│╰╯─\s|]+", " ", capsys.readouterr().err)
+    assert named in message
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("encoder", "decoder", "evaluate", "full", "demo"):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
-        blocks = re.split(r"\n│ (?=--)", capsys.readouterr().out)[1:]
+        blocks = re.split(r"\n[^\w\n-]*(?=--[a-z])", capsys.readouterr().out)[1:]
+        assert len(blocks) >= {"demo": 1, "evaluate": 7}.get(verb, 20)
         for block in blocks:
-            words = re.sub(r"[│╰╯─\s]+", " ", block)
+            words = re.sub(r"[│╰╯─\s|+-]+", " ", block)
             explained = re.sub(r"\(default: .*?\)|\(required\)", "", words)
             assert len(explained.split()) > 4, block
 
@@ -98,3 +108,29 @@ def test_a_tree_flattens_to_dotted_names() -> None:
     flat = flatten(find_preset("osie-cpu"))
     assert flat["plan.epochs"] == find_preset("osie-cpu").plan.epochs
     assert "kl=" in flat["plan.loss_weights"]
+
+
+def test_full_needs_no_preset_but_data() -> None:
+    command = parse(["full", "--data", "x"])
+    assert isinstance(command, FullCommand)
+    assert command.data == Path("x")
+
+
+@pytest.mark.parametrize("words", [["full"], ["full", "--preset", "osie-cpu"]])
+def test_full_without_data_asks_for_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "--data" in capsys.readouterr().err
+
+
+def test_a_password_in_the_stores_address_is_not_logged() -> None:
+    command = parse(["full", "--data", "x", "--tracking-uri", "http://me:secret@127.0.0.1:5000"])
+    assert "secret" not in str(flatten(command))
+
+
+def test_a_relative_sqlite_store_is_made_absolute() -> None:
+    command = parse(["full", "--data", "x", "--tracking-uri", "sqlite:///here.db"])
+    assert isinstance(command, FullCommand)
+    assert command.tracking.uri == f"sqlite:///{Path.cwd() / 'here.db'}"

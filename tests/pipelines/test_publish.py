@@ -62,7 +62,7 @@ def test_a_champion_of_other_data_is_scored_on_this(
     monkeypatch.setattr(publish.evaluation, "evaluate", score)
     monkeypatch.setattr(publish.registry, "pull", lambda *args, **kwargs: package)
     reader = ShardReader(data, "val")
-    wins, reason = publish._compare(holder, {"kl": 0.6}, reader, False, tracker)
+    wins, reason = publish._compare(2, holder, {"kl": 0.6}, reader, False, tracker)
     assert asked == ["champion"]
     assert wins
     assert reason == "champion: kl 0.6000 against 0.7000 of version 1"
