@@ -15,7 +15,7 @@ PRESETS: dict[str, FullCommand] = {
     "osie-cpu": FullCommand(
         data=tyro.MISSING,
         size=(360, 480),
-        plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
+        plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1), select="nss"),
         decoder_plan=replace(DECODER_PLAN, epochs=3, loss_weights=LossWeights(kl=2, cc=1.3, nss=1)),
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
