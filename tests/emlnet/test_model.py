@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from emlnet.decoder import DecoderConfig
+from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
 from emlnet.losses import LossWeights
-from emlnet.maps import log_softmax
+from emlnet.maps import log_softmax, resize
 from emlnet.model import CachedDecoder, EMLNet, average_density, encoder_names
 from emlnet.state import Plan, start, trained_weights
 
@@ -75,3 +76,16 @@ def test_the_average_density_is_the_mean_of_densities():
     given = [log_softmax(9 * torch.rand(1, 1, 6, 8, generator=generator)) for _ in range(3)]
     mean = torch.stack([one.exp() for one in given]).mean(0)
     torch.testing.assert_close(average_density(given).exp(), mean)
+
+
+def test_an_eml_model_decodes_at_its_own_size_whatever_the_pictures():
+    config = EncoderConfig(backbone="tiny", readout="eml", size=(48, 64), weights="none")
+    net = EMLNet([Encoder(config), Encoder(config)], DecoderConfig(readout="eml")).eval()
+    own = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    twice = own.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    with torch.inference_mode():
+        small, large = net(own), net(twice)
+    assert large.shape == (1, 1, 96, 128)
+    expected = resize(net(resize(twice, (48, 64))), (96, 128))
+    assert torch.allclose(large, expected, atol=1e-6)
+    assert small.shape == (1, 1, 48, 64)

@@ -8,6 +8,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from emlnet import checkpoint
 from pipelines import full
 from pipelines.config import Compute, Tracking
 from pipelines.presets import find_preset
@@ -34,5 +35,9 @@ def test_full_runs_with_two_workers_on_two_nodes(address: str, raw: Path, tmp_pa
     compute = Compute(num_workers=2, address=address)
     report = full.run(replace(find_preset("smoke"), data=raw, tracking=tracking, compute=compute))
     assert len([node for node in ray.nodes() if node["Alive"]]) == 3
+    for stage in ("encoder-0-tiny", "decoder"):
+        folder = sorted((tmp_path / "run" / stage / "training").glob("checkpoint_2*"))[-1]
+        # Each of the ranks left its own random state.
+        assert len(checkpoint.read(folder)["random"]) == 2
     assert report["version"] == 1
     assert {"decoder", "encoder tiny"} <= set(report["scores"])
