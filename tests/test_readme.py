@@ -45,3 +45,10 @@ def test_make_targets_that_are_shown_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text()):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_linked_files_exist_and_nothing_is_left_to_fill_in() -> None:
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).is_file(), link
+    assert not re.findall(r"^[A-Z]+_[A-Z_]+$", text, re.M)
