@@ -58,9 +58,13 @@ def find_record(folder: Path) -> TrialRecord | None:
 
 
 def find_records(search: Path) -> list[TrialRecord]:
-    """The records of a search's trials that ended, in the order they began."""
+    """The records of a search's trials that ended: 1:1:1, then the others in the order they began.
+
+    Trials that run at once begin in any order, although 1:1:1 is proposed first.
+    """
     found = [find_record(folder) for folder in (search / TRIALS).glob("*")]
-    return sorted((r for r in found if r is not None), key=lambda record: record.started)
+    records = [record for record in found if record is not None]
+    return sorted(records, key=lambda record: (not record.is_baseline, record.started))
 
 
 def forget_failed(search: Path) -> None:
