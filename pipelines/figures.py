@@ -30,8 +30,12 @@ def curves(history: Sequence[EpochReport], title: str) -> Figure:
     from matplotlib.figure import Figure
 
     names = list(history[0].scores)
-    figure = Figure(figsize=(3 * (len(names) + 1), 3), dpi=100, layout="constrained")
-    axes = figure.subplots(1, len(names) + 1)
+    num_rows = -(-(len(names) + 1) // 3)
+    figure = Figure(figsize=(10, 3 * num_rows), dpi=100, layout="constrained")
+    axes = figure.subplots(num_rows, 3, squeeze=False).ravel()
+    for unused in axes[len(names) + 1 :]:
+        unused.remove()
+    axes = axes[: len(names) + 1]
     trained = [report for report in history if report.train_loss]
     loss = [report.train_loss["total"] for report in trained]
     axes[0].plot([report.epoch for report in trained], loss, marker="o")
