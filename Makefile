@@ -7,7 +7,7 @@ STORE ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint types test test-ray test-slow demo ui wheel clean
+.PHONY: help install lint types test test-ray test-slow bench bench-long demo ui wheel clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,12 @@ test-ray: $(STAMP)  ## tests that start Ray
 
 test-slow: $(STAMP) ## the slow tests
 	$(BIN)/python -m pytest -m "slow"
+
+bench: $(STAMP)     ## how fast each part is, against a baseline: benchmarks/results/table.md
+	$(BIN)/python -m benchmarks
+
+bench-long: $(STAMP) ## the benchmarks that take hours
+	$(BIN)/python -m benchmarks --long
 
 demo: $(STAMP)      ## the whole journey on synthetic pictures, under demo/
 	$(BIN)/python -m pipelines demo demo

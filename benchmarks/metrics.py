@@ -3,15 +3,12 @@
     python -m benchmarks.metrics --referee PATH/TO/python
 
 The referee is a Python that has pysaliency 0.2.22 (tests/emlnet/make_pysaliency_expected.py says
-how to make one); without it that row is left out.  Repetitions alternate, so that a slow moment
-of the machine meets both.  Writes benchmarks/results/metrics.json.
+how to make one); without it that row is left out.  Writes benchmarks/results/metrics.json.
 """
 
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -23,6 +20,7 @@ import torch
 
 from benchmarks.baseline import metric_loops
 from benchmarks.baseline.metric_inputs import make_inputs
+from benchmarks.runner import REPEATS, compare, save
 from emlnet import metrics
 
 HERE = Path(__file__).parent
@@ -59,23 +57,24 @@ def timed(function):
     return time.perf_counter() - start, value
 
 
-def compare(ours, theirs, repeats):
-    """Seconds of each in alternating repetitions, and the largest difference of their values."""
-    ours()  # Warms up.
-    seconds, values = ([], []), [None, None]
-    for _ in range(repeats):
-        for side, run in enumerate((ours, theirs)):
-            taken, values[side] = run()
-            seconds[side].append(taken)
-    difference = {
-        name: float(np.abs(values[0][name] - values[1][name]).max()) for name in values[0]
+def compare_values(part, against, ours, baseline, *, repeats, reach=None, **about):
+    """A row of seconds; its `about` has the largest difference of the sides' values by metric."""
+    values = {}
+
+    def keeping(side, run):
+        def repeat():
+            seconds, values[side] = run()
+            return seconds
+
+        return repeat
+
+    sides = keeping("ours", ours), keeping("baseline", baseline)
+    row = compare(part, against, *sides, reach=reach, repeats=repeats, **about)
+    row.about["largest_difference"] = {
+        name: float(np.abs(value - values["baseline"][name]).max())
+        for name, value in values["ours"].items()
     }
-    return {
-        "seconds": seconds[0],
-        "seconds_theirs": seconds[1],
-        "times_faster": statistics.median(seconds[1]) / statistics.median(seconds[0]),
-        "largest_difference": difference,
-    }
+    return row
 
 
 def main():
@@ -83,9 +82,8 @@ def main():
     parser.add_argument("--referee", help="a Python with pysaliency 0.2.22")
     parser.add_argument("--num-images", type=int, default=200, help="480 x 640 each")
     parser.add_argument("--num-fixations", type=int, default=500, help="SALICON's mean")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--batch-size", type=int, default=20)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "metrics.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -154,33 +152,25 @@ def main():
 
         return timed(run)
 
-    rows = {}
-    if args.referee:
-        referee = Referee(args.referee, args.num_images, args.num_fixations)
-        rows["all tuebingen metrics, pysaliency"] = compare(score_all, referee.run, args.repeats)
-        referee.close()
-    rows["AUC-Judd, loop over thresholds"] = compare(judd, judd_loop, args.repeats)
-    rows["mit NSS, CC, KL, SIM, AUC-Judd, numpy"] = compare(mit, mit_loop, args.repeats)
-
-    per_image = 1000 / args.num_images
-    print(f"{'against':40}{'ours ms':>9}{'theirs ms':>11}{'faster':>8}  largest difference")
-    for name, row in rows.items():
-        ours = statistics.median(row["seconds"]) * per_image
-        theirs = statistics.median(row["seconds_theirs"]) * per_image
-        worst = max(row["largest_difference"].values())
-        print(f"{name:40}{ours:9.2f}{theirs:11.2f}{row['times_faster']:7.1f}x  {worst:.1e}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    result = {
+    about = {
+        "repeats": args.repeats,
         "images": args.num_images,
         "size": list(maps["saliency"].shape[-2:]),
         "fixations_per_image": args.num_fixations,
         "batch_size": args.batch_size,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "rows": rows,
     }
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    rows = []
+    if args.referee:
+        referee = Referee(args.referee, args.num_images, args.num_fixations)
+        part = "all tuebingen metrics"
+        rows.append(compare_values(part, "pysaliency", score_all, referee.run, reach=10, **about))
+        referee.close()
+    rows.append(compare_values("AUC-Judd", "loop over thresholds", judd, judd_loop, **about))
+    part = "mit NSS, CC, KL, SIM, AUC-Judd"
+    rows.append(compare_values(part, "numpy, image by image", mit, mit_loop, **about))
+    for row in rows:
+        print(f"{row.part}: largest difference {max(row.about['largest_difference'].values()):.1e}")
+    save("metrics", rows, threads=1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""Runs the benchmarks, each in a process of its own, and prints the table.
+
+    python -m benchmarks                  # the short ones, as `make bench`
+    python -m benchmarks --long           # the long ones, as `make bench-long`
+    python -m benchmarks metrics          # those that are named
+
+What runs are the files beside this one; each has its own flags (`python -m benchmarks.metrics -h`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+from benchmarks.runner import RESULTS, ROOT, table
+
+SHORT = {
+    "metrics": ["--num-images", "40"],
+}
+"""Files that `make bench` runs, with their arguments."""
+LONG: dict[str, list[str]] = {}
+"""Files that `make bench-long` runs."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", choices=[[], *SHORT, *LONG], metavar="NAME")
+    parser.add_argument("--long", action="store_true", help="the long ones")
+    given = parser.parse_args()
+    chosen = given.names or (LONG if given.long else SHORT)
+    failed = []
+    for name in chosen:
+        print(f"--- {name}", flush=True)
+        began = time.monotonic()
+        command = [sys.executable, "-m", f"benchmarks.{name}", *{**SHORT, **LONG}[name]]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(name)
+        print(f"--- {name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(table(), f"in {RESULTS}", sep="\n")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
