@@ -1,16 +1,20 @@
-"""`python -m pipelines encoder | decoder | evaluate | full | demo`: train, score, register."""
+"""`python -m pipelines encoder | decoder | evaluate | full | demo`: train, score, register.
+
+`submit` sends any of them to a cluster, `jobs` follows it there.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines import decoder, demo, encoders, evaluation, full
+from pipelines import decoder, demo, encoders, evaluation, full, jobs, submit
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
@@ -28,11 +32,17 @@ RUN: dict[type, Callable[[Any], object]] = {
     EvaluateCommand: evaluation.run,
     FullCommand: full.run,
     demo.DemoCommand: demo.demo,
+    submit.SubmitCommand: lambda command: submit.run(command, parse),
+    jobs.JobsCommand: jobs.run,
 }
+VERBS = ("encoder", "decoder", "evaluate", "full", "demo")
+"""The commands that can be sent to a cluster."""
 
 
 def parse(argv: list[str]) -> object:
     """A command's config from its arguments.  Raises ValueError for an unknown preset."""
+    if argv[:1] == ["submit"]:
+        return parse_submit(argv[1:])
     preset, argv = split_preset(argv)
     if preset is not None and (not argv or argv[0] != "full"):
         raise ValueError("--preset goes with `full`")
@@ -45,6 +55,8 @@ def parse(argv: list[str]) -> object:
         | Annotated[EvaluateCommand, subcommand("evaluate")]
         | full_command
         | Annotated[demo.DemoCommand, subcommand("demo")]
+        | Annotated[submit.SubmitCommand, subcommand("submit")]
+        | Annotated[jobs.JobsCommand, subcommand("jobs")]
     )
     return tyro.cli(
         command,
@@ -55,15 +67,27 @@ def parse(argv: list[str]) -> object:
     )
 
 
+def parse_submit(argv: list[str]) -> submit.SubmitCommand:
+    """What follows `submit`: its own flags, then a command, which must parse too."""
+    own, sent = submit.split(argv, VERBS)
+    if sent and sent[0] in VERBS:
+        parse(sent)
+    prog = "python -m pipelines submit [flags] COMMAND ..."
+    return replace(tyro.cli(submit.SubmitCommand, prog=prog, args=own), command=tuple(sent))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a user's error is one line on stderr and exit code 1."""
+    """Runs one command; a user's error is one line on stderr and exit code 1.
+
+    `submit` and `jobs logs` exit with the job's own code.
+    """
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
-        RUN[type(command)](command)
+        answer = RUN[type(command)](command)
     except (ValueError, RuntimeError, OSError, MlflowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return answer if isinstance(answer, int) else 0
 
 
 if __name__ == "__main__":

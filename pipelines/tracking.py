@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RUN_ID = "mlflow-run.json"
 EPOCH_SECONDS = "epoch_seconds"
+COMMIT = "EMLNET_COMMIT"
+"""Variable that tells a job, which brings no git history, of which commit its code is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,8 @@ class EpochLogger(UserCallback):  # type: ignore[misc]
 
 def git_commit() -> str | None:
     """The checkout's commit, with `-dirty` when files differ from it; None outside a checkout."""
+    if os.environ.get(COMMIT):
+        return os.environ[COMMIT]
     root = Path(__file__).parent.parent
     env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     command = [
