@@ -44,6 +44,9 @@ class DivergedError(RuntimeError):
 
 Report = Callable[[EpochReport, TrainState], None]
 Save = Callable[[TrainState], None]
+EvaluateModel = Callable[[nn.Module], dict[str, float]]
+Baseline = Callable[[tuple[int, int]], Tensor]
+"""A log-density (1, 1, H, W) to measure information gain over, for pictures of that (H, W)."""
 Progress = Callable[[int, int, int], None]
 """Called after each step with the epoch, from 0, the steps done in it and its number of steps."""
 
@@ -56,26 +59,29 @@ def fit(
     report: Report,
     save: Save | None = None,
     progress: Progress | None = None,
+    evaluate_model: EvaluateModel | None = None,
 ) -> TrainState:
     """Trains from where the state is to the plan's last epoch, validating and reporting after each.
 
     train_batches: called with an epoch, counted from 0, and the steps of it that are done; gives
     the batches that are left.  save: called every `checkpoint_every` steps within an epoch.
+    evaluate_model: scores the model after each epoch; default: `evaluate` over `val_batches`.
     A model that answers well before any training (a decoder that starts at the average of its
     encoders) is a candidate for the best one, reported as epoch 0.
     Raises DivergedError when the loss is not finite, with the step.
     """
+    evaluate_model = evaluate_model or (lambda model: evaluate(model, val_batches()))
     if (
         state.epoch == 0
         and not state.history
         and getattr(unwrap(state.model), "starts_ready", False)
     ):
-        _validate(state, plan, {}, val_batches, report, time.perf_counter())
+        _validate(state, plan, {}, evaluate_model, report, time.perf_counter())
     for epoch in range(state.epoch, plan.epochs):
         began = time.perf_counter()
         losses = train_epoch(state, plan, train_batches(epoch, state.step), save, progress)
         state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
-        _validate(state, plan, losses, val_batches, report, began)
+        _validate(state, plan, losses, evaluate_model, report, began)
     return state
 
 
@@ -83,7 +89,7 @@ def _validate(
     state: TrainState,
     plan: Plan,
     losses: dict[str, float],
-    val_batches: Callable[[], Batches],
+    evaluate_model: EvaluateModel,
     report: Report,
     began: float,
 ) -> None:
@@ -92,7 +98,7 @@ def _validate(
         for buffer in state.model.buffers():
             dist.broadcast(buffer, 0)
     with averaged(state):
-        scores = evaluate(state.model, val_batches())
+        scores = evaluate_model(state.model)
         best = all(better(scores, past.scores, plan.select) for past in state.history if past.best)
         if state.history and state.history[0].epoch == 0:
             untrained = state.history[0].scores
@@ -199,11 +205,16 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Batches, rules: Rules = "mit", flip: bool = False
+    model: nn.Module,
+    batches: Batches,
+    rules: Rules = "mit",
+    flip: bool = False,
+    baseline: Baseline | None = None,
 ) -> dict[str, float]:
     """Mean over the images of all ranks of each metric; fixation metrics skip images without any.
 
-    flip: score the average with the mirrored picture's map.  Every rank calls it equally often.
+    flip: score the average with the mirrored picture's map.  baseline: adds `ig` over it.
+    Every rank calls it equally often.
     """
     model.eval()
     kind, names, sums = _kind(model), [], []
@@ -212,7 +223,11 @@ def evaluate(
         if flip:
             mirrored = unwrap(model)(inputs[0].flip(-1), *inputs[1:])
             output = mirror_average(output, mirrored, kind)
-        scores = score_output(output, targets, kind, rules)
+        more: dict[str, Tensor] = {}
+        if baseline:
+            density = baseline(targets.size).to(targets.density)
+            more["baseline_log_density"] = density.expand_as(targets.density)
+        scores = score_output(output, targets, kind, rules, **more)
         values = torch.stack(list(scores.values())).double()
         counted = targets.weight.double() * values.isfinite()
         names = list(scores)

@@ -46,7 +46,7 @@ class Plan:
     clip_norm: float = 5.0
     """Gradients are scaled down to this Euclidean norm; 0 leaves them."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    """Weights of the loss terms: kl=10,cc=2,nss=1,sim=0,mse=0, or @FILE that a search wrote."""
+    """Weights of the loss terms: kl=10,cc=2,nss=1,sim=0,mse=0, or @FILE or @RUN of a search."""
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     flip: bool = True

@@ -63,7 +63,7 @@ def parse(argv: list[str]) -> object:
         prog="python -m pipelines",
         args=spell_out(argv),
         description=__doc__,
-        registry=registry(),
+        registry=registry(argv),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,10 +19,15 @@ from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
 from emlnet.losses import LossWeights
 from emlnet.maps import Kind
-from emlnet.registry import find_tracking_uri
+from emlnet.registry import connect, find_tracking_uri
 from emlnet.state import Plan
 
 DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
+
+BEST_WEIGHTS = "best-weights.json"
+"""What a search over loss weights writes, a file and an artifact of its MLflow run."""
+RUN = re.compile("[0-9a-f]{32}")
+"""The id of an MLflow run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +53,12 @@ class Compute(Cluster):
     """Seconds after which a worker that waits for another gives up."""
     max_failures: int = 2
     """How often a stage starts again from its last checkpoint after a worker died."""
+    threads: int = 0
+    """CPU threads of each worker; 0: the cores of its machine, shared by the workers there."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0 or self.loader_workers < 0:
-            raise ValueError("numbers of workers are at least 0")
+        if min(self.num_workers, self.loader_workers, self.threads) < 0:
+            raise ValueError("numbers of workers and threads are at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +201,12 @@ def digest(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def registry() -> tyro.constructors.ConstructorRegistry:
-    """How flags become values that tyro doesn't know: loss weights as `kl=10,cc=2,nss=1`."""
+def registry(argv: Sequence[str] = ()) -> tyro.constructors.ConstructorRegistry:
+    """How flags become values that tyro doesn't know: loss weights as `kl=10,cc=2,nss=1`.
+
+    argv: all arguments, for `--tracking-uri`: the store where a run of a search is looked up.
+    """
+    uri, _ = take_flag(argv, "--tracking-uri")
     rules = tyro.constructors.ConstructorRegistry()
 
     @rules.primitive_rule
@@ -204,8 +217,8 @@ def registry() -> tyro.constructors.ConstructorRegistry:
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
-            metavar="kl=W,cc=W,...|@FILE",
-            instance_from_str=lambda given: read_loss_weights(given[0]),
+            metavar="kl=W,cc=W,...|@FILE|@RUN",
+            instance_from_str=lambda given: read_loss_weights(given[0], uri),
             is_instance=lambda value: isinstance(value, LossWeights),
             str_from_instance=lambda value: [str(value)],
         )
@@ -213,24 +226,45 @@ def registry() -> tyro.constructors.ConstructorRegistry:
     return rules
 
 
-def read_loss_weights(text: str) -> LossWeights:
-    """From `kl=10,cc=2,nss=1`, or `@FILE`: the JSON that a search writes."""
+def read_loss_weights(text: str, tracking_uri: str | None = None) -> LossWeights:
+    """From `kl=10,cc=2,nss=1`, or `@` and the JSON that a search writes: a file, or the id of the
+    search's MLflow run, whose store `tracking_uri` names.
+    """
     if not text.startswith("@"):
         return LossWeights.parse(text)
-    path = Path(text[1:]).expanduser()
+    given = text[1:]
+    if not RUN.fullmatch(given):
+        return _loss_weights_of(Path(given).expanduser(), given)
+    uri = find_tracking_uri(tracking_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = connect(uri).download_artifacts(given, BEST_WEIGHTS, folder)
+        except Exception as error:  # What it is depends on the store.
+            raise ValueError(
+                f"no {BEST_WEIGHTS} of run {given} in the MLflow store (--tracking-uri): {error}"
+            ) from error
+        return _loss_weights_of(Path(file), f"{BEST_WEIGHTS} of run {given}")
+
+
+def _loss_weights_of(path: Path, name: str) -> LossWeights:
     try:
         return LossWeights(**json.loads(path.read_text())["weights"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no loss weights: {error}") from error
+        raise ValueError(f"{name} holds no loss weights: {error}") from error
 
 
 def split_preset(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Takes `--preset NAME` or `--preset=NAME` out of the arguments."""
+    return take_flag(argv, "--preset")
+
+
+def take_flag(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of `FLAG VALUE` or `FLAG=VALUE`, and the arguments without it."""
     rest = list(argv)
     for position, word in enumerate(rest):
-        if word == "--preset" and position + 1 < len(rest):
+        if word == flag and position + 1 < len(rest):
             return rest[position + 1], rest[:position] + rest[position + 2 :]
-        if word.startswith("--preset="):
+        if word.startswith(f"{flag}="):
             return word.partition("=")[2], rest[:position] + rest[position + 1 :]
     return None, rest
 

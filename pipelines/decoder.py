@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from torch import nn
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder
-from emlnet.fit import Batches, Inputs
+from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.model import CachedDecoder, EMLNet
 from emlnet.picture import open_picture, to_grey
 from emlnet.sample import Decoded, Targets, collate, prepare_targets
 from emlnet.state import Plan
 from pipelines import readouts, runs
-from pipelines.config import DecoderCommand, flatten
+from pipelines.config import RUN, DecoderCommand, flatten
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage, open_place, say
 from shards.reader import Plan as ReadingPlan
@@ -88,6 +87,10 @@ class CacheSource:
     def val(self) -> Batches:
         """This rank's share of the validation images."""
         return CachedBatches(self, "val", 0, 0)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """A model's scores after an epoch, over the validation images of all ranks."""
+        return evaluate(model, self.val())
 
 
 class CachedBatches:
@@ -179,7 +182,7 @@ def run(command: DecoderCommand) -> runs.StageResult:
     place = open_place(command, "decoder", "+".join(command.encoders))
     packages = [
         registry.resolve(
-            f"runs:/{uri}" if re.fullmatch("[0-9a-f]{32}", uri) else uri,
+            f"runs:/{uri}" if RUN.fullmatch(uri) else uri,
             command.tracking.uri,
             place.folder / "encoders" / str(number),
         )

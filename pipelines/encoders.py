@@ -12,7 +12,7 @@ from torch import nn
 
 from emlnet.backbones import build_backbone
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import Batches, Inputs
+from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
 from emlnet.state import Plan
 from pipelines import runs
@@ -81,6 +81,10 @@ class ShardSource:
     def val(self) -> Batches:
         """This rank's share of the validation images."""
         return Prepared(lambda: self._val.epoch(0), self._val.num_steps, self._prepare)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """A model's scores after an epoch, over the validation images of all ranks."""
+        return evaluate(model, self.val())
 
     def _prepare(self, batch: Batch) -> tuple[Inputs, Targets]:
         image = prepare_image(batch, self.device)

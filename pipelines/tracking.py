@@ -79,6 +79,26 @@ class Tracker:
         It ends as FINISHED, or FAILED when the body raises.
         """
         client = self.client
+        run_id = self.begin(folder, name, params=params, tags=tags, parent=parent)
+        try:
+            yield run_id
+        except BaseException:
+            with suppress(Exception):  # The body's error is the one to tell.
+                client.set_terminated(run_id, status="FAILED")
+            raise
+        client.set_terminated(run_id, status="FINISHED")
+
+    def begin(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> str:
+        """The id of the MLflow run that `run` works in, for a caller that ends it by itself."""
+        client = self.client
         run_id = self._known(folder)
         if run_id is None:
             own = {"mlflow.runName": name, "mlflow.source.name": "emlnet", **tags}
@@ -92,13 +112,7 @@ class Tracker:
             self._params(run_id, params)
         else:
             client.update_run(run_id, status="RUNNING")
-        try:
-            yield run_id
-        except BaseException:
-            with suppress(Exception):  # The body's error is the one to tell.
-                client.set_terminated(run_id, status="FAILED")
-            raise
-        client.set_terminated(run_id, status="FINISHED")
+        return run_id
 
     def _known(self, folder: Path) -> str | None:
         path = folder / RUN_ID

@@ -38,21 +38,29 @@ RAY_ENV = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",
 }
 
 
-def connect(compute: Cluster) -> None:
-    """Joins the Ray cluster that the config names, or starts one on this machine."""
+def connect(
+    compute: Cluster, *, include_dashboard: bool = False, log_to_driver: bool = True
+) -> None:
+    """Joins the Ray cluster that the config names, or starts one on this machine.
+
+    include_dashboard: of a cluster that is started; Ray Train frees the workers of a run that was
+    killed only where there is one.  log_to_driver: print what workers print.
+    """
     if ray.is_initialized():
         return
     for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
     address = compute.address or os.environ.get("RAY_ADDRESS") or "local"
-    more = {"include_dashboard": False} if address == "local" else {}
+    more = {"include_dashboard": include_dashboard} if address == "local" else {}
     try:
         ray.init(
             address=address,
             logging_level=logging.WARNING,
+            log_to_driver=log_to_driver,
             # Each second a warning that a dashboard, which nobody asked for, is not there.
             logging_config=ray.LoggingConfig(encoding="TEXT", log_level="ERROR"),
             **more,
@@ -88,11 +96,13 @@ def train(
     storage: Path,
     compute: Compute,
     callbacks: Sequence[UserCallback] = (),
+    start_failures: int = -1,
 ) -> dict[str, Any]:
     """Trains a job and returns its last checkpoint's content (emlnet.checkpoint).
 
     storage: the stage's own folder, absolute; called again with it, training goes on from the last
-    checkpoint.  Raises ValueError when the batch cannot be shared, DivergedError when the loss is
+    checkpoint.  start_failures: how often workers that found no room are waited for again; -1
+    without end.  Raises ValueError when the batch cannot be shared, DivergedError when the loss is
     no longer finite, RuntimeError when workers failed more often than allowed.
     """
     scaled = scaling(compute)
@@ -100,7 +110,7 @@ def train(
     check_batch(job.plan.batch_size, num_workers)
     trainer = TorchTrainer(
         worker.run,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "threads": compute.threads},
         torch_config=TorchConfig(
             backend="nccl" if scaled.use_gpu else "gloo", timeout_s=compute.timeout
         ),
@@ -108,7 +118,9 @@ def train(
         run_config=RunConfig(
             name=storage.name,
             storage_path=str(storage.parent),
-            failure_config=FailureConfig(max_failures=compute.max_failures),
+            failure_config=FailureConfig(
+                max_failures=compute.max_failures, controller_failure_limit=start_failures
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
             logging_config=LoggingConfig(log_level="WARNING"),

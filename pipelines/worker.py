@@ -35,6 +35,9 @@ class Source(Protocol):
     def val(self) -> Batches:
         """This rank's share of the validation images."""
 
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """A model's scores after an epoch, over the validation images of all ranks."""
+
 
 class Job(Protocol):
     """What a stage trains; made in the driver and sent to every worker."""
@@ -61,6 +64,8 @@ class Job(Protocol):
 def run(config: dict[str, Any]) -> str:
     """Trains `config["job"]`, from the last checkpoint when there is one.
 
+    `config["threads"]`: as in Compute.
+
     Returns why training stopped early, empty when it did not: a loss that diverged would only
     diverge again if the worker failed and was started anew.
     """
@@ -71,7 +76,8 @@ def run(config: dict[str, Any]) -> str:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, num_cpus() // context.get_local_world_size()))
+        share = max(1, num_cpus() // context.get_local_world_size())
+        torch.set_num_threads(config.get("threads") or share)
     torch.manual_seed(job.seed)
     model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # From here on each rank draws for itself.
@@ -98,6 +104,7 @@ def run(config: dict[str, Any]) -> str:
             reporter.report,
             reporter.save,
             reporter.progress,
+            source.evaluate,
         )
     except DivergedError as error:
         return str(error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,14 @@ class ShardReader:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(H, W) of each sample in pixels."""
         return tuple((entry.height, entry.width) for entry in self.entries)
+
+    def subset(self, positions: Sequence[int]) -> ShardReader:
+        """A reader of the samples at these positions alone, in this order."""
+        part = copy.copy(self)
+        for cached in ("keys", "sizes"):
+            part.__dict__.pop(cached, None)
+        part.entries = tuple(self.entries[position] for position in positions)
+        return part
 
     def sample(self, position: int) -> Sample:
         """Reads one sample; ValueError naming shard and sample when its bytes have changed."""

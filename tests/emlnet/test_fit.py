@@ -313,3 +313,34 @@ def test_an_epoch_without_images_is_refused(make_encoder):
 def test_a_plan_that_cannot_be_followed_is_refused(wrong):
     with pytest.raises(ValueError, match="at least 1, lr is above 0"):
         Plan(**wrong)
+
+
+def test_information_gain_over_a_uniform_baseline_is_the_log_likelihood_in_bits(
+    make_encoder, steps
+):
+    def uniform(size):
+        return torch.full((1, 1, *size), -math.log(size[0] * size[1]))
+
+    model = make_encoder().eval()
+    scores = evaluate(model, steps, rules="tuebingen", baseline=uniform)
+    gains = []
+    for (image,), targets in steps:
+        with torch.no_grad():
+            gain = model(image) + math.log(targets.size[0] * targets.size[1])
+        fixations = targets.fixation_map()
+        gains += ((gain * fixations).sum((1, 2, 3)) / fixations.sum((1, 2, 3))).tolist()
+    assert scores["ig"] == pytest.approx(sum(gains) / len(gains) / math.log(2), abs=1e-5)
+
+
+def test_a_caller_can_score_the_model_in_its_own_way(make_encoder, steps):
+    chosen, answers = plan(epochs=2), iter([{"kl": 2.0}, {"kl": 1.0}])
+    state = start(make_encoder(), chosen, len(steps))
+    fit(
+        state,
+        chosen,
+        lambda epoch, start_step: steps,
+        lambda: [],
+        lambda entry, state: None,
+        evaluate_model=lambda model: next(answers),
+    )
+    assert [report.scores for report in state.history] == [{"kl": 2.0}, {"kl": 1.0}]

@@ -11,6 +11,7 @@ from emlnet.losses import LossWeights
 from pipelines.__main__ import main, parse
 from pipelines.config import EncoderCommand, FullCommand, digest, flatten, read_loss_weights
 from pipelines.presets import PRESETS, find_preset
+from pipelines.tracking import Tracker
 
 
 def test_flags_change_a_preset() -> None:
@@ -89,6 +90,22 @@ def test_loss_weights_come_from_a_file(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"best-weights\.json"):
         read_loss_weights(f"@{path}")
+
+
+def test_loss_weights_come_from_a_searchs_run_in_the_store_that_the_command_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = Tracker.open(f"sqlite:///{tmp_path / 'store.db'}", "searches")
+    (tmp_path / "best-weights.json").write_text(json.dumps({"weights": {"kl": 3, "nss": 1}}))
+    with tracker.run(tmp_path, "search", params={}, tags={}) as run_id:
+        tracker.file(run_id, tmp_path / "best-weights.json")
+    line = f"encoder --data d --loss-weights @{run_id} --tracking-uri {tracker.uri}"
+    command = parse(line.split())
+    assert isinstance(command, EncoderCommand)
+    assert command.plan.loss_weights == LossWeights(kl=3, cc=1, nss=1)
+    with pytest.raises(ValueError, match=f"run {'0' * 32} in the MLflow store"):
+        read_loss_weights(f"@{'0' * 32}", tracker.uri)
 
 
 def test_one_weight_for_all_backbones_or_one_each() -> None:

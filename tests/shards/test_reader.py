@@ -135,3 +135,13 @@ def test_a_folder_that_is_half_written_cannot_be_read(tiny, tmp_path):
     (tmp_path / "packed/manifest.json").rename(tmp_path / "packed/manifest.json.tmp")
     with pytest.raises(ValueError, match="no finished data set"):
         ShardReader(tmp_path / "packed", "train")
+
+
+def test_a_subset_reads_its_samples_alone(packed):
+    whole = ShardReader(packed, "train")
+    assert whole.keys  # kept from here on: the subset has its own
+    part = whole.subset([2, 0])
+    assert len(part) == 2
+    assert part.keys == (whole.keys[2], whole.keys[0])
+    assert part.sample(0).key == whole.keys[2]
+    assert len(whole) == len(whole.keys) > 2
