@@ -25,6 +25,7 @@ from emlnet.state import (
     unwrap,
     update_average,
 )
+from emlnet.views import by_frame
 
 Inputs = tuple[Any, ...]
 """What a model is called with: images, or readouts and a size."""
@@ -167,10 +168,10 @@ def train_epoch(
 def _share(weight: Tensor) -> Tensor:
     """This rank's divisor: averaged over ranks, gradients are those of the mean over all images."""
     if not dist.is_initialized():
-        return weight.sum()
+        return weight.sum().clamp_min(1)
     total = weight.sum()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total.clamp_min(1) / dist.get_world_size()
 
 
 def _add_checked(state: TrainState, unchecked: list[Tensor], num_steps: int) -> Tensor:
@@ -241,16 +242,23 @@ def evaluate(
 def score_output(
     output: Tensor, targets: Targets, kind: Kind, rules: Rules = "mit", **more: Tensor
 ) -> dict[str, Tensor]:
-    """All metrics of a rule book for a model's output, (B,) each; see emlnet.metrics.score."""
-    saliency = to_density(output, "density") if kind == "density" else output
-    return score(
-        saliency,
-        targets.fixation_map(),
-        targets.density,
-        rules=rules,
-        log_density=to_log_density(output, kind),
-        **more,
-    )
+    """All metrics of a rule book for a model's output, (B,) each; see emlnet.metrics.score.
+
+    more: maps of its other arguments, for targets without frames.
+    """
+    assert not more or targets.frames is None
+
+    def measure(maps: Tensor, gaze: Targets) -> dict[str, Tensor]:
+        return score(
+            to_density(maps, "density") if kind == "density" else maps,
+            gaze.fixation_map(),
+            gaze.density,
+            rules=rules,
+            log_density=to_log_density(maps, kind),
+            **more,
+        )
+
+    return by_frame(output, targets, kind, measure)
 
 
 def _kind(model: nn.Module) -> Kind:

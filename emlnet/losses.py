@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emlnet.maps import TINY, Kind, to_density, to_log_density
 from emlnet.sample import Targets
+from emlnet.views import by_frame
 
 Terms = Literal["exact", "reference"]
 """`exact`: the terms as defined.  `reference`: the values of EML-NET's published training."""
@@ -80,10 +81,12 @@ def saliency_loss(
 
     output: (B, 1, H, W), a log-density (kind `density`) or a map >= 0 (`eml`).
     Returns (B,) the sum, and each term by name, (B,).
-    Images without a fixation have an NSS term of 0.
+    Images without a fixation have an NSS term of 0; a letterbox's padding takes no part.
     """
     compute = exact_terms if terms == "exact" else reference_terms
-    values = compute(output.float(), targets, weights, kind)
+    values = by_frame(
+        output.float(), targets, kind, lambda maps, gaze: compute(maps, gaze, weights, kind)
+    )
     total = sum(getattr(weights, name) * value for name, value in values.items())
     return torch.as_tensor(total), values
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from emlnet.augment import change_colour
+from emlnet.views import Frame, Size, View, cut, frames, letterbox, show, show_pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,13 +48,16 @@ class Decoded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Samples of one size, collated, uint8 until they are on the device.
+    """Samples, collated, uint8 until they are on the device.
 
-    image: (B, 3, H, W) uint8 RGB.  density: (B, 1, H, W) uint8, any scale.
+    image: (B, 3, H, W) uint8 RGB.  density: (B, 1, H, W) uint8, any scale.  Both are flat, one
+    picture (H, W, C) after another, where sizes differ.
     pixels: (P, 3) int64, one row per fixated pixel: image in the batch, y, x.
     counts: (P,) float32, fixations on that pixel.
     weight: (B,) float32, 1, or 0 for a sample that only fills up the last step of an epoch.
     flip: (B,) bool, whether to mirror the sample left to right.
+    canvas, views: what is shown of each picture, and where; None when each is shown whole.
+    colour: (B, 3) float32 factors of brightness, contrast and saturation; None leaves colours.
     """
 
     keys: tuple[str, ...]
@@ -59,13 +67,15 @@ class Batch:
     counts: Tensor
     weight: Tensor
     flip: Tensor
+    canvas: Size | None = None
+    views: tuple[View, ...] | None = None
+    colour: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; a data loader calls it."""
-        pinned = {
-            item.name: getattr(self, item.name).pin_memory()
-            for item in fields(self)
-            if item.name != "keys"
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)
         }
         return replace(self, **pinned)
 
@@ -77,12 +87,14 @@ class Targets:
     density: (B, 1, H, W) float32, >= 0, sums to 1 per image.
     index: (P,) int64, fixated pixels as positions in the flattened (B, H, W).
     counts: (P,) float32, fixations on that pixel.  weight: (B,) float32, 1 or 0 (padding).
+    frames: the part of each map that its picture fills, None when it is the whole.
     """
 
     density: Tensor
     index: Tensor
     counts: Tensor
     weight: Tensor
+    frames: tuple[Frame, ...] | None = None
 
     @property
     def owner(self) -> Tensor:
@@ -93,6 +105,15 @@ class Targets:
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
         return self.density.shape[-2], self.density.shape[-1]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, 1, H, W) bool: false where a letterbox pads a picture."""
+        mask = torch.ones_like(self.density, dtype=torch.bool)
+        for row, frame in zip(mask, self.frames or (), strict=False):
+            row.fill_(False)
+            cut(row, frame).fill_(True)
+        return mask
 
     def fixation_map(self) -> Tensor:
         """(B, 1, H, W) float32: the number of fixations on each pixel."""
@@ -109,13 +130,26 @@ def decoded_pixels(
     return np.stack([unique // width, unique % width], axis=1), counts.astype(np.float32)
 
 
-def collate(samples: list[Decoded], weight: NDArray[np.float32], flip: NDArray[np.bool_]) -> Batch:
-    """Joins decoded samples of one size into a batch.
+def collate(
+    samples: Sequence[Decoded],
+    weight: NDArray[np.float32],
+    flip: NDArray[np.bool_],
+    *,
+    canvas: Size | None = None,
+    stretch: bool = False,
+    parts: Sequence[Frame] | None = None,
+    colour: NDArray[np.float32] | None = None,
+) -> Batch:
+    """Joins decoded samples into a batch.
 
-    weight: (B,) 1 or 0.  flip: (B,) bool.  Raises ValueError when the sizes differ.
+    weight: (B,) 1 or 0.  flip: (B,) bool.  canvas: (H, W) on which pictures of any size are shown;
+    without it all have one size.  stretch: fill the canvas, whatever a picture's proportions.
+    parts: of each picture what is shown; one that would show no fixation is shown whole.
+    colour: (B, 3) factors.  Raises ValueError when the sizes differ and no canvas is given.
     """
-    sizes = {sample.image.shape[:2] for sample in samples}
-    if len(sizes) != 1:
+    sizes = [sample.image.shape[:2] for sample in samples]
+    mixed = len(set(sizes)) != 1
+    if mixed and canvas is None:
         names = ", ".join(f"{s.key} {s.image.shape[:2]}" for s in samples)
         raise ValueError(f"images of different sizes cannot share a batch: {names}")
     pixels, counts = [], []
@@ -123,42 +157,113 @@ def collate(samples: list[Decoded], weight: NDArray[np.float32], flip: NDArray[n
         unique, count = decoded_pixels(sample.points, sample.image.shape[1])
         pixels.append(np.insert(unique, 0, position, axis=1))
         counts.append(count)
-    images = np.stack([s.image for s in samples])
+    canvas = canvas or sizes[0]
+    views = None
+    if parts is not None or mixed or canvas != sizes[0]:
+        wholes = [Frame(0, 0, *size) for size in sizes]
+        views = tuple(
+            View(
+                size,
+                _part(sample, part),
+                Frame(0, 0, *canvas) if stretch else letterbox(size, canvas),
+            )
+            for sample, size, part in zip(samples, sizes, parts or wholes, strict=True)
+        )
     return Batch(
         keys=tuple(s.key for s in samples),
-        image=torch.from_numpy(images).permute(0, 3, 1, 2),
-        density=torch.from_numpy(np.stack([s.density for s in samples])[:, None]),
+        image=_join([s.image for s in samples], mixed),
+        density=_join([s.density[..., None] for s in samples], mixed),
         pixels=torch.from_numpy(np.concatenate(pixels)),
         counts=torch.from_numpy(np.concatenate(counts)),
         weight=torch.from_numpy(np.asarray(weight, np.float32)),
         flip=torch.from_numpy(np.asarray(flip, np.bool_)),
+        canvas=None if views is None else canvas,
+        views=views,
+        colour=None if colour is None else torch.from_numpy(colour),
     )
 
 
+def _join(pictures: Sequence[NDArray[np.uint8]], mixed: bool) -> Tensor:
+    """Pictures (H, W, C) as (B, C, H, W), or flat where sizes differ."""
+    if mixed:
+        return torch.from_numpy(np.concatenate([picture.ravel() for picture in pictures]))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def _part(sample: Decoded, part: Frame) -> Frame:
+    """What is shown of a sample: the part, or all of it where the part holds no fixation."""
+    along = sample.points - (part.left, part.top)
+    seen = ((along >= 0) & (along < (part.width, part.height))).all(1)
+    if seen.any() or not len(sample.points):
+        return part
+    return Frame(0, 0, *sample.image.shape[:2])
+
+
+def _pictures(joined: Tensor, views: Sequence[View], channels: int) -> list[Tensor]:
+    """A batch's pictures one by one, (C, H, W) of each its size."""
+    if joined.ndim > 1:
+        return list(joined)
+    lengths = [channels * view.size[0] * view.size[1] for view in views]
+    return [
+        flat.view(*view.size, channels).permute(2, 0, 1)
+        for flat, view in zip(torch.split(joined, lengths), views, strict=True)
+    ]
+
+
 def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets:
-    """A batch's gaze on the device, mirrored where asked, each density scaled to a sum of 1.
+    """A batch's gaze on the device, as shown and mirrored, each density scaled to a sum of 1.
 
     A density of zeros becomes uniform.
     """
     flip = batch.flip.to(device, non_blocking=True)
-    density = batch.density.to(device, non_blocking=True).float()
-    density = torch.where(flip[:, None, None, None], density.flip(-1), density)
-    total = density.sum(dim=(-2, -1), keepdim=True)
-    height, width = density.shape[-2:]
-    density = torch.where(total > 0, density / total.clamp_min(1e-12), 1 / (height * width))
-    image, y, x = batch.pixels.to(device, non_blocking=True).unbind(1)
-    x = torch.where(flip[image], width - 1 - x, x)
+    density = batch.density.to(device, non_blocking=True)
+    pixels = batch.pixels.to(device, non_blocking=True)
+    counts = batch.counts.to(device, non_blocking=True)
+    where = None
+    if batch.views is None or batch.canvas is None:
+        density = density.float()
+        density = torch.where(flip[:, None, None, None], density.flip(-1), density)
+        height, width = density.shape[-2:]
+        image, y, x = pixels.unbind(1)
+        x = torch.where(flip[image], width - 1 - x, x)
+        index = (image * height + y) * width + x
+    else:
+        pictures = _pictures(density, batch.views, 1)
+        density = show(pictures, batch.views, batch.canvas, batch.flip)
+        index, counts = show_pixels(pixels, counts, batch.views, batch.canvas, flip)
+        where = frames(batch.views, batch.canvas)
     return Targets(
-        density=density,
-        index=(image * height + y) * width + x,
-        counts=batch.counts.to(device, non_blocking=True),
+        density=_scaled(density, where),
+        index=index,
+        counts=counts,
         weight=batch.weight.to(device, non_blocking=True),
+        frames=where,
     )
 
 
+def _scaled(density: Tensor, where: Sequence[Frame] | None) -> Tensor:
+    """Each density (B, 1, H, W) with a sum of 1; zeros become uniform, in their frame."""
+    total = density.sum(dim=(-2, -1), keepdim=True)
+    height, width = density.shape[-2:]
+    if where is None:
+        return torch.where(total > 0, density / total.clamp_min(1e-12), 1 / (height * width))
+    density = density / total.clamp_min(1e-12)
+    for row, frame, empty in zip(density, where, (total == 0).flatten().tolist(), strict=True):
+        if empty:
+            cut(row, frame).fill_(1 / (frame.height * frame.width))
+    return density
+
+
 def prepare_image(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
-    """(B, 3, H, W) float32 in 0..1 on the device, mirrored where asked."""
-    flip = batch.flip.to(device, non_blocking=True)
+    """(B, 3, H, W) float32 in 0..1 on the device, as shown, mirrored and coloured."""
     image = batch.image.to(device, non_blocking=True)
-    image = torch.where(flip[:, None, None, None], image.flip(-1), image)
-    return image.float().div_(255)
+    if batch.views is None or batch.canvas is None:
+        flip = batch.flip.to(device, non_blocking=True)
+        image = torch.where(flip[:, None, None, None], image.flip(-1), image)
+        image = image.float().div_(255)
+    else:
+        pictures = _pictures(image, batch.views, 3)
+        image = show(pictures, batch.views, batch.canvas, batch.flip).div_(255)
+    if batch.colour is not None:
+        image = change_colour(image, batch.colour.to(device, non_blocking=True))
+    return image
