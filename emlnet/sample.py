@@ -21,7 +21,9 @@ class Sample:
 
     key: `split/stem`, unique in a data set.  image: the photograph's file, byte for byte.
     points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; repeats kept
-    observers: (N,) int32, whose fixation each is.  density: the density map's file, 8-bit grey PNG.
+    observers: (N,) int32, whose fixation each is, -1 where the source does not tell.
+    density: the density map's file, 8-bit grey PNG.
+    timing: (N, 2) float32 onset and duration in ms, nan where one is unknown; None without any.
     """
 
     key: str
@@ -29,6 +31,7 @@ class Sample:
     points: NDArray[np.int32]
     observers: NDArray[np.int32]
     density: bytes
+    timing: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

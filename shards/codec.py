@@ -1,21 +1,25 @@
 """Sample <-> its bytes in a tar, sample -> pixels; the only file that knows members' extensions.
 
-A sample is three members: `<stem>.jpg` (or .png), the photograph untouched; `<stem>.fixations.npy`,
-int32 rows of x, y, observer; `<stem>.density.png`, the density map untouched.
+A sample is three members: `<stem>.jpg` (or .png), the photograph; `<stem>.fixations.npy`, int32 rows
+of x, y, observer; `<stem>.density.png`, the density map. A fourth, where the source tells times:
+`<stem>.timing.npy`, float32 rows of onset and duration in ms.
 """
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import webdataset as wds
+from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from emlnet.picture import decode_picture, open_picture, to_grey
 from emlnet.sample import Decoded, Sample
 
 POINTS = "fixations.npy"
+TIMING = "timing.npy"
 DENSITY = "density.png"
 IMAGES = ("jpg", "jpeg", "png")
 SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
@@ -23,12 +27,12 @@ SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 
 def split_name(name: str) -> tuple[str, str]:
     """A member's name as (stem, extension); ValueError for a path or a name that is not ours."""
-    for extension in (POINTS, DENSITY, *IMAGES):
+    for extension in (POINTS, TIMING, DENSITY, *IMAGES):
         stem = name[: -len(extension) - 1]
         if stem and name == f"{stem}.{extension}" and not set(stem) & set("/\\\0"):
             return stem, extension
     raise ValueError(
-        f"a shard holds no member named {name!r}: only <stem>.jpg|png|{POINTS}|{DENSITY}"
+        f"a shard holds no member named {name!r}: only <stem>.jpg|png|{POINTS}|{TIMING}|{DENSITY}"
     )
 
 
@@ -39,14 +43,14 @@ def pack(sample: Sample) -> bytes:
     photograph is neither JPEG nor PNG, or the stem cannot name a member.
     """
     stem = sample.key.split("/", 1)[1]
-    rows = io.BytesIO()
     table = np.column_stack([sample.points, sample.observers]).astype(np.int32)
-    np.save(rows, table, allow_pickle=False)
     members = {
         image_extension(sample.image, sample.key): sample.image,
-        POINTS: rows.getvalue(),
+        POINTS: _dump(table),
         DENSITY: sample.density,
     }
+    if sample.timing is not None:
+        members[TIMING] = _dump(sample.timing.astype(np.float32))
     for extension in members:
         if split_name(f"{stem}.{extension}") != (stem, extension):
             raise ValueError(f"{sample.key}: the name clashes with a member's extension; rename it")
@@ -75,9 +79,10 @@ def unpack(piece: bytes, key: str) -> Sample:
         images = [extension for extension in IMAGES if extension in records[0]]
         if len(images) != 1 or POINTS not in records[0] or DENSITY not in records[0]:
             raise ValueError(f"holds only {sorted(k for k in records[0] if k[0] != '_')}")
-        table = np.load(io.BytesIO(records[0][POINTS]), allow_pickle=False)
-        if table.ndim != 2 or table.shape[1] != 3 or table.dtype != np.int32:
-            raise ValueError(f"{POINTS} is {table.dtype} {table.shape}, expected int32 (N, 3)")
+        table = _load(records[0][POINTS], POINTS, np.dtype(np.int32), (-1, 3))
+        timing = None
+        if TIMING in records[0]:
+            timing = _load(records[0][TIMING], TIMING, np.dtype(np.float32), (len(table), 2))
     except Exception as error:  # tarfile, numpy and webdataset raise many kinds for broken bytes
         reason = error.args[0] if error.args else type(error).__name__
         raise ValueError(f"sample {key} cannot be read from its shard: {reason}") from error
@@ -87,6 +92,7 @@ def unpack(piece: bytes, key: str) -> Sample:
         points=np.ascontiguousarray(table[:, :2]),
         observers=np.ascontiguousarray(table[:, 2]),
         density=records[0][DENSITY],
+        timing=timing,
     )
 
 
@@ -112,6 +118,26 @@ def decode(sample: Sample) -> Decoded:
         observers=sample.observers,
         density=density,
     )
+
+
+def _dump(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _load(data: bytes, name: str, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """The array of a member; ValueError unless it has that type and shape (-1: any length)."""
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    rows = "N" if shape[0] < 0 else shape[0]
+    if (
+        array.dtype != dtype
+        or array.ndim != 2
+        or array.shape[1] != shape[1]
+        or shape[0] not in (-1, len(array))
+    ):
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not {dtype} ({rows}, {shape[1]})")
+    return array
 
 
 def image_extension(data: bytes, name: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import unpack
+from shards.store import Store
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 CENTRE_PRIOR = "centre-train.npy"
 
@@ -35,6 +37,9 @@ class IndexEntry:
 
     key: `split/stem`.  shard: position in the split's shards.  offset, length: bytes in the tar.
     crc32: of those bytes.  height, width: pixels of the upright photograph.
+    num_observers: those with a fixation, None where the source does not tell them apart.
+    density_cc: correlation of a density map from a file with one made from the fixations, None
+    where only one of them is known.
     """
 
     key: str
@@ -45,14 +50,32 @@ class IndexEntry:
     num_fixations: int
     height: int
     width: int
+    num_observers: int | None = None
+    density_cc: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixationStatistics:
+    """The fixations of one split.
+
+    num: all of them.  least, most: of one image.  mean, deviation: of (x, y), as parts of the
+    image's width and height (the mean is near .5, .5).
+    """
+
+    num: int
+    least: int
+    most: int
+    mean: tuple[float, float]
+    deviation: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The shards of one split and its samples in order."""
+    """The shards of one split and its samples in order; no statistics before schema 2."""
 
     shards: tuple[Shard, ...]
     samples: tuple[IndexEntry, ...]
+    fixations: FixationStatistics | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +101,31 @@ class Origin:
     """The source and options a build was made from; equal origins make equal builds.
 
     fingerprint: of the source's files.  split_seed: of a split that was made, None where the source
-    had its own.
+    had its own.  format: the layout, by the name that `build --format` takes.  maps: where density
+    maps come from, `files` or `fixations`.  sigma: pixels of the Gaussian that makes one from the
+    fixations, or is said to have made the files; None when unknown.
     """
 
     fingerprint: str
     split_seed: int | None
     shard_size: int
     skip_incomplete: bool
+    format: str = "salicon"
+    maps: str = "files"
+    sigma: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A whole data set: `manifest.json`, the file that is written last.
 
+    edition: of a source that came in several, None when it has one or is not known.
     centre_prior_sha256: of the file `centre-train.npy`, None when there is no train split.
     """
 
     schema: int = SCHEMA
     name: str
+    edition: str | None = None
     splits: Mapping[str, Split]
     dropped: Dropped
     origin: Origin
@@ -104,73 +134,88 @@ class Manifest:
     @property
     def digest(self) -> str:
         """SHA-256 that identifies the data: samples, their order and shards; not where or when."""
-        content = json.dumps([self.schema, self.splits], default=vars, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        # As schema 1 took it, so that data built before keeps the name it has in runs and models.
+        described = ("num_observers", "density_cc")
+        content = {
+            name: {
+                "shards": split.shards,
+                "samples": [
+                    {key: value for key, value in vars(entry).items() if key not in described}
+                    for entry in split.samples
+                ],
+            }
+            for name, split in self.splits.items()
+        }
+        text = json.dumps([1, content], default=vars, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def dump(self) -> str:
         """The manifest as JSON text, which `load` reads."""
         return json.dumps(self, default=vars, indent=1) + "\n"
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def parse(cls, text: bytes, place: str) -> Manifest:
+        """The manifest from its JSON text; ValueError starting with `place` when it is none."""
+        try:
+            manifest = _parse(json.loads(text))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{place} is not a manifest of schema {SCHEMA}: {error}") from error
+        for split, content in manifest.splits.items():
+            _check_index(split, content)
+        return manifest
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Manifest:
         """Reads the folder's manifest; the files it names must be there with their sizes.
 
         Raises ValueError with what differs.
         """
-        path = folder / MANIFEST
-        if not path.is_file():
+        store = Store(folder)
+        try:
+            text = store.read(MANIFEST)
+        except FileNotFoundError as error:
             raise ValueError(
                 f"{folder} holds no finished data set ({MANIFEST} is missing); "
                 "run `python -m shards build` (again)"
-            )
-        try:
-            manifest = _parse(json.loads(path.read_text()))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} is not a manifest of schema {SCHEMA}: {error}") from error
-        for split, content in manifest.splits.items():
-            _check_index(split, content)
-            for shard in content.shards:
-                _check_size(folder / shard.file, shard.num_bytes)
-        if manifest.centre_prior_sha256 and not (folder / CENTRE_PRIOR).is_file():
-            raise ValueError(f"{folder / CENTRE_PRIOR} is missing; build the data set again")
+            ) from error
+        manifest = cls.parse(text, store.place(MANIFEST))
+        sizes = store.sizes()
+        for shard in manifest.shards:
+            if shard.file not in sizes:
+                raise ValueError(f"{store.place(shard.file)} is missing; build the data set again")
+            if sizes[shard.file] != shard.num_bytes:
+                raise ValueError(
+                    f"{store.place(shard.file)} has {sizes[shard.file]} bytes, "
+                    f"the manifest says {shard.num_bytes}"
+                )
+        if manifest.centre_prior_sha256 and CENTRE_PRIOR not in sizes:
+            raise ValueError(f"{store.place(CENTRE_PRIOR)} is missing; build the data set again")
         return manifest
 
-    def centre_prior(self, folder: Path) -> NDArray[np.float32]:
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards of all splits."""
+        return tuple(shard for split in self.splits.values() for shard in split.shards)
+
+    def centre_prior(self, folder: Path | str) -> NDArray[np.float32]:
         """(H, W) mean density of train, sums to 1: the centre-bias baseline.
 
         Raises ValueError when the data set has no train split or the file has changed.
         """
         if self.centre_prior_sha256 is None:
             raise ValueError(f"{folder} has no train split, so no centre prior")
-        path = folder / CENTRE_PRIOR
-        if hashlib.sha256(path.read_bytes()).hexdigest() != self.centre_prior_sha256:
-            raise ValueError(f"{path} has changed since it was built; build the data set again")
-        prior: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        store = Store(folder)
+        content = store.read(CENTRE_PRIOR)
+        if hashlib.sha256(content).hexdigest() != self.centre_prior_sha256:
+            raise ValueError(
+                f"{store.place(CENTRE_PRIOR)} has changed since it was built; "
+                "build the data set again"
+            )
+        prior: NDArray[np.float32] = np.load(io.BytesIO(content), allow_pickle=False)
         return prior
 
 
-def verify(folder: Path, full: bool = True) -> Manifest:
-    """Checks a folder against its manifest and returns it.
-
-    Counts and sizes always; with `full` every checksum, and that every range holds its sample.
-    Raises ValueError with the reason: a missing, cut, changed or surplus file.
-    """
-    manifest = Manifest.load(folder)
-    known = {shard.file for split in manifest.splits.values() for shard in split.shards}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in {".tar", ".tmp"} and path.name not in known:
-            raise ValueError(f"{path} is not in the manifest; delete it or build again")
-    if full:
-        if manifest.centre_prior_sha256:
-            manifest.centre_prior(folder)
-        for split in manifest.splits.values():
-            for position, shard in enumerate(split.shards):
-                entries = [entry for entry in split.samples if entry.shard == position]
-                _check_content(folder / shard.file, shard, entries)
-    return manifest
-
-
-def check_piece(piece: bytes, entry: IndexEntry, path: Path) -> None:
+def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
     """Raises ValueError naming shard and sample when the bytes are not those the manifest knows."""
     if len(piece) != entry.length:
         raise ValueError(
@@ -178,28 +223,6 @@ def check_piece(piece: bytes, entry: IndexEntry, path: Path) -> None:
         )
     if zlib.crc32(piece) != entry.crc32:
         raise ValueError(f"{path} has changed: the checksum of sample {entry.key} differs")
-
-
-def _check_content(path: Path, shard: Shard, entries: list[IndexEntry]) -> None:
-    content = path.read_bytes()
-    for entry in entries:
-        piece = content[entry.offset : entry.offset + entry.length]
-        check_piece(piece, entry, path)
-        num_fixations = len(unpack(piece, entry.key).points)
-        if num_fixations != entry.num_fixations:
-            raise ValueError(
-                f"{path}: sample {entry.key} has {num_fixations} fixations, "
-                f"the manifest says {entry.num_fixations}"
-            )
-    if hashlib.sha256(content).hexdigest() != shard.sha256:
-        raise ValueError(f"{path} has changed: its checksum differs")
-
-
-def _check_size(path: Path, num_bytes: int) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; build the data set again")
-    if path.stat().st_size != num_bytes:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, the manifest says {num_bytes}")
 
 
 def _check_index(name: str, split: Split) -> None:
@@ -220,22 +243,25 @@ def _check_index(name: str, split: Split) -> None:
         raise ValueError(f"the manifest's counts of {name}'s shards do not match its samples")
 
 
-def _parse(raw: dict) -> Manifest:  # type: ignore[type-arg]
-    if raw["schema"] != SCHEMA:
+def _parse(raw: Any) -> Manifest:
+    if raw["schema"] not in (1, SCHEMA):
         raise ValueError(f"it has schema {raw['schema']}; build the data set again")
-    splits = {
-        name: Split(
+    splits = {}
+    for name, split in raw["splits"].items():
+        statistics = split.get("fixations")
+        if statistics:
+            pairs = {key: tuple(statistics[key]) for key in ("mean", "deviation")}
+            statistics = FixationStatistics(**{**statistics, **pairs})
+        splits[name] = Split(
             shards=tuple(Shard(**shard) for shard in split["shards"]),
             samples=tuple(IndexEntry(**entry) for entry in split["samples"]),
+            fixations=statistics,
         )
-        for name, split in raw["splits"].items()
-    }
-    for split in splits.values():
-        for shard in split.shards:
+        for shard in splits[name].shards:
             if Path(shard.file).name != shard.file:
                 raise ValueError(f"shard {shard.file!r} lies outside the folder")
     dropped = raw["dropped"]
     dropped["samples"] = tuple(Skipped(**skipped) for skipped in dropped["samples"])
     dropped["unlabelled_splits"] = tuple(dropped["unlabelled_splits"])
     rest = {"splits": splits, "dropped": Dropped(**dropped), "origin": Origin(**raw["origin"])}
-    return Manifest(**{**raw, **rest})
+    return Manifest(**{**raw, **rest, "schema": SCHEMA})

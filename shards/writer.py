@@ -148,6 +148,7 @@ def _write_split(
                         num_fixations=len(reading.sample.points),
                         height=height,
                         width=width,
+                        num_observers=len(np.unique(reading.sample.observers)),
                     )
                 )
                 offset += len(piece)

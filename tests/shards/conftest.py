@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 import scipy.io
 from PIL import Image
 
 from shards.writer import build
+from tests.shards.s3 import Server
 
 SIZE = (30, 40)
 
@@ -122,3 +124,29 @@ def png() -> Callable[[np.ndarray], bytes]:
 def mat() -> Callable[..., bytes]:
     """Encodes observers' fixations as SALICON's .mat."""
     return encode_mat
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """An S3-protocol server on loopback, to which `s3://` leads as long as the tests run."""
+    server = Server()
+    server.thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield server
+    server.server.shutdown()
+    server.thread.join()
+
+
+@pytest.fixture
+def s3(s3_server: Server) -> Iterator[Server]:
+    """The server, with an empty bucket named `tests`: `s3://tests/...`."""
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    files.mkdir("tests")
+    yield s3_server
+    s3_server.open()
+    files.invalidate_cache()
+    files.rm("tests", recursive=True)

@@ -64,6 +64,18 @@ def test_equal_samples_give_equal_bytes_that_are_a_tar(sample):
     assert rows.tolist() == [[0, 0, 0], [39, 29, 2], [0, 0, 2]]
 
 
+def test_times_survive_the_tar_and_are_missing_where_there_are_none(sample):
+    timing = np.array([[0, 210.5], [np.nan, 180], [400, np.nan]], np.float32)
+    back = unpack(pack(replace(sample, timing=timing)), "train/a")
+    np.testing.assert_array_equal(back.timing, timing, strict=True)
+    assert unpack(pack(sample), "train/a").timing is None
+
+
+def test_times_of_another_number_of_fixations_are_refused(sample):
+    with pytest.raises(ValueError, match=r"timing\.npy is float32 \(2, 2\), not float32 \(3, 2\)"):
+        unpack(pack(replace(sample, timing=np.zeros((2, 2), np.float32))), "train/a")
+
+
 def test_a_png_keeps_its_extension(sample, picture):
     piece = pack(replace(sample, image=picture(kind="PNG")))
     assert "a.png" in members_of(piece)

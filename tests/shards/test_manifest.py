@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
 import pytest
 
-from shards.manifest import Manifest, verify
+from shards.manifest import Manifest
+from shards.verify import verify
 
 
 def edit(folder, change):
@@ -16,9 +18,7 @@ def edit(folder, change):
 
 
 def test_a_packed_folder_verifies(packed):
-    assert (
-        verify(packed).digest == verify(packed, full=False).digest == Manifest.load(packed).digest
-    )
+    assert verify(packed, full=True).digest == verify(packed).digest == Manifest.load(packed).digest
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
@@ -35,7 +35,7 @@ def test_another_schema_is_refused(packed):
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 1, "splits": []}', "\xff"])
 def test_a_broken_manifest_is_refused(packed, text):
     (packed / "manifest.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match="is not a manifest of schema 1"):
+    with pytest.raises(ValueError, match="is not a manifest of schema 2"):
         Manifest.load(packed)
 
 
@@ -55,7 +55,7 @@ def test_a_cut_shard_is_named(packed):
     path = packed / "train-000001.tar"
     path.write_bytes(path.read_bytes()[:-1024])
     with pytest.raises(ValueError, match=r"train-000001\.tar has \d+ bytes, the manifest says"):
-        verify(packed, full=False)
+        verify(packed)
 
 
 def test_a_changed_byte_names_shard_and_sample(packed, change_byte):
@@ -64,26 +64,26 @@ def test_a_changed_byte_names_shard_and_sample(packed, change_byte):
     with pytest.raises(
         ValueError, match=r"train-000001\.tar has changed: .* sample train/t4 differs"
     ):
-        verify(packed)
-    verify(packed, full=False)
+        verify(packed, full=True)
+    verify(packed)
 
 
 def test_a_changed_byte_after_the_samples_is_found(packed, change_byte):
     change_byte(packed / "val-000000.tar", (packed / "val-000000.tar").stat().st_size - 1)
     with pytest.raises(ValueError, match=r"val-000000\.tar has changed: its checksum differs"):
-        verify(packed)
+        verify(packed, full=True)
 
 
 def test_a_changed_centre_prior_is_found(packed, change_byte):
     change_byte(packed / "centre-train.npy", 200)
     with pytest.raises(ValueError, match=r"centre-train\.npy has changed"):
-        verify(packed)
+        verify(packed, full=True)
 
 
 def test_a_surplus_shard_is_found(packed):
     shutil.copy(packed / "val-000000.tar", packed / "val-000001.tar")
     with pytest.raises(ValueError, match=r"val-000001\.tar is not in the manifest"):
-        verify(packed, full=False)
+        verify(packed)
 
 
 def test_swapped_shards_are_found(packed):
@@ -92,19 +92,19 @@ def test_swapped_shards_are_found(packed):
     second.rename(first)
     other.rename(second)
     with pytest.raises(ValueError, match=r"train-000000\.tar"):
-        verify(packed)
+        verify(packed, full=True)
 
 
 def test_an_index_that_names_another_sample_is_found(packed):
     edit(packed, lambda c: c["splits"]["train"]["samples"][1].update(key="train/other"))
     with pytest.raises(ValueError, match=r"sample train/other cannot be read .* holds \['t1'\]"):
-        verify(packed)
+        verify(packed, full=True)
 
 
 def test_a_count_of_fixations_that_differs_is_found(packed):
     edit(packed, lambda c: c["splits"]["train"]["samples"][1].update(num_fixations=99))
     with pytest.raises(ValueError, match="train/t1 has 3 fixations, the manifest says 99"):
-        verify(packed)
+        verify(packed, full=True)
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,27 @@ def test_a_count_of_fixations_that_differs_is_found(packed):
 def test_an_index_that_does_not_fit_is_refused(packed, change, reason):
     edit(packed, lambda content: change(content["splits"]["train"]))
     with pytest.raises(ValueError, match=reason):
-        verify(packed, full=False)
+        verify(packed)
+
+
+def test_data_built_under_schema_1_keeps_its_digest(packed):
+    described = ("num_observers", "density_cc")
+
+    def downgrade(content):
+        content["schema"] = 1
+        del content["edition"]
+        for name in ("format", "maps", "sigma"):
+            del content["origin"][name]
+        for split in content["splits"].values():
+            del split["fixations"]
+            split["samples"] = [
+                {key: value for key, value in entry.items() if key not in described}
+                for entry in split["samples"]
+            ]
+
+    digest = Manifest.load(packed).digest
+    edit(packed, downgrade)
+    content = json.loads((packed / "manifest.json").read_text())
+    text = json.dumps([1, content["splits"]], sort_keys=True)
+    assert Manifest.load(packed).digest == digest == hashlib.sha256(text.encode()).hexdigest()
+    assert verify(packed, full=True).splits["train"].fixations is None

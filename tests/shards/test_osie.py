@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from shards.manifest import verify
 from shards.reader import Loader, ShardReader
+from shards.verify import verify
 from shards.writer import build
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def packed(tmp_path_factory):
 
 
 def test_every_photograph_is_packed_and_verifies(packed):
-    manifest = verify(packed)
+    manifest = verify(packed, full=True)
     assert {name: len(split.samples) for name, split in manifest.splits.items()} == {
         "train": 500,
         "val": 100,
@@ -50,7 +50,7 @@ def test_the_first_photograph_matches_its_mat(packed):
 
 
 def test_the_centre_prior_is_densest_near_the_centre(packed):
-    prior = verify(packed, full=False).centre_prior(packed)
+    prior = verify(packed).centre_prior(packed)
     y, x = np.unravel_index(prior.argmax(), prior.shape)
     assert prior.shape == (480, 640)
     assert prior.sum() == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,137 @@
+"""A folder of files, on this machine or in an object store, by its path or URL.
+
+`s3://` wants the package s3fs, `gs://` gcsfs; endpoints and credentials come from their usual
+environment variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import fsspec
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
+"""Packages whose errors are those of a storage server."""
+
+
+class Store:
+    """The files that lie directly in one folder.
+
+    Every method raises OSError that names the file or folder when the storage cannot do it; `read`
+    and `sizes` FileNotFoundError when it is not there.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = str(folder).rstrip("/") or "/"
+        self.scheme = self.folder.partition("://")[0] if "://" in self.folder else "file"
+        try:
+            self.files, root = fsspec.core.url_to_fs(self.folder)
+        except (ImportError, ValueError) as error:
+            package = PACKAGES.get(self.scheme)
+            way_out = f"pip install {package}" if package else "give a path, s3:// or gs://"
+            raise ValueError(f"{self.folder} cannot be reached: {error}; {way_out}") from error
+        self.root: str = root.rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine's file systems."""
+        return self.scheme == "file"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.root.rsplit("/", 1)[-1]
+
+    def place(self, name: str) -> str:
+        """A file's path or URL, for messages."""
+        return f"{self.folder}/{name}"
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, by name, sorted; empty when the folder is not there."""
+        with self._errors(self.folder):
+            self.files.invalidate_cache()
+            try:
+                found = self.files.ls(self.root, detail=True)
+            except FileNotFoundError:
+                return {}
+        files = {
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"])
+            for entry in found
+            if entry["type"] == "file" and entry["name"].rstrip("/") != self.root
+        }
+        return dict(sorted(files.items()))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of one file, None where the server does not tell."""
+        with self._errors(name):
+            size = self.files.info(f"{self.root}/{name}")["size"]
+        return None if size is None else int(size)
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        with self._errors(name):
+            self.files.invalidate_cache()
+            return bool(self.files.isfile(f"{self.root}/{name}"))
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        with self._errors(name):
+            content: bytes = self.files.cat_file(f"{self.root}/{name}")
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        """Writes a whole file, under its name at once; on this machine by way of another name."""
+        if self.is_local:
+            with self.writing(f"{name}.part") as file:
+                file.write(content)
+            self.move(f"{name}.part", name)
+            return
+        with self._errors(name):
+            self.files.pipe_file(f"{self.root}/{name}", content)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to write to, which is on the disk or in the store when the body ends."""
+        with self._errors(name), self.files.open(f"{self.root}/{name}", "wb") as file:
+            yield file
+            if self.is_local:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def move(self, source: str, target: str) -> None:
+        """Puts a file in the place of another: at once here, copied and deleted in a store."""
+        with self._errors(source):
+            if self.is_local:
+                Path(self.root, source).replace(Path(self.root, target))
+            else:
+                self.files.mv(f"{self.root}/{source}", f"{self.root}/{target}")
+
+    def remove(self, *names: str) -> None:
+        """Deletes files that are there."""
+        if names:
+            with self._errors(names[0]):
+                self.files.rm([f"{self.root}/{name}" for name in names])
+
+    @contextlib.contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """Storage clients raise errors of their own: each becomes OSError that names the file."""
+        place = self.folder if name == self.folder else self.place(name)
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{place} is missing") from error
+        except OSError as error:
+            raise OSError(error.errno, f"{place}: {error.strerror or error}") from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in CLIENTS:
+                raise
+            raise OSError(f"{place}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
