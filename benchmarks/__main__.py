@@ -17,6 +17,7 @@ import time
 from benchmarks.runner import RESULTS, ROOT, table
 
 SHORT = {
+    "loss": [],
     "metrics": ["--num-images", "40"],
 }
 """Files that `make bench` runs, with their arguments."""

@@ -14,16 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from emlnet.maps import TINY, Kind, to_density, to_log_density
+from emlnet.maps import Kind
 from emlnet.sample import Targets
+from emlnet.terms import MapTerms
 from emlnet.views import by_frame
 
 Terms = Literal["exact", "reference"]
 """`exact`: the terms as defined.  `reference`: the values of EML-NET's published training."""
-
-REFERENCE_EPS = 1e-6
-SMALLEST = 1e-36
-"""Below any product of two maps' deviations that is not a constant map's, in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,69 +80,43 @@ def saliency_loss(
     Returns (B,) the sum, and each term by name, (B,).
     Images without a fixation have an NSS term of 0; a letterbox's padding takes no part.
     """
-    compute = exact_terms if terms == "exact" else reference_terms
-    values = by_frame(
-        output.float(), targets, kind, lambda maps, gaze: compute(maps, gaze, weights, kind)
-    )
+    wanted = frozenset(name for name, weight in asdict(weights).items() if weight)
+
+    def compute(maps: Tensor, gaze: Targets) -> dict[str, Tensor]:
+        return map_terms(maps, gaze, wanted, kind, terms)
+
+    values = by_frame(output.float(), targets, kind, compute)
     total = sum(getattr(weights, name) * value for name, value in values.items())
     return torch.as_tensor(total), values
 
 
-def exact_terms(
-    output: Tensor, targets: Targets, weights: LossWeights, kind: Kind
+def map_terms(
+    output: Tensor, targets: Targets, names: frozenset[str], kind: Kind, terms: Terms
 ) -> dict[str, Tensor]:
-    """Each weighted term by name, (B,): KL, 1 - CC, -NSS, 1 - SIM, MSE."""
-    q, p = targets.density, to_density(output, kind)
-    terms = {}
-    if weights.kl:
-        log_p = to_log_density(output, kind)
-        terms["kl"] = (torch.xlogy(q, q) - q * log_p).sum((1, 2, 3))
-    if weights.cc:
-        terms["cc"] = 1 - _correlation(p, q)
-    if weights.nss:
-        terms["nss"] = -_at_fixations(p, targets)
-    if weights.sim:
-        terms["sim"] = 1 - torch.minimum(p, q).sum((1, 2, 3))
-    if weights.mse:
-        peak = output if kind == "eml" else p / p.amax((2, 3), keepdim=True)
-        difference = peak - q / q.amax((2, 3), keepdim=True)
-        terms["mse"] = difference.square().mean((1, 2, 3))
-    return terms
+    """The named terms, (B,) each: KL, 1 - CC, -NSS, 1 - SIM, MSE.
 
-
-def reference_terms(
-    output: Tensor, targets: Targets, weights: LossWeights, kind: Kind
-) -> dict[str, Tensor]:
-    """Terms with the values that EML-NET's authors compute, constants and all.
-
-    KL is sum Q log(Q / (P + 1e-6) + 1e-6), not 0 at P = Q; NSS is sum(z(F) F - z(P) F) / sum(F)
-    with the unbiased standard deviation, whose z(F) part does not depend on P.
+    `reference` has the values that EML-NET's authors compute, constants and all: KL is
+    sum Q log(Q / (P + 1e-6) + 1e-6), not 0 at P = Q; NSS is sum(z(F) F - z(P) F) / sum(F) with the
+    unbiased standard deviation, whose z(F) part does not depend on P.
     """
-    q, p = targets.density, to_density(output, kind)
-    terms = exact_terms(output, targets, weights, kind)
-    if weights.kl:
-        ratio = q / (p + REFERENCE_EPS) + REFERENCE_EPS
-        terms["kl"] = (q * ratio.log()).sum((1, 2, 3))
-    if weights.nss:
-        fixated = (targets.fixation_map() > 0).float()
-        best = _at_fixations(fixated, targets, correction=1)
-        terms["nss"] = best - _at_fixations(p, targets, correction=1)
-    return terms
+    q = targets.density
+    computed = MapTerms.apply(
+        output.flatten(1),
+        q.flatten(1),
+        targets.index,
+        names,
+        kind == "density",
+        terms == "reference",
+    )
+    values = dict(zip(("kl", "cc", "nss", "sim"), computed, strict=True))
+    if "mse" in names:
+        values["mse"] = _mse(output, q, kind)
+    return {name: value for name, value in values.items() if name in names}
 
 
-def _correlation(p: Tensor, q: Tensor) -> Tensor:
-    """Pearson's correlation of two maps, (B,); 0 for a constant one."""
-    p = p - p.mean((2, 3), keepdim=True)
-    q = q - q.mean((2, 3), keepdim=True)
-    scale = p.square().sum((1, 2, 3)) * q.square().sum((1, 2, 3))
-    return (p * q).sum((1, 2, 3)) / scale.clamp_min(SMALLEST).sqrt()
-
-
-def _at_fixations(p: Tensor, targets: Targets, correction: int = 0) -> Tensor:
-    """Mean z-score of each map at its fixated pixels, each pixel once, (B,)."""
-    deviation, mean = torch.std_mean(p.flatten(1), 1, correction=correction)
-    owner = targets.owner
-    values = p.reshape(-1)[targets.index]
-    num = torch.zeros_like(mean).index_add_(0, owner, torch.ones_like(values))
-    total = torch.zeros_like(mean).index_add_(0, owner, values)
-    return (total - num * mean) / (num.clamp_min(1) * deviation.clamp_min(TINY))
+def _mse(output: Tensor, density: Tensor, kind: Kind) -> Tensor:
+    """Mean squared difference of the maps, each at a maximum of 1, (B,); an `eml` map as it is."""
+    peak = output
+    if kind == "density":
+        peak = (output - output.amax((2, 3), keepdim=True)).exp()
+    return (peak - density / density.amax((2, 3), keepdim=True)).square().mean((1, 2, 3))

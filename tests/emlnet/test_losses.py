@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emlnet import metrics
-from emlnet.losses import LossWeights, saliency_loss
+from emlnet.losses import LossWeights, map_terms, saliency_loss
 from emlnet.maps import log_softmax, to_density
 from emlnet.sample import Targets
 
@@ -244,3 +244,34 @@ def test_weights_below_zero_all_zero_or_not_finite_are_refused(text):
 def test_a_term_named_twice_is_refused():
     with pytest.raises(ValueError, match="loss weights"):
         LossWeights.parse("kl=1,kl=2")
+
+
+@pytest.mark.parametrize("terms", ["exact", "reference"])
+@pytest.mark.parametrize("kind", ["density", "eml"])
+@pytest.mark.parametrize("name", ["kl", "cc", "nss", "sim", "mse"])
+def test_the_gradient_of_each_term_is_that_of_finite_differences(name, kind, terms):
+    random = torch.Generator().manual_seed(3)
+    density = torch.rand(2, 1, 5, 7, generator=random, dtype=torch.float64)
+    density[..., :2, :] = 0
+    targets = make_targets(density, pixels=[(0, 9), (0, 30), (1, 4)])
+    names = frozenset([name])
+
+    def term(given):
+        output = log_softmax(given) if kind == "density" else given.sigmoid()
+        return map_terms(output, targets, names, kind, terms)[name]
+
+    logits = torch.randn(2, 1, 5, 7, generator=random, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(term, logits)
+
+
+@pytest.mark.parametrize("kind", ["density", "eml"])
+def test_images_taken_at_once_or_one_by_one_have_the_same_loss(monkeypatch, targets, kind):
+    given = noise() if kind == "eml" else log_softmax(noise())
+    answers = []
+    for pixels in (1, 10**6):
+        monkeypatch.setattr("emlnet.terms.PIXELS_AT_ONCE", pixels)
+        output = given.clone().requires_grad_()
+        loss = saliency_loss(output, targets, ALL, kind)[0]
+        loss.sum().backward()
+        answers.append((loss.detach(), output.grad))
+    torch.testing.assert_close(answers[0], answers[1])
