@@ -57,6 +57,7 @@ def save(state: TrainState, folder: Path | None) -> None:
         "epoch": state.epoch,
         "step": state.step,
         "loss_sums": state.loss_sums,
+        "skipped": state.skipped,
         "history": [asdict(report) for report in state.history],
         "average": state.average,
         "best_weights": state.best_weights,
@@ -90,6 +91,7 @@ def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     state.schedule.load_state_dict(content["schedule"])
     state.epoch, state.step = content["epoch"], content["step"]
+    state.skipped = content["skipped"]
     state.history = [EpochReport(**report) for report in content["history"]]
     weights = trainable(state.model)
     sums = content["loss_sums"]

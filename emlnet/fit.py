@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from emlnet.finite import DivergedError, Skipper, add_checked, check_weights
 from emlnet.losses import saliency_loss
 from emlnet.maps import Kind, mirror_average, to_density, to_log_density
 from emlnet.metrics import Rules, score
+from emlnet.ranks import num_ranks, sum_over_ranks
 from emlnet.sample import Targets
 from emlnet.state import (
     EpochReport,
@@ -32,15 +38,14 @@ Inputs = tuple[Any, ...]
 
 
 class Batches(Protocol):
-    """An epoch's batches, or what is left of it after `start_step` steps."""
+    """An epoch's batches, or what is left of it after `start_step` steps; its length is in steps.
+
+    `num_parts`, where it has that, is the number of batches that each step is made of.
+    """
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]: ...
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
 
 
 Report = Callable[[EpochReport, TrainState], None]
@@ -50,6 +55,9 @@ Baseline = Callable[[tuple[int, int]], Tensor]
 """A log-density (1, 1, H, W) to measure information gain over, for pictures of that (H, W)."""
 Progress = Callable[[int, int, int], None]
 """Called after each step with the epoch, from 0, the steps done in it and its number of steps."""
+Urgent = Callable[[], bool]
+STEPS_BETWEEN_CHECKS = 25
+"""On a GPU, whose losses are not waited for at each step."""
 
 
 def fit(
@@ -61,12 +69,14 @@ def fit(
     save: Save | None = None,
     progress: Progress | None = None,
     evaluate_model: EvaluateModel | None = None,
+    urgent: Urgent | None = None,
 ) -> TrainState:
     """Trains from where the state is to the plan's last epoch, validating and reporting after each.
 
     train_batches: called with an epoch, counted from 0, and the steps of it that are done; gives
     the batches that are left.  save: called every `checkpoint_every` steps within an epoch.
     evaluate_model: scores the model after each epoch; default: `evaluate` over `val_batches`.
+    urgent: whether to save at once; every rank asks it equally often and must get one answer.
     A model that answers well before any training (a decoder that starts at the average of its
     encoders) is a candidate for the best one, reported as epoch 0.
     Raises DivergedError when the loss is not finite, with the step.
@@ -80,7 +90,7 @@ def fit(
         _validate(state, plan, {}, evaluate_model, report, time.perf_counter())
     for epoch in range(state.epoch, plan.epochs):
         began = time.perf_counter()
-        losses = train_epoch(state, plan, train_batches(epoch, state.step), save, progress)
+        losses = train_epoch(state, plan, train_batches(epoch, state.step), save, progress, urgent)
         state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
         _validate(state, plan, losses, evaluate_model, report, began)
     return state
@@ -112,7 +122,9 @@ def _validate(
         scores=scores,
         seconds=time.perf_counter() - began,
         best=best,
+        skipped=state.skipped,
     )
+    state.skipped = 0
     state.history.append(entry)
     report(entry, state)
 
@@ -123,38 +135,45 @@ def train_epoch(
     batches: Batches,
     save: Save | None = None,
     progress: Progress | None = None,
+    urgent: Urgent | None = None,
 ) -> dict[str, float]:
     """What is left of one epoch; returns the mean over all its images, of all ranks, of the total
     loss and of each term.
 
-    Nothing is read from the device between steps but every 25th, when the losses are checked.
+    Nothing is read from a GPU between steps but every 25th, when the losses are checked.
     Raises DivergedError when the loss is not finite, ValueError when there is no batch.
     """
     model, kind = state.model.train(), _kind(state.model)
     num_steps = state.step + len(batches)
+    skipper = Skipper(model) if plan.on_nan == "skip" else None
+    # On a CPU nothing is gained by waiting.
+    steps_between_checks = STEPS_BETWEEN_CHECKS if trainable(model)[0].is_cuda else 1
     names: list[str] = []
     unchecked: list[Tensor] = []
-    for inputs, targets in batches:
-        total, terms = saliency_loss(model(*inputs), targets, plan.loss_weights, kind, plan.terms)
-        loss = (total * targets.weight).sum() / _share(targets.weight)
+    for parts in _in_steps(batches):
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if plan.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
-        state.optimizer.step()
+        names, sums = _backward(model, parts, plan, kind)
+        skips = False
+        if plan.clip_norm or skipper:
+            norm = nn.utils.clip_grad_norm_(trainable(model), plan.clip_norm or math.inf)
+            skips = skipper is not None and skipper.skips(norm)
+        if skips:
+            state.skipped += 1
+            sums = torch.zeros_like(sums)
+        else:
+            state.optimizer.step()
+            if plan.ema:
+                update_average(state, plan.ema)
         state.schedule.step()
         state.step += 1
-        if plan.ema:
-            update_average(state, plan.ema)
-        names = ["total", *terms]
-        values = torch.stack([total, *terms.values(), torch.ones_like(total)]).detach().double()
-        unchecked.append(values @ targets.weight.double())
+        unchecked.append(sums)
         saving = bool(plan.checkpoint_every) and state.step % plan.checkpoint_every == 0
-        if saving or len(unchecked) == 25 or state.step == num_steps:
-            state.loss_sums = _add_checked(state, unchecked, num_steps)
+        if saving or len(unchecked) == steps_between_checks or state.step == num_steps:
+            state.loss_sums = add_checked(state, unchecked, num_steps)
             unchecked = []
+            saving |= urgent is not None and urgent()
         if saving or state.step == num_steps:
-            _check_weights(state, num_steps)
+            check_weights(state, num_steps)
         if saving and save and state.step < num_steps:
             save(state)
         if progress:
@@ -162,46 +181,43 @@ def train_epoch(
     if state.loss_sums is None or not names:
         raise ValueError("an epoch without a single step: there are no training images")
     *means, num_images = state.loss_sums.tolist()
+    if not num_images:
+        raise DivergedError(f"no step of epoch {state.epoch + 1} had a finite gradient")
     return {name: value / num_images for name, value in zip(names, means, strict=True)}
 
 
-def _share(weight: Tensor) -> Tensor:
-    """This rank's divisor: averaged over ranks, gradients are those of the mean over all images."""
-    if not dist.is_initialized():
-        return weight.sum().clamp_min(1)
-    total = weight.sum()
-    dist.all_reduce(total)
-    return total.clamp_min(1) / dist.get_world_size()
+def _in_steps(batches: Batches) -> Iterator[list[tuple[Inputs, Targets]]]:
+    """The batches that each step is made of: one, or as many as share its gradient."""
+    num_parts = getattr(batches, "num_parts", 1)
+    parts = iter(batches)
+    while step := list(islice(parts, num_parts)):
+        yield step
 
 
-def _add_checked(state: TrainState, unchecked: list[Tensor], num_steps: int) -> Tensor:
-    """The epoch's sums with those of its latest steps, which must be finite on every rank."""
-    latest = sum_over_ranks(torch.stack(unchecked))
-    finite = latest.isfinite().all(1)
-    if not finite.all():
-        step = state.step - len(unchecked) + int((~finite).nonzero()[0]) + 1
-        raise DivergedError(
-            f"the loss is not finite at step {step} of {num_steps} in epoch {state.epoch + 1}; "
-            "the last good checkpoint is kept. A lower lr or clip_norm may help"
-        )
-    sums = latest.sum(0)
-    return sums if state.loss_sums is None else state.loss_sums + sums
+def _backward(
+    model: nn.Module, parts: list[tuple[Inputs, Targets]], plan: Plan, kind: Kind
+) -> tuple[list[str], Tensor]:
+    """The gradient of a step's mean loss over all images of all ranks.
 
-
-def _check_weights(state: TrainState, num_steps: int) -> None:
-    """A finite loss can still have had a gradient that is not: such weights are not kept."""
-    if not torch.stack([w.detach().sum() for w in trainable(state.model)]).isfinite().all():
-        raise DivergedError(
-            f"weights are not finite after step {state.step} of {num_steps} in epoch "
-            f"{state.epoch + 1}; the last good checkpoint is kept. A lower lr or clip_norm may help"
-        )
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, or the tensor itself when there is one process."""
-    if dist.is_initialized():
-        dist.all_reduce(values)
-    return values
+    Returns names, `total` first, and (names + 1,) sums over this rank's images, their number last.
+    """
+    # Averaged over ranks, gradients are those of the mean over all images.
+    weight = torch.stack([targets.weight.sum() for _, targets in parts]).sum()
+    divisor = sum_over_ranks(weight.clone()).clamp_min(1) / num_ranks()
+    names, sums = [], []
+    for number, (inputs, targets) in enumerate(parts, 1):
+        # Ranks exchange gradients once a step, with its last part.
+        waits = isinstance(model, DistributedDataParallel) and number < len(parts)
+        with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            total, terms = saliency_loss(
+                model(*inputs), targets, plan.loss_weights, kind, plan.terms
+            )
+            loss = (total * targets.weight).sum() / divisor
+            loss.backward()  # type: ignore[no-untyped-call]
+        names = ["total", *terms]
+        values = torch.stack([total, *terms.values(), torch.ones_like(total)]).detach().double()
+        sums.append(values @ targets.weight.double())
+    return names, torch.stack(sums).sum(0)
 
 
 @torch.no_grad()

@@ -55,6 +55,11 @@ class Plan:
     """Decay per step of the average of weights that is validated and kept; 0 keeps none."""
     checkpoint_every: int = 0
     """Steps between checkpoints within an epoch; 0 writes one at the end of each epoch."""
+    micro_batch: int = 0
+    """Images that a worker puts through the model at once; its share of a batch, when larger, goes
+    through in parts, whose gradients add up.  0: the whole share."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: `stop` at once, or `skip` its step and count it."""
     select: Metric = "kl"
     """Validation metric by which the best epoch is kept."""
     guard: tuple[Metric, ...] = ()
@@ -63,6 +68,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay in 0..1, not {self.ema}")
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch is at least 0, not {self.micro_batch}")
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError(f"epochs and batch size are at least 1, lr is above 0: {self}")
 
@@ -80,6 +87,8 @@ class EpochReport:
     """Wall time of the epoch with its validation."""
     best: bool
     """Whether this is the best epoch so far by the plan's metric."""
+    skipped: int = 0
+    """Steps left out because their gradient was not finite."""
 
 
 @dataclass(kw_only=True)
@@ -95,6 +104,8 @@ class TrainState:
     """Steps done in the epoch that is under way."""
     loss_sums: Tensor | None = None
     """Sums over all ranks' images of those steps: total loss, each term, number of images."""
+    skipped: int = 0
+    """Those of them that were left out, for a gradient that is not finite."""
     history: list[EpochReport] = field(default_factory=list)
     average: list[Tensor] = field(default_factory=list)
     """Moving average of the trainable parameters, in their order; empty when none is kept."""

@@ -23,7 +23,7 @@ from pipelines.config import RUN, DecoderCommand, flatten
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage, open_place, say
 from shards.reader import Plan as ReadingPlan
-from shards.reader import ShardReader, epoch_plan
+from shards.reader import ShardReader, epoch_plan, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,10 @@ class CacheSource:
     def train(self, epoch: int, start_step: int) -> Batches:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
         return CachedBatches(self, "train", epoch, start_step)
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of all ranks in a step of an epoch, both from 0."""
+        return step_keys(self.job.data, self.job.plan.batch_size, self.job.seed, epoch, step)
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""

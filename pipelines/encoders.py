@@ -18,7 +18,7 @@ from emlnet.state import Plan
 from pipelines import runs
 from pipelines.config import EncoderCommand, flatten
 from pipelines.stage import Place, Stage, open_place, say
-from shards.reader import Loader, ShardReader
+from shards.reader import Loader, ShardReader, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ShardSource:
     """One rank's batches of images, from shards."""
 
     def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
-        self.device = device
+        self.job, self.device = job, device
         common: dict[str, Any] = {
             "rank": rank,
             "world_size": world_size,
@@ -68,6 +68,7 @@ class ShardSource:
             seed=job.seed,
             shuffle=True,
             flip=job.plan.flip,
+            micro_batch=job.plan.micro_batch,
             **common,
         )
         self._val = Loader(ShardReader(job.data, "val"), job.plan.batch_size, **common)
@@ -76,7 +77,16 @@ class ShardSource:
     def train(self, epoch: int, start_step: int) -> Batches:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
         num_steps = self.steps_per_epoch - start_step
-        return Prepared(lambda: self._train.epoch(epoch, start_step), num_steps, self._prepare)
+        return Prepared(
+            lambda: self._train.epoch(epoch, start_step),
+            num_steps,
+            self._prepare,
+            self._train.num_parts,
+        )
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of all ranks in a step of an epoch, both from 0."""
+        return step_keys(self.job.data, self.job.plan.batch_size, self.job.seed, epoch, step)
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""
@@ -93,14 +103,19 @@ class ShardSource:
 
 
 class Prepared:
-    """Batches of an epoch, each made ready for the model when its turn comes."""
+    """Batches of an epoch, each made ready for the model when its turn comes.
+
+    num_parts: batches that make a step.
+    """
 
     def __init__(
         self,
         batches: Callable[[], Iterator[Batch]],
         num_steps: int,
         prepare: Callable[[Batch], tuple[Inputs, Targets]],
+        num_parts: int = 1,
     ) -> None:
+        self.num_parts = num_parts
         self._batches, self._num_steps, self._prepare = batches, num_steps, prepare
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from emlnet import checkpoint
-from emlnet.fit import DivergedError
+from emlnet.finite import DivergedError
 from pipelines import worker
 from pipelines.config import Cluster, Compute
 

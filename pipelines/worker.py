@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from emlnet import checkpoint
-from emlnet.fit import Batches, DivergedError, fit
+from emlnet.finite import DivergedError
+from emlnet.fit import Batches, fit
 from emlnet.state import EpochReport, Plan, TrainState, start
 from pipelines.config import num_cpus
 

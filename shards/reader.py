@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from shards.codec import decode, unpack
 from shards.manifest import Manifest, check_piece
 
 Row = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]
-"""One step of one rank: samples, their weights, which to mirror."""
+"""One step of one rank, or a part of it: samples, their weights, which to mirror."""
 
 
 class ShardReader:
@@ -102,12 +101,12 @@ def epoch_plan(
     """The steps of one rank: its slice of each global batch of one global order.
 
     Order and flips come from (seed, epoch) alone, so any number of ranks reads the same batches.
-    The last one is filled up from the start of the order with weight 0: every rank has equally
-    many steps, every sample has weight 1 exactly once.
-    Raises ValueError when the ranks cannot share a batch equally.
+    The last one is filled up from the start of the order with weight 0, and so is each where ranks
+    cannot share it equally: every rank has equally many steps and samples in each, every sample has
+    weight 1 exactly once.  Raises ValueError when there are more ranks than samples in a batch.
     """
-    if batch_size < 1 or batch_size % world_size:
-        raise ValueError(f"{world_size} ranks cannot share a batch of {batch_size} equally")
+    if not 1 <= world_size <= batch_size:
+        raise ValueError(f"{world_size} ranks cannot share a batch of {batch_size}")
     if num_samples < 1 or not 0 <= rank < world_size:
         raise ValueError(f"no samples for rank {rank} of {world_size} among {num_samples}")
     seeds = np.random.SeedSequence([seed, epoch])
@@ -117,15 +116,15 @@ def epoch_plan(
     num_steps = -(-num_samples // batch_size)
     places = num_steps * batch_size
     flips = np.random.default_rng(seeds.spawn(1)[0]).random(places) < 0.5
-    share = batch_size // world_size
-
-    def own(values: NDArray[Any]) -> NDArray[Any]:
-        return values.reshape(num_steps, world_size, share)[:, rank]
-
+    share = -(-batch_size // world_size)
+    # Columns of a rank; those beyond the batch show its first samples once more.
+    columns = np.arange(rank * share, (rank + 1) * share)
+    shown = np.arange(places).reshape(num_steps, batch_size)[:, columns % batch_size]
+    counts = (columns < batch_size) & (shown < num_samples)
     return Plan(
-        indices=own(np.resize(order, places)),
-        weights=own((np.arange(places) < num_samples).astype(np.float32)),
-        flips=own(flips & flip),
+        indices=np.resize(order, places)[shown],
+        weights=counts.astype(np.float32),
+        flips=(flips & flip)[shown],
     )
 
 
@@ -133,10 +132,11 @@ class Loader:
     """Batches of one rank, decoded in this process or in `num_workers` others.
 
     batch_size: of all ranks together.  flip: mirror half of the samples, drawn anew each epoch.
-    pin_memory: hand batches out in page-locked memory.
+    pin_memory: hand batches out in page-locked memory.  micro_batch: a rank's share of a batch,
+    when larger, comes in `num_parts` batches of about that size, one after another; 0: in one.
     Worker processes live as long as the loader. One epoch is read at a time.
-    Raises ValueError when the ranks cannot share a batch, or images that would share one differ in
-    size.
+    Raises ValueError when there are more ranks than samples in a batch, or images that would share
+    one differ in size.
     """
 
     def __init__(
@@ -151,11 +151,13 @@ class Loader:
         flip: bool = False,
         num_workers: int = 0,
         pin_memory: bool = False,
+        micro_batch: int = 0,
     ) -> None:
         self.reader, self.batch_size = reader, batch_size
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.shuffle, self.flip = shuffle, flip
-        self.num_steps = len(self.plan(0).indices)
+        self.num_steps, share = self.plan(0).indices.shape
+        self.num_parts = -(-share // (micro_batch or share))
         if batch_size > world_size:
             check_sizes(reader)
         context = None
@@ -192,8 +194,14 @@ class Loader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The epoch's batches from `start_step` on, exactly as if it had never stopped."""
         plan = self.plan(epoch)
-        rows = zip(plan.indices, plan.weights, plan.flips, strict=True)
-        self._rows.rows = list(rows)[start_step:]
+        rows = list(zip(plan.indices, plan.weights, plan.flips, strict=True))[start_step:]
+        self._rows.rows = [
+            (indices, weights, flips)
+            for row in rows
+            for indices, weights, flips in zip(
+                *(np.array_split(part, self.num_parts) for part in row), strict=True
+            )
+        ]
         yield from self._batches
 
 
@@ -219,6 +227,16 @@ class _Steps(Dataset[Batch]):
     def __getitem__(self, row: Row) -> Batch:
         indices, weights, flips = row
         return collate([self.reader.decoded(int(i)) for i in indices], weights, flips)
+
+
+def step_keys(folder: Path, batch_size: int, seed: int, epoch: int, step: int) -> list[str]:
+    """The names of the training samples of a step, of all ranks; epoch and step are from 0."""
+    reader = ShardReader(folder, "train")
+    plan = epoch_plan(
+        num_samples=len(reader), batch_size=batch_size, seed=seed, epoch=epoch, shuffle=True
+    )
+    shown = plan.indices[step][plan.weights[step] == 1]
+    return [reader.entries[int(position)].key for position in shown]
 
 
 def check_sizes(reader: ShardReader) -> None:

@@ -6,7 +6,7 @@ import sys
 
 from tyro.extras import subcommand_cli_from_dict
 
-from emlnet.fit import DivergedError
+from emlnet.finite import DivergedError
 from pipelines.config import registry, spell_out
 from tune.config import LossWeightsCommand
 from tune.search import loss_weights

@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
 from emlnet.encoder import EncoderConfig
-from emlnet.fit import DivergedError
+from emlnet.finite import DivergedError
 from emlnet.losses import LossWeights
 from emlnet.state import LOWER_IS_BETTER, EpochReport, Plan
 from pipelines import trainer

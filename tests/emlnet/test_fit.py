@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet.fit import DivergedError, evaluate, fit, train_epoch
+from emlnet.finite import DivergedError
+from emlnet.fit import evaluate, fit, train_epoch
 from emlnet.losses import LossWeights
 from emlnet.model import CachedDecoder
 from emlnet.state import Plan, better, parameter_groups, start
@@ -344,3 +345,45 @@ def test_a_caller_can_score_the_model_in_its_own_way(make_encoder, steps):
         evaluate_model=lambda model: next(answers),
     )
     assert [report.scores for report in state.history] == [{"kl": 2.0}, {"kl": 1.0}]
+
+
+def test_a_step_without_a_finite_gradient_is_left_out_and_counted(make_encoder, steps):
+    chosen = plan(on_nan="skip", optimizer="sgd", schedule="step", epochs=1)
+    model, other = make_encoder(), make_encoder()
+    _, (report,) = train(model, chosen, with_a_nan(steps, at=2), val=steps)
+    _, (rest,) = train(other, chosen, [step for step in steps if step is not steps[1]], val=steps)
+    assert report.skipped == 1
+    assert report.train_loss == rest.train_loss
+    state = other.state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_an_epoch_of_skipped_steps_alone_is_an_error(make_encoder, steps):
+    chosen = plan(on_nan="skip")
+    with pytest.raises(DivergedError, match="no step of epoch 1 had a finite gradient"):
+        train(make_encoder(), chosen, with_a_nan(steps[:1], at=1), val=steps)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step(make_encoder, steps):
+    seen = []
+    with pytest.raises(DivergedError, match="at step 2 of") as caught:
+        train_epoch(
+            start(make_encoder(), plan(), len(steps)),
+            plan(),
+            with_a_nan(steps, at=2),
+            progress=lambda epoch, step, num_steps: seen.append(step),
+        )
+    assert (caught.value.epoch, caught.value.step, seen) == (0, 2, [1])
+
+
+def test_an_urgent_save_comes_between_steps(make_encoder, steps):
+    saved, answers = [], iter([False, True, False, False, False, False, False, False])
+    train_epoch(
+        start(make_encoder(), plan(), len(steps)),
+        plan(),
+        steps,
+        save=lambda state: saved.append(state.step),
+        urgent=lambda: next(answers),
+    )
+    assert saved == [2]

@@ -67,7 +67,16 @@ def photographs():
     ]
 
 
-def epoch_steps(seed, rank, world_size):
+class Steps(list):
+    """Batches of an epoch, `num_parts` of which make a step."""
+
+    num_parts = 1
+
+    def __len__(self):
+        return super().__len__() // self.num_parts
+
+
+def epoch_steps(seed, rank, world_size, num_parts=1):
     """A rank's share of an epoch: each batch cut in equal parts, the last one filled up."""
     samples, random = photographs(), np.random.default_rng(seed)
     order = np.resize(random.permutation(NUM_IMAGES), (-(-NUM_IMAGES // BATCH), BATCH))
@@ -75,20 +84,23 @@ def epoch_steps(seed, rank, world_size):
     weights = (np.arange(order.size) < NUM_IMAGES).reshape(order.shape).astype(np.float32)
     share = BATCH // world_size
     mine = slice(rank * share, (rank + 1) * share)
-    steps = []
-    for indices, flip, weight in zip(order, flips, weights, strict=True):
-        batch = collate([samples[i] for i in indices[mine]], weight[mine], flip[mine])
-        steps.append(((prepare_image(batch).double(),), prepare_targets(batch)))
+    steps = Steps()
+    for row in zip(order, flips, weights, strict=True):
+        cut = (np.array_split(values[mine], num_parts) for values in row)
+        for indices, flip, weight in zip(*cut, strict=True):
+            batch = collate([samples[i] for i in indices], weight, flip)
+            steps.append(((prepare_image(batch).double(),), prepare_targets(batch)))
+    steps.num_parts = num_parts
     return steps
 
 
-def train(rank, world_size, model):
+def train(rank, world_size, model, num_parts=1):
     """The model's state_dict, and each epoch's losses and scores."""
     state, history = start(model, PLAN, -(-NUM_IMAGES // BATCH)), []
     for epoch in range(EPOCHS):
         # Losses are computed in float32; in float64 only true differences are left.
         with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
-            losses = train_epoch(state, PLAN, epoch_steps(epoch, rank, world_size))
+            losses = train_epoch(state, PLAN, epoch_steps(epoch, rank, world_size, num_parts))
         state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
         history.append((losses, evaluate(model, epoch_steps(100, rank, world_size))))
     return unwrap(model).state_dict(), history
@@ -107,7 +119,8 @@ def work(rank, port, folder):
     averaged = DistributedDataParallel(make_model())
     added = DistributedDataParallel(make_model())
     added.register_comm_hook(None, add_gradients)
-    answers = train(rank, 2, averaged), train(rank, 2, added)
+    parted = DistributedDataParallel(make_model())
+    answers = train(rank, 2, averaged), train(rank, 2, added), train(rank, 2, parted, 2)
     torch.save(answers, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -124,7 +137,7 @@ def alone():
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """Per rank, weights and history of two processes: gradients averaged, gradients added."""
+    """Per rank, weights and history of two processes: gradients averaged, added, in two parts."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -155,5 +168,12 @@ def test_two_ranks_report_the_losses_and_scores_of_one(alone, shared):
 
 
 def test_ranks_that_added_their_gradients_would_be_found_out(alone, shared):
-    _, (weights, _) = shared[0]
+    _, (weights, _), _ = shared[0]
     assert difference(weights, alone[0]) > 1e-4
+
+
+def test_gradients_of_a_share_in_parts_add_up_to_those_of_the_whole(alone, shared):
+    _, _, (weights, history) = shared[0]
+    assert difference(weights, alone[0]) < 1e-10
+    assert history[-1][0] == pytest.approx(alone[1][-1][0], rel=1e-9)
+    assert difference(train(0, 1, make_model(), num_parts=4)[0], alone[0]) < 1e-10

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emlnet.encoder import EncoderConfig
-from emlnet.fit import DivergedError
+from emlnet.finite import DivergedError
 from emlnet.state import Plan
 from pipelines import trainer
 from pipelines.config import Compute

@@ -89,5 +89,14 @@ def test_mixed_sizes_are_refused_early_naming_two_samples(raw, tmp_path):
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_early(reader):
-    with pytest.raises(ValueError, match="2 ranks cannot share a batch of 3"):
-        Loader(reader, 3, world_size=2)
+    with pytest.raises(ValueError, match="2 ranks cannot share a batch of 1"):
+        Loader(reader, 1, world_size=2)
+
+
+def test_a_share_comes_in_parts_of_at_most_the_micro_batch(reader):
+    whole, parts = Loader(reader, 4, shuffle=True), Loader(reader, 4, shuffle=True, micro_batch=3)
+    assert (whole.num_parts, parts.num_parts, parts.num_steps) == (1, 2, whole.num_steps)
+    read = list(parts.epoch(0, 1))
+    assert [len(batch.keys) for batch in read[:2]] == [2, 2]
+    for step, batch in enumerate(whole.epoch(0, 1)):
+        assert read[2 * step].keys + read[2 * step + 1].keys == batch.keys

@@ -81,8 +81,17 @@ def test_flips_are_drawn_anew_each_epoch_and_are_about_half():
     assert (first != second).any()
 
 
-@pytest.mark.parametrize(("batch_size", "world_size"), [(7, 2), (2, 4), (0, 1)])
-def test_a_batch_that_ranks_cannot_share_equally_is_refused(batch_size, world_size):
+def test_ranks_that_cannot_share_a_batch_equally_are_filled_up_with_weight_zero():
+    whole, (indices, weights, _) = joined(1), joined(3)
+    assert indices.shape == (3, 9)
+    for step in range(3):
+        shown = indices[step][weights[step] == 1]
+        np.testing.assert_array_equal(shown, whole[0][step][whole[1][step] == 1])
+    assert sorted(indices[weights == 1]) == list(range(21))
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(2, 4), (0, 1)])
+def test_a_batch_smaller_than_the_number_of_ranks_is_refused(batch_size, world_size):
     with pytest.raises(
         ValueError, match=f"{world_size} ranks cannot share a batch of {batch_size}"
     ):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emlnet.fit import DivergedError
+from emlnet.finite import DivergedError
 from emlnet.losses import LossWeights
 from pipelines.config import read_loss_weights
 from pipelines.runs import write_json
