@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
@@ -22,6 +23,7 @@ from pipelines import readouts, runs
 from pipelines.config import RUN, DecoderCommand, flatten
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage, open_place, say
+from shards.manifest import Manifest
 from shards.reader import Plan as ReadingPlan
 from shards.reader import ShardReader, epoch_plan, step_keys
 
@@ -80,9 +82,20 @@ class CacheSource:
             flip=train and self.job.plan.flip,
         )
 
+    def _batches(self, split: str, epoch: int = 0, start_step: int = 0) -> CachedBatches:
+        reader = ShardReader(self.job.data, split)
+        plan = self._plan(len(reader), epoch, train=split == "train")
+        return CachedBatches(
+            plan,
+            [Cache.open(folder, split) for folder in self.job.caches],
+            lambda position: read_gaze(reader, position),
+            self.device,
+            start_step,
+        )
+
     def train(self, epoch: int, start_step: int) -> Batches:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
-        return CachedBatches(self, "train", epoch, start_step)
+        return self._batches("train", epoch, start_step)
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
@@ -90,21 +103,36 @@ class CacheSource:
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""
-        return CachedBatches(self, "val", 0, 0)
+        return self._batches("val")
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
         return evaluate(model, self.val())
 
 
-class CachedBatches:
-    """Batches of an epoch: ((readouts of each encoder, size), where people looked)."""
+class Readouts(Protocol):
+    """Readouts of one encoder on one split."""
 
-    def __init__(self, source: CacheSource, split: str, epoch: int, start_step: int) -> None:
-        self.device = source.device
-        self.reader = ShardReader(source.job.data, split)
-        self.caches = [Cache.open(folder, split) for folder in source.job.caches]
-        plan = source._plan(len(self.reader), epoch, train=split == "train")
+    def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
+        """For each tap (B, 1, h, w) of the samples at these positions, mirrored or not."""
+
+
+class CachedBatches:
+    """Batches of an epoch: ((readouts of each encoder, size), where people looked).
+
+    readouts: of each encoder.  gaze: a sample by position, whose photograph is not looked at.
+    start_step: steps of the plan to leave out.
+    """
+
+    def __init__(
+        self,
+        plan: ReadingPlan,
+        readouts: Sequence[Readouts],
+        gaze: Callable[[int], Decoded],
+        device: torch.device,
+        start_step: int = 0,
+    ) -> None:
+        self.readouts, self.gaze, self.device = readouts, gaze, device
         rows = list(zip(plan.indices, plan.weights, plan.flips, strict=True))
         self.rows = rows[start_step:]
 
@@ -115,28 +143,80 @@ class CachedBatches:
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         """What the model is called with, and where people looked."""
         for indices, weights, flips in self.rows:
-            batch = collate([self._gaze(int(i)) for i in indices], weights, flips)
+            batch = collate([self.gaze(int(i)) for i in indices], weights, flips)
             targets = prepare_targets(batch, self.device)
-            readouts = [
+            taps = [
                 [
                     tap.to(self.device).float()
-                    for tap in cache.read(indices.tolist(), flips.tolist())
+                    for tap in given.read(indices.tolist(), flips.tolist())
                 ]
-                for cache in self.caches
+                for given in self.readouts
             ]
-            yield (readouts, targets.size), targets
+            yield (taps, targets.size), targets
 
-    def _gaze(self, position: int) -> Decoded:
-        """A sample without its photograph, which is not decoded."""
-        sample = self.reader.sample(position)
-        density = to_grey(open_picture(sample.density, sample.key))
-        return Decoded(
-            key=sample.key,
-            image=np.broadcast_to(np.uint8(0), (*density.shape, 3)),
-            points=sample.points,
-            observers=sample.observers,
-            density=density,
+
+def read_gaze(reader: ShardReader, position: int) -> Decoded:
+    """A sample without its photograph, which is not decoded."""
+    sample = reader.sample(position)
+    density = to_grey(open_picture(sample.density, sample.key))
+    return Decoded(
+        key=sample.key,
+        image=np.broadcast_to(np.uint8(0), (*density.shape, 3)),
+        points=sample.points,
+        observers=sample.observers,
+        density=density,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenEncoder:
+    """An encoder to join.
+
+    cache: folder of its readouts, of a name that its weights and the data set give; there or not.
+    weights: SHA-256 of its weights file.
+    """
+
+    encoder: Encoder
+    cache: Path
+    weights: str
+
+    @property
+    def source(self) -> str:
+        """What it is called in logs."""
+        return f"{self.encoder.config.backbone} {self.weights[:12]}"
+
+
+def open_encoders(
+    packages: Sequence[Path], manifest: Manifest, caches: Path
+) -> list[FrozenEncoder]:
+    """The encoders of packages.
+
+    caches: folder of the folders of readouts.  Raises ValueError when a package is no encoder.
+    """
+    encoders = []
+    for path in packages:
+        encoder = package.load(path).model
+        if not isinstance(encoder, Encoder):
+            raise ValueError(f"{path} holds a decoder's model; a decoder joins encoders")
+        weights = package.read_description(path)["files"][package.WEIGHTS]
+        cache = caches / readouts.key(encoder, manifest.digest, weights)
+        encoders.append(FrozenEncoder(encoder=encoder, cache=cache, weights=weights))
+    return encoders
+
+
+def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> list[Path]:
+    """Folders of packaged encoders, each of an MLflow run, a model URI or a folder.
+
+    folder: where those that lie elsewhere are pulled to.
+    """
+    return [
+        registry.resolve(
+            f"runs:/{uri}" if RUN.fullmatch(uri) else uri,
+            tracking_uri,
+            folder / "encoders" / str(number),
         )
+        for number, uri in enumerate(encoders)
+    ]
 
 
 def decoder_stage(
@@ -146,52 +226,37 @@ def decoder_stage(
 
     packages: folders of the packaged encoders.
     """
-    encoders: list[Encoder] = []
-    caches, sources = [], []
-    for path in packages:
-        encoder = package.load(path).model
-        if not isinstance(encoder, Encoder):
-            raise ValueError(f"{path} holds a decoder's model; a decoder joins encoders")
-        weights = package.read_description(path)["files"][package.WEIGHTS]
-        encoders.append(encoder)
-        sources.append(f"{encoder.config.backbone} {weights[:12]}")
-        key = readouts.key(encoder, place.manifest.digest, weights)
-        caches.append(place.folder / "readouts" / key)
+    frozen = open_encoders(packages, place.manifest, place.folder / "readouts")
     folder = place.folder / "decoder"
     if runs.find_result(folder) is None:
-        for encoder, cache in zip(encoders, caches, strict=True):
-            readouts.build(cache, place.data, ("train", "val"), encoder, place.compute.use_gpu)
+        for each in frozen:
+            readouts.build(
+                each.cache, place.data, ("train", "val"), each.encoder, place.compute.use_gpu
+            )
     job = DecoderJob(
         data=place.data,
-        encoders=tuple(encoders),
-        caches=tuple(caches),
+        encoders=tuple(each.encoder for each in frozen),
+        caches=tuple(each.cache for each in frozen),
         decoder=config,
         plan=plan,
         seed=seed,
     )
-    names = "+".join(encoder.config.backbone for encoder in encoders)
+    sources = ", ".join(each.source for each in frozen)
     return Stage(
         name="decoder",
         kind="decoder",
         job=job,
         place=place,
         folder=folder,
-        params={**flatten(config), **flatten(plan), "seed": seed, "encoders": ", ".join(sources)},
-        backbones=names,
+        params={**flatten(config), **flatten(plan), "seed": seed, "encoders": sources},
+        backbones="+".join(each.encoder.config.backbone for each in frozen),
     )
 
 
 def run(command: DecoderCommand) -> runs.StageResult:
     """Trains a decoder on encoders of any runs."""
     place = open_place(command, "decoder", "+".join(command.encoders))
-    packages = [
-        registry.resolve(
-            f"runs:/{uri}" if RUN.fullmatch(uri) else uri,
-            command.tracking.uri,
-            place.folder / "encoders" / str(number),
-        )
-        for number, uri in enumerate(command.encoders)
-    ]
+    packages = find_packages(command.encoders, command.tracking.uri, place.folder)
     result = decoder_stage(place, packages, command.decoder, command.plan, command.seed).run()
     say(result)
     return result

@@ -40,6 +40,10 @@ class EncoderJob:
         """The encoder, its backbone with the weights to start from."""
         return Encoder(self.encoder)
 
+    def reader(self, split: str) -> ShardReader:
+        """The samples to train on, or to validate with."""
+        return ShardReader(self.data, split)
+
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
         """One rank's batches."""
         return ShardSource(self, rank, world_size, device)
@@ -63,7 +67,7 @@ class ShardSource:
             "pin_memory": device.type == "cuda",
         }
         self._train = Loader(
-            ShardReader(job.data, "train"),
+            job.reader("train"),
             job.plan.batch_size,
             seed=job.seed,
             shuffle=True,
@@ -71,7 +75,7 @@ class ShardSource:
             micro_batch=job.plan.micro_batch,
             **common,
         )
-        self._val = Loader(ShardReader(job.data, "val"), job.plan.batch_size, **common)
+        self._val = Loader(job.reader("val"), job.plan.batch_size, **common)
         self.steps_per_epoch = self._train.num_steps
 
     def train(self, epoch: int, start_step: int) -> Batches:
