@@ -18,20 +18,21 @@ class EncoderConfig:
     """What an encoder is made of."""
 
     backbone: str = "efficientnet_lite0"
-    """Name of a row in the backbone table."""
+    """Name of a row in the table (`python -m pipelines backbones`), or timm:<name>."""
     readout: Kind = "density"
     """`density`: a log-density with centre bias and blur, learned.  `eml`: the paper's map."""
     size: tuple[int, int] = (480, 640)
     """Height and width in pixels at which the backbone sees a picture."""
-    weights: str = "package"
-    """Weights the backbone starts from: `package`, `none` (scratch) or a path to a checkpoint."""
+    weights: str = "default"
+    """Weights the backbone starts from: `default` (a Python package's, or what its library
+    downloads), `package`, `none` (scratch) or a path to .pth, .pth.tar or .safetensors."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
 
     def __post_init__(self) -> None:
-        find_backbone(self.backbone)
         if min(self.size) < 32:
             raise ValueError(f"size is height and width in pixels, at least 32: {self.size}")
+        find_backbone(self.backbone).check_size(self.size)
 
 
 class Encoder(nn.Module):
@@ -47,13 +48,13 @@ class Encoder(nn.Module):
         row = find_backbone(config.backbone)
         self.backbone = build_backbone(config.backbone, config.weights if load_weights else "none")
         self.readout = nn.ModuleList(
-            eml_readout(channels)
+            eml_readout(channels, row.eml_kernel)
             if config.readout == "eml"
             else density_readout(channels, config.readout_width)
             for channels in row.channels
         )
         self.head: Head = (
-            EmlHead(len(row.channels))
+            EmlHead(len(row.channels), row.eml_kernel)
             if config.readout == "eml"
             else DensityHead(len(row.channels))
         )
@@ -73,13 +74,16 @@ class Encoder(nn.Module):
         """The size at which the backbone sees a picture of that size, (H, W) in pixels.
 
         `eml` stretches every picture to its own size, as the paper does; `density` keeps the
-        picture's shape, at the same area, in steps of 8 pixels.
+        picture's shape, at the same area, in steps of 8 pixels, or of a transformer's patch.
         """
         height, width = self.config.size
-        if self.kind == "eml" or size[0] * width == size[1] * height:
+        row = find_backbone(self.config.backbone)
+        if self.kind == "eml" or row.only_size or size[0] * width == size[1] * height:
             return height, width
-        scale = math.sqrt(height * width / (size[0] * size[1]))
-        rows, columns = (max(32, 8 * round(scale * side / 8)) for side in size)
+        step = row.multiple if 8 % row.multiple else 8
+        least = -(-32 // step)
+        scale = math.sqrt(height * width / (size[0] * size[1])) / step
+        rows, columns = (step * max(least, round(scale * side)) for side in size)
         return rows, columns
 
     def readouts(self, image: Tensor) -> list[Tensor]:
@@ -143,8 +147,12 @@ class DensityHead(Head):
 
 
 def eml_readout(channels: int, kernel: int = 3) -> nn.Sequential:
-    """EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU."""
-    return nn.Sequential(eml_conv(channels, kernel), nn.BatchNorm2d(1), nn.ReLU())
+    """EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU.
+
+    With a kernel of 1, that of its NASNet, a sigmoid instead of the ReLU.
+    """
+    activation = nn.Sigmoid() if kernel == 1 else nn.ReLU()
+    return nn.Sequential(eml_conv(channels, kernel), nn.BatchNorm2d(1), activation)
 
 
 def eml_conv(channels: int, kernel: int = 3) -> nn.Conv2d:
@@ -155,16 +163,25 @@ def eml_conv(channels: int, kernel: int = 3) -> nn.Conv2d:
 
 
 class EmlHead(Head):
-    """EML-NET's map of an encoder: readouts at the first one's size, 3x3 convolution, sigmoid."""
+    """EML-NET's map of an encoder: readouts at one size, a convolution, BatchNorm, sigmoid.
 
-    def __init__(self, num_readouts: int) -> None:
+    kernel 3 (its ResNet-50): at the first readout's size, nearest neighbours.  kernel 1 (its
+    NASNet): at the size that the backbone saw, bilinear.
+    """
+
+    def __init__(self, num_readouts: int, kernel: int = 3) -> None:
         super().__init__()
-        self.combine = nn.Sequential(eml_conv(num_readouts), nn.BatchNorm2d(1), nn.Sigmoid())
+        join = eml_conv(num_readouts, kernel)
+        self.combine = nn.Sequential(join, nn.BatchNorm2d(1), nn.Sigmoid())
+        self.at_full_size = kernel == 1
 
     def forward(
         self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
     ) -> Tensor:
-        """Saliency map in [0, 1], (B, 1, H, W), resized by nearest neighbours as the authors do."""
-        grid = (readouts[0].shape[-2], readouts[0].shape[-1])
-        joined = torch.cat([F.interpolate(r, grid, mode="nearest") for r in readouts], 1)
+        """Saliency map in [0, 1], (B, 1, H, W)."""
+        if self.at_full_size:
+            joined = torch.cat([resize(r, input_size) for r in readouts], 1)
+        else:
+            grid = (readouts[0].shape[-2], readouts[0].shape[-1])
+            joined = torch.cat([F.interpolate(r, grid, mode="nearest") for r in readouts], 1)
         return resize(resize(self.combine(joined), input_size, "nearest"), size).float()

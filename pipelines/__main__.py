@@ -1,6 +1,6 @@
-"""`python -m pipelines encoder | decoder | evaluate | full | demo`: train, score, register.
+"""`python -m pipelines encoder | decoder | full | ...`: train, score, register, and look.
 
-`submit` sends any of them to a cluster, `jobs` follows it there.
+`submit` sends a command to a cluster, `jobs` follows it there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines import decoder, demo, encoders, evaluation, full, jobs, submit
+from pipelines import backbones, decoder, demo, encoders, evaluation, full, jobs, submit
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
@@ -34,6 +34,7 @@ RUN: dict[type, Callable[[Any], object]] = {
     demo.DemoCommand: demo.demo,
     submit.SubmitCommand: lambda command: submit.run(command, parse),
     jobs.JobsCommand: jobs.run,
+    backbones.BackbonesCommand: backbones.run,
 }
 VERBS = ("encoder", "decoder", "evaluate", "full", "demo")
 """The commands that can be sent to a cluster."""
@@ -57,6 +58,7 @@ def parse(argv: list[str]) -> object:
         | Annotated[demo.DemoCommand, subcommand("demo")]
         | Annotated[submit.SubmitCommand, subcommand("submit")]
         | Annotated[jobs.JobsCommand, subcommand("jobs")]
+        | Annotated[backbones.BackbonesCommand, subcommand("backbones")]
     )
     return tyro.cli(
         command,

@@ -144,8 +144,9 @@ class FullCommand:
     """Readouts and decoder: `density`, or `eml` as in the paper."""
     size: tuple[int, int] = (480, 640)
     """Height and width in pixels at which the backbones see a picture."""
-    weights: tuple[str, ...] = ("package",)
-    """Weights to start from, one for all or one per backbone: `package`, `none`, or a path."""
+    weights: tuple[str, ...] = ("default",)
+    """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
+    path."""
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     decoder_plan: Plan = DECODER_PLAN
     flip_scores: bool = True

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from emlnet.backbones import build_backbone
+from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
@@ -138,7 +139,7 @@ def encoder_stage(
 
     name: in tables.  folder: its own in the place's.
     """
-    if config.weights not in ("package", "none"):
+    if config.weights not in WORDS:
         # Workers run in folders of their own.
         config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
     build_backbone(config.backbone, config.weights)  # Wrong weights end here, not in a worker.

@@ -10,13 +10,12 @@ import torchvision
 from safetensors.torch import save_file
 
 from emlnet.backbones import (
-    BACKBONES,
     build_backbone,
     check_keys,
     find_backbone,
     read_state_dict,
 )
-from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.encoder import EncoderConfig
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
@@ -39,29 +38,6 @@ def test_an_unknown_backbone_is_refused_with_the_names_there_are():
         EncoderConfig(backbone="vgg")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_a_row_says_the_true_channels_and_reductions(name):
-    row = BACKBONES[name]
-    network = build_backbone(name, "none").eval()
-    with torch.no_grad():
-        taps = network(torch.rand(1, 3, 64, 96))
-    assert [tap.shape[1] for tap in taps] == list(row.channels)
-    expected = [(64 // reduction, 96 // reduction) for reduction in row.reductions]
-    assert [tuple(tap.shape[2:]) for tap in taps] == expected
-
-
-@pytest.mark.parametrize("readout", ["density", "eml"])
-@pytest.mark.parametrize("name", BACKBONES)
-def test_the_gradient_reaches_every_readout_and_the_first_layer(name, readout):
-    torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(backbone=name, weights="none", size=(64, 96), readout=readout))
-    output = encoder(torch.rand(2, 3, 64, 96))
-    (output * torch.randn(output.shape)).sum().backward()
-    for number, read in enumerate(encoder.readout):
-        assert read[0].weight.grad.abs().sum() > 0, f"readout {number}"
-    assert next(encoder.backbone.parameters()).grad.abs().sum() > 0
-
-
 @pytest.mark.parametrize("name", LITES)
 def test_packaged_weights_are_loaded_tensor_by_tensor(name):
     theirs, ours = packaged(name), build_backbone(name).state_dict()
@@ -81,9 +57,9 @@ def test_packaged_weights_keep_the_roles_of_their_names():
         assert own.rpartition(".")[2] == given.rpartition(".")[2]
 
 
-def test_a_backbone_without_a_package_says_what_to_pass():
+def test_packaged_weights_are_asked_of_a_backbone_that_has_none():
     with pytest.raises(ValueError, match=r"no package ships weights for resnet50.*--weights PATH"):
-        build_backbone("resnet50")
+        build_backbone("resnet50", "package")
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):

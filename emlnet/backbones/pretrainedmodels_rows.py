@@ -1,0 +1,156 @@
+"""Backbones of the package `pretrainedmodels`, and all that has to do with that package.
+
+It has had no release since 2019.  0.7.4 is pinned: what is used of it are the classes of five
+networks, which run on every torch since; their weights are read here, not by its own loader.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from emlnet.backbones.row import Backbone
+from emlnet.backbones.taps import SequentialTaps, Taps
+
+URL = "http://data.lip6.fr/cadene/pretrainedmodels/"
+HALF = (0.5, 0.5, 0.5)
+HEAD = ("last_linear.",)
+
+
+def _plain(name: str) -> Any:
+    """The package's model with random weights; the package is imported here, at first use."""
+    with warnings.catch_warnings():
+        # Python says of `block_type is 'proj'` in its dpn.py that it should be ==.  It holds for
+        # literals, and it is said once, when the file is compiled.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import pretrainedmodels
+    return getattr(pretrainedmodels, name)(num_classes=1000, pretrained=None)
+
+
+class NASNetTaps(Taps):
+    """NASNet-A-Large, tapped where EML-NET taps it: each cell sees the two before it.
+
+    That is after cell_stem_1, reduction_cell_0, reduction_cell_1 and cell_17.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, layer in _plain("nasnetalarge").named_children():
+            if name.startswith(("conv0", "cell", "reduction")):
+                self.add_module(name, layer)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to four feature maps at 1/8, 1/16, 1/32 and 1/32 of the size."""
+        layers = dict(self.named_children())
+        stem = self.run(layers.pop("conv0"), image)
+        before = self.run(layers.pop("cell_stem_0"), stem)
+        latest = self.run(layers.pop("cell_stem_1"), stem, before)
+        taps = [latest]
+        for name, cell in layers.items():
+            if name.startswith("reduction"):
+                latest = self.run(cell, latest, before)
+                taps.append(latest)
+            else:
+                latest, before = self.run(cell, latest, before), latest
+        return [*taps, latest]
+
+
+class PNASNetTaps(Taps):
+    """PNASNet-5-Large, tapped at its stem and before each reduction, and at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, layer in _plain("pnasnet5large").named_children():
+            if name.startswith(("conv_0", "cell")):
+                self.add_module(name, layer)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to five feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size."""
+        layers = dict(self.named_children())
+        before = self.run(layers.pop("conv_0"), image)
+        latest = self.run(layers.pop("cell_stem_0"), before)
+        taps = [before, latest]
+        for name, cell in layers.items():
+            before, latest = latest, self.run(cell, before, latest)
+            if name in ("cell_3", "cell_7", "cell_11"):
+                taps.append(latest)
+        return taps
+
+
+def _senet(name: str) -> nn.Module:
+    """The stem before its pooling, and the four stages."""
+    model = _plain(name)
+    *stem, pool = model.layer0.named_children()
+    layers = {
+        "layer0": nn.Sequential(OrderedDict(stem)),
+        "pool": pool[1],
+        **{f"layer{n}": getattr(model, f"layer{n}") for n in range(1, 5)},
+    }
+    return SequentialTaps(layers, ("layer0", "layer1", "layer2", "layer3", "layer4"))
+
+
+def _dpn(name: str, at: Sequence[str]) -> nn.Module:
+    """The stem before its pooling, the last block of each stage, and the last activation."""
+    layers = dict(_plain(name).features.named_children())
+    *stem, pool = layers.pop("conv1_1").named_children()
+    stem_layers = nn.Sequential(OrderedDict(stem))
+    return SequentialTaps({"conv1_1": stem_layers, "pool": pool[1], **layers}, at)
+
+
+def _row(name: str, file: str, **more: Any) -> Backbone:
+    return Backbone(name=name, source="pretrainedmodels", url=URL + file, **{"head": HEAD, **more})
+
+
+ROWS = (
+    _row(
+        "nasnetalarge",
+        "nasnetalarge-a1897284.pth",
+        build=NASNetTaps,
+        channels=(336, 1344, 2688, 4032),
+        reductions=(8, 16, 32, 32),
+        mean=HALF,
+        std=HALF,
+        size=(331, 331),
+        licence="Apache-2.0",
+        eml_kernel=1,
+    ),
+    _row(
+        "pnasnet5large",
+        "pnasnet5large-bf079911.pth",
+        build=PNASNetTaps,
+        channels=(96, 270, 1080, 2160, 4320),
+        reductions=(2, 4, 8, 16, 32),
+        mean=HALF,
+        std=HALF,
+        size=(331, 331),
+        licence="Apache-2.0",
+    ),
+    _row(
+        "se_resnext50_32x4d",
+        "se_resnext50_32x4d-a260b3a4.pth",
+        build=lambda: _senet("se_resnext50_32x4d"),
+        channels=(64, 256, 512, 1024, 2048),
+        reductions=(2, 4, 8, 16, 32),
+    ),
+    _row(
+        "senet154",
+        "senet154-c7b49a05.pth",
+        build=lambda: _senet("senet154"),
+        channels=(128, 256, 512, 1024, 2048),
+        reductions=(2, 4, 8, 16, 32),
+    ),
+    _row(
+        "dpn92",
+        "dpn92_extra-fda993c95.pth",
+        build=lambda: _dpn("dpn92", ("conv1_1", "conv2_3", "conv3_4", "conv4_20", "conv5_bn_ac")),
+        channels=(64, 336, 704, 1552, 2688),
+        reductions=(2, 4, 8, 16, 32),
+        mean=(124 / 255, 117 / 255, 104 / 255),
+        std=(1 / (0.0167 * 255),) * 3,
+        rename=lambda key: key.removeprefix("features."),
+    ),
+)

@@ -1,0 +1,34 @@
+"""The table of backbones by name."""
+
+from __future__ import annotations
+
+from emlnet.backbones import pretrainedmodels_rows, timm_rows, torchvision_rows
+from emlnet.backbones.row import Backbone
+from emlnet.backbones.taps import TinyTaps
+
+TINY = Backbone(name="tiny", build=TinyTaps, channels=(8, 8), reductions=(2, 4))
+
+BACKBONES: dict[str, Backbone] = {
+    row.name: row
+    for row in (
+        *timm_rows.ROWS,
+        *torchvision_rows.ROWS,
+        *pretrainedmodels_rows.ROWS,
+        TINY,
+    )
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The row of that name, or of a model of timm, `timm:<name>`.
+
+    Raises ValueError that lists the names.
+    """
+    if name.startswith(timm_rows.PREFIX):
+        return timm_rows.timm_row(name)
+    if name not in BACKBONES:
+        raise ValueError(
+            f"unknown backbone {name!r}; the table has {', '.join(BACKBONES)}, and any model of "
+            "timm that gives feature maps is timm:<name>"
+        )
+    return BACKBONES[name]

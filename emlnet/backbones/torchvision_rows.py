@@ -1,0 +1,105 @@
+"""Backbones of torchvision, whose pretrained weights are its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from emlnet.backbones.row import Backbone, Rename
+from emlnet.backbones.taps import SequentialTaps
+
+STEM_AND_STAGES = (2, 4, 8, 16, 32)
+
+
+def _plain(name: str) -> Any:
+    return torchvision.models.get_model(name, weights=None)
+
+
+def _row(name: str, **more: Any) -> Backbone:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    return Backbone(
+        name=name, source="torchvision", url=weights.url, licence="BSD-3-Clause", **more
+    )
+
+
+def _resnet(name: str, channels: tuple[int, ...]) -> Backbone:
+    """The stem before its pooling, and the four stages."""
+
+    def build() -> nn.Module:
+        layers = dict(_plain(name).named_children())
+        del layers["avgpool"], layers["fc"]
+        return SequentialTaps(layers, ("relu", "layer1", "layer2", "layer3", "layer4"))
+
+    return _row(name, build=build, channels=channels, reductions=STEM_AND_STAGES)
+
+
+def _features(
+    name: str,
+    *,
+    at: Sequence[str],
+    rename: Rename = lambda key: key.removeprefix("features."),
+    channels_last: bool = False,
+    **more: Any,
+) -> Backbone:
+    """A model whose layers up to the last tap are `model.features`."""
+
+    def build() -> nn.Module:
+        layers = dict(_plain(name).features.named_children())
+        names = list(layers)
+        kept = names[: names.index(at[-1]) + 1]
+        return SequentialTaps({key: layers[key] for key in kept}, at, channels_last)
+
+    return _row(name, build=build, rename=rename, **more)
+
+
+def _densenet_key(key: str) -> str:
+    """The released file says `norm.1` where the model says `norm1`."""
+    key = key.removeprefix("features.")
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
+
+
+ROWS = (
+    _resnet("resnet18", (64, 64, 128, 256, 512)),
+    _resnet("resnet50", (64, 256, 512, 1024, 2048)),
+    _resnet("resnet101", (64, 256, 512, 1024, 2048)),
+    _features(
+        "densenet161",
+        at=("relu0", "denseblock1", "denseblock2", "denseblock3", "norm5"),
+        channels=(96, 384, 768, 2112, 2208),
+        reductions=STEM_AND_STAGES,
+        rename=_densenet_key,
+    ),
+    _features(
+        "convnext_tiny",
+        at=("1", "3", "5", "7"),
+        channels=(96, 192, 384, 768),
+        reductions=(4, 8, 16, 32),
+    ),
+    _features(
+        "convnext_base",
+        at=("1", "3", "5", "7"),
+        channels=(128, 256, 512, 1024),
+        reductions=(4, 8, 16, 32),
+    ),
+    _features(
+        "efficientnet_v2_s",
+        at=("1", "2", "3", "5", "6"),
+        channels=(24, 48, 64, 160, 256),
+        reductions=STEM_AND_STAGES,
+        size=(384, 384),
+        head=("7.", "classifier."),
+    ),
+    _features(
+        "swin_v2_t",
+        at=("1", "3", "5", "7"),
+        channels=(96, 192, 384, 768),
+        reductions=(4, 8, 16, 32),
+        size=(256, 256),
+        head=("norm.", "head."),
+        channels_last=True,
+    ),
+)

