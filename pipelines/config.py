@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Suppress
 
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
@@ -151,6 +151,8 @@ class FullCommand:
     decoder_plan: Plan = DECODER_PLAN
     flip_scores: bool = True
     """Score models averaged with the mirrored picture's map."""
+    preset: Suppress[str] = ""
+    """Name of the preset that it started from."""
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
     compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)

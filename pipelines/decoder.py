@@ -19,7 +19,7 @@ from emlnet.model import CachedDecoder, EMLNet
 from emlnet.picture import open_picture, to_grey
 from emlnet.sample import Decoded, Targets, collate, prepare_targets
 from emlnet.state import Plan
-from pipelines import readouts, runs
+from pipelines import figures, readouts, runs
 from pipelines.config import RUN, DecoderCommand, flatten
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage, open_place, say
@@ -41,6 +41,7 @@ class DecoderJob:
     decoder: DecoderConfig
     plan: Plan
     seed: int
+    num_examples: int = 0
 
     @property
     def title(self) -> str:
@@ -109,6 +110,16 @@ class CacheSource:
         """A model's scores after an epoch, over the validation images of all ranks."""
         return evaluate(model, self.val())
 
+    def examples(self, num: int) -> Iterator[figures.Example]:
+        """At most `num` validation pictures to look at."""
+        caches = [Cache.open(folder, "val") for folder in self.job.caches]
+
+        def prepare(position: int, sample: Decoded) -> Inputs:
+            taps = read_taps(caches, [position], [False], self.device)
+            return taps, sample.image.shape[:2]
+
+        return figures.examples(ShardReader(self.job.data, "val"), num, prepare)
+
 
 class Readouts(Protocol):
     """Readouts of one encoder on one split."""
@@ -145,14 +156,18 @@ class CachedBatches:
         for indices, weights, flips in self.rows:
             batch = collate([self.gaze(int(i)) for i in indices], weights, flips)
             targets = prepare_targets(batch, self.device)
-            taps = [
-                [
-                    tap.to(self.device).float()
-                    for tap in given.read(indices.tolist(), flips.tolist())
-                ]
-                for given in self.readouts
-            ]
+            taps = read_taps(self.readouts, indices.tolist(), flips.tolist(), self.device)
             yield (taps, targets.size), targets
+
+
+def read_taps(
+    readouts: Sequence[Readouts],
+    positions: Sequence[int],
+    flips: Sequence[bool],
+    device: torch.device,
+) -> list[list[Tensor]]:
+    """For each encoder its readouts (B, 1, h, w) float32 of the samples, mirrored or not."""
+    return [[tap.to(device).float() for tap in given.read(positions, flips)] for given in readouts]
 
 
 def read_gaze(reader: ShardReader, position: int) -> Decoded:
@@ -240,6 +255,7 @@ def decoder_stage(
         decoder=config,
         plan=plan,
         seed=seed,
+        num_examples=figures.NUM_EXAMPLES,
     )
     sources = ", ".join(each.source for each in frozen)
     return Stage(

@@ -16,7 +16,7 @@ from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
 from emlnet.state import Plan
-from pipelines import runs
+from pipelines import figures, runs
 from pipelines.config import EncoderCommand, flatten
 from pipelines.stage import Place, Stage, open_place, say
 from shards.reader import Loader, ShardReader, step_keys
@@ -31,6 +31,7 @@ class EncoderJob:
     plan: Plan
     seed: int
     loader_workers: int = 0
+    num_examples: int = 0
 
     @property
     def title(self) -> str:
@@ -101,6 +102,14 @@ class ShardSource:
         """A model's scores after an epoch, over the validation images of all ranks."""
         return evaluate(model, self.val())
 
+    def examples(self, num: int) -> Iterator[figures.Example]:
+        """At most `num` validation pictures to look at."""
+        return figures.examples(
+            self._val.reader,
+            num,
+            lambda _, sample: figures.photograph_input(sample, self.device),
+        )
+
     def _prepare(self, batch: Batch) -> tuple[Inputs, Targets]:
         image = prepare_image(batch, self.device)
         image = image.contiguous(memory_format=torch.channels_last)
@@ -149,6 +158,7 @@ def encoder_stage(
         plan=plan,
         seed=seed,
         loader_workers=place.compute.loader_workers,
+        num_examples=figures.NUM_EXAMPLES,
     )
     return Stage(
         name=name,

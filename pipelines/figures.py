@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
-from emlnet.encoder import Encoder
+from emlnet.fit import Inputs
 from emlnet.maps import min_max, resize
-from emlnet.model import EMLNet
-from emlnet.package import predict_output
+from emlnet.package import to_tensor
 from emlnet.picture import heat
+from emlnet.sample import Decoded
 from emlnet.state import EpochReport
 from shards.reader import ShardReader
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 CELL = (180, 240)
 """Height and width in pixels of a picture in a grid."""
+NUM_EXAMPLES = 6
+"""Pictures that a stage shows after each epoch."""
 
 
 def curves(history: Sequence[EpochReport], title: str) -> Figure:
@@ -54,25 +58,72 @@ def curves(history: Sequence[EpochReport], title: str) -> Figure:
     return figure
 
 
-def grid(model: Encoder | EMLNet, reader: ShardReader, num: int = 6) -> Image.Image:
-    """Pictures of a split, evenly chosen, in rows: photograph, ground truth, prediction."""
-    rows = []
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """A picture of a split to look at.
+
+    photograph: (H, W, 3) uint8 RGB.  truth: (H, W) uint8 density, any scale.  inputs: what the
+    model is called with to predict it.
+    """
+
+    key: str
+    photograph: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    inputs: Inputs
+
+
+def examples(
+    reader: ShardReader, num: int, prepare: Callable[[int, Decoded], Inputs]
+) -> Iterator[Example]:
+    """At most `num` pictures of a split, evenly chosen, the same ones each time.
+
+    prepare: position and sample to what the model is called with.
+    """
     for position in np.linspace(0, len(reader) - 1, min(num, len(reader))).round().astype(int):
         sample = reader.decoded(int(position))
-        picture = torch.from_numpy(sample.image).permute(2, 0, 1)[None].float() / 255
-        output = predict_output(model, picture)
+        yield Example(
+            key=sample.key,
+            photograph=sample.image,
+            truth=sample.density,
+            inputs=prepare(int(position), sample),
+        )
+
+
+def photograph_input(sample: Decoded, device: torch.device | str = "cpu") -> Inputs:
+    """The photograph as a model that sees photographs takes it: (1, 3, H, W) in 0..1."""
+    return (to_tensor(sample.image)[None].to(device),)
+
+
+@torch.no_grad()
+def grid(model: nn.Module, chosen: Iterable[Example]) -> Image.Image:
+    """Rows of photograph, ground truth and prediction, each map min-max in inferno colours.
+
+    model: answers a log-density, or a map when its `kind` is `eml`.
+    """
+    model.eval()
+    rows = []
+    for example in chosen:
+        output = model(*example.inputs).float().cpu()
         density = output.exp() if model.kind == "density" else output
-        truth = torch.from_numpy(sample.density.copy())[None, None].float()
-        cells = [(resize(picture, CELL)[0].permute(1, 2, 0) * 255).round().byte().numpy()]
-        cells += [heat(min_max(resize(m, CELL))[0, 0].numpy()) for m in (truth, density)]
-        rows.append((sample.key, cells))
+        truth = torch.from_numpy(example.truth.copy())[None, None].float()
+        size = fit_cell(example.photograph.shape[:2])
+        picture = to_tensor(example.photograph)[None]
+        cells = [(resize(picture, size)[0].permute(1, 2, 0) * 255).round().byte().numpy()]
+        cells += [heat(min_max(resize(m, size))[0, 0].numpy()) for m in (truth, density)]
+        rows.append((example.key, cells))
     return tile(rows, ("photograph", "ground truth", "prediction"))
+
+
+def fit_cell(size: Sequence[int]) -> tuple[int, int]:
+    """(H, W) in pixels scaled so that it just fits a cell."""
+    scale = min(CELL[0] / size[0], CELL[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def tile(
     rows: Sequence[tuple[str, Sequence[NDArray[np.uint8]]]], titles: Sequence[str]
 ) -> Image.Image:
-    """Rows of equal cells (h, w, 3), named on their left, under titles."""
+    """Rows of pictures (h, w, 3) no larger than a cell, named on their left, under titles."""
     height, width = CELL
     gap, left, top = 4, 110, 24
     canvas = Image.new(

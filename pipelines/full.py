@@ -18,6 +18,7 @@ from pipelines import evaluation, publish, runs, stage, trainer
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import decoder_stage
 from pipelines.encoders import encoder_stage
+from pipelines.provenance import data_tags
 from pipelines.tracking import Tracker
 from shards.manifest import MANIFEST, Manifest
 from shards.reader import ShardReader, check_sizes
@@ -54,7 +55,15 @@ def run(command: FullCommand) -> dict[str, Any]:
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
     )
     with tracker.run(
-        folder, folder.name, params=flatten(command), tags=stage.tags("full", manifest)
+        folder,
+        f"{command.preset or 'full'} {time.strftime('%Y-%m-%d %H:%M', time.gmtime())}",
+        params=flatten(command),
+        tags={
+            **data_tags("full", manifest),
+            "backbone": "+".join(command.backbones),
+            "seed": str(command.seed),
+        },
+        data=(data, manifest),
     ) as run_id:
         print(f"MLflow run {run_id} in {command.tracking.uri}", flush=True)
         place = replace(place, parent=run_id)

@@ -42,4 +42,4 @@ def find_preset(name: str) -> FullCommand:
     """The preset of that name.  Raises ValueError that lists the names."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return replace(PRESETS[name], preset=name)

@@ -18,9 +18,13 @@ from emlnet.registry import PACKAGE
 from emlnet.state import LOWER_IS_BETTER, EpochReport
 from pipelines import figures, runs, trainer, worker
 from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
-from pipelines.tracking import EpochLogger, Tracker, git_commit
+from pipelines.provenance import data_tags, git_commit
+from pipelines.tracking import EpochLogger, Tracker
 from shards.manifest import Manifest
 from shards.reader import ShardReader
+
+ELSEWHERE = ("tracking", "compute", "data", "preset")
+"""Fields of a command that don't make its run another one."""
 
 
 class StageJob(worker.Job, Protocol):
@@ -80,8 +84,13 @@ class Stage:
             self.folder,
             self.name,
             params=self.params,
-            tags={**tags(self.kind, self.place.manifest), "backbone": self.backbones},
+            tags={
+                **data_tags(self.kind, self.place.manifest),
+                "backbone": self.backbones,
+                "seed": str(self.job.seed),
+            },
             parent=self.place.parent,
+            data=(self.place.data, self.place.manifest),
         ) as run_id:
             content = trainer.train(
                 self.job,
@@ -105,7 +114,10 @@ class Stage:
             }
             package.save(self.folder / PACKAGE, model, about)
             figures.curves(history, self.name).savefig(self.folder / "curves.png")
-            figures.grid(model, reader).save(self.folder / "pictures.png")
+            shown = figures.examples(
+                reader, figures.NUM_EXAMPLES, lambda _, sample: figures.photograph_input(sample)
+            )
+            figures.grid(model, shown).save(self.folder / "pictures.png")
             for file in ("curves.png", "pictures.png", PACKAGE):
                 tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
             tracker.metrics(run_id, {f"best_{k}": v for k, v in best.scores.items()})
@@ -146,7 +158,7 @@ def open_folder(
 
     identity: what makes the run this one, beside its config; where it runs and writes does not.
     """
-    config = {k: v for k, v in asdict(command).items() if k not in ("tracking", "compute", "data")}
+    config = {k: v for k, v in asdict(command).items() if k not in ELSEWHERE}
     identity = {
         **identity,
         "config": digest(config=config),
@@ -180,11 +192,6 @@ def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) 
     return Place(
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
     )
-
-
-def tags(stage: str, manifest: Manifest) -> dict[str, str]:
-    """An MLflow run's tags: the stage, and the data it ran on."""
-    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest}
 
 
 def say(result: runs.StageResult) -> None:

@@ -17,7 +17,7 @@ from tyro.conf import Suppress
 
 from emlnet.registry import find_tracking_uri
 from pipelines import jobs
-from pipelines.tracking import COMMIT, git_commit
+from pipelines.provenance import COMMIT, git_commit
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("pipelines", "tune", "shards")

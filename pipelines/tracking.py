@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-import os
-import subprocess
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from ray.train import UserCallback
 
 from emlnet.registry import connect
 from pipelines.config import digest
+from pipelines.provenance import code_tags, dataset_input, host_kind
 from pipelines.runs import write_json
+from shards.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
 
 RUN_ID = "mlflow-run.json"
 EPOCH_SECONDS = "epoch_seconds"
-COMMIT = "EMLNET_COMMIT"
-"""Variable that tells a job, which brings no git history, of which commit its code is."""
+PICTURES = "val pictures"
+"""Key under which MLflow shows an epoch's pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +77,22 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
+        data: tuple[Path, Manifest] | None = None,
     ) -> Iterator[str]:
         """An MLflow run, by its id; the one that the folder's work began with when it goes on.
 
-        It ends as FINISHED, or FAILED when the body raises.
+        data: the shards that it works on.  While it runs, the machine's load is logged.
+        It ends as FINISHED, or as FAILED, with the reason as its description, when the body raises.
         """
         client = self.client
-        run_id = self.begin(folder, name, params=params, tags=tags, parent=parent)
+        run_id = self.begin(folder, name, params=params, tags=tags, parent=parent, data=data)
         try:
-            yield run_id
-        except BaseException:
+            with self._system_metrics(run_id):
+                yield run_id
+        except BaseException as error:
             with suppress(Exception):  # The body's error is the one to tell.
                 client.set_terminated(run_id, status="FAILED")
+                self.describe(run_id, f"Failed: {type(error).__name__}: {error}")
             raise
         client.set_terminated(run_id, status="FINISHED")
 
@@ -96,6 +104,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
+        data: tuple[Path, Manifest] | None = None,
     ) -> str:
         """The id of the MLflow run that `run` works in, for a caller that ends it by itself."""
         client = self.client
@@ -104,15 +113,28 @@ class Tracker:
             own = {"mlflow.runName": name, "mlflow.source.name": "emlnet", **tags}
             if parent:
                 own["mlflow.parentRunId"] = parent
-            commit = git_commit()
-            if commit:
-                own["mlflow.source.git.commit"] = commit
+            own |= {"host": host_kind(), **code_tags()}
             run_id = client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id
             write_json(folder / RUN_ID, {"run_id": run_id, "store": digest(uri=self.uri)})
             self._params(run_id, params)
+            if data:
+                client.log_inputs(run_id, [dataset_input(*data)])
         else:
             client.update_run(run_id, status="RUNNING")
         return run_id
+
+    @contextmanager
+    def _system_metrics(self, run_id: str) -> Iterator[None]:
+        """Logs the driver's machine's load every 10 s, under `system/`, on top of what is there."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def _known(self, folder: Path) -> str | None:
         path = folder / RUN_ID
@@ -156,6 +178,10 @@ class Tracker:
             if report["epoch"] not in known:
                 self.epoch(run_id, report)
 
+    def pictures(self, run_id: str, picture: Image.Image, epoch: int) -> None:
+        """Logs a picture of an epoch; MLflow shows one under a slider of epochs."""
+        self.client.log_image(run_id, picture, key=PICTURES, step=epoch)
+
     def describe(self, run_id: str, text: str, **tags: str) -> None:
         """Sets a run's description, Markdown, and tags."""
         for name, value in {"mlflow.note.content": text, **tags}.items():
@@ -182,28 +208,8 @@ class EpochLogger(UserCallback):  # type: ignore[misc]
             return
         try:
             self.tracker.epoch(self.run_id, report)
+            if metrics[0].get("pictures"):
+                picture = Image.open(io.BytesIO(base64.b64decode(metrics[0]["pictures"])))
+                self.tracker.pictures(self.run_id, picture, report["epoch"])
         except Exception as error:  # Whatever it is, it is no reason to stop training.
             print(f"epoch {report['epoch']} could not be logged, it will be later: {error}")
-
-
-def git_commit() -> str | None:
-    """The checkout's commit, with `-dirty` when files differ from it; None outside a checkout."""
-    if os.environ.get(COMMIT):
-        return os.environ[COMMIT]
-    root = Path(__file__).parent.parent
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty",
-        "--exclude=*",
-    ]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip() or None

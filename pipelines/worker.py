@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from emlnet import checkpoint
 from emlnet.finite import DivergedError
 from emlnet.fit import Batches, fit
-from emlnet.state import EpochReport, Plan, TrainState, start
+from emlnet.state import EpochReport, Plan, TrainState, averaged, start, unwrap
+from pipelines import figures
 from pipelines.config import num_cpus
 
 SECONDS_BETWEEN_LINES = 10
@@ -39,6 +43,9 @@ class Source(Protocol):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
 
+    def examples(self, num: int) -> Iterable[figures.Example]:
+        """At most `num` validation pictures to look at, the same ones each time."""
+
 
 class Job(Protocol):
     """What a stage trains; made in the driver and sent to every worker."""
@@ -50,6 +57,10 @@ class Job(Protocol):
     @property
     def plan(self) -> Plan:
         """How it is trained."""
+
+    @property
+    def num_examples(self) -> int:
+        """Validation pictures to draw after each epoch; 0 draws none."""
 
     @property
     def seed(self) -> int:
@@ -95,7 +106,7 @@ def run(config: dict[str, Any]) -> str:
             checkpoint.load(state, Path(folder), rank)
         if rank == 0:
             print(f"{job.title}: resumes after epoch {state.epoch}, step {state.step}", flush=True)
-    reporter = Reporter(job, rank)
+    reporter = Reporter(job, rank, source)
     try:
         fit(
             state,
@@ -115,8 +126,8 @@ def run(config: dict[str, Any]) -> str:
 class Reporter:
     """Hands metrics and checkpoints to Ray, and prints a line now and then."""
 
-    def __init__(self, job: Job, rank: int) -> None:
-        self.job, self.rank = job, rank
+    def __init__(self, job: Job, rank: int, source: Source) -> None:
+        self.job, self.rank, self.source = job, rank, source
         self.last_line = time.monotonic()
         self.first_step: tuple[int, float] | None = None
 
@@ -129,8 +140,18 @@ class Reporter:
             f"epoch {entry.epoch}/{self.job.plan.epochs}: {loss}val {scores} "
             f"({entry.seconds:.0f} s{best})"
         )
-        self._send({"report": asdict(entry)}, state)
+        self._send({"report": asdict(entry), "pictures": self._pictures(state)}, state)
         self.first_step = None
+
+    def _pictures(self, state: TrainState) -> str:
+        """What the validated model predicts of some pictures: a JPEG in base64, or nothing."""
+        if self.rank or not self.job.num_examples:
+            return ""
+        file = io.BytesIO()
+        with averaged(state):
+            shown = figures.grid(unwrap(state.model), self.source.examples(self.job.num_examples))
+        shown.save(file, "JPEG", quality=90)
+        return base64.b64encode(file.getvalue()).decode()
 
     def save(self, state: TrainState) -> None:
         """A checkpoint within an epoch."""

@@ -22,7 +22,8 @@ from emlnet.state import LOWER_IS_BETTER, EpochReport, Plan
 from pipelines import trainer
 from pipelines.config import flatten
 from pipelines.encoders import EncoderJob
-from pipelines.stage import Place, tags
+from pipelines.provenance import data_tags
+from pipelines.stage import Place
 from pipelines.tracking import EpochLogger
 from tune.results import TRIALS, TrialRecord, find_record
 from tune.space import Point, Space, short
@@ -136,7 +137,7 @@ def _run(job: TrialJob, folder: Path, setting: Setting) -> TrialRecord:
             folder,
             short(weights),
             params=_params(job, setting.space),
-            tags={**tags("trial", place.manifest), "backbone": job.encoder.backbone},
+            tags={**data_tags("trial", place.manifest), "backbone": job.encoder.backbone},
             parent=place.parent,
         ) as run_id:
             callbacks = [EpochLogger(place.tracker, run_id), ScoreReporter(setting.objective)]

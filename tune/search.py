@@ -11,6 +11,7 @@ import ray
 
 from pipelines import runs, stage, trainer
 from pipelines.config import digest, flatten, num_cpus
+from pipelines.provenance import data_tags
 from pipelines.tracking import Tracker
 from shards.manifest import Manifest
 from shards.reader import ShardReader
@@ -46,7 +47,7 @@ def loss_weights(command: LossWeightsCommand) -> Path:
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
     params = {k: v for k, v in flatten(command).items() if k not in UNUSED}
-    tags = {**stage.tags("search", manifest), "backbone": command.encoder.backbone}
+    tags = {**data_tags("search", manifest), "backbone": command.encoder.backbone}
     with tracker.run(folder, f"search {folder.name}", params=params, tags=tags) as run_id:
         place = stage.Place(
             folder=folder,

@@ -1,10 +1,15 @@
 """What reaches MLflow."""
 
+import base64
+import io
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.tracking import EpochLogger, Tracker
+from shards.manifest import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +56,41 @@ def test_a_report_becomes_metrics_at_its_epoch(tracker: Tracker, tmp_path: Path)
 def test_a_server_that_does_not_answer_is_named() -> None:
     with pytest.raises(ValueError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
         Tracker.open("http://127.0.0.1:9", "osie")
+
+
+def test_a_run_says_what_it_ran_on(tracker: Tracker, data: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(data)
+    tags = {"stage": "encoder", "mlflow.source.name": "emlnet"}
+    with tracker.run(tmp_path, "a", params={}, tags=tags, data=(data, manifest)) as run_id:
+        pass
+    run = tracker.client.get_run(run_id)
+    assert "CPU" in run.data.tags["host"]
+    assert run.data.tags["git_dirty"] in ("True", "False")
+    assert len(run.data.tags["git_commit"]) == 40
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.name == manifest.name
+    assert manifest.digest.startswith(given.dataset.digest)
+    assert json.loads(given.dataset.profile)["train pictures"] == 12
+    assert [tag.value for tag in given.tags] == ["train, val"]
+
+
+def test_a_run_that_fails_says_why(tracker: Tracker, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="no cake"),
+        tracker.run(tmp_path, "a", params={}, tags={}) as run_id,
+    ):
+        raise ValueError("no cake")
+    tags = tracker.client.get_run(run_id).data.tags
+    assert tags["mlflow.note.content"] == "Failed: ValueError: no cake"
+
+
+def test_the_pictures_of_an_epoch_are_shown_at_its_number(tracker: Tracker, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "JPEG")
+    report = {"epoch": 2, "train_loss": {}, "scores": {"kl": 0.5}, "seconds": 2.0}
+    with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
+        drawn = base64.b64encode(file.getvalue()).decode()
+        metrics = [{"report": report, "pictures": drawn}]
+        EpochLogger(tracker, run_id).after_report(None, metrics, None)
+    shown = [file.path for file in tracker.client.list_artifacts(run_id, "images")]
+    assert any("val pictures+step+2+" in path and path.endswith(".png") for path in shown)
