@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emlnet.package import Package, Prediction, load
+    from emlnet.package import Package
+    from emlnet.prediction import Prediction
+    from emlnet.registry import load
 
 __all__ = ["Package", "Prediction", "__version__", "load"]
 __version__ = "0.1.0"
+HOMES = {
+    "Package": "emlnet.package",
+    "Prediction": "emlnet.prediction",
+    "load": "emlnet.registry",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Looked up at first use: `import emlnet` alone costs nothing.
-    if name in __all__:
-        from emlnet import package
-
-        return getattr(package, name)
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'emlnet' has no attribute {name!r}")

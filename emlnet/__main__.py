@@ -1,21 +1,19 @@
-"""`emlnet pull | predict`: what someone does with a trained model."""
+"""`emlnet pull | predict | export | app`: what someone does with a trained model."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg, subcommand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pull:
-    """Fetch a model from the registry into a folder that works without MLflow or network."""
+    """Fetch a model from the registry, a folder or the web into a folder that works alone."""
 
     folder: Positional[Path]
     """Folder to make: new, empty, or of an earlier pull."""
@@ -25,101 +23,108 @@ class Pull:
     """Version in the registry, instead of an alias."""
     run: str | None = None
     """MLflow run whose model to fetch, instead of an alias."""
+    source: Annotated[str | None, arg(name="from")] = None
+    """Folder, archive (.tar, .tar.gz, .tgz, .zip) or http(s) address of either, instead of the
+    registry; an archive's may end in #sha256=HEX.  Needs no MLflow."""
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
 
     def execute(self) -> int:
         """Pulls, and says what came."""
-        from emlnet import package, registry
+        from emlnet import card, fetch, package, registry
 
-        if sum(given is not None for given in (self.alias, self.version, self.run)) > 1:
-            raise ValueError("name an alias, a version or a run, not several")
-        uri = registry.find_tracking_uri(self.tracking_uri)
-        folder = registry.pull(self.folder, uri, self.alias, self.version, self.run)
-        about = package.read_description(folder)["about"]
-        print(f"pulled {about.get('name', 'a model')} into {folder}")
-        if about.get("scores"):
-            print("scores: " + ", ".join(f"{k} {v:.3f}" for k, v in about["scores"].items()))
-        if about.get("licence"):
-            print(f"licence: {about['licence']}")
+        given = (self.alias, self.version, self.run, self.source)
+        if sum(value is not None for value in given) > 1:
+            raise ValueError("name an alias, a version, a run or a --from, not several")
+        if self.source is not None:
+            fetch.fetch(self.source, self.folder)
+        else:
+            uri = registry.find_tracking_uri(self.tracking_uri)
+            registry.pull(self.folder, uri, self.alias, self.version, self.run)
+        description = package.read_description(self.folder)
+        print(f"pulled {description['about'].get('name', 'a model')} into {self.folder}")
+        if (self.folder / package.CARD).is_file():
+            print(card.first_lines((self.folder / package.CARD).read_text()))
+        else:
+            print(f"Licence of the weights: {description['about'].get('licence', 'unknown')}")
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict:
-    """Predict where people look in pictures, each at its own size."""
+class Model:
+    """A model, and where to compute."""
 
     model: Positional[str]
-    """Folder of a model, models:/emlnet@champion, models:/emlnet/VERSION or runs:/RUN_ID."""
-    images: Positional[tuple[Path, ...]]
-    """Picture files, of any size and mode."""
+    """Folder, archive or http(s) address of a model, models:/emlnet@champion,
+    models:/emlnet/VERSION or runs:/RUN_ID."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Model):
+    """Predict where people look in pictures, each at its own size."""
+
+    images: Positional[tuple[str, ...]]
+    """Picture files of any size and mode, folders, which are searched through, and glob patterns
+    in quotes."""
     out: Path
-    """Folder for the maps, made when it is missing."""
-    format: Literal["png", "npy", "log-npy"] = "png"
-    """`png`: the map min-max to 0..255, <stem>_smap.png.  `npy`: the map itself, float32; a density
-    sums to 1.  `log-npy`: the log-density, natural log, float32."""
+    """Folder for the maps, made when it is missing; a folder's shape is kept below it."""
+    format: Literal["png", "png16", "npy", "log-npy"] = "png"
+    """`png`: the map min-max to 0..255, <stem>_smap.png; `png16`: to 0..65535.  `npy`: the map
+    itself, float32; a density sums to 1.  `log-npy`: the log-density, natural log, float32."""
     flip: bool = False
     """Average with the mirrored picture's map."""
     overlay: bool = False
-    """Also write <stem>_overlay.png, the map laid over the picture."""
+    """Also write <stem>_overlay.png, the map laid over the picture in inferno colours."""
+    contour: bool = False
+    """Draw lines around the regions that hold 25, 50 and 75 % of the map: on the overlay, or
+    without --overlay on the picture, as <stem>_contour.png."""
+    figure: bool = False
+    """Also write <stem>_figure.png: photograph, map and overlay side by side."""
+    batch_size: int = 8
+    """Pictures of one size that are computed together."""
+    device: str | None = None
+    """`cpu`, `cuda` or `cuda:N`; default: the GPU when there is one."""
+    precision: Literal["auto", "full", "half"] = "auto"
+    """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 on a GPU alone."""
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
 
     def execute(self) -> int:
         """Predicts; 1 when a picture could not be read, after all the others were done."""
-        from emlnet import package, registry
+        from emlnet import predict, registry
 
-        if not self.images:
-            raise ValueError("name at least one picture")
-        stems = [path.stem for path in self.images]
-        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-        if twice:
-            raise ValueError(f"pictures of one name would overwrite each other: {', '.join(twice)}")
-        with tempfile.TemporaryDirectory() as scratch:
-            uri = registry.find_tracking_uri(self.tracking_uri)
-            model = package.load(registry.resolve(self.model, uri, Path(scratch) / "model"))
+        if self.batch_size < 1:
+            raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
+        pictures = predict.find_pictures(self.images, self.out)
+        device = find_device(self.device)
+        half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
+        model = registry.load(self.model, device, half, self.tracking_uri)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"{self.out} cannot be made a folder: {error.strerror}") from error
-        began, failed = time.perf_counter(), []
-        for number, path in enumerate(self.images, 1):
-            try:
-                print(f"[{number}/{len(self.images)}] {self._one(model, path)}", flush=True)
-            except ValueError as error:
-                failed.append(f"  {error}")
-        rate = len(self.images) / (time.perf_counter() - began)
-        print(f"{len(self.images) - len(failed)} pictures, {rate:.1f} a second")
-        if failed:
-            print("could not be read:", *failed, sep="\n", file=sys.stderr)
+        drawing = predict.Drawing(
+            format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure
+        )
+        failed = predict.predict_all(model, pictures, drawing, self.flip, self.batch_size)
+        predict.say_failed(failed)
         return 1 if failed else 0
 
-    def _one(self, model: object, path: Path) -> Path:
-        import numpy as np
-        from PIL import Image
 
-        from emlnet.package import Package
-        from emlnet.picture import overlay, read_picture
+def find_device(name: str | None) -> str:
+    """The device of that name, or the GPU when there is one.  Raises ValueError for none."""
+    import torch
 
-        assert isinstance(model, Package)
-        picture = read_picture(path)
-        prediction = model.predict(picture, self.flip)
-        target = self.out / f"{path.stem}_smap.{'png' if self.format == 'png' else 'npy'}"
-        if self.format == "png":
-            Image.fromarray(prediction.picture()).save(target)
-        else:
-            log = self.format == "log-npy"
-            np.save(target, prediction.log_density if log else prediction.saliency)
-        if self.overlay:
-            laid = overlay(picture, prediction.picture() / 255)
-            Image.fromarray(laid).save(self.out / f"{path.stem}_overlay.png")
-        return target
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not here: {error}") from None
+    return name
 
 
-Command = (
-    Annotated[Pull, tyro.conf.subcommand("pull")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-)
+Command = Annotated[Pull, subcommand("pull")] | Annotated[Predict, subcommand("predict")]
 
 
 def parse(argv: list[str]) -> Pull | Predict:

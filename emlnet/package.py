@@ -1,4 +1,6 @@
-"""What is shipped: a folder with model.json and weights.safetensors; only `emlnet` is needed.
+"""What is shipped: a folder with model.json, weights.safetensors and a model card.
+
+Only `emlnet` is needed to use it.
 
 model = emlnet.load("folder")
 prediction = model.predict("photo.jpg")
@@ -9,53 +11,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from emlnet.backbones import check_keys, read_state_dict
+from emlnet.card import write_card
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.maps import Kind, gaussian_blur, min_max, mirror_average, to_log_density
+from emlnet.maps import Kind
 from emlnet.model import EMLNet
-from emlnet.picture import read_picture, to_rgb
+from emlnet.prediction import Picture, Prediction, predict_output, to_predictions, to_tensors
 
 FORMAT = 1
-MODEL, WEIGHTS = "model.json", "weights.safetensors"
-EML_BLUR = 5.0
-"""Sigma of the blur that EML-NET's authors give their predictions, in pixels of 480 x 640."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Where people look in one picture of H x W pixels.
-
-    saliency: (H, W) float32; a density model's density, which sums to 1, or an `eml` model's
-    sigmoid map in [0, 1].  log_density: (H, W) float32, natural log, exp sums to 1.
-    kind: `density` or `eml`.
-    """
-
-    saliency: NDArray[np.float32]
-    log_density: NDArray[np.float32]
-    kind: Kind
-
-    def picture(self) -> NDArray[np.uint8]:
-        """(H, W) uint8: the map min-max to 0..255; an `eml` map is blurred first."""
-        maps = torch.from_numpy(self.saliency)[None, None]
-        if self.kind == "eml":
-            sigma = EML_BLUR * math.sqrt(self.saliency.size / (480 * 640))
-            maps = gaussian_blur(maps, sigma, max(1, round(4 * sigma)), "replicate")
-        picture: NDArray[np.uint8] = (min_max(maps)[0, 0] * 255).round().byte().numpy()
-        return picture
+MODEL, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
 
 
 @dataclass(kw_only=True)
@@ -63,11 +39,12 @@ class Package:
     """A model that predicts, and what is known of it.
 
     model: an EMLNet, or an Encoder alone.  about: what the folder's model.json says under `about`:
-    scores, data, licence; anything JSON can hold.
+    scores, data, licence; anything JSON can hold.  half: compute backbones in 16 bits.
     """
 
     model: EMLNet | Encoder
     about: dict[str, Any] = field(default_factory=dict)
+    half: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -75,60 +52,40 @@ class Package:
         return self.model.kind
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    @property
     def encoders(self) -> list[Encoder]:
         """The model's encoders; of an encoder, itself."""
         return [self.model] if isinstance(self.model, Encoder) else self.model._encoders()
 
-    def predict(
-        self, image: Path | str | Image.Image | NDArray[np.uint8] | Tensor, flip: bool = False
-    ) -> Prediction:
-        """Where people look in a picture.
+    def predict(self, image: Picture, flip: bool = False) -> Prediction:
+        """Where people look in a picture, at its own size.
 
-        image: a path, a PIL image, (H, W, 3) or (H, W) uint8, or a tensor (3, H, W) in 0..1.
+        image: a path, a PIL image, an array or a tensor, see `Picture`.
         flip: average with the mirrored picture's map.
         """
-        pixels = to_tensor(image)[None].to(next(self.model.parameters()).device)
-        output = predict_output(self.model, pixels, flip)
-        saliency = output.exp() if self.kind == "density" else output
-        return Prediction(
-            saliency=saliency[0, 0].cpu().numpy(),
-            log_density=to_log_density(output, self.kind)[0, 0].cpu().numpy(),
-            kind=self.kind,
-        )
+        return self.predict_batch([image], flip)[0]
 
+    def predict_batch(
+        self, images: Sequence[Picture] | NDArray[Any] | Tensor, flip: bool = False
+    ) -> list[Prediction]:
+        """Where people look in each picture; those of one size are computed together.
 
-@torch.inference_mode()
-def predict_output(model: EMLNet | Encoder, image: Tensor, flip: bool = False) -> Tensor:
-    """The model's output (B, 1, H, W) for (B, 3, H, W) in 0..1.
-
-    flip: average with the mirrored picture's.
-    """
-    model.eval()
-    output: Tensor = model(image)
-    if flip:
-        output = mirror_average(output, model(image.flip(-1)), model.kind)
-    return output
-
-
-def to_tensor(image: Path | str | Image.Image | NDArray[np.uint8] | Tensor) -> Tensor:
-    """(3, H, W) float32 RGB in 0..1.  Raises ValueError for what is no picture."""
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(
-                f"a tensor is (3, H, W) float in 0..1, found {tuple(image.shape)} {image.dtype}"
-            )
-        return image.float()
-    if isinstance(image, str | Path):
-        image = read_picture(Path(image))
-    elif isinstance(image, Image.Image):
-        image = to_rgb(image)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"an array must be (H, W, 3) or (H, W) uint8, found {image.shape} {image.dtype}"
-        )
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+        images: pictures of any sizes, or an array (B, H, W, 3) or tensor (B, 3, H, W).
+        """
+        tensors = to_tensors(images)
+        rows: dict[torch.Size, list[int]] = {}
+        for row, tensor in enumerate(tensors):
+            rows.setdefault(tensor.shape, []).append(row)
+        answers: dict[int, Prediction] = {}
+        for chosen in rows.values():
+            pixels = torch.stack([tensors[row] for row in chosen]).to(self.device)
+            output = predict_output(self.model, pixels, flip, self.half)
+            answers |= zip(chosen, to_predictions(output, self.kind), strict=True)
+        return [answers[row] for row in range(len(tensors))]
 
 
 def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = None) -> Path:
@@ -138,10 +95,13 @@ def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = N
     temporary.mkdir(parents=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(weights, temporary / WEIGHTS)
+    described = describe(model)
+    card = write_card(described["encoders"], model.kind, about or {})
+    (temporary / CARD).write_text(card)
     description = {
         "format": FORMAT,
-        **describe(model),
-        "files": {WEIGHTS: file_digest(temporary / WEIGHTS)},
+        **described,
+        "files": {name: file_digest(temporary / name) for name in (WEIGHTS, CARD)},
         "about": about or {},
     }
     (temporary / MODEL).write_text(json.dumps(description, indent=1))
@@ -158,8 +118,10 @@ def describe(model: EMLNet | Encoder) -> dict[str, Any]:
     return {"encoders": encoders, "decoder": asdict(model.config)}
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> Package:
+def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = False) -> Package:
     """A model from its folder, in eval mode.
+
+    device: where it computes.  half: backbones and readouts compute in 16 bits.
 
     Raises ValueError when the folder holds none, or its files are not those it names.
     """
@@ -178,11 +140,24 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Package:
     weights = read_state_dict(folder / WEIGHTS)
     check_keys(model.state_dict(), weights, str(folder / WEIGHTS))
     model.load_state_dict(weights)
-    return Package(model=model.eval().to(device), about=about)
+    return Package(model=model.eval().to(device), about=about, half=half)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """model.json of a folder, after the digests of its files were checked."""
+    for name, digest in read_files(folder).items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; pull the model again")
+        if file_digest(folder / name) != digest:
+            raise ValueError(
+                f"{folder / name} is not the file that was saved; pull the model again"
+            )
+    description: dict[str, Any] = json.loads((folder / MODEL).read_text())
+    return description
+
+
+def read_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that the folder's model.json names: the weights, a card."""
     path = folder / MODEL
     if not path.is_file():
         raise ValueError(f"no model in {folder}: {MODEL} is missing; `emlnet pull` fetches one")
@@ -193,13 +168,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no description of a model: {error!r}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version}; this version of emlnet reads {FORMAT}")
-    if set(files) != {WEIGHTS}:
-        raise ValueError(f"{path} names files {sorted(files)}, expected {WEIGHTS} alone")
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder / WEIGHTS} is missing; pull the model again")
-    if file_digest(folder / WEIGHTS) != files[WEIGHTS]:
-        raise ValueError(f"{folder / WEIGHTS} is not the file that was saved; pull the model again")
-    return description
+    if set(files) not in ({WEIGHTS}, {WEIGHTS, CARD}):
+        raise ValueError(f"{path} names files {sorted(files)}, expected {WEIGHTS} and {CARD}")
+    if not all(isinstance(digest, str) for digest in files.values()):
+        raise ValueError(f"{path} is no description of a model: a digest is no text")
+    return files
 
 
 def _encoder_config(given: dict[str, Any]) -> EncoderConfig:

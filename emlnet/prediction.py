@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,10 +49,13 @@ class Prediction:
         grey: NDArray[np.float32] = min_max(maps)[0, 0].numpy()
         return grey
 
-    def picture(self, bits: Literal[8, 16] = 8) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """(H, W) integers: `grey` in 0..255, or in 0..65535 for 16 bits."""
-        top, dtype = (255, np.uint8) if bits == 8 else (65535, np.uint16)
-        return (self.grey().astype(np.float64) * top).round().astype(dtype)
+    def picture(self) -> NDArray[np.uint8]:
+        """(H, W) uint8: `grey` in 0..255."""
+        return (self.grey() * 255).round().astype(np.uint8)
+
+    def picture16(self) -> NDArray[np.uint16]:
+        """(H, W) uint16: `grey` in 0..65535."""
+        return (self.grey().astype(np.float64) * 65535).round().astype(np.uint16)
 
 
 @torch.inference_mode()
@@ -78,10 +81,12 @@ def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
     dtype = torch.float16 if image.device.type == "cuda" else torch.bfloat16
     size = (image.shape[-2], image.shape[-1])
     with torch.autocast(image.device.type, dtype):
-        found = model.readouts(image)
+        found = [model.readouts(image)] if isinstance(model, Encoder) else model.readouts(image)
+    whole = [[tap.float() for tap in taps] for taps in found]
     if isinstance(model, Encoder):
-        return model.head([tap.float() for tap in found], size, model.input_size(size))
-    return model.decode([[tap.float() for tap in taps] for taps in found], size)
+        answer = model.head(whole[0], size, model.input_size(size))
+        return answer
+    return model.decode(whole, size)
 
 
 def to_predictions(output: Tensor, kind: Kind) -> list[Prediction]:

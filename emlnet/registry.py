@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emlnet.package import MODEL, WEIGHTS, read_description
+from emlnet import package
+from emlnet.fetch import Get, assemble, check_target, fetch, is_source
+from emlnet.package import MODEL, Package, file_digest
 
 if TYPE_CHECKING:
+    import torch
     from mlflow import MlflowClient
 
 NAME = "emlnet"
 CHAMPION = "champion"
 PACKAGE = "package"
 """The folder among a run's artifacts that holds its packaged model."""
-
+DIGEST_TAG = "model_json_sha256"
+"""The tag of a registered version that holds the digest of its model.json."""
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 """What MLflow's stores answer for a model, version or alias that is not there."""
@@ -112,23 +116,42 @@ def champion(client: MlflowClient) -> Any | None:
         return None
 
 
-def resolve(uri: str, tracking_uri: str, into: Path) -> Path:
-    """The folder of a packaged model: `uri` itself, or what it names, pulled into `into`.
+def load(
+    source: Path | str,
+    device: torch.device | str = "cpu",
+    half: bool = False,
+    tracking_uri: str | None = None,
+) -> Package:
+    """A model that predicts, in eval mode.
 
-    uri: a folder, `models:/emlnet@alias`, `models:/emlnet/version` or `runs:/run_id`.
+    source: what `resolve` takes.  device: where it computes.  half: backbones in 16 bits.
+    tracking_uri: where a registered model lies, see `find_tracking_uri`.
     """
-    if (Path(uri) / MODEL).is_file():
-        return Path(uri)
-    found = re.fullmatch(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))", uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        uri = find_tracking_uri(tracking_uri)
+        return package.load(resolve(str(source), uri, Path(scratch) / "model"), device, half)
+
+
+def resolve(source: str, tracking_uri: str, into: Path) -> Path:
+    """The folder of a packaged model: `source` itself, or what it names, pulled into `into`.
+
+    source: a folder, an archive or the http(s) address of either (see emlnet.fetch),
+    `models:/emlnet@alias`, `models:/emlnet/version` or `runs:/run_id`.
+    """
+    if (Path(source) / MODEL).is_file():
+        return Path(source)
+    found = re.fullmatch(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))", source)
     if found:
         version = int(found["version"]) if found["version"] else None
         return pull(into, tracking_uri, alias=found["alias"], version=version)
-    found = re.fullmatch(r"runs:/([0-9a-f]{32})/?", uri)
+    found = re.fullmatch(r"runs:/([0-9a-f]{32})/?", source)
     if found:
         return pull(into, tracking_uri, run=found[1])
+    if is_source(source.partition("#")[0]):
+        return fetch(source, into)
     raise ValueError(
-        f"no model at {uri!r}: it is neither a folder with {MODEL} nor models:/{NAME}@ALIAS, "
-        f"models:/{NAME}/VERSION or runs:/RUN_ID"
+        f"no model at {source!r}: it is neither a folder with {MODEL} nor models:/{NAME}@ALIAS, "
+        f"models:/{NAME}/VERSION, runs:/RUN_ID, an archive or the address of one"
     )
 
 
@@ -147,33 +170,30 @@ def pull(
     """
     check_target(folder)
     client = connect(tracking_uri)
+    expected = None
     if run is not None:
         source = f"runs:/{run}/{PACKAGE}"
         where = source
     else:
-        found_version = find_version(client, alias, version)
-        source = f"models:/{NAME}/{found_version.version}"
-        where = _location(client, found_version)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as scratch:
-        found = _download(where, source, tracking_uri, Path(scratch))
-        read_description(found)
-        whole = Path(scratch) / "whole"
-        whole.mkdir()
-        for name in (MODEL, WEIGHTS):
-            shutil.copyfile(found / name, whole / name)
-        shutil.rmtree(folder, ignore_errors=True)
-        whole.replace(folder)
-    return folder
+        found = find_version(client, alias, version)
+        source = f"models:/{NAME}/{found.version}"
+        where = _location(client, found)
+        expected = found.tags.get(DIGEST_TAG)
 
+    def opened(part: Path) -> Get:
+        bases: Sequence[str] = (where, f"{where}/artifacts/{PACKAGE}")
 
-def check_target(folder: Path) -> None:
-    """Raises ValueError when a folder holds anything but a packaged model."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder for the model")
-    others = {p.name for p in folder.iterdir()} - {MODEL, WEIGHTS} if folder.is_dir() else set()
-    if others:
-        raise ValueError(f"{folder} holds other files ({sorted(others)[0]}); name a new folder")
+        def get(name: str, target: Path) -> None:
+            nonlocal bases
+            path, base = _download(bases, name, source, tracking_uri, part / "mlflow")
+            bases = (base,)
+            if name == MODEL and expected and file_digest(path) != expected:
+                raise ValueError(f"{source}: {MODEL} is not the file that was registered")
+            path.replace(target)
+
+        return get
+
+    return assemble(folder, opened, source)
 
 
 def _location(client: MlflowClient, version: Any) -> str:
@@ -186,21 +206,27 @@ def _location(client: MlflowClient, version: Any) -> str:
     return location
 
 
-def _download(where: str, source: str, tracking_uri: str, scratch: Path) -> Path:
-    """Downloads the files of `source`, which lie at `where`, and finds the packaged model."""
+def _download(
+    bases: Sequence[str], name: str, source: str, tracking_uri: str, scratch: Path
+) -> tuple[Path, str]:
+    """Downloads one file of `source` from the first base that holds it; the file and the base."""
     from mlflow import artifacts
     from mlflow.exceptions import MlflowException
 
-    try:
-        local = artifacts.download_artifacts(
-            artifact_uri=where,
-            dst_path=str(scratch / "files"),
-            tracking_uri=tracking_uri,
-            registry_uri=tracking_uri,
-        )
-    except (MlflowException, OSError) as error:
-        raise ValueError(f"{source} cannot be fetched from {tracking_uri}: {error}") from error
-    for candidate in (Path(local), Path(local) / "artifacts" / PACKAGE):
-        if (candidate / MODEL).is_file():
-            return candidate
-    raise ValueError(f"{source} holds no packaged model ({MODEL} is missing)")
+    for base in bases:
+        try:
+            local = artifacts.download_artifacts(
+                artifact_uri=f"{base}/{name}",
+                dst_path=str(scratch),
+                tracking_uri=tracking_uri,
+                registry_uri=tracking_uri,
+            )
+        except (MlflowException, OSError) as error:
+            reason = error
+            continue
+        if Path(local).is_file():
+            return Path(local), base
+        reason = OSError(f"{name} is no file")
+    raise ValueError(
+        f"{source} cannot be fetched from {tracking_uri}: {name}: {reason}"
+    ) from reason

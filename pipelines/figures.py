@@ -14,8 +14,8 @@ from torch import nn
 
 from emlnet.fit import Inputs
 from emlnet.maps import min_max, resize
-from emlnet.package import to_tensor
 from emlnet.picture import heat
+from emlnet.prediction import to_tensor
 from emlnet.sample import Decoded
 from emlnet.state import EpochReport
 from shards.reader import ShardReader

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import emlnet
-from emlnet.package import MODEL, WEIGHTS, Package, load, save, to_tensor
+from emlnet.package import CARD, MODEL, WEIGHTS, Package, load, save
+from emlnet.prediction import predict_output, to_tensor
 
 ABOUT = {"name": "a test", "scores": {"kl": 0.5}, "licence": "none"}
 
@@ -64,8 +65,8 @@ def test_a_loaded_model_predicts_to_the_last_bit_what_the_saved_one_did(model, t
     np.testing.assert_array_equal(after.picture(), before.picture())
 
 
-def test_a_package_is_two_files_and_remembers_what_is_known_of_it(saved):
-    assert {path.name for path in saved.iterdir()} == {MODEL, WEIGHTS}
+def test_a_package_is_three_files_and_remembers_what_is_known_of_it(saved):
+    assert {path.name for path in saved.iterdir()} == {MODEL, WEIGHTS, CARD}
     assert load(str(saved)).about == ABOUT
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
@@ -81,10 +82,30 @@ def test_a_package_alone_is_its_own_encoder(saved):
     assert package.encoders == [package.model]
 
 
+def test_the_card_says_what_the_model_is(saved):
+    card = (saved / CARD).read_text()
+    assert card.startswith("# a test: where people look in a picture")
+    for fact in ("tiny (32 x 48 pixels)", "KL 0.500", "weights: none", "## Not meant for"):
+        assert fact in card
+
+
+def test_a_changed_card_is_refused(saved):
+    (saved / CARD).write_text("Use it for everything.")
+    with pytest.raises(ValueError, match=r"README\.md is not the file that was saved"):
+        load(saved)
+
+
+def test_a_model_without_a_card_is_still_one(saved):
+    (saved / CARD).unlink()
+    files = json.loads((saved / MODEL).read_text())["files"]
+    change_description(saved, files={WEIGHTS: files[WEIGHTS]})
+    assert load(saved).about == ABOUT
+
+
 def test_saving_over_a_model_leaves_the_new_one_alone(saved, make_encoder):
     save(saved, make_encoder("eml"))
     assert load(saved).kind == "eml"
-    assert {path.name for path in saved.iterdir()} == {MODEL, WEIGHTS}
+    assert {path.name for path in saved.iterdir()} == {MODEL, WEIGHTS, CARD}
 
 
 def test_a_package_needs_no_mlflow_and_no_weights_to_start_from(saved, monkeypatch):
@@ -261,19 +282,84 @@ def test_a_grey_array_is_predicted_as_three_equal_channels(density):
     np.testing.assert_array_equal(density.predict(grey).saliency, expected)
 
 
+def test_arrays_and_tensors_of_every_kind_are_one_picture(density):
+    expected = density.predict(noise()).saliency
+    pixels, floats = noise(), noise().astype(np.float32) / 255
+    opaque = np.full((37, 50, 1), 255, np.uint8)
+    tensor = torch.from_numpy(noise()).permute(2, 0, 1)
+    for given in (
+        floats,
+        floats.astype(np.float64),
+        pixels.astype(np.uint16) * 257,
+        np.concatenate([pixels, opaque], 2),
+        tensor,
+        tensor / 255,
+        (tensor / 255).double(),
+        torch.cat([tensor, torch.full((1, 37, 50), 255, dtype=torch.uint8)]),
+    ):
+        np.testing.assert_allclose(density.predict(given).saliency, expected, rtol=1e-4)
+
+
+def test_a_grey_picture_may_have_a_channel_axis(density):
+    grey = noise(channels=1)
+    expected = density.predict(grey[..., 0]).saliency
+    for given in (grey, torch.from_numpy(grey[..., 0]), torch.from_numpy(grey).permute(2, 0, 1)):
+        np.testing.assert_array_equal(density.predict(given).saliency, expected)
+
+
+def test_what_is_transparent_in_an_array_lies_on_white():
+    clear = np.concatenate([noise(), np.zeros((37, 50, 1), np.uint8)], 2)
+    assert (to_tensor(clear) == 1).all()
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        np.zeros((3, 4, 3), np.float32),
-        np.zeros((3, 4, 4), np.uint8),
-        np.zeros((1, 3, 4, 3), np.uint8),
-        torch.zeros(1, 3, 4, 4),
-        torch.zeros(3, 4, 4, dtype=torch.uint8),
+        (np.zeros((3, 4, 2), np.uint8), r"an array must be .*, found \(3, 4, 2\)"),
+        (np.zeros((1, 3, 4, 3), np.uint8), r"found \(1, 3, 4, 3\) uint8; a batch goes to"),
+        (torch.zeros(1, 3, 4, 4), r"a tensor must be .*, found \(1, 3, 4, 4\)"),
+        (torch.zeros(2, 4, 4), r"found \(2, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"found \(0, 4, 3\)"),
+        (np.full((3, 4, 3), 128.0), r"floats must lie in 0..1, found 128 to 128"),
+        (np.full((3, 4, 3), np.nan), r"floats must lie in 0..1, found nan"),
+        (np.zeros((3, 4, 3), np.int64), r"pixels are uint8, uint16, bool or floats.*found int64"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_shape(wrong):
-    with pytest.raises(ValueError, match=r"\(.*H, W.*\).*, found \("):
+def test_what_is_no_picture_is_refused_with_what_was_found(wrong, message):
+    with pytest.raises(ValueError, match=message):
         to_tensor(wrong)
+
+
+def test_a_batch_of_mixed_sizes_is_predicted_as_each_picture_alone(density, tmp_path):
+    Image.fromarray(noise((20, 30))).save(tmp_path / "a.png")
+    batch = [noise(), tmp_path / "a.png", noise()[..., 0], Image.fromarray(noise((20, 30)))]
+    for prediction, picture in zip(density.predict_batch(batch), batch, strict=True):
+        alone = density.predict(picture)
+        assert prediction.saliency.shape == alone.saliency.shape
+        np.testing.assert_allclose(prediction.log_density, alone.log_density, atol=1e-5)
+
+
+def test_an_array_of_pictures_is_a_batch(density):
+    batch = np.stack([noise(), noise()[::-1]])
+    first, second = density.predict_batch(batch)
+    np.testing.assert_allclose(first.saliency, density.predict(batch[0]).saliency, rtol=1e-4)
+    np.testing.assert_allclose(second.saliency, density.predict(batch[1]).saliency, rtol=1e-4)
+
+
+def test_half_precision_is_near_and_still_a_density(density):
+    image = to_tensor(noise())[None]
+    full, half = (predict_output(density.model, image, half=half) for half in (False, True))
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().max() < 0.1
+    assert half.exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_map_of_16_bits_has_finer_steps_than_one_of_8(density):
+    prediction = density.predict(noise())
+    fine, coarse = prediction.picture16(), prediction.picture()
+    assert (fine.min(), fine.max()) == (0, 65535)
+    np.testing.assert_allclose(fine / 65535, coarse / 255, atol=0.5 / 255 + 1e-4)
+    assert len(np.unique(fine)) > len(np.unique(coarse))
 
 
 def test_the_mirrored_average_of_a_mirrored_picture_is_the_mirrored_map(model):
