@@ -190,7 +190,8 @@ def area_in_steps(
         else:
             pixels = others.pad(others.pixel, -1)[:, None]
             keys = draw(seeds[:, None, None], splits[:, None], pixels)
-            order = keys.masked_fill_(pixels < 0, _LARGEST).argsort(dim=-1)[..., : gaze.most]
+            keys = keys.masked_fill_(pixels < 0, _LARGEST)
+            order = keys.topk(min(gaze.most, width), dim=-1, largest=False).indices
             drawn = pixels.expand_as(keys).gather(-1, order).clamp_(min=0)
             size = torch.minimum(gaze.num_pixels, others.num_pixels)[:, None, None]
             used = (torch.arange(drawn.shape[-1], device=device) < size).double()

@@ -1,10 +1,10 @@
-"""The stage that scores a model on a split: the same numbers for any number of workers."""
+"""The stage that scores models and baselines on a split: the same for any number of workers."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,184 +12,334 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet import package, registry
-from emlnet.encoder import Encoder
-from emlnet.maps import Kind, mirror_average, resize, to_density, to_log_density
-from emlnet.metrics import score
-from emlnet.model import EMLNet, average_density, encoder_names
-from emlnet.sample import Targets, collate, prepare_image, prepare_targets
-from pipelines import runs, tasks, trainer
-from pipelines.config import EvaluateCommand
+from emlnet import baselines, density_maps, metrics
+from emlnet.calibration import LEVELS, coverage
+from emlnet.sample import Targets
+from pipelines import rows, tasks
+from pipelines.rows import BaselineSource, Row, Shown, Source
+from pipelines.table import Table, make_frame
 from shards.reader import ShardReader
 
 PART = 10
 """Images of one task."""
-UNIFORM_SHARE = 0.01
-"""How much of a uniform density the centre prior is mixed with, so that it is 0 nowhere."""
-COLUMNS = ("nss", "cc", "kl", "sim", "auc_judd", "ig")
-"""What a table shows: `mit` rules, and `tuebingen` IG, bits per fixation over the centre prior."""
+COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
+UNCALIBRATED = set(rows.BASELINES) - {rows.CENTRE}
+"""Rows that claim no shares of gaze."""
+NUM_OTHERS = 10
+"""Images whose fixations are the `mit` sAUC's negatives; all others where a split has fewer."""
 
-Scores = dict[str, dict[str, float]]
-"""Mean over the images by row (a model's name) and metric."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gaze:
+    """Where people looked in all images of a split.
+
+    points: (N, 2) int32 (x, y), image after image.  starts: (I + 1,) int64, where each image's
+    begin.  sizes: (I, 2) int64 (H, W).
+    """
+
+    points: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.sizes)
+
+    def counts(self, images: Iterable[int], size: tuple[int, int]) -> NDArray[np.float32]:
+        """(H, W) counts of some images' fixations, scaled to a size.
+
+        Scaled positions are cut to whole pixels, as those of pysaliency's shuffled negatives are.
+        """
+        height, width = size
+        total = np.zeros(height * width, np.int64)
+        for image in images:
+            points = self.points[self.starts[image] : self.starts[image + 1]]
+            own_height, own_width = self.sizes[image]
+            x = (points[:, 0] * (width / own_width)).astype(np.int64)
+            y = (points[:, 1] * (height / own_height)).astype(np.int64)
+            np.add.at(total, y * width + x, 1)
+        return total.reshape(size).astype(np.float32)
+
+    @cached_property
+    def _all(self) -> dict[tuple[int, int], NDArray[np.float32]]:
+        return {}
+
+    def of_others(self, position: int) -> NDArray[np.float32]:
+        """(H, W) counts, at this image's size, of the fixations of all other images."""
+        height, width = (int(length) for length in self.sizes[position])
+        size = (height, width)
+        if size not in self._all:
+            self._all[size] = self.counts(range(len(self)), size)
+        return self._all[size] - self.counts([position], size)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """How images are scored, and against what.
+
+    prior: (H, W) mean training density, the baseline of IG, or None: uniform.  best_maps: whether
+    each `tuebingen` metric gets the map that is best for it.  sigma: pixels, of the data's density
+    maps.  num_fixations: per image, on average.
+    """
+
+    gaze: Gaze
+    prior: NDArray[np.float32] | None
+    best_maps: bool
+    sigma: float
+    num_fixations: int
+
+    def baseline(self, size: tuple[int, int]) -> Tensor:
+        """What IG is over, a log-density (1, 1, H, W)."""
+        if self.prior is None:
+            return baselines.uniform(size)
+        return baselines.centre_prior(self.prior, size)
 
 
 def evaluate(
-    model: EMLNet | Encoder,
+    sources: Sequence[Source],
     reader: ShardReader,
-    flip: bool = False,
+    *,
+    title: str = "scores",
+    with_baselines: bool = True,
+    best_maps: bool = False,
+    sigma: float | None = None,
     use_gpu: bool | None = None,
-    name: str = "model",
-) -> Scores:
-    """Scores a model on a split, its encoders and their plain average, and the centre prior.
+    num_workers: int = 0,
+    about: dict[str, Any] | None = None,
+) -> Table:
+    """Scores all rows of the sources, and the baselines, on every image of the reader's split.
 
-    flip: each map averaged with the mirrored picture's.  name: the model's row.
+    best_maps: each `tuebingen` metric of a density takes the map that is best for it.  sigma:
+    pixels, of the blur in the data's density maps; estimated when not given.  num_workers: tasks at
+    once, 0 for as many as the cluster runs.  about: more to keep with the table.
+    Raises ValueError for a map that cannot be scored.
     """
-    prior = reader.manifest.centre_prior(reader.folder)
-    parts = tasks.split(len(reader), PART)
-    title = f"scores of {name}, {reader.split}"
-    answers = tasks.spread(_score, parts, model, reader, flip, prior, title=title, use_gpu=use_gpu)
-    rows: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
-    for answer in answers:
-        for row, metrics in answer.items():
-            for metric, values in metrics.items():
-                rows.setdefault(row, {}).setdefault(metric, []).append(values)
-    return {
-        name if row == "model" else row: {m: _mean(np.concatenate(v)) for m, v in metrics.items()}
-        for row, metrics in rows.items()
-    }
+    gaze = _read_gaze(reader, num_workers)
+    prior = reader.manifest.centre_prior(reader.folder) if has_prior(reader) else None
+    sigma = sigma or _sigma(reader, gaze)
+    setting = Setting(
+        gaze=gaze,
+        prior=prior,
+        best_maps=best_maps,
+        sigma=sigma,
+        num_fixations=max(1, round(len(gaze.points) / len(gaze))),
+    )
+    if with_baselines:
+        kept = None if prior is None else torch.from_numpy(prior)
+        sources = [*sources, BaselineSource(prior=kept, reader=reader, sigma=sigma)]
+    answers = tasks.spread(
+        score_part,
+        tasks.split(len(reader), PART),
+        list(sources),
+        reader,
+        setting,
+        title=f"{title}, {reader.split}",
+        use_gpu=use_gpu,
+        num_workers=num_workers,
+    )
+    frame = make_frame([record for answer in answers for record in answer], COVERAGES)
+    table = Table(
+        frame=frame,
+        about={
+            "data": reader.manifest.name,
+            "data_digest": reader.manifest.digest,
+            "split": reader.split,
+            "num_images": len(reader),
+            "ig_baseline": f"{rows.CENTRE} of train" if prior is not None else rows.UNIFORM,
+            "best_maps": best_maps,
+            "sigma": round(sigma, 2),
+            **(about or {}),
+        },
+    )
+    table.about["notes"] = [*table.about.get("notes", []), *_notes(table, reader)]
+    return table
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Over the images that have a value: without fixations there is no NSS, AUC, IG."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+def has_prior(reader: ShardReader) -> bool:
+    """Whether the data set has a train split, so a centre prior."""
+    return reader.manifest.centre_prior_sha256 is not None
+
+
+def _read_gaze(reader: ShardReader, num_workers: int) -> Gaze:
+    """The gaze of the whole split, read on the cluster."""
+    parts = tasks.split(len(reader), 200)
+    title = f"fixations, {reader.split}"
+    points = tasks.spread(
+        _read_points, parts, reader, title=title, use_gpu=False, num_workers=num_workers
+    )
+    each = [image for part in points for image in part]
+    starts = np.cumsum([0, *map(len, each)])
+    return Gaze(points=np.concatenate(each), starts=starts, sizes=np.array(reader.sizes))
+
+
+def _read_points(
+    part: list[int], device: torch.device, reader: ShardReader
+) -> list[NDArray[np.int32]]:
+    return [reader.sample(position).points for position in part]
+
+
+def _sigma(reader: ShardReader, gaze: Gaze, num_images: int = 4) -> float:
+    """Of the blur in the split's density maps, in pixels, from a few images evenly chosen."""
+    seen = np.flatnonzero(np.diff(gaze.starts))
+    if not len(seen):
+        raise ValueError(f"no image of split {reader.split!r} has a fixation: nothing to score")
+    found = []
+    for place in np.linspace(0, len(seen) - 1, min(num_images, len(seen))).astype(int):
+        position = int(seen[place])
+        targets = rows.show(position, reader.decoded(position), torch.device("cpu")).targets
+        found.append(baselines.estimate_sigma(targets.fixation_map(), targets.density))
+    return float(np.median(found))
 
 
 @torch.inference_mode()
-def _score(
+def score_part(
     part: list[int],
     device: torch.device,
-    model: EMLNet | Encoder,
+    sources: Sequence[Source],
     reader: ShardReader,
-    flip: bool,
-    prior: NDArray[np.float32],
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Per row and metric the values of a part's images."""
-    model = model.to(device).eval()
-    rows: dict[str, dict[str, list[Tensor]]] = {}
+    setting: Setting,
+) -> list[dict[str, Any]]:
+    """A record for each row and image of a part."""
+    sources = [source.to(device) for source in sources]
+    records = []
     for position in part:
-        copies = 2 if flip else 1
-        batch = collate(
-            [reader.decoded(position)] * copies,
-            np.ones(copies, np.float32),
-            np.array([False, True])[:copies],
-        )
-        image = prepare_image(batch, device)
-        targets = _first(prepare_targets(batch, device))
-        centre = centre_prior(prior, targets.size).to(device)
-        for row, output, kind in [*outputs(model, image), ("centre prior", centre, "density")]:
-            if flip and len(output) == 2:
-                output = mirror_average(output[:1], output[1:], kind)
-            for metric, value in _all_metrics(output, kind, targets, centre).items():
-                rows.setdefault(row, {}).setdefault(metric, []).append(value)
-    return {
-        row: {metric: torch.cat(v).cpu().numpy() for metric, v in metrics.items()}
-        for row, metrics in rows.items()
-    }
+        shown = rows.show(position, reader.decoded(position), device)
+        answers = [row for source in sources for row in source.rows(shown)]
+        for row, values in zip(answers, _score(answers, shown, setting), strict=True):
+            about = {
+                "model": row.name,
+                "image": shown.sample.key,
+                "num_fixations": int((row.targets or shown.targets).counts.sum()),
+                "constant": bool(row.saliency.amin() == row.saliency.amax()),
+            }
+            records.append({**about, **values})
+    return records
 
 
-def _first(targets: Targets) -> Targets:
-    """The targets of a batch's first image."""
-    kept = targets.owner == 0
-    return Targets(
-        density=targets.density[:1],
-        index=targets.index[kept],
-        counts=targets.counts[kept],
-        weight=targets.weight[:1],
+def _score(answers: list[Row], shown: Shown, setting: Setting) -> list[dict[str, float]]:
+    """All metrics of all rows of one image, both rule books; rows with equal targets together."""
+    scored: list[dict[str, float]] = [{} for _ in answers]
+    own = [place for place, row in enumerate(answers) if row.targets is None]
+    groups = [own, *([place] for place, row in enumerate(answers) if row.targets is not None)]
+    for group in groups:
+        targets = answers[group[0]].targets or shown.targets
+        together = _score_rows([answers[place] for place in group], targets, shown, setting)
+        for place, values in zip(group, together, strict=True):
+            scored[place] = values
+    return scored
+
+
+def _score_rows(
+    answers: list[Row], targets: Targets, shown: Shown, setting: Setting
+) -> list[dict[str, float]]:
+    device, num = targets.density.device, len(answers)
+
+    def repeat(maps: Tensor) -> Tensor:
+        return maps.expand(num, -1, -1, -1)
+
+    position, alone = shown.position, len(setting.gaze) == 1
+    for row in answers:
+        if not row.saliency.isfinite().all():
+            raise ValueError(
+                f"{shown.sample.key}: the map of {row.name} has values that are no finite numbers"
+            )
+    baseline = setting.baseline(targets.size).to(device)
+    nonfixations: list[Tensor | None] = [None, None]
+    if not alone:
+        num_others = min(NUM_OTHERS, len(setting.gaze) - 1)
+        some = metrics.other_images(torch.tensor([position]), len(setting.gaze), num_others)[0]
+        counts = [
+            setting.gaze.counts(some.tolist(), targets.size),
+            setting.gaze.of_others(position),
+        ]
+        nonfixations = [repeat(torch.from_numpy(c)[None, None].to(device)) for c in counts]
+    maps = (
+        torch.cat([row.saliency for row in answers]),
+        repeat(targets.fixation_map()),
+        repeat(targets.density),
     )
+    log_densities = [baseline if r.log_density is None else r.log_density for r in answers]
+    seeds = torch.full((num,), position, device=device)
+    mit = metrics.score(
+        *maps,
+        rules="mit",
+        seeds=seeds,
+        nonfixations=nonfixations[0],
+        baseline_log_density=repeat(baseline),
+    )
+    tuebingen = metrics.score(
+        *maps,
+        log_density=torch.cat(log_densities),
+        nonfixations=nonfixations[1],
+        baseline_log_density=repeat(baseline),
+    )
+    columns = {f"mit_{name}": values.tolist() for name, values in mit.items()}
+    columns |= {f"tuebingen_{name}": values.tolist() for name, values in tuebingen.items()}
+    seen = targets.fixation_map()[0, 0].cpu().numpy()
+    scored = []
+    for place, row in enumerate(answers):
+        values = {name: column[place] for name, column in columns.items()}
+        if row.log_density is None:
+            values["tuebingen_ig"] = float("nan")
+        else:
+            if row.name not in UNCALIBRATED:
+                shares = coverage(row.log_density[0, 0].cpu().numpy(), seen)
+                values |= dict(zip(COVERAGES, shares.tolist(), strict=True))
+            if setting.best_maps and nonfixations[1] is not None:
+                others = nonfixations[1][:1]
+                values |= _best_maps(row.log_density, targets, others, seeds[:1], setting)
+        scored.append(values)
+    return scored
 
 
-def outputs(model: EMLNet | Encoder, image: Tensor) -> Iterable[tuple[str, Tensor, Kind]]:
-    """The outputs (B, 1, H, W) of a model, of its encoders and of their average, with row names."""
-    if isinstance(model, Encoder):
-        return [("model", model(image), model.kind)]
-    size = (image.shape[-2], image.shape[-1])
-    readouts = model.readouts(image)
-    maps = model.encoder_maps(readouts, size)
-    average = average_density([to_log_density(*given) for given in maps])
-    rows: list[tuple[str, Tensor, Kind]] = [("model", model.decode(readouts, size), model.kind)]
-    rows.append(("average of encoders", average, "density"))
-    names = encoder_names([encoder.config.backbone for encoder in model._encoders()])
-    rows += [(name, *given) for name, given in zip(names, maps, strict=True)]
-    return rows
-
-
-def _all_metrics(output: Tensor, kind: Kind, targets: Targets, centre: Tensor) -> dict[str, Tensor]:
-    """`mit` metrics by name, `tuebingen` ones as `tuebingen_<name>`, its IG as `ig`."""
-    saliency = to_density(output, kind)
-    fixations = targets.fixation_map()
-    scores = score(saliency, fixations, targets.density, rules="mit")
-    tuebingen = score(
-        saliency,
-        fixations,
+def _best_maps(
+    log_density: Tensor, targets: Targets, nonfixations: Tensor, seeds: Tensor, setting: Setting
+) -> dict[str, float]:
+    """The `tuebingen` scores of a density, each metric with the map that is best for it."""
+    scores = density_maps.score_density_maps(
+        log_density,
+        targets.fixation_map(),
         targets.density,
-        rules="tuebingen",
-        log_density=to_log_density(output, kind),
-        baseline_log_density=centre,
+        baseline_log_density=setting.baseline(targets.size).to(log_density.device),
+        nonfixations=nonfixations,
+        sigma=setting.sigma,
+        num_fixations=setting.num_fixations,
+        seeds=seeds,
     )
-    scores["ig"] = tuebingen.pop("ig")
-    return scores | {f"tuebingen_{name}": value for name, value in tuebingen.items()}
+    return {f"tuebingen_{name}": float(value) for name, value in scores.items()}
 
 
-def centre_prior(prior: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
-    """The mean training density as a log-density (1, 1, H, W), mixed with 1 % uniform."""
-    maps = resize(torch.from_numpy(prior.copy())[None, None], size)
-    maps = (1 - UNIFORM_SHARE) * maps / maps.sum() + UNIFORM_SHARE / (size[0] * size[1])
-    return maps.log()
-
-
-def table(scores: Scores) -> str:
-    """The scores as a table of text, a row a model."""
-    width = max(map(len, scores))
-    lines = [" " * width + "".join(f"{column:>10}" for column in COLUMNS)]
-    for row, metrics in scores.items():
-        values = "".join(f"{metrics.get(column, float('nan')):>10.3f}" for column in COLUMNS)
-        lines.append(f"{row:<{width}}{values}")
-    return "\n".join(lines)
-
-
-def markdown(scores: Scores) -> str:
-    """The scores as a Markdown table."""
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for row, metrics in scores.items():
-        values = " | ".join(f"{metrics.get(column, float('nan')):.3f}" for column in COLUMNS)
-        lines.append(f"| {row} | {values} |")
-    return "\n".join(lines)
-
-
-def as_json(scores: Scores, **about: Any) -> dict[str, Any]:
-    """The scores and what they are of, as JSON can hold them."""
-    return {**about, "scores": scores}
-
-
-def run(command: EvaluateCommand) -> Scores:
-    """Scores a model, prints the table, and writes it as JSON where asked."""
-    reader = ShardReader(command.data.absolute(), command.split)
-    with tempfile.TemporaryDirectory() as scratch:
-        uri = registry.resolve(command.model, command.tracking.uri, Path(scratch) / "model")
-        model = package.load(uri).model
-    trainer.connect(command.compute)
-    scores = evaluate(model, reader, command.flip, command.compute.use_gpu)
-    print(f"\n{table(scores)}\n", flush=True)
-    if command.json:
-        command.json.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(
-            command.json,
-            as_json(
-                scores,
-                model=command.model,
-                split=command.split,
-                flip=command.flip,
-                data_digest=reader.manifest.digest,
-            ),
+def _notes(table: Table, reader: ShardReader) -> list[str]:
+    """What a reader of the scores should know of the data."""
+    notes = []
+    frame = table.of(table.models[0])
+    empty = frame.index[frame["num_fixations"] == 0]
+    if len(empty):
+        notes.append(
+            f"{len(empty)} of {len(frame)} images have no fixations (first: {empty[0]}): left out "
+            "of NSS, AUC, sAUC and IG"
         )
-    return scores
+    dropped = reader.manifest.dropped
+    if dropped.points_outside:
+        notes.append(
+            f"{dropped.points_outside} fixations outside their images were left out when the data "
+            "set was packed"
+        )
+    if dropped.samples:
+        notes.append(
+            f"{len(dropped.samples)} samples were left out when the data set was packed (first: "
+            f"{dropped.samples[0].file}: {dropped.samples[0].reason})"
+        )
+    flat = table.frame[table.frame["constant"]]
+    for model, images in flat.groupby("model", sort=False)["image"]:
+        if model != rows.UNIFORM:
+            notes.append(
+                f"{len(images)} maps of {model} are constant (first: {images.iloc[0]}): NSS 0, "
+                "CC 0, AUC .5, else a uniform density"
+            )
+    return notes
+
+
+def with_about(table: Table, **more: Any) -> Table:
+    """The table with more said about it."""
+    return replace(table, about={**table.about, **more})

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import emlnet
 from emlnet import package, registry
-from emlnet.state import better
-from pipelines import evaluation
+from pipelines import compare, evaluation
+from pipelines.compare import METRIC
+from pipelines.rows import MODEL, ModelSource
+from pipelines.table import SHORT, Table, read_parquet, write_parquet
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
 
-METRIC = "kl"
-"""What decides between two models: `mit` KL on the split."""
+CHALLENGER = "challenger"
+"""The alias of the latest model that did not become champion."""
+FOLDER = "scores"
+"""Where among a run's artifacts its scores per image lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,75 +33,139 @@ class Published:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a comparison with the champion says, and the reason in words."""
+
+    promoted: bool
+    reason: str
+
+
 def publish(
     folder: Path,
     tracker: Tracker,
     run_id: str,
-    scores: dict[str, float],
+    scores: Table,
     reader: ShardReader,
     flip: bool,
+    metric: str = METRIC,
 ) -> Published:
     """Registers a packaged model as a new version of models:/emlnet, with its scores as tags.
 
-    folder: the package.  run_id: its run.  scores: of the model on the reader's split, by metric.
-    It becomes `champion` only if there is none, or it beats it on this very data.
+    folder: the package.  run_id: its run, which keeps the scores per image.  scores: of the model
+    alone, on the reader's split.
+    It becomes `champion` if there is none, or if it is better than it by `metric` on these images
+    with a 95 % interval above 0; else it becomes `challenger`.
     """
     client = tracker.client
     weights = package.read_description(folder)["files"][package.WEIGHTS]
     known = client.search_model_versions(f"name='{registry.NAME}'")
     same = [v for v in known if v.tags.get("weights_sha256") == weights and v.run_id == run_id]
     version = int(same[0].version) if same else _register(folder, tracker, run_id)
-    digest = reader.manifest.digest
+    scores = keep_scores(scores, tracker, run_id, weights, reader, flip)
+    (estimates,) = scores.estimates().values()
     tags = {
         "data": reader.manifest.name,
-        "data_digest": digest,
+        "data_digest": reader.manifest.digest,
         "split": reader.split,
         "flip": str(flip),
         "weights_sha256": weights,
-        **{f"score_{name}": f"{value:.6f}" for name, value in scores.items()},
+        **{f"score_{name}": f"{value.mean:.6f}" for name, value in estimates.items()},
+        **{f"interval_{name}": str(estimates[name]) for name in SHORT if name in estimates},
     }
     for name, value in tags.items():
         client.set_model_version_tag(registry.NAME, str(version), name, value)
     holder = registry.champion(client)
-    promoted, reason = _compare(version, holder, scores, reader, flip, tracker)
-    if promoted:
-        client.set_registered_model_alias(registry.NAME, registry.CHAMPION, str(version))
-    client.set_model_version_tag(registry.NAME, str(version), "promotion", reason)
-    return Published(version=version, promoted=promoted, reason=reason)
+    if holder is not None and int(holder.version) == version:
+        return Published(
+            version=version, promoted=True, reason=str(holder.tags.get("promotion", "champion"))
+        )
+    verdict = challenge(scores, holder, reader, flip, tracker, metric)
+    give_alias(client, version, verdict)
+    return Published(version=version, promoted=verdict.promoted, reason=verdict.reason)
 
 
-def _compare(
-    version: int,
+def give_alias(client: Any, version: int, verdict: Verdict) -> None:
+    """Sets the alias that a verdict gives a version, and the reason as its tag `promotion`."""
+    alias = registry.CHAMPION if verdict.promoted else CHALLENGER
+    if verdict.promoted:
+        known = client.get_registered_model(registry.NAME).aliases
+        if str(known.get(CHALLENGER)) == str(version):
+            client.delete_registered_model_alias(registry.NAME, CHALLENGER)
+    client.set_registered_model_alias(registry.NAME, alias, str(version))
+    client.set_model_version_tag(registry.NAME, str(version), "promotion", verdict.reason)
+
+
+def challenge(
+    scores: Table,
     holder: Any | None,
-    scores: dict[str, float],
     reader: ShardReader,
     flip: bool,
     tracker: Tracker,
-) -> tuple[bool, str]:
-    """Whether the new model beats the champion, and the reason in words."""
+    metric: str = METRIC,
+) -> Verdict:
+    """Whether a model, by its scores per image, beats the version that is champion.
+
+    holder: the champion's model version, None when there is none.
+    """
     if holder is None:
-        return True, "champion: there was none"
-    if int(holder.version) == version:
-        return True, str(holder.tags.get("promotion", "champion"))
-    tags = holder.tags
-    same = (tags.get("data_digest"), tags.get("split"), tags.get("flip")) == (
-        reader.manifest.digest,
-        reader.split,
-        str(flip),
+        return Verdict(promoted=True, reason="champion: there was none")
+    held = scores_of(holder, reader, flip, tracker)
+    (difference,) = compare.compare(scores, held, [metric])
+    return decide(difference, f"version {holder.version}", reader)
+
+
+def decide(difference: compare.Difference, holder: str, reader: ShardReader) -> Verdict:
+    """The rule: better, with a 95 % interval above 0."""
+    gain = difference.gain
+    words = (
+        f"{difference.metric} {difference.first:.4f} against {difference.second:.4f} of {holder}, "
+        f"better by {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.num} images of "
+        f"{reader.manifest.name}/{reader.split}"
     )
-    if same and f"score_{METRIC}" in tags:
-        held = float(tags[f"score_{METRIC}"])
-    else:
-        print(f"champion (version {holder.version}) was scored on other data: scoring it on this")
-        with tempfile.TemporaryDirectory() as scratch:
-            pulled = registry.pull(
-                Path(scratch) / "model", tracker.uri, version=int(holder.version)
-            )
-            model = package.load(pulled).model
-        held = evaluation.evaluate(model, reader, flip, name="champion")["champion"][METRIC]
-    wins = better(scores, {METRIC: held}, METRIC)
-    words = f"{METRIC} {scores[METRIC]:.4f} against {held:.4f} of version {holder.version}"
-    return wins, f"champion: {words}" if wins else f"not champion: {words}"
+    if difference.better:
+        return Verdict(promoted=True, reason=f"champion: {words}; the 95 % interval is above 0")
+    return Verdict(promoted=False, reason=f"challenger: {words}; the 95 % interval is not above 0")
+
+
+def keep_scores(
+    scores: Table, tracker: Tracker, run_id: str, weights: str, reader: ShardReader, flip: bool
+) -> Table:
+    """Logs a model's scores per image with its run, where `scores_of` finds them."""
+    kept = evaluation.with_about(scores, weights_sha256=weights, flip=flip)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / _file_name(reader, flip)
+        write_parquet(path, kept)
+        tracker.file(run_id, path, FOLDER)
+    return kept
+
+
+def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -> Table:
+    """A registered version's scores per image on a split: those its run kept, or made now."""
+    from mlflow.exceptions import MlflowException
+
+    weights = version.tags.get("weights_sha256")
+    with tempfile.TemporaryDirectory() as scratch:
+        with suppress(MlflowException, OSError, ValueError):  # None kept, or no longer there.
+            name = f"{FOLDER}/{_file_name(reader, flip)}"
+            path = tracker.client.download_artifacts(version.run_id, name, scratch)
+            kept = read_parquet(Path(path))
+            if weights and kept.about.get("weights_sha256") == weights:
+                return kept
+        print(f"version {version.version} has no scores on these images: scoring it now")
+        pulled = registry.pull(
+            Path(scratch) / "model", tracker.uri, version=int(version.version)
+        )
+        source = ModelSource(model=package.load(pulled).model, flip=flip, alone=True)
+        scores = evaluation.evaluate(
+            [source], reader, title=f"version {version.version}", with_baselines=False
+        )
+    return scores.renamed(MODEL, f"version {version.version}")
+
+
+def _file_name(reader: ShardReader, flip: bool) -> str:
+    how = "-flip" if flip else ""
+    return f"{reader.split}-{reader.manifest.digest[:12]}{how}.parquet"
 
 
 def _register(folder: Path, tracker: Tracker, run_id: str) -> int:

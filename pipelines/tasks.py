@@ -21,11 +21,13 @@ def spread(
     *shared: Any,
     title: str,
     use_gpu: bool | None = None,
+    num_workers: int = 0,
 ) -> list[Answer]:
     """Calls `function(part, device, *shared)` on each part, many at once; answers in order.
 
     parts: positions of samples.  shared: sent to each node once.  title: of the progress lines.
-    use_gpu: a GPU for each call; default: when the cluster has one.
+    use_gpu: a GPU for each call; default: when the cluster has one.  num_workers: calls at once; 0:
+    as many as the cluster has room for.
     An error in one call ends all.
     """
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
@@ -36,14 +38,16 @@ def spread(
         num_cpus=1, num_gpus=1 if gpu else 0, runtime_env={"env_vars": WORKER_ENV}, max_retries=2
     )(_call)
     references = [ray.put(value) for value in shared]
-    waiting = [call.remote(function, list(part), gpu, *references) for part in parts]
-    sizes = dict(zip(waiting, map(len, parts), strict=True))
-    total, done, began, last = sum(sizes.values()), 0, time.monotonic(), time.monotonic()
-    pending = list(waiting)
-    while pending:
+    sizes: dict[ray.ObjectRef, int] = {}
+    pending: list[ray.ObjectRef] = []
+    total, done, began, last = sum(map(len, parts)), 0, time.monotonic(), time.monotonic()
+    while len(sizes) < len(parts) or pending:
+        for part in parts[len(sizes) : len(sizes) + (num_workers or len(parts)) - len(pending)]:
+            pending.append(call.remote(function, list(part), gpu, *references))
+            sizes[pending[-1]] = len(part)
         finished, pending = ray.wait(pending, timeout=1)
         for reference in finished:
-            ray.get(reference)
+            _check(reference)
             done += sizes[reference]
         if pending and time.monotonic() - last >= SECONDS_BETWEEN_LINES and done:
             last = time.monotonic()
@@ -51,8 +55,18 @@ def spread(
             print(f"{title}: {done}/{total} images, {left:.0f} s left", flush=True)
     seconds = time.monotonic() - began
     print(f"{title}: {total} images in {seconds:.0f} s", flush=True)
-    answers: list[Answer] = ray.get(waiting)
+    answers: list[Answer] = ray.get(list(sizes))
     return answers
+
+
+def _check(reference: ray.ObjectRef) -> None:
+    """Raises what a call raised; a ValueError, which speaks to users, without the traces of Ray."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise error.cause from None
+        raise
 
 
 def _call(function: Callable[..., Answer], part: list[int], gpu: bool, *shared: Any) -> Answer:

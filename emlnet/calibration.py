@@ -1,0 +1,35 @@
+"""Whether a density means what it says: how much gaze falls where it claims a share of gaze."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = tuple(level / 10 for level in range(1, 10))
+"""Shares of the density's mass: a region that holds 0.3 of it should hold 0.3 of the fixations."""
+
+
+def coverage(
+    log_density: NDArray[np.floating], fixations: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """The share of fixations inside the smallest region that holds each of `LEVELS` of the mass.
+
+    log_density: (H, W), natural log.  fixations: (H, W) counts.
+    Returns (9,), NaN without fixations.  Below the level the density is too sure of itself, above
+    it too flat.  Pixels of one value belong to a region in part.
+    Source: highest density regions, Hyndman 1996.
+    """
+    density = np.exp(log_density.ravel())
+    ordered = np.sort(density)
+    mass = np.concatenate([[0], np.cumsum(ordered, dtype=np.float64)])
+    mass /= mass[-1]
+    seen = np.flatnonzero(fixations)
+    counts, values = fixations.ravel()[seen].astype(np.float64), density[seen]
+    # A fixation's value covers the mass from `inner` to `outer`, brightest first.
+    inner = 1 - mass[np.searchsorted(ordered, values, side="right")]
+    outer = 1 - mass[np.searchsorted(ordered, values, side="left")]
+    levels = np.array(LEVELS)[:, None]
+    inside = ((levels - inner) / np.maximum(outer - inner, 1e-300)).clip(0, 1)
+    with np.errstate(invalid="ignore"):
+        share: NDArray[np.float64] = (inside * counts).sum(1) / counts.sum()
+    return share
