@@ -27,6 +27,8 @@ PACKAGE = "package"
 DIGEST_TAG = "model_json_sha256"
 """The tag of a registered version that holds the digest of its model.json."""
 
+MODEL_URI = re.compile(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 """What MLflow's stores answer for a model, version or alias that is not there."""
 
@@ -116,6 +118,19 @@ def champion(client: MlflowClient) -> Any | None:
         return None
 
 
+def find_uri(client: MlflowClient, uri: str) -> Any:
+    """The registered version that `models:/emlnet@alias` or `models:/emlnet/version` names.
+
+    Raises ValueError for another form, NotRegisteredError when there is no such version.
+    """
+    found = MODEL_URI.fullmatch(uri)
+    if found is None:
+        raise ValueError(f"{uri!r} is neither models:/{NAME}@ALIAS nor models:/{NAME}/VERSION")
+    return find_version(
+        client, alias=found["alias"], version=int(found["version"]) if found["version"] else None
+    )
+
+
 def load(
     source: Path | str,
     device: torch.device | str = "cpu",
@@ -140,7 +155,7 @@ def resolve(source: str, tracking_uri: str, into: Path) -> Path:
     """
     if (Path(source) / MODEL).is_file():
         return Path(source)
-    found = re.fullmatch(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))", source)
+    found = MODEL_URI.fullmatch(source)
     if found:
         version = int(found["version"]) if found["version"] else None
         return pull(into, tracking_uri, alias=found["alias"], version=version)

@@ -14,11 +14,10 @@ import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines import backbones, decoder, demo, encoders, evaluation, full, jobs, submit
+from pipelines import backbones, decoder, demo, encoders, full, jobs, scoring, submit
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
-    EvaluateCommand,
     FullCommand,
     registry,
     spell_out,
@@ -29,14 +28,16 @@ from pipelines.presets import PRESETS, find_preset
 RUN: dict[type, Callable[[Any], object]] = {
     EncoderCommand: encoders.run,
     DecoderCommand: decoder.run,
-    EvaluateCommand: evaluation.run,
+    scoring.EvaluateCommand: scoring.run_evaluate,
+    scoring.ScoreCommand: scoring.run_score,
+    scoring.CompareCommand: scoring.run_compare,
     FullCommand: full.run,
     demo.DemoCommand: demo.demo,
     submit.SubmitCommand: lambda command: submit.run(command, parse),
     jobs.JobsCommand: jobs.run,
     backbones.BackbonesCommand: backbones.run,
 }
-VERBS = ("encoder", "decoder", "evaluate", "full", "demo")
+VERBS = ("encoder", "decoder", "evaluate", "score", "compare", "full", "demo")
 """The commands that can be sent to a cluster."""
 
 
@@ -53,7 +54,9 @@ def parse(argv: list[str]) -> object:
     command: Any = (
         Annotated[EncoderCommand, subcommand("encoder")]
         | Annotated[DecoderCommand, subcommand("decoder")]
-        | Annotated[EvaluateCommand, subcommand("evaluate")]
+        | Annotated[scoring.EvaluateCommand, subcommand("evaluate")]
+        | Annotated[scoring.ScoreCommand, subcommand("score")]
+        | Annotated[scoring.CompareCommand, subcommand("compare")]
         | full_command
         | Annotated[demo.DemoCommand, subcommand("demo")]
         | Annotated[submit.SubmitCommand, subcommand("submit")]

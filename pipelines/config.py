@@ -115,24 +115,6 @@ class DecoderCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateCommand:
-    """Score a model on a split: a table with its encoders and the centre prior as rows."""
-
-    data: Path
-    """Folder of shards."""
-    model: str
-    """Folder of a model, models:/emlnet@ALIAS, models:/emlnet/VERSION or runs:/RUN_ID."""
-    split: str = "val"
-    """Split to score."""
-    flip: bool = False
-    """Average each map with that of the mirrored picture."""
-    json: Path | None = None
-    """File to write the table to."""
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
-
-
-@dataclass(frozen=True, kw_only=True)
 class FullCommand:
     """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
 

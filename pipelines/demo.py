@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from emlnet import package, registry
 from emlnet.picture import overlay, read_picture
-from pipelines import evaluation, full
+from pipelines import full, table
 from pipelines.config import Tracking
 from pipelines.presets import find_preset
 from shards import sample
@@ -46,9 +46,7 @@ def demo(command: DemoCommand) -> None:
     laid = overlay(pixels, model.predict(pixels, flip=True).picture() / 255)
     target = folder / f"{picture.stem}_overlay.png"
     Image.fromarray(np.hstack([pixels, laid])).save(target)
-    print(
-        f"\nScores on {report['split']}, synthetic pictures:\n{evaluation.table(report['scores'])}"
-    )
+    print(f"\nScores on {report['split']}, synthetic pictures:\n{table.text(report['scores'])}")
     print(f"\nOverlay: {target}")
     print(f"Runs:    make ui STORE={uri}")
     print(f"Done in {time.monotonic() - began:.0f} s.", flush=True)

@@ -13,19 +13,20 @@ from typing import Any
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.model import encoder_names
-from emlnet.state import better
-from pipelines import evaluation, publish, runs, stage, trainer
+from pipelines import evaluation, publish, runs, stage, table, trainer
+from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import decoder_stage
 from pipelines.encoders import encoder_stage
 from pipelines.provenance import data_tags
+from pipelines.rows import MODEL, ModelSource
 from pipelines.tracking import Tracker
 from shards.manifest import MANIFEST, Manifest
 from shards.reader import ShardReader, check_sizes
 from shards.salicon import walk
 from shards.writer import build
 
-SCORES = "scores.json"
+SCORES = table.JSON
 
 
 def run(command: FullCommand) -> dict[str, Any]:
@@ -72,28 +73,37 @@ def run(command: FullCommand) -> dict[str, Any]:
         with timed(seconds, "scores"):
             model = package.load(results[-1].package).model
             scores = evaluation.evaluate(
-                model, reader, command.flip_scores, command.compute.use_gpu, name="decoder"
-            )
-        best = best_row(scores, results)
+                [ModelSource(model=model, flip=command.flip_scores)],
+                reader,
+                title="scores of decoder",
+                use_gpu=command.compute.use_gpu,
+                about={"flip": command.flip_scores},
+            ).renamed(MODEL, results[-1].name)
+            means = table.means(scores.estimates())
+        best = best_row(means, results)
         published = publish.publish(
-            best.package, tracker, best.run_id, scores[best.name], reader, command.flip_scores
+            best.package,
+            tracker,
+            best.run_id,
+            scores.only(best.name),
+            reader,
+            command.flip_scores,
         )
         seconds["all"] = time.monotonic() - began
-        report = evaluation.as_json(
-            scores,
-            split="val",
-            flip=command.flip_scores,
-            data_digest=manifest.digest,
-            seconds=seconds,
-            best=best.name,
-            package=str(best.package),
-            run_id=run_id,
-            version=published.version,
-            promotion=published.reason,
-        )
+        report = {
+            **scores.as_json(),
+            "seconds": seconds,
+            "best": best.name,
+            "package": str(best.package),
+            "run_id": run_id,
+            "version": published.version,
+            "promotion": published.reason,
+        }
+        table.write_parquet(folder / table.PARQUET, scores)
         runs.write_json(folder / SCORES, report)
-        tracker.file(run_id, folder / SCORES)
-        tracker.metrics(run_id, {f"val_{k}": v for k, v in scores[best.name].items()})
+        for file in (table.PARQUET, SCORES):
+            tracker.file(run_id, folder / file)
+        tracker.metrics(run_id, {f"val_{k}": v for k, v in means[best.name].items()})
         tracker.describe(run_id, describe(report))
     say(report)
     return report
@@ -142,7 +152,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 def say(report: dict[str, Any]) -> None:
     """Prints what came out."""
-    print(f"\n{evaluation.table(report['scores'])}\n")
+    print(f"\n{table.text(report['scores'])}\n")
     version = f"models:/{registry.NAME}/{report['version']}"
     print(f"best: {report['best']}; {version}, {report['promotion']}")
     times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
@@ -158,13 +168,10 @@ def pack(source: Path, out: Path) -> Path:
     return out
 
 
-def best_row(scores: evaluation.Scores, results: Sequence[runs.StageResult]) -> runs.StageResult:
-    """The trained model with the best score."""
-    best = results[0]
-    for result in results[1:]:
-        if better(scores[result.name], scores[best.name], publish.METRIC):
-            best = result
-    return best
+def best_row(scores: table.Means, results: Sequence[runs.StageResult]) -> runs.StageResult:
+    """The trained model with the best score, the first of equals."""
+    sign = -1 if table.lower_is_better(METRIC) else 1
+    return max(results, key=lambda result: sign * scores[result.name][METRIC])
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -172,5 +179,5 @@ def describe(report: dict[str, Any]) -> str:
     times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     return (
         f"Best on val: **{report['best']}**, version {report['version']} "
-        f"({report['promotion']}).\n\n{evaluation.markdown(report['scores'])}\n\nTime: {times}."
+        f"({report['promotion']}).\n\n{table.markdown(report['scores'])}\n\nTime: {times}."
     )

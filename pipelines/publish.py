@@ -153,9 +153,7 @@ def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -
             if weights and kept.about.get("weights_sha256") == weights:
                 return kept
         print(f"version {version.version} has no scores on these images: scoring it now")
-        pulled = registry.pull(
-            Path(scratch) / "model", tracker.uri, version=int(version.version)
-        )
+        pulled = registry.pull(Path(scratch) / "model", tracker.uri, version=int(version.version))
         source = ModelSource(model=package.load(pulled).model, flip=flip, alone=True)
         scores = evaluation.evaluate(
             [source], reader, title=f"version {version.version}", with_baselines=False

@@ -12,9 +12,10 @@ from mlflow import MlflowClient
 import emlnet
 from emlnet import registry
 from emlnet.__main__ import main as emlnet_main
-from pipelines import evaluation, full
-from pipelines.config import EvaluateCommand, FullCommand, Tracking
+from pipelines import full, scoring, table
+from pipelines.config import FullCommand, Tracking
 from pipelines.presets import find_preset
+from pipelines.rows import BASELINES
 
 Report = dict[str, Any]
 
@@ -35,10 +36,10 @@ def report(command: FullCommand, local_ray: None) -> Report:
 
 def test_every_model_is_scored(report: Report) -> None:
     scores = report["scores"]
-    rows = ["decoder", "average of encoders", "encoder tiny", "encoder tiny (2)", "centre prior"]
-    assert list(scores) == rows
+    models = ["decoder", "average of encoders", "encoder tiny", "encoder tiny (2)"]
+    assert list(scores) == [*models, *BASELINES]
     assert all(np.isfinite(value) for row in scores.values() for value in row.values())
-    assert scores["centre prior"]["ig"] == pytest.approx(0, abs=1e-9)
+    assert scores["centre prior"]["tuebingen_ig"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_best_is_champion_and_pulls_and_predicts(
@@ -63,18 +64,20 @@ def test_evaluating_the_registered_model_gives_the_scores_again(
     command: FullCommand, report: Report, tmp_path: Path
 ) -> None:
     assert command.tracking.out
-    scores = evaluation.run(
-        EvaluateCommand(
+    scores = scoring.run_evaluate(
+        scoring.EvaluateCommand(
             data=command.tracking.out / "shards",
             model="models:/emlnet@champion",
             flip=command.flip_scores,
-            json=tmp_path / "scores.json",
+            scoring=scoring.Scoring(out=tmp_path / "scores"),
             tracking=command.tracking,
         )
     )
-    assert scores["model"] == pytest.approx(report["scores"][report["best"]], abs=1e-6)
-    written = json.loads((tmp_path / "scores.json").read_text())
-    assert written["scores"]["model"] == pytest.approx(scores["model"])
+    means = table.means(scores.estimates())
+    assert means["model"] == pytest.approx(report["scores"][report["best"]], abs=1e-6)
+    written = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert written["scores"]["model"] == pytest.approx(means["model"])
+    assert table.read_parquet(tmp_path / "scores" / "scores.parquet").models == scores.models
 
 
 def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report: Report) -> None:

@@ -1,68 +1,139 @@
-"""Who becomes champion."""
+"""Who becomes champion, who challenger, and why."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.package import save
-from emlnet.registry import champion
+from emlnet.registry import NAME, champion, find_version
 from pipelines import publish
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
+from tests.pipelines.tables import make_table
+
+BASE = [0.5, 0.9, 0.4]
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    store = tmp_path_factory.mktemp("store") / "mlflow.db"
-    return Tracker.open(f"sqlite:///{store}", "test")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    return Tracker.open(f"sqlite:///{path}", "test")
+
+
+@pytest.fixture
+def tracker(store: Tracker) -> Iterator[Tracker]:
+    """A store whose registry is empty: to make a new one takes seconds."""
+    yield store
+    store.client.delete_registered_model(NAME)
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
-    return save(tmp_path_factory.mktemp("model") / "package", encoder, {"name": "tiny"})
+def reader(data: Path) -> ShardReader:
+    return ShardReader(data, "val")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two packaged models of other weights."""
+    folders = []
+    for number in range(2):
+        encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
+        folder = tmp_path_factory.mktemp("model") / "package"
+        folders.append(save(folder, encoder, {"name": f"tiny {number}"}))
+    return folders
 
 
 def register(
-    kl: float, tracker: Tracker, package: Path, data: Path, folder: Path
+    gains: Sequence[float],
+    tracker: Tracker,
+    package: Path,
+    reader: ShardReader,
+    folder: Path,
+    metric: str = "tuebingen_ig",
 ) -> publish.Published:
+    """Publishes a model whose values are so far above the base values."""
+    folder.mkdir()
+    values = [base + gain for base, gain in zip(BASE, gains, strict=True)]
+    scores = make_table({"tiny": {metric: values}}, data_digest=reader.manifest.digest)
     with tracker.run(folder, "run", params={}, tags={}) as run_id:
-        reader = ShardReader(data, "val")
-        return publish.publish(package, tracker, run_id, {"kl": kl}, reader, flip=False)
+        return publish.publish(package, tracker, run_id, scores, reader, False, metric)
 
 
-def test_only_a_better_model_takes_the_alias(
-    tracker: Tracker, package: Path, data: Path, tmp_path: Path
+def test_a_model_that_is_better_on_each_image_takes_the_alias(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
 ) -> None:
-    answers = []
-    for number, kl in enumerate((0.5, 0.6, 0.4, 0.4)):
-        (tmp_path / str(number)).mkdir()
-        answers.append(register(kl, tracker, package, data, tmp_path / str(number)))
-    assert [answer.promoted for answer in answers] == [True, False, True, False]
+    first = register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    second = register([0.1, 0.2, 0.1], tracker, packages[1], reader, tmp_path / "1")
+    assert (first.promoted, second.promoted) == (True, True)
+    assert first.reason == "champion: there was none"
     held = champion(tracker.client)
     assert held is not None
-    assert int(held.version) == answers[2].version
-    assert held.tags["promotion"] == "champion: kl 0.4000 against 0.5000 of version 1"
-    assert held.tags["data_digest"] == ShardReader(data, "val").manifest.digest
+    assert int(held.version) == second.version
+    assert held.tags["promotion"] == second.reason
+    assert second.reason.startswith(
+        "champion: tuebingen_ig 0.7333 against 0.6000 of version 1, better by +0.1333 [+0.1"
+    )
+    assert held.tags["data_digest"] == reader.manifest.digest
+    assert float(held.tags["score_tuebingen_ig"]) == pytest.approx(0.7333, abs=1e-4)
 
 
-def test_a_champion_of_other_data_is_scored_on_this(
-    tracker: Tracker, data: Path, monkeypatch: pytest.MonkeyPatch, package: Path
+def test_a_higher_mean_alone_makes_a_challenger_and_says_why(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
 ) -> None:
-    holder: Any = SimpleNamespace(version="1", tags={"data_digest": "other", "score_kl": "0.1"})
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
+    assert not answer.promoted
+    assert answer.reason.startswith("challenger: tuebingen_ig 0.7000 against 0.6000 of version 1")
+    assert answer.reason.endswith("the 95 % interval is not above 0")
+    held = champion(tracker.client)
+    assert held is not None
+    assert int(held.version) == 1
+    assert int(find_version(tracker.client, publish.CHALLENGER).version) == answer.version
+
+
+def test_a_challenger_that_wins_later_is_challenger_no_more(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
+    verdict = publish.Verdict(promoted=True, reason="champion: by hand")
+    publish.give_alias(tracker.client, answer.version, verdict)
+    aliases = tracker.client.get_registered_model(NAME).aliases
+    assert {name: int(version) for name, version in aliases.items()} == {"champion": answer.version}
+
+
+def test_of_a_divergence_less_is_more(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0", "mit_kl")
+    worse = register([0.1] * 3, tracker, packages[1], reader, tmp_path / "1", "mit_kl")
+    assert not worse.promoted
+    better = register([-0.1] * 3, tracker, packages[1], reader, tmp_path / "2", "mit_kl")
+    assert better.promoted
+
+
+def test_a_champion_without_scores_on_this_data_is_scored_on_it(
+    tracker: Tracker,
+    reader: ShardReader,
+    packages: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
     asked = []
 
-    def score(*args: Any, **kwargs: Any) -> dict[str, dict[str, float]]:
-        asked.append(kwargs["name"])
-        return {"champion": {"kl": 0.7}}
+    def score(sources: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        asked.append(sources[0].flip)
+        values = {"model": {"tuebingen_ig": np.array(BASE) + 1}}
+        return make_table(values, data_digest=reader.manifest.digest)
 
     monkeypatch.setattr(publish.evaluation, "evaluate", score)
-    monkeypatch.setattr(publish.registry, "pull", lambda *args, **kwargs: package)
-    reader = ShardReader(data, "val")
-    wins, reason = publish._compare(2, holder, {"kl": 0.6}, reader, False, tracker)
-    assert asked == ["champion"]
-    assert wins
-    assert reason == "champion: kl 0.6000 against 0.7000 of version 1"
+    holder = champion(tracker.client)
+    kept = publish.scores_of(holder, reader, False, tracker)
+    assert (kept.models, asked) == (["tiny"], [])
+    fresh = publish.scores_of(holder, reader, True, tracker)
+    assert (fresh.models, asked) == (["version 1"], [True])
