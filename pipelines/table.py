@@ -77,9 +77,9 @@ class Table:
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """By model and metric, those that have a value."""
         metrics, models = self.metrics, self.models
-        stacked = np.concatenate(
-            [self.of(model)[metrics].to_numpy(np.float64) for model in models], axis=1
-        )
+        images = self.frame["image"].unique()
+        columns = [self.of(model)[metrics].reindex(images) for model in models]
+        stacked = np.concatenate([part.to_numpy(np.float64) for part in columns], axis=1)
         found = iter(estimate(stacked))
         table = {model: {metric: next(found) for metric in metrics} for model in models}
         return {

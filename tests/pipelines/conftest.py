@@ -1,12 +1,14 @@
 """A small synthetic data set, packed once, and a Ray of this machine."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import torch
 
-from pipelines import trainer
+from pipelines import tasks, trainer
 from pipelines.config import Compute
 from shards.sample import write_sample
 from shards.writer import build
@@ -34,3 +36,16 @@ def local_ray() -> Iterator[None]:
     trainer.connect(Compute())
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray tasks as plain calls in this process, one after another."""
+
+    def spread(
+        function: Callable[..., Any], parts: Sequence[list[int]], *shared: Any, **options: Any
+    ) -> list[Any]:
+        return [function(part, torch.device("cpu"), *shared) for part in parts]
+
+    monkeypatch.setattr(tasks, "spread", spread)
+    monkeypatch.setattr(trainer, "connect", lambda compute: None)
