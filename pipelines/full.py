@@ -19,6 +19,7 @@ from pipelines.config import FullCommand, flatten
 from pipelines.decoder import decoder_stage
 from pipelines.encoders import encoder_stage
 from pipelines.provenance import data_tags
+from pipelines.report import REPORT, write_report
 from pipelines.rows import MODEL, ModelSource
 from pipelines.tracking import Tracker
 from shards.manifest import MANIFEST, Manifest
@@ -72,8 +73,9 @@ def run(command: FullCommand) -> dict[str, Any]:
         reader = ShardReader(data, "val")
         with timed(seconds, "scores"):
             model = package.load(results[-1].package).model
+            answering = ModelSource(model=model, flip=command.flip_scores)
             scores = evaluation.evaluate(
-                [ModelSource(model=model, flip=command.flip_scores)],
+                [answering],
                 reader,
                 title="scores of decoder",
                 use_gpu=command.compute.use_gpu,
@@ -101,7 +103,9 @@ def run(command: FullCommand) -> dict[str, Any]:
         }
         table.write_parquet(folder / table.PARQUET, scores)
         runs.write_json(folder / SCORES, report)
-        for file in (table.PARQUET, SCORES):
+        title = f"Scores of {folder.name} on {manifest.name}/val"
+        write_report(folder / REPORT, scores, title, answering, reader)
+        for file in (table.PARQUET, SCORES, REPORT):
             tracker.file(run_id, folder / file)
         tracker.metrics(run_id, {f"val_{k}": v for k, v in means[best.name].items()})
         tracker.describe(run_id, describe(report))

@@ -14,6 +14,7 @@ from emlnet import package, registry
 from pipelines import compare, evaluation, publish, runs, table, trainer
 from pipelines.config import Cluster, Store
 from pipelines.map_files import MapFiles, MapKind
+from pipelines.report import REPORT, write_report
 from pipelines.rows import MODEL, ModelSource, Source
 from pipelines.table import Table
 from pipelines.tracking import Tracker
@@ -233,6 +234,8 @@ def _write(scores: Table, source: Source, reader: ShardReader, scoring: Scoring,
     default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{safe}"
     folder = (scoring.out or default).absolute()
     scores.save(folder)
+    title = f"Scores of {name} on {reader.manifest.name}/{reader.split}"
+    write_report(folder / REPORT, scores, title, source, reader)
     say(scores)
     print(f"written to {folder}", flush=True)
     return folder
