@@ -59,14 +59,11 @@ def write_report(
 ) -> None:
     """Writes the report on a table, whole or not at all.
 
-    source, reader: of the first row of the table, for the pictures; none without them.
+    source, reader: of the first row of the table, for the pictures.
     """
     estimates = table.estimates()
     main = table.models[0]
     metric = "tuebingen_ig" if "tuebingen_ig" in estimates[main] else "mit_nss"
-    pictures: list[tuple[str, list[cards.Card]]] = []
-    if source is not None and reader is not None:
-        pictures = _pictures(table, metric, source, reader)
     about = table.about
     template = jinja2.Environment(autoescape=True).from_string(
         Path(__file__).with_suffix(".html").read_text()
@@ -93,7 +90,7 @@ def write_report(
         books=[_book(rules, table, estimates) for rules in ("mit", "tuebingen")],
         distributions=[_svg(_boxes(table, name)) for name in SHORT if name in table.metrics],
         calibration=_calibration(estimates, main),
-        pictures=pictures,
+        pictures=_pictures(table, metric, source, reader),
         picture_metric=label(metric, rules=True)[:-2],
         baseline=about["ig_baseline"],
         scale=cards.GAIN_COLOURS,
