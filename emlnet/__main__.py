@@ -111,6 +111,35 @@ class Predict(Model):
         return 1 if failed else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Export(Model):
+    """Write a model in another format, checked before it gets its name."""
+
+    onnx: bool = False
+    """ONNX: `image` (B, 3, H, W) float32 RGB in 0..1 to `density` (B, 1, H, W), which sums to 1."""
+    out: Path = Path("emlnet.onnx")
+    """File to write."""
+    dynamic_size: bool = False
+    """Any height and width, which the backbones then see as they are, instead of their own."""
+    tracking_uri: str | None = None
+    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+
+    def execute(self) -> int:
+        """Exports, and says what was checked."""
+        from emlnet import registry
+        from emlnet.export import export_onnx
+
+        if not self.onnx:
+            raise ValueError("name a format: --onnx")
+        package = registry.load(self.model, tracking_uri=self.tracking_uri)
+        done = export_onnx(package, self.out, self.dynamic_size)
+        size = "any size, best near" if self.dynamic_size else "size"
+        print(f"{done.path}: opset {done.opset}, {size} {done.size[0]} x {done.size[1]}")
+        shapes = ", ".join(" x ".join(map(str, shape)) for shape in done.shapes)
+        print(f"same map in onnxruntime within {done.error:.1e} at (batch x H x W) {shapes}")
+        return 0
+
+
 def find_device(name: str | None) -> str:
     """The device of that name, or the GPU when there is one.  Raises ValueError for none."""
     import torch
@@ -124,10 +153,14 @@ def find_device(name: str | None) -> str:
     return name
 
 
-Command = Annotated[Pull, subcommand("pull")] | Annotated[Predict, subcommand("predict")]
+Command = (
+    Annotated[Pull, subcommand("pull")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Export, subcommand("export")]
+)
 
 
-def parse(argv: list[str]) -> Pull | Predict:
+def parse(argv: list[str]) -> Pull | Predict | Export:
     """A command's config from its arguments."""
     return tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
 

@@ -31,7 +31,7 @@ def gaussian_blur(
     sigma: pixels.  radius: where the kernel is cut, in pixels.  mode: what lies outside the image,
     `constant` (zeros) or `replicate`.  Returns the same shape.
     """
-    channels = maps.shape[1]
+    channels = int(maps.shape[1])  # A plain number where the model is traced, too.
     kernel = gaussian_kernel(sigma, radius).to(maps)
     maps = F.pad(maps, (radius,) * 4, mode=mode)
     maps = F.conv2d(maps, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)

@@ -125,11 +125,13 @@ def tile(
 ) -> Image.Image:
     """Rows of pictures (h, w, 3) no larger than a cell, named on their left, under titles."""
     height, width = CELL
-    gap, left, top = 4, 110, 24
+    font = ImageFont.load_default(14)
+    gap, top = 4, 24
+    left = 12 + int(max((font.getlength(name) for name, _ in rows), default=0))
     canvas = Image.new(
         "RGB", (left + len(titles) * (width + gap), top + len(rows) * (height + gap)), "white"
     )
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         draw.text((left + column * (width + gap) + 4, 4), title, fill="black", font=font)
     for row, (name, cells) in enumerate(rows):
