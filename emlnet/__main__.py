@@ -1,4 +1,4 @@
-"""`emlnet pull | predict | export | app`: what someone does with a trained model."""
+"""`emlnet VERB`: what someone does with a trained model."""
 
 from __future__ import annotations
 
@@ -153,14 +153,39 @@ def find_device(name: str | None) -> str:
     return name
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportReference:
+    """Package the checkpoints that EML-NET's authors released, as a model like any other."""
+
+    files: Positional[tuple[Path, ...]]
+    """res_imagenet.pth, res_places.pth, res_decoder.pth; or one encoder's file alone.  Then the
+    folder to make."""
+    size: tuple[int, int] = (480, 640)
+    """Height and width in pixels at which the encoders see pictures."""
+
+    def execute(self) -> int:
+        """Imports, and says what came."""
+        from emlnet import fetch
+        from emlnet.reference import import_reference
+
+        if len(self.files) < 2:
+            raise ValueError("name the checkpoints, and then the folder to make")
+        *files, folder = self.files
+        fetch.check_target(folder)
+        model = import_reference(files, folder, self.size)
+        print(f"{type(model).__name__} of {len(files)} files in {folder}")
+        return 0
+
+
 Command = (
     Annotated[Pull, subcommand("pull")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[ImportReference, subcommand("import-reference")]
 )
 
 
-def parse(argv: list[str]) -> Pull | Predict | Export:
+def parse(argv: list[str]) -> Pull | Predict | Export | ImportReference:
     """A command's config from its arguments."""
     return tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
 
