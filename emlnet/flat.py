@@ -18,7 +18,7 @@ class FlatMaps:
 
     raw: (B, N) float32 or float64, as they came.  low, high: (B, 1) their extremes.
     negative: whether any map has negative values.  blank: whether any is constant, 0 or below.
-    store: (B, N) float64 that `values` may overwrite.
+    store, centre_store: (B, N) float64 that `values` and `centred` may overwrite.
     """
 
     raw: Tensor
@@ -27,6 +27,7 @@ class FlatMaps:
     negative: bool
     blank: bool
     store: Tensor | None = None
+    centre_store: Tensor | None = None
 
     @cached_property
     def values(self) -> Tensor:
@@ -49,9 +50,14 @@ class FlatMaps:
         return values
 
     @cached_property
+    def total(self) -> Tensor:
+        """(B,) sum of `positive`."""
+        return self.positive.sum(1)
+
+    @cached_property
     def density(self) -> Tensor:
         """(B, N) divided by its sum; a constant map is uniform."""
-        return self.positive / self.positive.sum(1, keepdim=True)
+        return self.positive / self.total[:, None]
 
     @cached_property
     def scaled(self) -> Tensor:
@@ -70,9 +76,16 @@ class FlatMaps:
         """(B,) bool."""
         return (self.low == self.high)[:, 0]
 
-    def centre(self, out: Tensor) -> Tensor:
-        """Values less their mean, (B, N), written to `out`."""
-        return torch.sub(self.values, self.values.mean(1, keepdim=True), out=out)
+    @cached_property
+    def centred(self) -> Tensor:
+        """(B, N) less its mean; it overwrites `centre_store`."""
+        mean = self.values.mean(1, keepdim=True)
+        return torch.sub(self.values, mean, out=self.centre_store)
+
+    @cached_property
+    def sum_of_squares(self) -> Tensor:
+        """(B,) of the centred values."""
+        return dot(self.centred, self.centred)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +132,14 @@ def positions(values: Tensor, below: bool = False) -> Tensor:
         array = values.numpy()
         return torch.from_numpy(np.flatnonzero(array < 0 if below else array > 0))
     return (values < 0 if below else values > 0).nonzero()[:, 0]
+
+
+def log(values: Tensor) -> Tensor:
+    """Natural logarithm of float64 values, which it overwrites."""
+    if values.device.type == "cpu":  # Up to three times faster than torch's.
+        np.log(values.numpy(), out=values.numpy())
+        return values
+    return values.log_()
 
 
 def dot(first: Tensor, second: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .auc import Ranking, area_in_steps
-from .flat import FlatMaps, Gaze, check_shapes, dot, read
+from .flat import FlatMaps, Gaze, check_shapes, dot, log, read
 from .maps import TINY
 
 Rules = Literal["mit", "tuebingen"]
@@ -75,16 +75,16 @@ def _score(
 ) -> dict[str, Tensor]:
     """The metrics `names`, in their usual order.  work: (5, B, N) float64, overwritten."""
     if "saliency" in flat:
-        p = replace(flat["saliency"], store=work[2])
+        p = replace(flat["saliency"], store=work[2], centre_store=work[0])
     if "density" in flat:
-        q = replace(flat["density"], store=work[3])
+        q = replace(flat["density"], store=work[3], centre_store=work[1])
     if names & {"auc", "auc_judd"} or (rules == "tuebingen" and "sauc" in names):
         ranking = Ranking.of(p, gaze["fixations"], (work[0], work[1], work[4]))
     scores = {}
     if "nss" in names:
-        scores["nss"] = _nss(p, gaze["fixations"], rules, work[0])
+        scores["nss"] = _nss(p, gaze["fixations"], rules)
     if "cc" in names:
-        scores["cc"] = _cc(p, q, work)
+        scores["cc"] = _cc(p, q)
     if "kl" in names:
         scores["kl"] = _kl(p, q, rules, work)
     if "sim" in names:
@@ -110,44 +110,42 @@ def _score(
     return scores
 
 
-def _nss(maps: FlatMaps, gaze: Gaze, rules: Rules, work: Tensor) -> Tensor:
-    centred = maps.centre(work)
-    seen = centred[gaze.image, gaze.pixel]
+def _nss(maps: FlatMaps, gaze: Gaze, rules: Rules) -> Tensor:
+    seen = maps.centred[gaze.image, gaze.pixel]
     if rules == "mit":
         mean = gaze.total(seen) / gaze.num_pixels
-        variance = dot(centred, centred) / (centred.shape[1] - 1)
+        variance = maps.sum_of_squares / (maps.raw.shape[1] - 1)
     else:
         mean = gaze.total(seen * gaze.counts) / gaze.num_fixations
-        variance = dot(centred, centred) / centred.shape[1]
+        variance = maps.sum_of_squares / maps.raw.shape[1]
     flat = maps.constant | (variance == 0)
     return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
 
 
-def _cc(maps: FlatMaps, density: FlatMaps, work: Tensor) -> Tensor:
-    first, second = maps.centre(work[0]), density.centre(work[1])
-    norm = (dot(first, first) * dot(second, second)).sqrt()
+def _cc(maps: FlatMaps, density: FlatMaps) -> Tensor:
+    norm = (maps.sum_of_squares * density.sum_of_squares).sqrt()
     flat = maps.constant | density.constant | (norm == 0)
-    return torch.where(flat, 0, dot(first, second) / torch.where(flat, 1, norm))
+    return torch.where(flat, 0, dot(maps.centred, density.centred) / torch.where(flat, 1, norm))
 
 
 def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
     if rules == "mit":
         p, q = maps.density, density.density
-        return dot(q, (q / (p + EPS)).add_(EPS).log_())
+        return dot(q, log((q / (p + EPS)).add_(EPS)))
     p = torch.add(maps.positive, TINY, out=work[0])
     q = torch.add(density.positive, TINY, out=work[1])
-    p_sum, q_sum = p.sum(1), q.sum(1)
+    added = p.shape[1] * TINY
+    p_sum, q_sum = maps.total + added, density.total + added
     # Dividing by the sums at the end spares two passes over the maps.
-    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
+    return dot(q, log(torch.div(q, p, out=p))) / q_sum + (p_sum / q_sum).log()
 
 
 def _sim(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
     if rules == "mit":
         return torch.minimum(maps.scaled_density, density.scaled_density).sum(1)
     p, q = maps.positive, density.positive
-    q_sum = q.sum(1, keepdim=True)
-    p = torch.mul(p, q_sum / p.sum(1, keepdim=True), out=work[0])
-    return torch.minimum(p, q, out=p).sum(1) / q_sum[:, 0]
+    p = torch.mul(p, (density.total / maps.total)[:, None], out=work[0])
+    return torch.minimum(p, q, out=p).sum(1) / density.total
 
 
 def _ig_of_maps(maps: FlatMaps, baseline: FlatMaps, gaze: Gaze) -> Tensor:

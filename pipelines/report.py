@@ -50,13 +50,7 @@ def label(metric: str, rules: bool = False) -> str:
     return f"{LABELS[name]}{f' ({book})' if rules else ''} {arrow}"
 
 
-def write_report(
-    path: Path,
-    table: Table,
-    title: str,
-    source: Source | None = None,
-    reader: ShardReader | None = None,
-) -> None:
+def write_report(path: Path, table: Table, title: str, source: Source, reader: ShardReader) -> None:
     """Writes the report on a table, whole or not at all.
 
     source, reader: of the first row of the table, for the pictures.
