@@ -22,9 +22,9 @@ from pipelines.provenance import data_tags
 from pipelines.report import REPORT, write_report
 from pipelines.rows import MODEL, ModelSource
 from pipelines.tracking import Tracker
+from shards.formats import walk
 from shards.manifest import MANIFEST, Manifest
 from shards.reader import ShardReader, check_sizes
-from shards.salicon import walk
 from shards.writer import build
 
 SCORES = table.JSON

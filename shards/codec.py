@@ -1,8 +1,8 @@
 """Sample <-> its bytes in a tar, sample -> pixels; the only file that knows members' extensions.
 
-A sample is three members: `<stem>.jpg` (or .png), the photograph; `<stem>.fixations.npy`, int32 rows
-of x, y, observer; `<stem>.density.png`, the density map. A fourth, where the source tells times:
-`<stem>.timing.npy`, float32 rows of onset and duration in ms.
+A sample is three members: `<stem>.jpg` (or .png), the photograph; `<stem>.fixations.npy`, int32
+rows of x, y, observer; `<stem>.density.png`, the density map. A fourth, where the source tells
+times: `<stem>.timing.npy`, float32 rows of onset and duration in ms.
 """
 
 from __future__ import annotations

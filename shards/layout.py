@@ -19,14 +19,21 @@ def fingerprint(source: Path, samples: Iterable[tuple[str, ...]]) -> str:
 
 
 def child(folder: Path, name: str) -> Path:
-    """The folder's sub-folder of that name, in any spelling of case."""
+    """The folder's sub-folder of that name, in any spelling of case; ValueError when missing."""
     found = subfolders(folder)
-    if name not in found:
-        raise ValueError(
-            f"{folder} has no folder {name}/; expected SALICON's layout: "
-            "images/, fixations/ and maps/, with the same splits in each or none"
-        )
-    return found[name]
+    if name.lower() not in found:
+        raise ValueError(f"{folder} has no folder {name}/")
+    return found[name.lower()]
+
+
+def has(folder: Path, *names: str) -> bool:
+    """Whether the folder has the sub-folder `names[0]`, that one `names[1]`, and so on."""
+    for name in names:
+        folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+        if name.lower() not in folders:
+            return False
+        folder = folders[name.lower()]
+    return True
 
 
 def subfolders(folder: Path) -> dict[str, Path]:

@@ -58,11 +58,12 @@ class IndexEntry:
 class FixationStatistics:
     """The fixations of one split.
 
-    num: all of them.  least, most: of one image.  mean, deviation: of (x, y), as parts of the
-    image's width and height (the mean is near .5, .5).
+    num: all of them.  num_pixels: pixels that were fixated, summed over the images.  least, most:
+    of one image.  mean, deviation: of (x, y), as parts of the image's width and height.
     """
 
     num: int
+    num_pixels: int
     least: int
     most: int
     mean: tuple[float, float]

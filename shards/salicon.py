@@ -1,13 +1,12 @@
-"""Reads a raw folder in SALICON's layout; one-based gaze becomes zero-based here and nowhere else.
+"""SALICON's layout: `images/`, `fixations/` (.mat) and `maps/`, in any spelling of case.
 
-`images/`, `fixations/`, `maps/` in any spelling of case, each with a folder per split, or none at
-all: then a seeded tenth becomes `val`, the rest `train`.
+Each has a folder per split, or none at all: then a seeded tenth becomes `val`, the rest `train`.
+Without `maps/`, density maps are made from the fixations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,170 +14,96 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from emlnet.picture import decode_picture, open_picture, to_grey
-from emlnet.sample import Decoded, Sample
-from shards.codec import image_extension
-from shards.layout import child, files_by_stem, fingerprint, subfolders
+from shards.gaze import ONE_BASED, Gaze
+from shards.layout import child, files_by_stem, has, subfolders
+from shards.pictures import PHOTOGRAPHS
+from shards.raw import (
+    IncompleteSampleError,
+    RawFolder,
+    RawSample,
+    SourceOptions,
+    choose,
+    gather,
+)
 
-FOLDERS = {"images": (".jpg", ".jpeg", ".png"), "fixations": (".mat",), "maps": (".png",)}
-VAL_SHARE = 0.1
-
-
-class IncompleteSampleError(ValueError):
-    """A sample that cannot be used.
-
-    what: the file at fault, relative to the source, with details.  kind: ends "3 of 10 images ...".
-    """
-
-    def __init__(self, what: str, kind: str) -> None:
-        super().__init__(f"{kind}: {what}")
-        self.what, self.kind = what, kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawSample:
-    """The three files of one sample, relative to the source folder."""
-
-    key: str
-    image: str
-    gaze: str
-    density: str
+SUFFIXES = {"images": PHOTOGRAPHS, "fixations": (".mat",), "maps": (".png", ".jpg", ".jpeg")}
+SIGMA = 19.0
+"""Pixels of the Gaussian that made SALICON's maps, at 640 x 480."""
+FEWEST_OF_2017 = 300
+"""Fixated pixels an image: SALICON's edition of 2015 has about 170, that of 2017 about 510."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawFolder:
-    """What a source folder holds.
-
-    splits: its samples by split, sorted by name.  faults: images that miss a file, and files that
-    miss their image.  split_seed: of the split that was made, None when the folder has its own.
-    unlabelled: splits of images alone.  fingerprint: changes when a file's name, size or time does.
-    """
-
-    path: Path
-    splits: dict[str, tuple[RawSample, ...]]
-    faults: tuple[IncompleteSampleError, ...]
-    split_seed: int | None
-    unlabelled: tuple[str, ...]
-    fingerprint: str
-
-    @property
-    def num_images(self) -> int:
-        """Samples and faults together."""
-        return len(self.faults) + sum(len(samples) for samples in self.splits.values())
+def is_here(source: Path) -> bool:
+    """Whether the folder is laid out like this."""
+    return has(source, "images") and has(source, "fixations")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
-    """One sample as read from the raw folder, with what was dropped from its gaze."""
-
-    sample: Sample
-    decoded: Decoded
-    num_points_outside: int
-    num_empty_observers: int
-
-
-def walk(source: Path, splits: Sequence[str] = (), seed: int = 0) -> RawFolder:
+def walk(source: Path, options: SourceOptions) -> RawFolder:
     """Finds the samples of a raw folder; opens none of them.
 
-    splits: those wanted, all that have gaze when empty.  seed: of the split, if one must be made.
     Raises ValueError for a missing or empty folder.
     """
-    folders = {name: child(source, name) for name in FOLDERS}
-    is_flat = bool(files_by_stem(folders["images"], FOLDERS["images"]))
+    with_maps = options.maps == "files" or (options.maps == "auto" and has(source, "maps"))
+    wanted = ("images", "fixations", "maps") if with_maps else ("images", "fixations")
+    folders = {name: child(source, name) for name in wanted}
     found = {name: subfolders(folder) for name, folder in folders.items()}
+    is_flat = bool(files_by_stem(folders["images"], SUFFIXES["images"]))
     if is_flat and found["images"]:
         raise ValueError(
             f"{folders['images']} holds both images and folders ({', '.join(found['images'])}); "
             "expected either"
         )
-    labelled = ["train", "val"] if is_flat else sorted({*found["fixations"], *found["maps"]})
-    wanted = list(dict.fromkeys(splits)) or labelled
-    if not wanted:
-        raise ValueError(f"{source} holds no samples: images/, fixations/ and maps/ are empty")
-    for split in wanted:
-        if split not in {*labelled, *found["images"]}:
-            raise ValueError(f"{source} has no split {split!r}; it has {', '.join(labelled)}")
     if is_flat:
         samples, faults = _pair(source, "", folders)
-        made = _make_split(samples, seed)
-        chosen = {split: made[split] for split in wanted}
-    else:
-        chosen, faults = {}, []
-        for split in wanted:
-            chosen[split], missing = _pair(
-                source, split, {name: child(folder, split) for name, folder in folders.items()}
-            )
-            faults += missing
-    return RawFolder(
-        path=source,
-        splits=chosen,
-        faults=tuple(faults),
-        split_seed=seed if is_flat else None,
-        unlabelled=() if splits else tuple(sorted(set(found["images"]) - set(labelled))),
-        fingerprint=fingerprint(
-            source,
-            (
-                (raw.key, raw.image, raw.gaze, raw.density)
-                for samples in chosen.values()
-                for raw in samples
-            ),
-        ),
+        return _gathered(source, options, samples, faults)
+    labelled = sorted(set().union(*(found[name] for name in wanted[1:])))
+    unlabelled = sorted(set(found["images"]) - set(labelled))
+    names = options.splits or tuple(labelled)
+    if not names:
+        raise ValueError(f"{source} holds no samples: {', '.join(wanted)} are empty")
+    choose(source, dict.fromkeys([*labelled, *unlabelled], ()), names)
+    splits, faults = {}, []
+    for split in dict.fromkeys(names):
+        splits[split], missing = _pair(
+            source, split, {name: child(folder, split) for name, folder in folders.items()}
+        )
+        faults += missing
+    return _gathered(source, options, splits, faults, unlabelled)
+
+
+def _gathered(
+    source: Path,
+    options: SourceOptions,
+    samples: Sequence[RawSample] | dict[str, tuple[RawSample, ...]],
+    faults: Sequence[IncompleteSampleError],
+    unlabelled: Sequence[str] = (),
+) -> RawFolder:
+    return gather(
+        source,
+        options,
+        samples,
+        faults,
+        format="salicon",
+        frame=ONE_BASED,
+        read_gaze=read_gaze,
+        sigma=SIGMA,
+        unlabelled=unlabelled,
     )
 
 
-def read(source: Path, raw: RawSample) -> Reading:
-    """Reads and checks one sample: pictures decode whole, all sizes agree, somebody looked.
+def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
+    """Which of SALICON's editions it is; None when it is some other data set in the same layout.
 
-    A fixation is rounded to the nearest pixel, halves up; one that is then outside 1..W, 1..H, or
-    no number, is dropped and counted, never moved.
-    Raises IncompleteSampleError naming the file that is at fault.
+    first_key: of a sample; SALICON's photographs are COCO's.  mean_fixated_pixels: per image.
     """
-    image, density = ((source / file).read_bytes() for file in (raw.image, raw.density))
-    try:
-        image_extension(image, raw.image)
-        gaze, size = read_gaze(source / raw.gaze, raw.gaze)
-        decoded_image = decode_picture(image, raw.image)
-        decoded_density = to_grey(open_picture(density, raw.density))
-        sizes = {
-            raw.image: decoded_image.shape[:2],
-            raw.density: decoded_density.shape,
-            raw.gaze: size,
-        }
-        if len(set(sizes.values())) != 1:
-            listed = ", ".join(
-                f"{file} is {height} x {width}" for file, (height, width) in sizes.items()
-            )
-            raise ValueError(f"sizes differ: {listed}")
-    except ValueError as error:
-        raise IncompleteSampleError(str(error), "cannot be used") from error
-    pixels = np.floor(np.concatenate(gaze) + 0.5)
-    inside = ((pixels >= 1) & (pixels <= size[::-1])).all(axis=1)
-    observers = np.repeat(np.arange(len(gaze), dtype=np.int32), [len(points) for points in gaze])
-    if not inside.any():
-        raise IncompleteSampleError(raw.gaze, "have no fixations")
-    if not decoded_density.any():
-        raise IncompleteSampleError(raw.density, "have a density map of zeros")
-    points, observers = pixels[inside].astype(np.int32) - 1, observers[inside]
-    return Reading(
-        sample=Sample(
-            key=raw.key, image=image, points=points, observers=observers, density=density
-        ),
-        decoded=Decoded(
-            key=raw.key,
-            image=decoded_image,
-            points=points,
-            observers=observers,
-            density=decoded_density,
-        ),
-        num_points_outside=int((~inside).sum()),
-        num_empty_observers=sum(not len(points) for points in gaze),
-    )
+    if "COCO_" not in first_key:
+        return None
+    return "SALICON 2017" if mean_fixated_pixels > FEWEST_OF_2017 else "SALICON 2015"
 
 
-def read_gaze(path: Path, name: str) -> tuple[list[NDArray[np.float64]], tuple[int, int]]:
-    """Each observer's fixations (M, 2), as the file has them, and the photograph's (H, W).
+def read_gaze(path: Path, name: str) -> Gaze:
+    """The gaze of one .mat file; an observer without fixations may have any shape.
 
-    An observer without fixations, of whatever shape, is (0, 2).
     Raises ValueError starting with `name` when the file is not SALICON's.
     """
     try:
@@ -189,9 +114,7 @@ def read_gaze(path: Path, name: str) -> tuple[list[NDArray[np.float64]], tuple[i
         raise ValueError(
             f"{name} is no .mat file of version 5 with `gaze` and `resolution`: {error!r}"
         ) from error
-    if not gaze:
-        gaze = [np.empty((0, 2))]
-    return gaze, (height, width)
+    return Gaze.of_observers(gaze, (height, width))
 
 
 def _observer(fixations: Any) -> NDArray[np.float64]:
@@ -210,10 +133,11 @@ def _pair(
     source: Path, split: str, folders: dict[str, Path]
 ) -> tuple[tuple[RawSample, ...], list[IncompleteSampleError]]:
     """The samples of one split that have all three files, and the faults of those that have not."""
-    files = {name: files_by_stem(folder, FOLDERS[name]) for name, folder in folders.items()}
+    files = {name: files_by_stem(folder, SUFFIXES[name]) for name, folder in folders.items()}
     for name, found in files.items():
         if not found:
-            raise ValueError(f"{folders[name]} is empty: expected {', '.join(FOLDERS[name])} files")
+            known = ", ".join(SUFFIXES[name])
+            raise ValueError(f"{folders[name]} is empty: expected {known} files")
     samples, faults = [], []
     for stem in sorted(set().union(*files.values())):
         names = {
@@ -228,7 +152,7 @@ def _pair(
             )
         elif "fixations" not in names:
             faults.append(IncompleteSampleError(names["images"], "have no .mat file"))
-        elif "maps" not in names:
+        elif "maps" in folders and "maps" not in names:
             faults.append(IncompleteSampleError(names["images"], "have no density map"))
         else:
             samples.append(
@@ -236,21 +160,7 @@ def _pair(
                     key=f"{split}/{stem}",
                     image=names["images"],
                     gaze=names["fixations"],
-                    density=names["maps"],
+                    density=names.get("maps"),
                 )
             )
     return tuple(samples), faults
-
-
-def _make_split(samples: Sequence[RawSample], seed: int) -> dict[str, tuple[RawSample, ...]]:
-    if len(samples) < 2:
-        raise ValueError(
-            f"{len(samples)} complete sample cannot be split into train and val; add more"
-        )
-    order = np.random.default_rng(seed).permutation(len(samples))
-    val = set(order[: max(1, round(VAL_SHARE * len(samples)))].tolist())
-    made: dict[str, list[RawSample]] = {"train": [], "val": []}
-    for position, sample in enumerate(samples):
-        split = "val" if position in val else "train"
-        made[split].append(replace(sample, key=f"{split}{sample.key}"))
-    return {split: tuple(members) for split, members in made.items()}

@@ -51,20 +51,44 @@ class Store:
         """A file's path or URL, for messages."""
         return f"{self.folder}/{name}"
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by name, sorted; empty when the folder is not there."""
+    def make(self) -> bool:
+        """Makes the folder, where there is need of one; whether it is new.
+
+        Raises ValueError when a file is in its place.
+        """
+        if not self.is_local or Path(self.root).is_dir():
+            return False
+        if Path(self.root).exists():
+            raise ValueError(f"{self.folder} is not a folder")
+        with self._errors(self.folder):
+            Path(self.root).mkdir(parents=True)
+        return True
+
+    def unmake(self) -> None:
+        """Removes the folder, which is empty."""
+        if self.is_local:
+            Path(self.root).rmdir()
+
+    def entries(self) -> dict[str, int | None]:
+        """What lies in the folder, sorted: bytes of each file, None for a folder."""
         with self._errors(self.folder):
             self.files.invalidate_cache()
             try:
                 found = self.files.ls(self.root, detail=True)
             except FileNotFoundError:
                 return {}
-        files = {
-            entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"])
+        entries = {
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]: (
+                None if entry["type"] == "directory" else int(entry["size"])
+            )
             for entry in found
-            if entry["type"] == "file" and entry["name"].rstrip("/") != self.root
+            if entry["name"].rstrip("/") != self.root
         }
-        return dict(sorted(files.items()))
+        return dict(sorted(entries.items()))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, by name, sorted; empty when the folder is not there."""
+        return {name: size for name, size in self.entries().items() if size is not None}
 
     def size(self, name: str) -> int | None:
         """Bytes of one file, None where the server does not tell."""
@@ -84,12 +108,18 @@ class Store:
             content: bytes = self.files.cat_file(f"{self.root}/{name}")
         return content
 
+    def read_part(self, name: str, offset: int, length: int) -> bytes:
+        """That many bytes of a file, fewer where it ends before."""
+        with self._errors(name):
+            part: bytes = self.files.cat_file(f"{self.root}/{name}", offset, offset + length)
+        return part
+
     def put(self, name: str, content: bytes) -> None:
         """Writes a whole file, under its name at once; on this machine by way of another name."""
         if self.is_local:
-            with self.writing(f"{name}.part") as file:
+            with self.writing(f"{name}.new") as file:
                 file.write(content)
-            self.move(f"{name}.part", name)
+            self.move(f"{name}.new", name)
             return
         with self._errors(name):
             self.files.pipe_file(f"{self.root}/{name}", content)
@@ -126,7 +156,7 @@ class Store:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{place} is missing") from error
         except OSError as error:
-            raise OSError(error.errno, f"{place}: {error.strerror or error}") from error
+            raise OSError(f"{place}: {error.strerror or error}") from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in CLIENTS:
                 raise

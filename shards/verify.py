@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.codec import decode, unpack
 from shards.manifest import IndexEntry, Manifest, Shard, check_piece
+from shards.parallel import Map
 from shards.store import Store
-
-Map = Callable[[Callable[["ShardCheck"], str], Iterable["ShardCheck"]], Iterator[str]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import scipy.io
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from shards.salicon import read, walk
+from shards.formats import walk
+from shards.raw import read
 from shards.sample import write_sample
 
 
@@ -50,14 +51,15 @@ def test_the_mat_has_salicons_fields(written):
 def test_every_sample_reads_without_loss(written):
     found = walk(written)
     for raw in [sample for samples in found.splits.values() for sample in samples]:
-        reading = read(written, raw)
+        reading = read(found, raw)
         assert reading.decoded.image.shape == (480, 640, 3)
         assert reading.num_points_outside == 0
         assert len(reading.sample.points) > 60
 
 
 def test_the_map_is_the_blurred_binary_fixation_map(written):
-    sample = read(written, walk(written).splits["train"][0]).sample
+    found = walk(written)
+    sample = read(found, found.splits["train"][0]).sample
     fixated = np.zeros((480, 640))
     fixated[sample.points[:, 1], sample.points[:, 0]] = 1
     blurred = gaussian_filter(fixated, 19, mode="constant", truncate=2.5)

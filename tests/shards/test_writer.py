@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import errno
 import fcntl
+import logging
 import os
 import shutil
 import subprocess
@@ -12,25 +12,36 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from shards import writer
 from shards.manifest import Manifest
+from shards.raw import SourceOptions
 from shards.reader import ShardReader
 from shards.verify import verify
 from shards.writer import build
+from tests.shards.conftest import encode_mat
+from tests.shards.conftest import encode_png as png_of
 
 ROOT = Path(__file__).parents[2]
+BUILT = """
+import sys
+from pathlib import Path
+from shards import writer
+try:
+    writer.build(Path(sys.argv[1]), sys.argv[2], shard_size=3, progress=False)
+except OSError as error:
+    sys.exit(str(error))
+"""
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from shards import writer
+from shards import parts, writer
 calls = []
-def pack(sample, pack=writer.pack):
+def pack(sample, pack=parts.pack):
     calls.append(sample)
     if len(calls) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return pack(sample)
-writer.pack = pack
-writer.build(Path(sys.argv[1]), Path(sys.argv[2]), shard_size=3, progress=False)
+parts.pack = pack
+writer.build(Path(sys.argv[1]), sys.argv[2], shard_size=3, progress=False)
 """
 
 
@@ -43,8 +54,9 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def pack_tiny(tiny, out, **options):
-    return build(tiny.path, out, progress=False, **{"shard_size": 3, **options})
+def pack_tiny(tiny, out, splits=(), **options):
+    source = SourceOptions(splits=splits)
+    return build(tiny.path, out, source, progress=False, **{"shard_size": 3, **options})
 
 
 def test_a_build_holds_every_sample_in_numbered_shards(tiny, out):
@@ -115,7 +127,7 @@ def test_the_centre_prior_is_the_mean_of_trains_densities(raw, out, png):
 
 
 def test_without_train_there_is_no_centre_prior(tiny, out):
-    manifest = pack_tiny(tiny, out, splits=["val"])
+    manifest = pack_tiny(tiny, out, splits=("val",))
     assert sorted(content(out)) == ["manifest.json", "val-000000.tar"]
     with pytest.raises(ValueError, match="no train split"):
         verify(out).centre_prior(out)
@@ -166,7 +178,7 @@ def test_a_split_of_which_nothing_is_left_is_an_error(tiny, out):
 def test_a_made_split_is_recorded(raw, out):
     for index in range(10):
         raw.add(f"s{index}", seed=index)
-    manifest = build(raw.path, out, seed=5, progress=False)
+    manifest = build(raw.path, out, SourceOptions(seed=5), progress=False)
     assert manifest.origin.split_seed == 5
     assert [len(split.samples) for split in manifest.splits.values()] == [9, 1]
 
@@ -204,19 +216,36 @@ def test_a_file_of_someone_else_in_an_unfinished_build_is_not_deleted(tiny, out)
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_a_killed_build_never_verifies_and_the_next_one_starts_clean(tiny, out, tmp_path):
+def test_a_killed_build_never_verifies_and_the_next_one_goes_on(tiny, out, tmp_path, caplog):
     command = [sys.executable, "-c", KILLED, str(tiny.path), str(out)]
     killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert killed.returncode == -9
     assert sorted(content(out)) == [
         "manifest.json.tmp",
+        "train-000000.tar.part.json",
+        "train-000000.tar.part.npy",
         "train-000000.tar.tmp",
         "train-000001.tar.tmp",
     ]
     with pytest.raises(ValueError, match="no finished data set"):
         verify(out)
-    pack_tiny(tiny, out)
+    written = (out / "train-000000.tar.tmp").stat()
+    with caplog.at_level(logging.INFO):
+        pack_tiny(tiny, out)
+    assert "going on: 1 of 4 shards are there" in caplog.text
+    assert (out / "train-000000.tar").stat().st_mtime_ns == written.st_mtime_ns
     pack_tiny(tiny, tmp_path / "whole")
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_what_another_build_left_is_not_used(tiny, out, tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(tiny.path), str(out)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    pack_tiny(tiny, out, shard_size=4)
+    pack_tiny(tiny, tmp_path / "whole", shard_size=4)
     assert content(out) == content(tmp_path / "whole")
 
 
@@ -238,18 +267,30 @@ def test_two_builds_cannot_write_to_one_folder(tiny, out):
             pack_tiny(tiny, out)
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_full_disk_leaves_nothing(tiny, out, monkeypatch, exists):
-    def full(self, out):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(writer._Intake, "write_centre_prior", full)
-    if exists:
-        out.mkdir()
-    with pytest.raises(OSError, match="No space left"):
-        pack_tiny(tiny, out)
-    assert out.exists() == exists
-    assert not exists or content(out) == {}
+def test_a_full_disk_stops_the_build_with_the_shard_named_and_the_next_one_goes_on(
+    tiny, out, tmp_path
+):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+    noise = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+    tiny.put("images/train/t4.png", png_of(noise))
+    (tiny.path / "images/train/t4.jpg").unlink()
+    tiny.put("maps/train/t4.png", png_of(noise[..., 0]))
+    tiny.put("fixations/train/t4.mat", encode_mat([[[5, 5]]], (100, 120)))
+    full = subprocess.run(
+        [sys.executable, "-c", limit + BUILT, str(tiny.path), str(out)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert full.returncode == 1
+    assert "train-000001.tar.tmp: File too large; what is finished stays in" in full.stderr
+    assert "train-000000.tar.part.json" in content(out)
+    with pytest.raises(ValueError, match="no finished data set"):
+        verify(out)
+    pack_tiny(tiny, out)
+    pack_tiny(tiny, tmp_path / "whole")
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_images_of_several_sizes_are_packed_and_their_prior_has_the_first_size(raw, out):
