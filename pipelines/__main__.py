@@ -14,7 +14,7 @@ import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines import backbones, decoder, demo, encoders, full, jobs, scoring, submit
+from pipelines import backbones, decoder, demo, encoders, full, jobs, promotion, scoring, submit
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
@@ -36,6 +36,8 @@ RUN: dict[type, Callable[[Any], object]] = {
     submit.SubmitCommand: lambda command: submit.run(command, parse),
     jobs.JobsCommand: jobs.run,
     backbones.BackbonesCommand: backbones.run,
+    promotion.PromoteCommand: promotion.promote,
+    promotion.RollbackCommand: promotion.rollback,
 }
 VERBS = ("encoder", "decoder", "evaluate", "score", "compare", "full", "demo")
 """The commands that can be sent to a cluster."""
@@ -62,6 +64,8 @@ def parse(argv: list[str]) -> object:
         | Annotated[submit.SubmitCommand, subcommand("submit")]
         | Annotated[jobs.JobsCommand, subcommand("jobs")]
         | Annotated[backbones.BackbonesCommand, subcommand("backbones")]
+        | Annotated[promotion.PromoteCommand, subcommand("promote")]
+        | Annotated[promotion.RollbackCommand, subcommand("rollback")]
     )
     return tyro.cli(
         command,

@@ -11,15 +11,14 @@ from typing import Any
 
 import emlnet
 from emlnet import package, registry
-from pipelines import compare, evaluation
+from pipelines import aliases, compare, evaluation
+from pipelines.aliases import CHALLENGER
 from pipelines.compare import METRIC
 from pipelines.rows import MODEL, ModelSource
 from pipelines.table import SHORT, Table, read_parquet, write_parquet
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
 
-CHALLENGER = "challenger"
-"""The alias of the latest model that did not become champion."""
 FOLDER = "scores"
 """Where among a run's artifacts its scores per image lie."""
 
@@ -58,7 +57,8 @@ def publish(
     with a 95 % interval above 0; else it becomes `challenger`.
     """
     client = tracker.client
-    weights = package.read_description(folder)["files"][package.WEIGHTS]
+    described = package.read_description(folder)
+    weights = described["files"][package.WEIGHTS]
     known = client.search_model_versions(f"name='{registry.NAME}'")
     same = [v for v in known if v.tags.get("weights_sha256") == weights and v.run_id == run_id]
     version = int(same[0].version) if same else _register(folder, tracker, run_id)
@@ -70,30 +70,46 @@ def publish(
         "split": reader.split,
         "flip": str(flip),
         "weights_sha256": weights,
+        registry.DIGEST_TAG: package.file_digest(folder / package.MODEL),
+        "licence": str(described["about"].get("licence", "unknown")),
         **{f"score_{name}": f"{value.mean:.6f}" for name, value in estimates.items()},
         **{f"interval_{name}": str(estimates[name]) for name in SHORT if name in estimates},
     }
     for name, value in tags.items():
         client.set_model_version_tag(registry.NAME, str(version), name, value)
-    holder = registry.champion(client)
-    if holder is not None and int(holder.version) == version:
-        return Published(
-            version=version, promoted=True, reason=str(holder.tags.get("promotion", "champion"))
-        )
-    verdict = challenge(scores, holder, reader, flip, tracker, metric)
-    give_alias(client, version, verdict)
+    verdict = contend(registry.CHAMPION, str(version), scores, reader, flip, tracker, metric)
+    if not verdict.promoted:
+        client.set_registered_model_alias(registry.NAME, CHALLENGER, str(version))
+    client.set_model_version_tag(registry.NAME, str(version), "promotion", verdict.reason)
+    best = aliases.data_alias(reader.manifest.name)
+    if best not in (registry.CHAMPION, CHALLENGER):
+        contend(best, str(version), scores, reader, flip, tracker, metric)
     return Published(version=version, promoted=verdict.promoted, reason=verdict.reason)
 
 
-def give_alias(client: Any, version: int, verdict: Verdict) -> None:
-    """Sets the alias that a verdict gives a version, and the reason as its tag `promotion`."""
-    alias = registry.CHAMPION if verdict.promoted else CHALLENGER
-    if verdict.promoted:
-        known = client.get_registered_model(registry.NAME).aliases
-        if str(known.get(CHALLENGER)) == str(version):
-            client.delete_registered_model_alias(registry.NAME, CHALLENGER)
-    client.set_registered_model_alias(registry.NAME, alias, str(version))
-    client.set_model_version_tag(registry.NAME, str(version), "promotion", verdict.reason)
+def contend(
+    alias: str,
+    version: str,
+    scores: Table,
+    reader: ShardReader,
+    flip: bool,
+    tracker: Tracker,
+    metric: str = METRIC,
+) -> Verdict:
+    """Gives a version an alias if it beats the one that holds it, and says why, or why not.
+
+    When another publisher hands the alias on meanwhile, the comparison is made anew.
+    """
+    client = tracker.client
+    while True:
+        held = aliases.holder(client, alias)
+        found = registry.find_version(client, version=int(held)) if held else None
+        if held == version and found is not None:
+            reason = found.tags.get(f"{alias}_reason") or f"{alias}: it was before"
+            return Verdict(promoted=True, reason=str(reason))
+        verdict = challenge(scores, found, reader, flip, tracker, metric)
+        if not verdict.promoted or aliases.hand_over(client, alias, version, held, verdict.reason):
+            return verdict
 
 
 def challenge(

@@ -63,6 +63,15 @@ class Tracker:
         made = found.experiment_id if found else client.create_experiment(experiment, location)
         return cls(uri=uri, experiment_id=str(made))
 
+    @classmethod
+    def existing(cls, uri: str) -> Tracker:
+        """A store that is there, for a caller that makes no runs.
+
+        Raises ValueError when there is none.
+        """
+        connect(uri)
+        return cls(uri=uri, experiment_id="")
+
     @property
     def client(self) -> MlflowClient:
         """A client of the store."""

@@ -10,7 +10,8 @@ import pytest
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.package import save
 from emlnet.registry import NAME, champion, find_version
-from pipelines import publish
+from pipelines import promotion, publish
+from pipelines.config import Store
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
 from tests.pipelines.tables import make_table
@@ -100,10 +101,14 @@ def test_a_challenger_that_wins_later_is_challenger_no_more(
 ) -> None:
     register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
     answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
-    verdict = publish.Verdict(promoted=True, reason="champion: by hand")
-    publish.give_alias(tracker.client, answer.version, verdict)
+    promotion.promote(
+        promotion.PromoteCommand(
+            version=answer.version, force="I looked", tracking=Store(tracking_uri=tracker.uri)
+        )
+    )
     aliases = tracker.client.get_registered_model(NAME).aliases
-    assert {name: int(version) for name, version in aliases.items()} == {"champion": answer.version}
+    held = {name: int(version) for name, version in aliases.items()}
+    assert held == {"champion": answer.version, "pictures": 1}
 
 
 def test_of_a_divergence_less_is_more(

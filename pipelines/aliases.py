@@ -1,0 +1,108 @@
+"""Who holds an alias of the registry, since when, and what it beat; one change at a time.
+
+A version's tags: `<alias>_since`, `<alias>_until` (when it held it), `<alias>_after` (the version
+that held it before, empty for none), `<alias>_reason`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mlflow.exceptions import MlflowException
+
+from emlnet import registry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHALLENGER = "challenger"
+"""The alias of the latest model that did not become champion."""
+LOCK = f"{registry.NAME}.lock"
+"""A registered model that is there while an alias changes: only one caller can make it."""
+LOCK_SECONDS = 60.0
+"""After which a lock is one that a process left when it died: a change takes parts of a second."""
+
+
+def holder(client: MlflowClient, alias: str) -> str | None:
+    """The version that holds an alias, None when nobody does."""
+    try:
+        return str(client.get_model_version_by_alias(registry.NAME, alias).version)
+    except MlflowException:
+        return None
+
+
+def hand_over(
+    client: MlflowClient, alias: str, version: str, expected: str | None, reason: str
+) -> bool:
+    """Gives an alias to a version if `expected` still holds it, and notes it in tags.
+
+    Returns False, with nothing changed, when another caller was faster: compare anew.
+    """
+    with locked(client):
+        if holder(client, alias) != expected:
+            return False
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        tags = {"since": now, "until": "", "after": expected or "", "reason": reason}
+        for name, value in tags.items():
+            client.set_model_version_tag(registry.NAME, version, f"{alias}_{name}", value)
+        client.set_registered_model_alias(registry.NAME, alias, version)
+        if alias == registry.CHAMPION and holder(client, CHALLENGER) == version:
+            client.delete_registered_model_alias(registry.NAME, CHALLENGER)
+        if expected is not None and expected != version:
+            client.set_model_version_tag(registry.NAME, expected, f"{alias}_until", now)
+    return True
+
+
+@contextmanager
+def locked(client: MlflowClient, patience: float = 2 * LOCK_SECONDS) -> Iterator[None]:
+    """While the body runs, no other process or host changes an alias of this registry.
+
+    Raises RuntimeError when it is not free after `patience` seconds.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            client.create_registered_model(LOCK, description="an alias is being changed")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with suppress(MlflowException):  # It may be gone by now.
+            age = time.time() - client.get_registered_model(LOCK).creation_timestamp / 1000
+            if age > LOCK_SECONDS:
+                client.delete_registered_model(LOCK)
+        if time.monotonic() - began > patience:
+            raise RuntimeError(
+                f"the registry is locked by another process; delete the model {LOCK!r} if not"
+            )
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        client.delete_registered_model(LOCK)
+
+
+def data_alias(name: str) -> str:
+    """The alias of the best version on a data set: its name, as MLflow takes it."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    # `latest` and v1, v2, ... are MLflow's own.
+    return f"data-{safe}" if safe == "latest" or re.fullmatch(r"v\d+", safe) else safe
+
+
+def describe(client: MlflowClient, alias: str) -> str:
+    """Who holds an alias, since when, and why, in words."""
+    version = holder(client, alias)
+    if version is None:
+        return f"nobody holds {alias!r}"
+    tags = client.get_model_version(registry.NAME, version).tags
+    since = tags.get(f"{alias}_since", "an unknown time")
+    after = tags.get(f"{alias}_after")
+    before = f" after version {after}" if after else ""
+    return (
+        f"{alias}: version {version} since {since}{before}: {tags.get(f'{alias}_reason', '')}"
+    ).rstrip(": ")

@@ -1,0 +1,93 @@
+"""`python -m pipelines promote | rollback`: aliases of the registry changed by a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from emlnet import registry
+from pipelines import aliases, publish, trainer
+from pipelines.config import Cluster, Store
+from pipelines.tracking import Tracker
+from shards.reader import ShardReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteCommand:
+    """Give a registered version an alias if it beats who holds it, image by image."""
+
+    version: Positional[int]
+    """Version in the registry."""
+    data: Path | None = None
+    """Folder of shards on which both are compared."""
+    split: str = "val"
+    """Split to compare on."""
+    flip: bool = True
+    """Compare maps averaged with those of the mirrored pictures."""
+    alias: str = registry.CHAMPION
+    """Alias to give."""
+    force: str | None = None
+    """Give it without a comparison; the reason, which is kept."""
+    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.force is None):
+            raise ValueError("name --data to compare on, or --force with a reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackCommand:
+    """Give an alias back to the version that held it before."""
+
+    reason: str = "by hand"
+    """Why; it is kept."""
+    alias: str = registry.CHAMPION
+    """Alias to give back."""
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+
+
+def promote(command: PromoteCommand) -> int:
+    """Promotes a version, or says why not; 1 when it was not."""
+    tracker = Tracker.existing(command.tracking.uri)
+    client, version = tracker.client, str(command.version)
+    found = registry.find_version(client, version=command.version)
+    if command.data is None:
+        held = aliases.holder(client, command.alias)
+        reason = f"by hand: {command.force}"
+        if not aliases.hand_over(client, command.alias, version, held, reason):
+            raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
+    else:
+        reader = ShardReader(command.data.absolute(), command.split)
+        trainer.connect(command.compute)
+        scores = publish.scores_of(found, reader, command.flip, tracker)
+        verdict = publish.contend(command.alias, version, scores, reader, command.flip, tracker)
+        if not verdict.promoted:
+            print(f"version {version} was not promoted: {verdict.reason}")
+            return 1
+    print(aliases.describe(client, command.alias))
+    return 0
+
+
+def rollback(command: RollbackCommand) -> None:
+    """Rolls an alias back.  Raises ValueError when nobody held it before."""
+    client = Tracker.existing(command.tracking.uri).client
+    version = aliases.holder(client, command.alias)
+    if version is None:
+        raise ValueError(f"nobody holds the alias {command.alias!r}")
+    tags = client.get_model_version(registry.NAME, version).tags
+    before = tags.get(f"{command.alias}_after")
+    if not before:
+        raise ValueError(
+            f"version {version} is the first that holds {command.alias!r}; `promote` names another"
+        )
+    registry.find_version(client, version=int(before))
+    earlier = client.get_model_version(registry.NAME, before).tags.get(f"{command.alias}_after")
+    reason = f"rolled back from version {version}: {command.reason}"
+    if not aliases.hand_over(client, command.alias, before, version, reason):
+        raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
+    # A second rollback goes one further back, not forth again.
+    client.set_model_version_tag(registry.NAME, before, f"{command.alias}_after", earlier or "")
+    print(aliases.describe(client, command.alias))
