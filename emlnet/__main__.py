@@ -140,6 +140,34 @@ class Export(Model):
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """Open a web page that predicts a picture and compares models on it."""
+
+    models: Positional[tuple[str, ...]] = ()
+    """Folders, archives, addresses, models:/emlnet@ALIAS, ...; default: all of the registry."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default is reached from this machine alone."""
+    port: int = 7860
+    """Port to listen on."""
+    device: str | None = None
+    """`cpu`, `cuda` or `cuda:N`; default: the GPU when there is one."""
+    tracking_uri: str | None = None
+    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+
+    def execute(self) -> int:
+        """Serves the page until it is interrupted."""
+        from emlnet import app
+
+        shelf = app.Shelf(
+            sources=app.find_sources(self.models, self.tracking_uri),
+            tracking_uri=self.tracking_uri,
+            device=find_device(self.device),
+        )
+        app.serve(shelf, self.host, self.port, lambda line: print(line, flush=True))
+        return 0
+
+
 def find_device(name: str | None) -> str:
     """The device of that name, or the GPU when there is one.  Raises ValueError for none."""
     import torch
@@ -181,11 +209,12 @@ Command = (
     Annotated[Pull, subcommand("pull")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[App, subcommand("app")]
     | Annotated[ImportReference, subcommand("import-reference")]
 )
 
 
-def parse(argv: list[str]) -> Pull | Predict | Export | ImportReference:
+def parse(argv: list[str]) -> Pull | Predict | Export | App | ImportReference:
     """A command's config from its arguments."""
     return tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
 

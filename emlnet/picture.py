@@ -30,12 +30,13 @@ INFERNO = np.array(
 )
 
 
-def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_picture(data: bytes, name: str, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of an encoded picture: upright by its EXIF, any mode, alpha on white.
 
-    Raises ValueError starting with `name` when it cannot be decoded whole or is over MAX_PIXELS.
+    max_pixels: default MAX_PIXELS.  Raises ValueError starting with `name` when it has more, or
+    cannot be decoded whole.
     """
-    return to_rgb(open_picture(data, name))
+    return to_rgb(open_picture(data, name, max_pixels))
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -49,11 +50,11 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def open_picture(data: bytes, name: str) -> Image.Image:
+def open_picture(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
     """An encoded picture, decoded whole.  Raises ValueError starting with `name`."""
     try:
         image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > (max_pixels or MAX_PIXELS):
             raise ValueError(f"it claims {image.width} x {image.height} pixels")
         image.load()
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more
@@ -68,13 +69,13 @@ def to_grey(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L"))
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a picture file.  Raises ValueError that names the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    return decode_picture(data, str(path))
+    return decode_picture(data, str(path), max_pixels)
 
 
 def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -135,9 +136,15 @@ def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 
     return canvas
 
 
-def overlay(picture: NDArray[np.uint8], saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over it, opaque where salient."""
-    alpha = 0.25 + 0.5 * saliency.clip(0, 1)[..., None]
-    grey = picture.mean(-1, keepdims=True) * 0.6 + picture * 0.4
+def overlay(
+    picture: NDArray[np.uint8], saliency: NDArray[np.floating], strength: float = 0.5
+) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over it, opaque where salient.
+
+    strength: 0, the picture alone, to 1.
+    """
+    alpha = (strength * (0.5 + saliency.clip(0, 1)[..., None])).clip(0, 1)
+    faded = 0.6 * min(1.0, 2 * strength)
+    grey = picture.mean(-1, keepdims=True) * faded + picture * (1 - faded)
     mixed: NDArray[np.float64] = grey * (1 - alpha) + heat(saliency) * alpha
     return mixed.round().clip(0, 255).astype(np.uint8)

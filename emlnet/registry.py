@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,30 @@ def find_version(client: MlflowClient, alias: str | None = None, version: int | 
     aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(known.aliases.items())) or "none"
     wanted = f"version {version}" if version is not None else f"alias {alias or CHAMPION!r}"
     raise NotRegisteredError(f"{NAME} has no {wanted}; its aliases are: {aliases}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What is registered: aliases with their versions, and versions, the latest first."""
+
+    aliases: tuple[tuple[str, int], ...]
+    versions: tuple[int, ...]
+
+
+def list_models(client: MlflowClient) -> Listing:
+    """What is registered.  Raises NotRegisteredError when nothing is."""
+    known = client.search_model_versions(f"name='{NAME}'")
+    if not known:
+        raise NotRegisteredError(
+            f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
+        )
+    aliases = client.get_registered_model(NAME).aliases
+    # The champion first: it is what most people want.
+    order = sorted(aliases.items(), key=lambda item: (item[0] != CHAMPION, item[0]))
+    return Listing(
+        aliases=tuple((alias, int(version)) for alias, version in order),
+        versions=tuple(sorted((int(v.version) for v in known), reverse=True)),
+    )
 
 
 def champion(client: MlflowClient) -> Any | None:

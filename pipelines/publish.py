@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
 
 import emlnet
 from emlnet import package, registry
@@ -196,8 +201,7 @@ def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
     mlflow.set_tracking_uri(tracker.uri)
     mlflow.set_registry_uri(tracker.uri)
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # The signature is ours, not one that an example would tell.
-        warnings.filterwarnings("ignore", message=".*input example")
+        warnings.filterwarnings("ignore", message=".*type hint")
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("serving.py")),
@@ -205,5 +209,20 @@ def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
             code_paths=[str(Path(emlnet.__file__).parent)],
             pip_requirements=["torch", "torchvision", "timm", "safetensors", "numpy", "pillow"],
             signature=signature,
+            input_example=(example(), {"flip": False}),
         )
-    return int(mlflow.register_model(logged.model_uri, registry.NAME).version)
+    version = mlflow.register_model(logged.model_uri, registry.NAME).version
+    card = folder / package.CARD
+    if card.is_file():
+        tracker.client.update_model_version(registry.NAME, version, card.read_text())
+    return int(version)
+
+
+def example() -> pd.DataFrame:
+    """What the model is called with: one row, a small drawn picture as PNG."""
+    y, x = np.mgrid[:48, :64]
+    spot = np.exp(-((x - 40) ** 2 + (y - 20) ** 2) / 60)[..., None]
+    picture = Image.fromarray((60 + spot * (180, 120, 20)).astype(np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return pd.DataFrame({"image": [file.getvalue()]})
