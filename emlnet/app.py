@@ -16,7 +16,6 @@ from PIL import Image
 
 from emlnet import registry
 from emlnet.card import first_lines, write_card
-from emlnet.model import EMLNet
 from emlnet.package import Package, describe
 from emlnet.picture import draw_contours, heat, overlay, read_picture
 from emlnet.prediction import Prediction
@@ -54,10 +53,8 @@ class Shelf:
         """The first lines of the model's card."""
         with self._lock:
             package = self._find(name)
-        model = package.model
-        encoders = describe(model)["encoders"]
-        kind = "EML-NET" if isinstance(model, EMLNet) else "encoder"
-        return f"**{kind}** " + first_lines(write_card(encoders, package.kind, package.about))[2:]
+        encoders = describe(package.model)["encoders"]
+        return first_lines(write_card(encoders, package.kind, package.about)).removeprefix("# ")
 
     def _find(self, name: str) -> Package:
         if name not in self._loaded:
@@ -74,7 +71,12 @@ def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, s
     Raises ValueError when none is named and there is no registry.
     """
     if models:
-        return {name: name for name in models}
+        names = [
+            "/".join(Path(name).parts[-2:]) if Path(name).exists() else name for name in models
+        ]
+        if len(set(names)) < len(names):
+            names = list(models)
+        return dict(zip(names, models, strict=True))
     client = registry.connect(registry.find_tracking_uri(tracking_uri))
     found = registry.list_models(client)
     aliases = {f"{a} (version {v})": f"models:/{registry.NAME}@{a}" for a, v in found.aliases}
@@ -113,18 +115,12 @@ def build(shelf: Shelf, folder: Path) -> Any:
     """The page, a gradio.Blocks.  folder: where files to download are written."""
     import gradio as gr
 
-    class Photograph(gr.Image):
-        """Hands on the file as it was sent: `read_picture` knows modes, EXIF and what is none."""
-
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
-
     names = list(shelf.sources)
     with gr.Blocks(title="EML-NET", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("## Where do people look?\nDrop a picture; compare two models on it.")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                photograph = Photograph(
+                photograph: Any = gr.Image(
                     label="Picture",
                     sources=["upload", "clipboard"],
                     type="filepath",
@@ -133,6 +129,8 @@ def build(shelf: Shelf, folder: Path) -> Any:
                     buttons=["fullscreen"],
                     elem_id="photograph",
                 )
+                # The file as it was sent: `read_picture` knows modes, EXIF and what is none.
+                photograph.preprocess = lambda sent: None if sent is None else sent.path
             with gr.Column(scale=1, min_width=300):
                 first = gr.Dropdown(names, value=names[0], label="Model", elem_id="first")
                 second = gr.Dropdown(
@@ -148,7 +146,7 @@ def build(shelf: Shelf, folder: Path) -> Any:
 
         def look(path: str | None, name: str, flip: bool) -> tuple[Any, ...]:
             if path is None or name == NONE:
-                return None, *_clear(gr)
+                return None, None, None, None, ""
             try:
                 picture = read_picture(Path(path), MAX_PIXELS)
                 prediction = shelf.predict(name, picture, flip)
@@ -199,10 +197,6 @@ def _panel(gr: Any, name: str, visible: bool = True) -> Panel:
             npy = gr.DownloadButton("Values (npy)", size="sm", elem_id=f"{name}-npy")
         card = gr.Markdown(elem_id=f"{name}-card")
     return Panel(column=column, overlay=laid, map=drawn, png=png, npy=npy, card=card)
-
-
-def _clear(gr: Any) -> tuple[Any, ...]:
-    return None, None, None, ""
 
 
 def serve(shelf: Shelf, host: str, port: int, ready: Callable[[str], None] = print) -> None:

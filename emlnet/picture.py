@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 """A picture that claims more pixels is refused before it is decoded."""
@@ -57,6 +57,8 @@ def open_picture(data: bytes, name: str, max_pixels: int | None = None) -> Image
         if image.width * image.height > (max_pixels or MAX_PIXELS):
             raise ValueError(f"it claims {image.width} x {image.height} pixels")
         image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} cannot be decoded: it is no picture of a known format") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name} cannot be decoded: {error}") from error
     return image
