@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emlnet.backbones import build_backbone, find_backbone
 from emlnet.maps import Kind, gaussian_blur, log_softmax, resize
+from emlnet.speed import in_full, widen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +91,15 @@ class Encoder(nn.Module):
         """(B, 3, H, W) in 0..1 to one (B, 1, h, w) per tapped layer, at that layer's size."""
         size = self.input_size((image.shape[-2], image.shape[-1]))
         image = (resize(image, size) - self.mean) / self.std
-        return [read(tap) for read, tap in zip(self.readout, self.backbone(image), strict=True)]
+        taps = self.backbone(image)
+        return [widen(read(tap)) for read, tap in zip(self.readout, taps, strict=True)]
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the encoder's own map, (B, 1, H, W)."""
         size = (image.shape[-2], image.shape[-1])
-        output: Tensor = self.head(self.readouts(image), size, self.input_size(size))
+        readouts = self.readouts(image)
+        with in_full(image.device):
+            output: Tensor = self.head(readouts, size, self.input_size(size))
         return output
 
 

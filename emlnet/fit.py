@@ -20,6 +20,7 @@ from emlnet.maps import Kind, mirror_average, to_density, to_log_density
 from emlnet.metrics import Rules, score
 from emlnet.ranks import num_ranks, sum_over_ranks
 from emlnet.sample import Targets
+from emlnet.speed import autocast
 from emlnet.state import (
     EpochReport,
     Plan,
@@ -209,9 +210,9 @@ def _backward(
         # Ranks exchange gradients once a step, with its last part.
         waits = isinstance(model, DistributedDataParallel) and number < len(parts)
         with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
-            total, terms = saliency_loss(
-                model(*inputs), targets, plan.loss_weights, kind, plan.terms
-            )
+            with autocast(plan.precision, targets.density.device):
+                output = model(*inputs)
+            total, terms = saliency_loss(output, targets, plan.loss_weights, kind, plan.terms)
             loss = (total * targets.weight).sum() / divisor
             loss.backward()  # type: ignore[no-untyped-call]
         names = ["total", *terms]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from emlnet.decoder import DecoderConfig, build_decoder
 from emlnet.encoder import Encoder
 from emlnet.maps import Kind, resize, to_log_density
+from emlnet.speed import in_full
 
 
 class EMLNet(nn.Module):
@@ -56,14 +57,15 @@ class EMLNet(nn.Module):
 
     def decode(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
         """Readouts, as `readouts` gives them, to the answer (B, 1, H, W)."""
-        if self.kind == "density":
-            maps = self.encoder_maps(readouts, size)
-            answer: Tensor = self.decoder(
-                readouts, [to_log_density(*given) for given in maps], size
-            )
-            return answer
-        # The paper decodes at the size that the encoders saw, whatever the picture's.
-        return resize(self.decoder(readouts, [], self._encoders()[0].input_size(size)), size)
+        with in_full(readouts[0][0].device):
+            if self.kind == "density":
+                maps = self.encoder_maps(readouts, size)
+                answer: Tensor = self.decoder(
+                    readouts, [to_log_density(*given) for given in maps], size
+                )
+                return answer
+            # The paper decodes at the size that the encoders saw, whatever the picture's.
+            return resize(self.decoder(readouts, [], self._encoders()[0].input_size(size)), size)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the answer (B, 1, H, W)."""

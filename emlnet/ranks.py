@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -11,6 +13,22 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def share_gradients(
+    model: nn.Module, device: torch.device, num_parts: int = 1
+) -> DistributedDataParallel:
+    """The model whose gradients are averaged over all ranks as they are computed.
+
+    num_parts: batches that each step is made of.  A graph that never changes is cheaper to follow,
+    but must exchange gradients at every backward pass.
+    """
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=num_parts == 1,
+    )
 
 
 def num_ranks() -> int:

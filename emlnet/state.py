@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
 from emlnet.losses import LossWeights, Terms
+from emlnet.speed import Precision
 
 Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
 LOWER_IS_BETTER = ("kl",)
@@ -49,6 +50,9 @@ class Plan:
     """Weights of the loss terms: kl=10,cc=2,nss=1,sim=0,mse=0, or @FILE or @RUN of a search."""
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
+    precision: Precision = "float32"
+    """Of a training step's numbers: `float32`; `tf32`, the same but for products rounded to TF32 on
+    a GPU that has it; `bfloat16`, where weights, loss and maps stay in float32."""
     flip: bool = True
     """Mirror each training picture with a chance of one half."""
     ema: float = 0.0
@@ -120,7 +124,9 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
     if plan.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
     else:
-        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=plan.weight_decay)
+        optimizer = torch.optim.SGD(
+            groups, momentum=0.9, weight_decay=plan.weight_decay, fused=True
+        )
     schedule: LRScheduler
     if plan.schedule == "one-cycle":
         schedule = OneCycleLR(
@@ -180,11 +186,10 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 @torch.no_grad()
 def update_average(state: TrainState, decay: float) -> None:
     """Moves the average of the weights towards what they are after a step."""
-    weights = trainable(state.model)
+    weights = [weight.detach() for weight in trainable(state.model)]
     if not state.average:
-        state.average = [weight.detach().clone() for weight in weights]
-    for average, weight in zip(state.average, weights, strict=True):
-        average.lerp_(weight, 1 - decay)
+        state.average = [weight.clone() for weight in weights]
+    torch._foreach_lerp_(state.average, weights, 1 - decay)
 
 
 @contextmanager

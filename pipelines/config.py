@@ -55,6 +55,10 @@ class Compute(Cluster):
     """How often a stage starts again from its last checkpoint after a worker died."""
     threads: int = 0
     """CPU threads of each worker; 0: the cores of its machine, shared by the workers there."""
+    compile: bool = False
+    """Compile training steps (torch.compile); where that fails, training goes on without."""
+    profile: bool = False
+    """Trace three training steps: trace.json.gz among the MLflow run's artifacts."""
 
     def __post_init__(self) -> None:
         if min(self.num_workers, self.loader_workers, self.threads) < 0:

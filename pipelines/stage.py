@@ -118,6 +118,9 @@ class Stage:
                 reader, figures.NUM_EXAMPLES, lambda _, sample: figures.photograph_input(sample)
             )
             figures.grid(model, shown).save(self.folder / "pictures.png")
+            trace = self.folder / "training" / trainer.TRACE
+            if trace.is_file():
+                tracker.file(run_id, trace)
             for file in ("curves.png", "pictures.png", PACKAGE):
                 tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
             tracker.metrics(run_id, {f"best_{k}": v for k, v in best.scores.items()})

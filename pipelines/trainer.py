@@ -32,6 +32,8 @@ WORKER_ENV = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(10**11),
 }
+TRACE = "trace.json.gz"
+"""A trace of training steps, in the stage's own folder."""
 RAY_ENV = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -110,7 +112,12 @@ def train(
     check_batch(job.plan.batch_size, num_workers)
     trainer = TorchTrainer(
         worker.run,
-        train_loop_config={"job": job, "threads": compute.threads},
+        train_loop_config={
+            "job": job,
+            "threads": compute.threads,
+            "compile": compute.compile,
+            "trace": storage / TRACE if compute.profile else None,
+        },
         torch_config=TorchConfig(
             backend="nccl" if scaled.use_gpu else "gloo", timeout_s=compute.timeout
         ),

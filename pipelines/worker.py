@@ -17,11 +17,12 @@ import ray.train
 import torch
 from ray.train import Checkpoint
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from emlnet import checkpoint
 from emlnet.finite import DivergedError
 from emlnet.fit import Batches, fit
+from emlnet.ranks import share_gradients
+from emlnet.speed import compile_training, set_precision, trace
 from emlnet.state import EpochReport, Plan, TrainState, averaged, start, unwrap
 from pipelines import figures
 from pipelines.config import num_cpus
@@ -76,7 +77,8 @@ class Job(Protocol):
 def run(config: dict[str, Any]) -> str:
     """Trains `config["job"]`, from the last checkpoint when there is one.
 
-    `config["threads"]`: as in Compute.
+    `config["threads"]`, `config["compile"]`: as in Compute.  `config["trace"]`: where rank 0 traces
+    a few steps, or None.
 
     Returns why training stopped early, empty when it did not: a loss that diverged would only
     diverge again if the worker failed and was started anew.
@@ -90,15 +92,18 @@ def run(config: dict[str, Any]) -> str:
     if device.type == "cpu":
         share = max(1, num_cpus() // context.get_local_world_size())
         torch.set_num_threads(config.get("threads") or share)
+    set_precision(job.plan.precision)
     torch.manual_seed(job.seed)
     model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # From here on each rank draws for itself.
     torch.manual_seed(job.seed * 100_003 + rank)
     source = job.source(rank, world_size, device)
+    reporter = Reporter(job, rank, source)
+    if config.get("compile"):
+        compile_training(model, reporter.say)
     if world_size > 1:
-        model = DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None
-        )
+        num_parts = getattr(source.train(0, 0), "num_parts", 1)
+        model = share_gradients(model, device, num_parts)
     state = start(model, job.plan, source.steps_per_epoch)
     found = ray.train.get_checkpoint()
     if found:
@@ -106,18 +111,23 @@ def run(config: dict[str, Any]) -> str:
             checkpoint.load(state, Path(folder), rank)
         if rank == 0:
             print(f"{job.title}: resumes after epoch {state.epoch}, step {state.step}", flush=True)
-    reporter = Reporter(job, rank, source)
     try:
-        fit(
-            state,
-            job.plan,
-            source.train,
-            source.val,
-            reporter.report,
-            reporter.save,
-            reporter.progress,
-            source.evaluate,
-        )
+        with trace(config.get("trace") if rank == 0 else None) as traced:
+
+            def progress(epoch: int, step: int, num_steps: int) -> None:
+                traced()
+                reporter.progress(epoch, step, num_steps)
+
+            fit(
+                state,
+                job.plan,
+                source.train,
+                source.val,
+                reporter.report,
+                reporter.save,
+                progress,
+                source.evaluate,
+            )
     except DivergedError as error:
         return str(error)
     return ""
@@ -136,7 +146,7 @@ class Reporter:
         scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.scores.items())
         best = ", best so far" if entry.best else ""
         loss = f"loss {entry.train_loss['total']:.3f}, " if entry.train_loss else "untrained, "
-        self._print(
+        self.say(
             f"epoch {entry.epoch}/{self.job.plan.epochs}: {loss}val {scores} "
             f"({entry.seconds:.0f} s{best})"
         )
@@ -164,12 +174,13 @@ class Reporter:
             self.first_step = (step, now)
         if now - self.last_line >= SECONDS_BETWEEN_LINES and step > self.first_step[0]:
             seconds = (now - self.first_step[1]) / (step - self.first_step[0])
-            self._print(
+            self.say(
                 f"epoch {epoch + 1}/{self.job.plan.epochs} step {step}/{num_steps}, "
                 f"{seconds:.2f} s a step, {seconds * (num_steps - step):.0f} s to validation"
             )
 
-    def _print(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """A line of rank 0."""
         self.last_line = time.monotonic()
         if self.rank == 0:
             print(f"{self.job.title}: {line}", flush=True)

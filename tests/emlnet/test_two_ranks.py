@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import evaluate, train_epoch
 from emlnet.losses import LossWeights
+from emlnet.ranks import share_gradients
 from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
 from emlnet.state import Plan, start, unwrap
 
@@ -116,10 +117,10 @@ def work(rank, port, folder):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    averaged = DistributedDataParallel(make_model())
+    averaged = share_gradients(make_model(), torch.device("cpu"))
     added = DistributedDataParallel(make_model())
     added.register_comm_hook(None, add_gradients)
-    parted = DistributedDataParallel(make_model())
+    parted = share_gradients(make_model(), torch.device("cpu"), num_parts=2)
     answers = train(rank, 2, averaged), train(rank, 2, added), train(rank, 2, parted, 2)
     torch.save(answers, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -69,10 +69,12 @@ def test_more_workers_than_cpus_is_an_error(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_report_each_epoch_once(data: Path, tmp_path: Path) -> None:
-    content = trainer.train(job(data), tmp_path / "run", Compute(num_workers=2))
+def test_two_workers_report_each_epoch_once_and_one_traces(data: Path, tmp_path: Path) -> None:
+    compute = Compute(num_workers=2, profile=True)
+    content = trainer.train(job(data, precision="bfloat16"), tmp_path / "run", compute)
     assert [report["epoch"] for report in content["history"]] == [1, 2]
     assert len(content["random"]) == 2
+    assert (tmp_path / "run" / trainer.TRACE).stat().st_size > 10_000
 
 
 def test_a_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
