@@ -44,7 +44,7 @@ def processes(num_workers: int) -> Iterator[Map]:
     # To fork a process with threads (Ray's, torch's) can deadlock. Torch is imported once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shards.parts"])
-    with ProcessPoolExecutor(num_workers, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, context, _start, (dict(os.environ),)) as pool:
 
         def run(function: Callable[[Any], Result], items: Iterable[Any], /) -> Iterator[Result]:
             futures = [pool.submit(function, item) for item in items]
@@ -63,8 +63,13 @@ def processes(num_workers: int) -> Iterator[Map]:
         yield run
 
 
-def _end_with_parent() -> None:
-    """Ends this process with the one that started it, which may be killed and say nothing."""
+def _start(environment: dict[str, str]) -> None:
+    """Takes over the parent's environment, and ends with it: it may be killed and say nothing.
+
+    The server that processes are forked from keeps the environment of when it started.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

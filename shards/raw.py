@@ -15,7 +15,7 @@ import numpy as np
 from emlnet.picture import decode_picture, open_picture, to_grey
 from emlnet.sample import Decoded, Sample
 from shards import pictures
-from shards.gaze import ONE_BASED, ZERO_BASED, Frame, Gaze, GazeReader, without_gaze_files
+from shards.gaze import ZERO_BASED, Frame, Gaze, GazeReader, without_gaze_files
 from shards.layout import fingerprint
 
 VAL_SHARE = 0.1
@@ -133,7 +133,8 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Readi
         if isinstance(gaze, str):
             gaze = folder.read_gaze(source / gaze, gaze)
         if gaze.size:
-            sizes[gaze_file] = gaze.size
+            named = isinstance(raw.gaze, str)
+            sizes[gaze_file if named else f"the gaze of {raw.image}"] = gaze.size
         if raw.density:
             density = pictures.map_as_stored((source / raw.density).read_bytes(), raw.density)
             decoded_density = to_grey(open_picture(density, raw.density))
@@ -194,10 +195,11 @@ def gather(
     sigma: float | None = None,
     unlabelled: Sequence[str] = (),
     tables: Sequence[str] = (),
+    read_as: str = "",
 ) -> RawFolder:
     """What a source holds, of the samples found in it: by split, or to be split (keys `/stem`).
 
-    tables: files that hold the gaze of many samples.
+    tables: files that hold the gaze of many samples.  read_as: options that change what they mean.
     """
     made = not isinstance(samples, dict)
     splits = choose(
@@ -212,8 +214,10 @@ def gather(
                 f"{source}: {owners[raw.key].image} and {raw.image} would both be {raw.key}; "
                 "rename one"
             )
-    files = [(raw.key, *raw.files) for chosen in splits.values() for raw in chosen]
-    read_as = [] if frame in (ZERO_BASED, ONE_BASED) else [(repr(frame),)]
+    files: list[tuple[str, ...]] = [
+        (raw.key, *raw.files) for chosen in splits.values() for raw in chosen
+    ]
+    files += [("", table) for table in tables] + ([(read_as,)] if read_as else [])
     return RawFolder(
         path=source,
         format=format,
@@ -223,7 +227,7 @@ def gather(
         faults=tuple(faults),
         split_seed=options.seed if made else None,
         unlabelled=() if options.splits else tuple(unlabelled),
-        fingerprint=fingerprint(source, [*files, *(("", table) for table in tables), *read_as]),
+        fingerprint=fingerprint(source, files),
         sigma=sigma,
     )
 

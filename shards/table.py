@@ -97,6 +97,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         format="csv",
         frame=options.frame,
         tables=[str(table.absolute())],
+        read_as=repr(options.frame),
     )
 
 
