@@ -30,7 +30,8 @@ class Store:
         self.folder = str(folder).rstrip("/") or "/"
         self.scheme = self.folder.partition("://")[0] if "://" in self.folder else "file"
         try:
-            self.files, root = fsspec.core.url_to_fs(self.folder)
+            # Other processes write too: a listing that is kept would hide their files.
+            self.files, root = fsspec.core.url_to_fs(self.folder, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             package = PACKAGES.get(self.scheme)
             way_out = f"pip install {package}" if package else "give a path, s3:// or gs://"
@@ -72,7 +73,6 @@ class Store:
     def entries(self) -> dict[str, int | None]:
         """What lies in the folder, sorted: bytes of each file, None for a folder."""
         with self._errors(self.folder):
-            self.files.invalidate_cache()
             try:
                 found = self.files.ls(self.root, detail=True)
             except FileNotFoundError:
@@ -99,7 +99,6 @@ class Store:
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
         with self._errors(name):
-            self.files.invalidate_cache()
             return bool(self.files.isfile(f"{self.root}/{name}"))
 
     def read(self, name: str) -> bytes:
