@@ -14,7 +14,18 @@ import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines import backbones, decoder, demo, encoders, full, jobs, promotion, scoring, submit
+from pipelines import (
+    backbones,
+    boards,
+    decoder,
+    demo,
+    encoders,
+    full,
+    jobs,
+    promotion,
+    scoring,
+    submit,
+)
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
@@ -31,6 +42,7 @@ RUN: dict[type, Callable[[Any], object]] = {
     scoring.EvaluateCommand: scoring.run_evaluate,
     scoring.ScoreCommand: scoring.run_score,
     scoring.CompareCommand: scoring.run_compare,
+    boards.ExportBoardCommand: boards.run,
     FullCommand: full.run,
     demo.DemoCommand: demo.demo,
     submit.SubmitCommand: lambda command: submit.run(command, parse),
@@ -59,6 +71,7 @@ def parse(argv: list[str]) -> object:
         | Annotated[scoring.EvaluateCommand, subcommand("evaluate")]
         | Annotated[scoring.ScoreCommand, subcommand("score")]
         | Annotated[scoring.CompareCommand, subcommand("compare")]
+        | Annotated[boards.ExportBoardCommand, subcommand("export-board")]
         | full_command
         | Annotated[demo.DemoCommand, subcommand("demo")]
         | Annotated[submit.SubmitCommand, subcommand("submit")]
