@@ -18,7 +18,7 @@ from emlnet.intervals import Estimate
 from pipelines import cards, rows
 from pipelines.evaluation import COVERAGES, has_prior
 from pipelines.rows import BASELINES, Source
-from pipelines.table import SHORT, Table, columns_of, lower_is_better
+from pipelines.table import SHORT, Table, columns_of, lower_is_better, number
 from shards.reader import ShardReader
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def _book(rules: str, table: Table, estimates: dict[str, dict[str, Estimate]]) -
 def _cell(value: Estimate | None) -> dict[str, str] | None:
     if value is None:
         return None
-    return {"mean": f"{value.mean:.3f}", "interval": f"{value.low:.3f} to {value.high:.3f}"}
+    mean, low, high = (number(v) for v in (value.mean, value.low, value.high))
+    return {"mean": mean, "interval": f"{low} to {high}"}
 
 
 def _pictures(
@@ -168,10 +169,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _boxes(table: Table, metric: str) -> Figure:
-    """A metric's values over the images, a box for each row of the table."""
+    """A metric's values over the images, a box for each row whose scale suits the others."""
     values = {
         model: table.of(model)[metric].replace([np.inf, -np.inf], np.nan).dropna()
         for model in table.models
+        if model not in (rows.UNIFORM, rows.OTHER)
     }
     values = {model: column for model, column in values.items() if len(column)}
     figure, axes = _figure(4.6, 0.7 + 0.33 * len(values))

@@ -149,9 +149,9 @@ def columns_of(rules: str, metrics: Sequence[str]) -> list[str]:
 def text(scores: Means, columns: Sequence[str] = SHORT) -> str:
     """The means as a table of text, a row a model."""
     width = max(map(len, scores))
-    lines = [" " * width + "".join(f"{column:>14}" for column in columns)]
+    lines = [" " * width + "".join(f"  {column:>8}" for column in columns)]
     for row, values in scores.items():
-        cells = "".join(f"{_cell(values.get(column)):>14}" for column in columns)
+        cells = "".join(f"  {number(values.get(c)):>{max(8, len(c))}}" for c in columns)
         lines.append(f"{row:<{width}}{cells}")
     return "\n".join(lines)
 
@@ -160,12 +160,16 @@ def markdown(scores: Means, columns: Sequence[str] = SHORT) -> str:
     """The means as a Markdown table."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, values in scores.items():
-        lines.append(f"| {row} | {' | '.join(_cell(values.get(c)) for c in columns)} |")
+        lines.append(f"| {row} | {' | '.join(number(values.get(c)) for c in columns)} |")
     return "\n".join(lines)
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+def number(value: float | None) -> str:
+    """Three decimals, none negative that is 0 so; a dash where there is no value."""
+    if value is None or math.isnan(value):
+        return "-"
+    words = f"{value:.3f}"
+    return words.removeprefix("-") if words == "-0.000" else words
 
 
 def make_frame(records: Sequence[dict[str, Any]], coverages: Sequence[str]) -> pd.DataFrame:
