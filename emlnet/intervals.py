@@ -33,7 +33,8 @@ class Estimate:
 def estimate(values: NDArray[np.float64]) -> list[Estimate]:
     """An estimate for each column of values (images, columns); NaN is no value.
 
-    The interval is the percentile bootstrap's (Efron and Tibshirani 1993): images drawn with repeats, `NUM_RESAMPLES` times from one seed, so equal values have equal intervals.
+    The interval is the percentile bootstrap's (Efron and Tibshirani 1993): images drawn with
+    repeats, `NUM_RESAMPLES` times from one seed, so equal values have equal intervals.
     """
     num_images, num_columns = values.shape
     has = ~np.isnan(values)
