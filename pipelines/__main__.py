@@ -17,7 +17,7 @@ from tyro.conf import subcommand
 from pipelines import (
     backbones,
     boards,
-    decoder,
+    decoding,
     demo,
     encoders,
     full,
@@ -30,6 +30,7 @@ from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
     FullCommand,
+    ReadoutsCommand,
     registry,
     spell_out,
     split_preset,
@@ -38,7 +39,8 @@ from pipelines.presets import PRESETS, find_preset
 
 RUN: dict[type, Callable[[Any], object]] = {
     EncoderCommand: encoders.run,
-    DecoderCommand: decoder.run,
+    DecoderCommand: decoding.run,
+    ReadoutsCommand: decoding.compute,
     scoring.EvaluateCommand: scoring.run_evaluate,
     scoring.ScoreCommand: scoring.run_score,
     scoring.CompareCommand: scoring.run_compare,
@@ -51,7 +53,7 @@ RUN: dict[type, Callable[[Any], object]] = {
     promotion.PromoteCommand: promotion.promote,
     promotion.RollbackCommand: promotion.rollback,
 }
-VERBS = ("encoder", "decoder", "evaluate", "score", "compare", "full", "demo")
+VERBS = ("encoder", "decoder", "readouts", "evaluate", "score", "compare", "full", "demo")
 """The commands that can be sent to a cluster."""
 
 
@@ -68,6 +70,7 @@ def parse(argv: list[str]) -> object:
     command: Any = (
         Annotated[EncoderCommand, subcommand("encoder")]
         | Annotated[DecoderCommand, subcommand("decoder")]
+        | Annotated[ReadoutsCommand, subcommand("readouts")]
         | Annotated[scoring.EvaluateCommand, subcommand("evaluate")]
         | Annotated[scoring.ScoreCommand, subcommand("score")]
         | Annotated[scoring.CompareCommand, subcommand("compare")]

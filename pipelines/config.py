@@ -109,13 +109,37 @@ class DecoderCommand:
     data: Path
     """Folder of shards."""
     encoders: tuple[str, ...]
-    """Encoders to join, each an MLflow run, a folder, or a model URI."""
+    """Encoders to join, each an MLflow run, a folder, or a model URI, whose encoders are all taken.
+    `best`: of each backbone the best run on this very data; `best:3`: the three of them that do
+    best together."""
+    select_encoders: bool = False
+    """`--select` alone: try subsets of the encoders (all, or of more than four greedily), show the
+    table, and keep the best."""
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
     decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
     plan: OmitArgPrefixes[Plan] = DECODER_PLAN
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
     compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
     tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutsCommand:
+    """Compute and cache the readouts of frozen encoders, which decoders train from."""
+
+    data: Path
+    """Folder of shards."""
+    encoders: tuple[str, ...]
+    """Encoders, each an MLflow run, a folder, or a model URI, whose encoders are all taken; `best`:
+    of each backbone the best run on this very data."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to compute."""
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: runs/readouts."""
+    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +159,8 @@ class FullCommand:
     path."""
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     decoder_plan: Plan = DECODER_PLAN
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
     flip_scores: bool = True
     """Score models averaged with the mirrored picture's map."""
     preset: Suppress[str] = ""
@@ -259,7 +285,9 @@ def take_flag(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """`--use-gpu` and `--no-use-gpu` as the value they stand for."""
+    """`--use-gpu` and `--no-use-gpu` as the value they stand for; `--select` without a metric as
+    the choice among encoders.
+    """
     rest: list[str] = []
     for position, word in enumerate(argv):
         following = argv[position + 1] if position + 1 < len(argv) else ""
@@ -267,6 +295,8 @@ def spell_out(argv: Sequence[str]) -> list[str]:
             rest += ["--use-gpu", "False"]
         elif word == "--use-gpu" and following not in ("True", "False", "None"):
             rest += ["--use-gpu", "True"]
+        elif word == "--select" and (not following or following.startswith("--")):
+            rest.append("--select-encoders")
         else:
             rest.append(word)
     return rest

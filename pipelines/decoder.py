@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from emlnet import package, registry
@@ -20,9 +23,9 @@ from emlnet.picture import open_picture, to_grey
 from emlnet.sample import Decoded, Targets, collate, prepare_targets
 from emlnet.state import Plan
 from pipelines import figures, readouts, runs
-from pipelines.config import RUN, DecoderCommand, flatten
+from pipelines.config import RUN, flatten
 from pipelines.readouts import Cache
-from pipelines.stage import Place, Stage, open_place, say
+from pipelines.stage import Place, Stage
 from shards.manifest import Manifest
 from shards.reader import Plan as ReadingPlan
 from shards.reader import ShardReader, epoch_plan, step_keys
@@ -83,9 +86,13 @@ class CacheSource:
             flip=train and self.job.plan.flip,
         )
 
-    def _batches(self, split: str, epoch: int = 0, start_step: int = 0) -> CachedBatches:
+    def images(self, split: str, positions: NDArray[np.int64]) -> Batches:
+        """Samples of a split by their positions, this rank's share, in order."""
+        plan = self._plan(len(positions), 0, train=False)
+        return self._batches(split, replace(plan, indices=positions[plan.indices]))
+
+    def _batches(self, split: str, plan: ReadingPlan, start_step: int = 0) -> CachedBatches:
         reader = ShardReader(self.job.data, split)
-        plan = self._plan(len(reader), epoch, train=split == "train")
         return CachedBatches(
             plan,
             [Cache.open(folder, split) for folder in self.job.caches],
@@ -96,7 +103,8 @@ class CacheSource:
 
     def train(self, epoch: int, start_step: int) -> Batches:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
-        return self._batches("train", epoch, start_step)
+        plan = self._plan(len(ShardReader(self.job.data, "train")), epoch)
+        return self._batches("train", plan, start_step)
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
@@ -104,7 +112,7 @@ class CacheSource:
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""
-        return self._batches("val")
+        return self.images("val", np.arange(len(ShardReader(self.job.data, "val"))))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
@@ -188,7 +196,7 @@ class FrozenEncoder:
     """An encoder to join.
 
     cache: folder of its readouts, of a name that its weights and the data set give; there or not.
-    weights: SHA-256 of its weights file.
+    weights: SHA-256 of its weights as safetensors writes them.
     """
 
     encoder: Encoder
@@ -204,18 +212,17 @@ class FrozenEncoder:
 def open_encoders(
     packages: Sequence[Path], manifest: Manifest, caches: Path
 ) -> list[FrozenEncoder]:
-    """The encoders of packages.
+    """The encoders of packages, all of them where one holds a decoder's model.
 
-    caches: folder of the folders of readouts.  Raises ValueError when a package is no encoder.
+    caches: folder of the folders of readouts.
     """
     encoders = []
     for path in packages:
-        encoder = package.load(path).model
-        if not isinstance(encoder, Encoder):
-            raise ValueError(f"{path} holds a decoder's model; a decoder joins encoders")
-        weights = package.read_description(path)["files"][package.WEIGHTS]
-        cache = caches / readouts.key(encoder, manifest.digest, weights)
-        encoders.append(FrozenEncoder(encoder=encoder, cache=cache, weights=weights))
+        for encoder in package.load(path).encoders:
+            # Of an encoder's package, the digest of its weights file.
+            weights = hashlib.sha256(save(encoder.state_dict())).hexdigest()
+            cache = caches / readouts.key(encoder, manifest.digest, weights)
+            encoders.append(FrozenEncoder(encoder=encoder, cache=cache, weights=weights))
     return encoders
 
 
@@ -234,45 +241,60 @@ def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> l
     ]
 
 
-def decoder_stage(
-    place: Place, packages: Sequence[Path], config: DecoderConfig, plan: Plan, seed: int
-) -> Stage:
-    """The stage that trains the decoder; computes readouts that are not cached yet.
+def compute_readouts(place: Place, encoders: Sequence[FrozenEncoder]) -> None:
+    """Computes what is not cached yet of the readouts of encoders."""
+    splits = ("train", "val")
+    for each in encoders:
+        readouts.build(each.cache, place.data, splits, each.encoder, place.compute.use_gpu)
 
-    packages: folders of the packaged encoders.
-    """
-    frozen = open_encoders(packages, place.manifest, place.folder / "readouts")
-    folder = place.folder / "decoder"
-    if runs.find_result(folder) is None:
-        for each in frozen:
-            readouts.build(
-                each.cache, place.data, ("train", "val"), each.encoder, place.compute.use_gpu
-            )
-    job = DecoderJob(
+
+def decoder_job(
+    place: Place,
+    encoders: Sequence[FrozenEncoder],
+    config: DecoderConfig,
+    plan: Plan,
+    seed: int,
+) -> DecoderJob:
+    """A decoder to train on encoders whose readouts are cached."""
+    return DecoderJob(
         data=place.data,
-        encoders=tuple(each.encoder for each in frozen),
-        caches=tuple(each.cache for each in frozen),
+        encoders=tuple(each.encoder for each in encoders),
+        caches=tuple(each.cache for each in encoders),
         decoder=config,
         plan=plan,
         seed=seed,
         num_examples=figures.NUM_EXAMPLES,
     )
-    sources = ", ".join(each.source for each in frozen)
+
+
+def decoder_stage(
+    place: Place,
+    encoders: Sequence[FrozenEncoder],
+    config: DecoderConfig,
+    plan: Plan,
+    seed: int,
+    notes: str = "",
+) -> Stage:
+    """The stage that trains the decoder; computes readouts that are not cached yet.
+
+    notes: what its MLflow run says besides, Markdown.
+    """
+    folder = place.folder / "decoder"
+    if runs.find_result(folder) is None:
+        compute_readouts(place, encoders)
+    sources = ", ".join(each.source for each in encoders)
     return Stage(
         name="decoder",
         kind="decoder",
-        job=job,
+        job=decoder_job(place, encoders, config, plan, seed),
         place=place,
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed, "encoders": sources},
-        backbones="+".join(each.encoder.config.backbone for each in frozen),
+        backbones="+".join(each.encoder.config.backbone for each in encoders),
+        notes=notes,
     )
 
 
-def run(command: DecoderCommand) -> runs.StageResult:
-    """Trains a decoder on encoders of any runs."""
-    place = open_place(command, "decoder", "+".join(command.encoders))
-    packages = find_packages(command.encoders, command.tracking.uri, place.folder)
-    result = decoder_stage(place, packages, command.decoder, command.plan, command.seed).run()
-    say(result)
-    return result
+def cache_folder(given: Path | None, run_folder: Path) -> Path:
+    """The folder of the folders of readouts: as given, or shared by the runs beside this one."""
+    return given.expanduser().absolute() if given else run_folder.parent / "readouts"

@@ -16,7 +16,7 @@ from emlnet.model import encoder_names
 from pipelines import evaluation, publish, runs, stage, table, trainer
 from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
-from pipelines.decoder import decoder_stage
+from pipelines.decoder import cache_folder, decoder_stage, open_encoders
 from pipelines.encoders import encoder_stage
 from pipelines.provenance import data_tags
 from pipelines.report import REPORT, write_report
@@ -120,14 +120,16 @@ def train(
     results = []
     names = encoder_names(command.backbones)
     for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
-        folder = f"encoder-{number}-{config.backbone}"
+        folder = f"encoder-{number}-{config.backbone.replace(':', '-')}"
         seed = command.seed + number
         results.append(encoder_stage(place, name, folder, config, command.plan, seed).run())
         seconds[name] = results[-1].seconds
     with timed(seconds, "readouts"):
+        packages = [result.package for result in results]
+        caches = cache_folder(command.readouts, place.folder)
         decoder = decoder_stage(
             place,
-            [result.package for result in results],
+            open_encoders(packages, place.manifest, caches),
             DecoderConfig(readout=command.readout),
             command.decoder_plan,
             command.seed,

@@ -1,4 +1,4 @@
-"""Frozen encoders -> cached readouts: computed once, kept beside the run, read by position.
+"""Frozen encoders -> cached readouts: computed once, shared by all decoders, read by position.
 
 One folder per encoder, named by the digest of all that the readouts depend on; in it one file per
 part, split, and tap: float16, (samples, 2, h, w), the second of the two for the mirrored picture.
@@ -7,10 +7,12 @@ part, split, and tap: float16, (samples, 2, h, w), the second of the two for the
 from __future__ import annotations
 
 import bisect
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from emlnet.sample import collate, prepare_image
 from pipelines import tasks
 from pipelines.config import digest
 from pipelines.runs import write_json
-from shards.reader import ShardReader
+from shards.reader import ShardReader, check_sizes
 
 PART = 50
 """Samples of a part: what is lost when a worker dies."""
@@ -40,14 +42,22 @@ def build(
 ) -> Path:
     """Computes an encoder's readouts of whole splits, mirrored too; parts that are there are kept.
 
-    folder: named by `key`; complete when it returns.
+    folder: named by `key`; complete when it returns.  Raises ValueError when it holds readouts
+    of another key.
     """
-    if (folder / DONE).is_file():
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _check_key(folder)
+    if set(splits) <= set(known.get("splits", ())):
         print(f"readouts of {encoder.config.backbone}: already in {folder}", flush=True)
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    about = {"key": folder.name, "encoder": asdict(encoder.config)}
+    done = list(known.get("splits", ()))
+    write_json(folder / DONE, {**about, "splits": done})
     for name in splits:
+        if name in done:
+            continue
         reader = ShardReader(data, name)
+        check_sizes(reader)
         parts = [
             part
             for part in tasks.split(len(reader), PART)
@@ -56,8 +66,27 @@ def build(
         if parts:
             title = f"readouts of {encoder.config.backbone}, {name}"
             tasks.spread(_compute, parts, encoder, reader, folder, title=title, use_gpu=use_gpu)
-    write_json(folder / DONE, {"encoder": encoder.config, "splits": list(splits)})
+        done.append(name)
+        write_json(folder / DONE, {**about, "splits": done})
     return folder
+
+
+def _check_key(folder: Path) -> dict[str, Any]:
+    """What a folder of readouts says of itself, empty when it is new.
+
+    Raises ValueError when its readouts are of another encoder, data set or size than its name says.
+    """
+    if not (folder / DONE).is_file():
+        if any(folder.glob("*-tap*.npy")):
+            raise ValueError(f"{folder} holds readouts but no {DONE} that says of what; delete it")
+        return {}
+    known: dict[str, Any] = json.loads((folder / DONE).read_text())
+    if known["key"] != folder.name:
+        raise ValueError(
+            f"{folder} holds the readouts {known['key']}, of another encoder, data set or size; "
+            "delete the folder, and they are computed"
+        )
+    return known
 
 
 @torch.inference_mode()
@@ -93,12 +122,16 @@ class Cache:
 
     @classmethod
     def open(cls, folder: Path, split: str) -> Cache:
-        """Opens a complete cache.  Raises ValueError when it is not, or lacks the split."""
-        if not (folder / DONE).is_file():
-            raise ValueError(f"{folder} holds no complete readouts; they are computed by the stage")
+        """Opens a complete cache.
+
+        Raises ValueError when the split is not there or not complete, or of another key.
+        """
+        if split not in _check_key(folder).get("splits", ()):
+            raise ValueError(
+                f"{folder} holds no complete readouts of split {split!r}; "
+                "`python -m pipelines readouts` computes them"
+            )
         firsts = sorted(int(p.name.split("-")[-2]) for p in folder.glob(f"{split}-*-tap0.npy"))
-        if not firsts:
-            raise ValueError(f"{folder} holds no readouts of split {split!r}")
         parts = []
         for first in firsts:
             num_taps = len(list(folder.glob(f"{split}-{first:06d}-tap*.npy")))

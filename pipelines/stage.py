@@ -58,7 +58,8 @@ class Place:
 class Stage:
     """One training stage: what it trains, where, and what is logged of it.
 
-    kind: `encoder` or `decoder`.  folder: its own, under the place's.
+    kind: `encoder` or `decoder`.  folder: its own, under the place's.  notes: what its MLflow run
+    says besides, Markdown.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Stage:
     folder: Path
     params: Mapping[str, Any]
     backbones: str
+    notes: str = ""
 
     def run(self) -> runs.StageResult:
         """Trains, goes on, or finds what was done; logs curves, pictures and the package."""
@@ -124,7 +126,8 @@ class Stage:
             for file in ("curves.png", "pictures.png", PACKAGE):
                 tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
             tracker.metrics(run_id, {f"best_{k}": v for k, v in best.scores.items()})
-            tracker.describe(run_id, summary(history, best, self.job.plan.select))
+            words = summary(history, best, self.job.plan.select)
+            tracker.describe(run_id, f"{words}\n\n{self.notes}".strip())
         result = runs.StageResult(
             name=self.name,
             run_id=run_id,
@@ -152,6 +155,10 @@ def summary(history: list[EpochReport], best: EpochReport, select: str) -> str:
         f"Epoch {best.epoch} of {history[-1].epoch} was kept, the {order} {select} on val "
         f"(`mit` rules, no mirroring): {scores}."
     )
+
+
+ELSEWHERE = ("tracking", "compute", "data", "readouts")
+"""Fields of a command that say where it runs, reads and writes, not what comes out."""
 
 
 def open_folder(

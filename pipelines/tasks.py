@@ -20,12 +20,14 @@ def spread(
     parts: Sequence[Sequence[int]],
     *shared: Any,
     title: str,
+    unit: str = "images",
     use_gpu: bool | None = None,
     num_workers: int = 0,
 ) -> list[Answer]:
     """Calls `function(part, device, *shared)` on each part, many at once; answers in order.
 
-    parts: positions of samples.  shared: sent to each node once.  title: of the progress lines.
+    parts: positions of samples.  shared: sent to each node once.  title, unit: of the progress
+    lines.
     use_gpu: a GPU for each call; default: when the cluster has one.  num_workers: calls at once; 0:
     as many as the cluster has room for.
     An error in one call ends all.
@@ -52,9 +54,9 @@ def spread(
         if pending and time.monotonic() - last >= SECONDS_BETWEEN_LINES and done:
             last = time.monotonic()
             left = (last - began) / done * (total - done)
-            print(f"{title}: {done}/{total} images, {left:.0f} s left", flush=True)
+            print(f"{title}: {done}/{total} {unit}, {left:.0f} s left", flush=True)
     seconds = time.monotonic() - began
-    print(f"{title}: {total} images in {seconds:.0f} s", flush=True)
+    print(f"{title}: {total} {unit} in {seconds:.0f} s", flush=True)
     answers: list[Answer] = ray.get(list(sizes))
     return answers
 

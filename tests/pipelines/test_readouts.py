@@ -1,5 +1,7 @@
 """Cached readouts equal the encoder's own, and are computed once."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +47,55 @@ def test_a_cached_readout_is_the_encoders_own(
 def test_a_killed_build_computes_only_what_is_missing(
     cache: Path, data: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (cache / readouts.DONE).unlink()
+    known = json.loads((cache / readouts.DONE).read_text())
+    # A build that was killed in val: of train all is said to be there.
+    (cache / readouts.DONE).write_text(json.dumps({**known, "splits": ["train"]}))
     (cache / "val-000000-tap0.npy").unlink()
-    kept = (cache / "train-000000-tap0.npy").stat().st_mtime_ns
-    with pytest.raises(ValueError, match="no complete readouts"):
+    with pytest.raises(ValueError, match="no complete readouts of split 'val'"):
         readouts.Cache.open(cache, "val")
     readouts.build(cache, data, ("train", "val"), encoder)
-    assert (cache / "train-000000-tap0.npy").stat().st_mtime_ns == kept
     assert readouts.Cache.open(cache, "val").read([0, 2], [False, True])[0].shape == (2, 1, 24, 32)
     printed = capsys.readouterr().out
     assert "val: 3 images" in printed
     assert "train" not in printed
 
 
+def test_parts_that_a_killed_build_finished_are_kept(
+    data: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readouts, "PART", 5)
+    folder = readouts.build(tmp_path / "key", data, ("train",), encoder)
+    known = json.loads((folder / readouts.DONE).read_text())
+    (folder / readouts.DONE).write_text(json.dumps({**known, "splits": []}))
+    (folder / "train-000005-tap0.npy").unlink()
+    kept = (folder / "train-000000-tap0.npy").stat().st_mtime_ns
+    readouts.build(folder, data, ("train",), encoder)
+    assert (folder / "train-000000-tap0.npy").stat().st_mtime_ns == kept
+    assert readouts.Cache.open(folder, "train").read([11], [False])[0].shape == (1, 1, 24, 32)
+
+
 def test_a_split_without_readouts_is_named(cache: Path) -> None:
-    with pytest.raises(ValueError, match="no readouts of split 'test'"):
+    with pytest.raises(ValueError, match="no complete readouts of split 'test'"):
         readouts.Cache.open(cache, "test")
+
+
+def test_readouts_of_another_key_are_refused_and_not_added_to(
+    cache: Path, data: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    other = shutil.copytree(cache, tmp_path / "another-key")
+    with pytest.raises(ValueError, match="another-key holds the readouts tiny, of another"):
+        readouts.Cache.open(other, "train")
+    with pytest.raises(ValueError, match="delete the folder"):
+        readouts.build(other, data, ("train", "val"), encoder)
+
+
+def test_readouts_that_do_not_say_of_what_are_refused(
+    cache: Path, data: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    other = shutil.copytree(cache, tmp_path / "tiny")
+    (other / readouts.DONE).unlink()
+    with pytest.raises(ValueError, match=r"no readouts\.json that says of what"):
+        readouts.build(other, data, ("train",), encoder)
 
 
 def test_the_key_follows_config_weights_and_data(encoder: Encoder) -> None:

@@ -1,0 +1,77 @@
+"""The commands over frozen encoders: `readouts` and `decoder`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines import readouts, runs, selection, store, trainer
+from pipelines.config import DecoderCommand, ReadoutsCommand
+from pipelines.decoder import (
+    FrozenEncoder,
+    cache_folder,
+    compute_readouts,
+    decoder_job,
+    decoder_stage,
+    find_packages,
+    open_encoders,
+)
+from pipelines.stage import Place, open_place, say
+from shards.manifest import Manifest
+
+
+def run(command: DecoderCommand) -> runs.StageResult:
+    """Trains a decoder on encoders of any runs, or on the subset of them that does best."""
+    size = store.number_of_best(command.encoders)
+    command = replace(command, encoders=_names(command))
+    place = open_place(command, "decoder", "+".join(command.encoders))
+    packages = find_packages(command.encoders, command.tracking.uri, place.folder)
+    caches = cache_folder(command.readouts, place.folder)
+    encoders = open_encoders(packages, place.manifest, caches)
+    notes = ""
+    if command.select_encoders or size:
+        encoders, notes = _select(command, place, encoders, size)
+    stage = decoder_stage(place, encoders, command.decoder, command.plan, command.seed, notes)
+    result = stage.run()
+    if notes:
+        place.tracker.file(result.run_id, place.folder / selection.FILE)
+    say(result)
+    return result
+
+
+def _names(command: DecoderCommand | ReadoutsCommand) -> tuple[str, ...]:
+    """The encoders that a command names; of `best`, those that the MLflow store holds."""
+    if not store.is_best(command.encoders):
+        return command.encoders
+    digest = Manifest.load(command.data).digest
+    metric = command.plan.select if isinstance(command, DecoderCommand) else "kl"
+    found = tuple(store.best_encoders(command.tracking.uri, digest, metric))
+    wanted = store.number_of_best(command.encoders)
+    if wanted > len(found):
+        raise ValueError(f"best:{wanted} of {len(found)} backbones; train more, or ask for less")
+    return found
+
+
+def _select(
+    command: DecoderCommand, place: Place, encoders: Sequence[FrozenEncoder], size: int
+) -> tuple[list[FrozenEncoder], str]:
+    """The subset that does best, and the table of all that were tried, as Markdown."""
+    compute_readouts(place, encoders)
+    job = decoder_job(place, encoders, command.decoder, command.plan, command.seed)
+    chosen = selection.select_encoders(place, encoders, job, size)
+    print(f"\n{chosen.markdown()}\n", flush=True)
+    return [encoders[member] for member in chosen.best], chosen.markdown()
+
+
+def compute(command: ReadoutsCommand) -> None:
+    """Computes readouts of encoders, for decoders to come."""
+    data = command.data.absolute()
+    manifest = Manifest.load(data)
+    trainer.connect(command.compute)
+    with tempfile.TemporaryDirectory() as scratch:
+        packages = find_packages(_names(command), command.tracking.uri, Path(scratch))
+        caches = cache_folder(command.readouts, Path("runs/any").absolute())
+        for each in open_encoders(packages, manifest, caches):
+            readouts.build(each.cache, data, command.splits, each.encoder, command.compute.use_gpu)

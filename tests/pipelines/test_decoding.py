@@ -1,0 +1,148 @@
+"""Decoders over encoders of every kind: what is computed once, what is chosen, what is logged."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from emlnet import package
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.model import EMLNet
+from pipelines import decoding
+from pipelines.config import DECODER_PLAN, DecoderCommand, ReadoutsCommand, Tracking
+from pipelines.runs import StageResult
+from pipelines.store import best_encoders
+from pipelines.tracking import Tracker
+from shards.manifest import Manifest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+KINDS = (
+    ("tiny", "density", (96, 128)),
+    ("tiny", "eml", (48, 64)),
+    ("timm:test_vit", "density", (96, 128)),
+)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three packaged encoders of other kinds, sizes and numbers of taps."""
+    folder = tmp_path_factory.mktemp("packages")
+    made = []
+    for number, (backbone, kind, size) in enumerate(KINDS):
+        torch.manual_seed(number)
+        config = EncoderConfig(backbone=backbone, readout=kind, size=size, weights="none")
+        made.append(str(package.save(folder / str(number), Encoder(config).eval())))
+    return made
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("decoding")
+
+
+@pytest.fixture(scope="module")
+def command(data: Path, packages: list[str], place: Path) -> DecoderCommand:
+    return DecoderCommand(
+        data=data,
+        encoders=tuple(packages[:2]),
+        plan=replace(DECODER_PLAN, epochs=1),
+        tracking=Tracking(out=place / "first", tracking_uri=f"sqlite:///{place / 'mlflow.db'}"),
+    )
+
+
+@pytest.fixture(scope="module")
+def result(command: DecoderCommand, local_ray: None) -> StageResult:
+    decoding.compute(
+        ReadoutsCommand(
+            data=command.data,
+            encoders=command.encoders,
+            readouts=command.tracking.out.parent / "readouts",  # type: ignore[union-attr]
+            tracking=command.tracking,
+        )
+    )
+    return decoding.run(command)
+
+
+@pytest.fixture(scope="module")
+def chosen(
+    command: DecoderCommand, result: StageResult, packages: list[str], place: Path
+) -> StageResult:
+    return decoding.run(
+        replace(
+            command,
+            encoders=tuple(packages),
+            select_encoders=True,
+            tracking=replace(command.tracking, out=place / "second"),
+        )
+    )
+
+
+def test_a_decoder_joins_eml_and_density_encoders(result: StageResult) -> None:
+    model = package.load(result.package).model
+    assert isinstance(model, EMLNet)
+    assert [encoder.kind for encoder in model._encoders()] == ["density", "eml"]
+    assert model(torch.rand(1, 3, 50, 70)).exp().sum().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_one_more_encoder_computes_its_own_readouts_alone(
+    command: DecoderCommand,
+    result: StageResult,
+    packages: list[str],
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    decoding.compute(
+        ReadoutsCommand(
+            data=command.data,
+            encoders=(str(result.package), packages[2]),
+            readouts=place / "readouts",
+            tracking=command.tracking,
+        )
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "readouts of" in line]
+    assert [("already in" in line, "test_vit" in line) for line in lines] == [
+        (True, False),
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
+
+
+def test_the_table_of_subsets_is_on_the_run_of_the_chosen_decoder(
+    command: DecoderCommand, chosen: StageResult
+) -> None:
+    client = MlflowClient(command.tracking.uri)
+    run = client.get_run(chosen.run_id)
+    text = run.data.tags["mlflow.note.content"]
+    assert "| tiny + tiny (2) + timm:test_vit" in text
+    assert "took no part in choosing" in text
+    assert "selection.json" in {file.path for file in client.list_artifacts(chosen.run_id)}
+
+
+def test_best_takes_the_best_run_of_each_backbone_on_this_very_data(
+    command: DecoderCommand, chosen: StageResult, packages: list[str], place: Path
+) -> None:
+    manifest = Manifest.load(command.data)
+    tracker = Tracker.open(command.tracking.uri, "encoders")
+    runs: dict[str, str] = {}
+    for name, backbone, kl, digest in (
+        ("good", "a", 0.4, manifest.digest),
+        ("worse", "a", 0.5, manifest.digest),
+        ("elsewhere", "a", 0.1, "other"),
+        ("second", "b", 0.3, manifest.digest),
+    ):
+        tags = {"stage": "encoder", "backbone": backbone, "data_digest": digest}
+        folder = place / name
+        folder.mkdir()
+        with tracker.run(folder, name, params={}, tags=tags) as run_id:
+            tracker.metrics(run_id, {"best_kl": kl})
+            tracker.file(run_id, Path(packages[0]), "package")
+        runs[name] = run_id
+    found = best_encoders(command.tracking.uri, manifest.digest, "kl")
+    assert found == [runs["second"], runs["good"]]
+    with pytest.raises(ValueError, match="no finished encoder of the data set"):
+        best_encoders(command.tracking.uri, "0" * 64, "kl")
