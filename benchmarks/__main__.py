@@ -19,6 +19,8 @@ from benchmarks.runner import RESULTS, ROOT, table
 SHORT = {
     "loss": [],
     "metrics": ["--num-images", "40"],
+    "step": ["--steps", "1"],
+    "ray_train": [],
 }
 """Files that `make bench` runs, with their arguments."""
 LONG: dict[str, list[str]] = {}

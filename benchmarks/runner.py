@@ -204,6 +204,9 @@ def save(name: str, rows: Sequence[Row], *, threads: int, folder: Path = RESULTS
 def table(folder: Path = RESULTS) -> str:
     """The Markdown table of all results in a folder."""
     parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    parts = [
+        part for part in parts if "rows" in part
+    ]  # A card's figures have a table of their own.
     lines = [
         "| part | against | ours | baseline | ratio (pairs) | to reach | threads | commit |",
         "|---|---|---|---|---|---|---|---|",

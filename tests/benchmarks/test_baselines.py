@@ -9,6 +9,13 @@ import torch
 
 from benchmarks import loss as loss_benchmark
 from benchmarks.baseline import loss as baseline_loss
+from benchmarks.baseline.loader import Folder
+from benchmarks.baseline.step import trainer
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.sample import collate, prepare_image, prepare_targets
+from shards.reader import ShardReader
+from shards.sample import write_sample
+from shards.writer import build
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.npz"
 
@@ -36,3 +43,28 @@ def test_the_sides_of_the_loss_benchmark_compute_one_loss():
     torch.testing.assert_close(
         mine / other.abs().max(), other / other.abs().max(), rtol=0, atol=1e-5
     )
+
+
+def test_the_loader_of_the_plain_script_reads_what_the_shards_hold(tmp_path):
+    write_sample(tmp_path / "raw", num_images=4, progress=False)
+    build(tmp_path / "raw", tmp_path / "shards", progress=False)
+    reader = ShardReader(tmp_path / "shards", "train")
+    theirs = Folder(tmp_path / "raw")
+    assert len(theirs) == len(reader)
+    by_name = {entry.key.split("/")[1]: place for place, entry in enumerate(reader.entries)}
+    for name, plain in zip(theirs.names, theirs, strict=True):
+        samples = [reader.decoded(by_name[name])]
+        batch = collate(samples, np.ones(1, np.float32), np.zeros(1, bool))
+        targets = prepare_targets(batch)
+        torch.testing.assert_close(prepare_image(batch)[0], plain["image"])
+        torch.testing.assert_close(targets.density[0], plain["density"])
+        assert torch.equal(targets.fixation_map()[0], plain["fixations"])
+
+
+def test_a_plain_script_trains(tmp_path):
+    write_sample(tmp_path / "raw", num_images=5, progress=False)
+    torch.manual_seed(0)
+    config = EncoderConfig(backbone="tiny", readout="eml", size=(480, 640), weights="none")
+    losses = trainer(Encoder(config), tmp_path / "raw", batch_size=2, num_workers=0)(6)
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]

@@ -1,0 +1,259 @@
+"""What Ray Train costs: per step, at the start of a stage, and what a second worker gives.
+
+    python -m benchmarks.ray_train
+
+The same steps of the same encoder, in a Ray worker and in a plain process, in turn: a worker waits
+for each repetition until a file appears.  Start-up is the time of a whole stage less what its
+worker spends on the model and the steps, by cause.  Writes benchmarks/results/ray_train.json.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import ray
+import torch
+from ray.train import UserCallback
+
+from benchmarks.data import pictures
+from benchmarks.runner import REPEATS, Row, Side, compare, line, save
+from benchmarks.step import Next, endless
+from emlnet.encoder import EncoderConfig
+from emlnet.fit import train_epoch
+from emlnet.state import Plan, start
+from pipelines import trainer
+from pipelines.config import Compute
+from pipelines.encoders import EncoderJob, ShardSource
+
+LIMIT = 15
+"""Seconds that the start and the end of a stage may take after ray.init."""
+CAUSES = ("controller", "placement", "imports and process group", "report, checkpoint, end")
+"""What of a stage is Ray's: until its controller runs; until a worker's process exists; until that
+calls the job; and from the last step until the driver goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingJob(EncoderJob):
+    """Epochs of a few steps, each of which waits for a file `go-<epoch>` and leaves its seconds."""
+
+    folder: Path
+    num_steps: int
+    waits: bool = True
+
+    def build(self):
+        self.stamp("process", psutil.Process().create_time())
+        self.stamp("build", time.time())
+        return super().build()
+
+    def source(self, rank, world_size, device):
+        return WaitingSource(self, rank, world_size, device)
+
+    def stamp(self, name, value):
+        (self.folder / f"{name}.stamp").write_text(repr(value))
+
+
+class WaitingSource(ShardSource):
+    def __init__(self, job, rank, world_size, device):
+        super().__init__(job, rank, world_size, device)
+        self.job, self.rank = job, rank
+        self.batches = endless(super())
+        self.steps_per_epoch = job.num_steps
+
+    def train(self, epoch, start_step):
+        return WaitingEpoch(self, epoch)
+
+    def evaluate(self, model):
+        return dict.fromkeys(("kl", "nss", "cc", "sim", "auc_judd"), 0.0)
+
+
+class WaitingEpoch(Next):
+    def __init__(self, source, epoch):
+        super().__init__(source.batches, source.job.num_steps)
+        self.source, self.epoch = source, epoch
+
+    def __iter__(self):
+        job = self.source.job
+        while job.waits and not (job.folder / f"go-{self.epoch}").exists():
+            time.sleep(0.005)
+        began = time.perf_counter()
+        yield from super().__iter__()
+        seconds = time.perf_counter() - began
+        job.stamp("steps", time.time())
+        temporary = job.folder / f"{self.epoch}-{self.source.rank}.tmp"
+        temporary.write_text(repr(seconds))
+        temporary.rename(job.folder / f"done-{self.epoch}-{self.source.rank}")
+
+
+def make_job(data, folder, num_steps, epochs, backbone, size, batch_size, waits=True):
+    return WaitingJob(
+        data=Path(data),
+        encoder=EncoderConfig(backbone=backbone, weights="none", size=tuple(size)),
+        plan=Plan(epochs=epochs, batch_size=batch_size),
+        seed=0,
+        folder=Path(folder),
+        num_steps=num_steps,
+        waits=waits,
+    )
+
+
+class RaySide:
+    """Steps in Ray workers, a repetition when it is called."""
+
+    def __init__(self, job, compute, storage):
+        self.job, self.num_workers, self.epoch = job, compute.num_workers, 0
+        job.folder.mkdir(parents=True)
+        self.thread = threading.Thread(
+            target=trainer.train, args=(job, storage, compute), daemon=True
+        )
+        self.thread.start()
+
+    def __call__(self):
+        (self.job.folder / f"go-{self.epoch}").touch()
+        paths = [self.job.folder / f"done-{self.epoch}-{r}" for r in range(self.num_workers)]
+        while not all(path.exists() for path in paths):
+            if not self.thread.is_alive():
+                raise RuntimeError("the Ray workers ended early")
+            time.sleep(0.01)
+        self.epoch += 1
+        return max(float(path.read_text()) for path in paths)
+
+    def close(self):
+        self.thread.join()
+
+
+def alone(**options):
+    """The same steps without Ray."""
+    job = make_job(**options)
+    job.folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = job.build().to(memory_format=torch.channels_last)
+    source = job.source(0, 1, torch.device("cpu"))
+    state = start(model, job.plan, job.num_steps)
+
+    def repeat():
+        state.step, state.loss_sums = 0, None
+        train_epoch(state, job.plan, Next(source.batches, job.num_steps))
+
+    return repeat
+
+
+class Arrival(UserCallback):
+    """Leaves the time at which it reaches Ray Train's controller."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        (self.folder / "controller.stamp").write_text(repr(time.time()))
+
+
+def start_up(job, compute, storage):
+    """Seconds of a whole stage that are Ray's, by cause."""
+    job.folder.mkdir(parents=True)
+    began = time.time()
+    trainer.train(job, storage, compute, [Arrival(job.folder)])
+    ended = time.time()
+    controller, process, build, steps = (
+        float((job.folder / f"{name}.stamp").read_text())
+        for name in ("controller", "process", "build", "steps")
+    )
+    parts = controller - began, process - controller, build - process, ended - steps
+    return dict(zip(CAUSES, parts, strict=True))
+
+
+def time_start_up(folder, options, repeats):
+    """Rows of what a stage costs around its steps, with one worker and with two."""
+    rows = []
+    for num_workers in (1, 2):
+        stages = []
+        for number in range(repeats):
+            place = folder / f"start-{num_workers}-{number}"
+            job = make_job(folder=place / "job", num_steps=1, epochs=1, waits=False, **options)
+            compute = Compute(num_workers=num_workers, threads=1)
+            stages.append(start_up(job, compute, place / "training"))
+        medians = {cause: statistics.median(s[cause] for s in stages) for cause in CAUSES}
+        row = Row(
+            part=f"Ray Train around a stage, {num_workers} worker{'s' * (num_workers > 1)}",
+            against=f"limit of {LIMIT} s after ray.init",
+            ours=tuple(sum(stage.values()) for stage in stages),
+            baseline=(LIMIT,),
+            reach=1,
+            about={"causes": medians},
+        )
+        print(line(row), {cause: round(seconds, 2) for cause, seconds in medians.items()})
+        rows.append(row)
+    return rows
+
+
+def time_steps(folder, options, num_steps, repeats, threads):
+    """Steps in one Ray worker against the same without Ray, `threads` each; then in two workers
+    of one thread each against one.
+    """
+    epochs = repeats + 1
+    common = {"num_steps": num_steps, "epochs": epochs, **options}
+
+    def in_ray(name, num_workers, threads):
+        place = folder / f"{name}-{num_workers}"
+        job = make_job(folder=place / "job", **common)
+        return RaySide(job, Compute(num_workers=num_workers, threads=threads), place / "training")
+
+    plain = Side(
+        "benchmarks.ray_train:alone",
+        threads=threads,
+        env=trainer.WORKER_ENV,
+        **{**common, "data": str(options["data"]), "folder": str(folder / "alone")},
+    )
+    within = in_ray("steps", 1, threads)
+    part = f"{num_steps} steps in a Ray Train worker"
+    about = {k: v for k, v in options.items() if k != "data"}
+    rows = [
+        compare(part, "the same without Ray", within, plain, reach=0.98, repeats=repeats, **about)
+    ]
+    within.close()
+    plain.close()
+    two, one = in_ray("pair", 2, 1), in_ray("pair", 1, 1)
+    part = f"{num_steps} steps, two workers of one thread each"
+    rows.append(compare(part, "one worker", two, one, reach=1.7, repeats=repeats, **about))
+    two.close()
+    one.close()
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--size", type=int, nargs=2, default=(240, 320))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6, help="in a repetition")
+    parser.add_argument("--repeats", type=int, default=9, help="of steps")
+    parser.add_argument("--starts", type=int, default=REPEATS, help="of stages")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    os.environ.update(trainer.RAY_ENV)
+    began = time.monotonic()
+    # One worker waits while two work, and the other way round: three CPUs for Ray to give.
+    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    print(f"ray.init: {time.monotonic() - began:.1f} s")
+    with pictures() as (_, packed), tempfile.TemporaryDirectory(prefix="ray-train-") as folder:
+        options = {
+            "data": packed,
+            "backbone": args.backbone,
+            "size": args.size,
+            "batch_size": args.batch_size,
+        }
+        rows = time_steps(Path(folder), options, args.steps, args.repeats, args.threads)
+        tiny = {**options, "backbone": "tiny"}
+        rows += time_start_up(Path(folder), tiny, args.starts)
+    ray.shutdown()
+    save("ray_train", rows, threads=args.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Times training steps of an encoder, data included, against a plain script of the same maths.
+
+    python -m benchmarks.step
+
+ResNet-50 from scratch, 480 x 640, batch 8, the `eml` readout and the `reference` loss, SGD: what
+emlnet.fit does in a worker, in float32 and in bfloat16, and benchmarks/baseline/step.py.
+Writes benchmarks/results/step.json.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from benchmarks.baseline import step as baseline_step
+from benchmarks.data import pictures
+from benchmarks.runner import Side, compare, compare_memory, save
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.fit import train_epoch
+from emlnet.state import Plan, start
+from pipelines.encoders import EncoderJob
+from pipelines.trainer import WORKER_ENV
+
+PAPER = {
+    "optimizer": "sgd",
+    "schedule": "step",
+    "lr": 0.01,
+    "backbone_lr": 1.0,
+    "readout_lr": 1.0,
+    "clip_norm": 0.0,
+    "terms": "reference",
+}
+"""The plan of the authors' training."""
+
+
+class Next:
+    """The next so many batches of a stream, as an epoch."""
+
+    def __init__(self, stream, num_steps):
+        self.stream, self.num_steps = stream, num_steps
+
+    def __len__(self):
+        return self.num_steps
+
+    def __iter__(self):
+        for _ in range(self.num_steps):
+            yield next(self.stream)
+
+
+def endless(source):
+    epoch = 0
+    while True:
+        yield from source.train(epoch, 0)
+        epoch += 1
+
+
+def encoder_config(backbone, size):
+    return EncoderConfig(backbone=backbone, readout="eml", size=tuple(size), weights="none")
+
+
+def ours(data, backbone, size, batch_size, num_steps, precision, loader_workers):
+    plan = Plan(batch_size=batch_size, precision=precision, **PAPER)
+    job = EncoderJob(
+        data=Path(data),
+        encoder=encoder_config(backbone, size),
+        plan=plan,
+        seed=0,
+        loader_workers=loader_workers,
+    )
+    torch.manual_seed(0)
+    model = job.build().to(memory_format=torch.channels_last)
+    source = job.source(0, 1, torch.device("cpu"))
+    state = start(model, plan, source.steps_per_epoch)
+    stream = endless(source)
+
+    def repeat():
+        state.step, state.loss_sums = 0, None
+        return {"loss": train_epoch(state, plan, Next(stream, num_steps))["total"]}
+
+    return repeat
+
+
+def baseline(folder, backbone, size, batch_size, num_steps, num_workers):
+    torch.manual_seed(0)
+    model = Encoder(encoder_config(backbone, size))
+    train = baseline_step.trainer(model, Path(folder), batch_size, num_workers)
+    return lambda: {"loss": sum(train(num_steps)) / num_steps}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=2, help="in a repetition")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--loader-workers", type=int, default=0, help="of either side")
+    args = parser.parse_args()
+    common = {
+        "threads": args.threads,
+        "backbone": args.backbone,
+        "size": args.size,
+        "batch_size": args.batch_size,
+        "num_steps": args.steps,
+    }
+    rows = []
+    with pictures() as (raw, packed):
+        script = Side(
+            "benchmarks.step:baseline", folder=str(raw), num_workers=args.loader_workers, **common
+        )
+        for precision, reach in (("float32", 1.3), ("bfloat16", None)):
+            own = Side(
+                "benchmarks.step:ours",
+                env=WORKER_ENV,
+                data=str(packed),
+                precision=precision,
+                loader_workers=args.loader_workers,
+                **common,
+            )
+            script.peaks.clear()
+            part = f"{args.steps} encoder steps, {args.backbone}, {precision}, data included"
+            against = "plain script, float32"
+            about = {**common, "loader_workers": args.loader_workers}
+            row = compare(part, against, own, script, reach=reach, repeats=args.repeats, **about)
+            row.about["images_per_second"] = args.batch_size * args.steps / min(row.ours)
+            name = f"memory of encoder steps, {precision}"
+            rows += [row, compare_memory(name, against, own, script)]
+            own.close()
+        script.close()
+    save("step", rows, threads=args.threads)
+
+
+if __name__ == "__main__":
+    main()
