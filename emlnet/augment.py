@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Which random changes.
+
+    flip: mirror left to right with a chance of one half.  crop: show a part with sides of at least
+    1 - crop of the whole.  colour: change brightness, contrast and saturation by at most this share
+    """
+
+    flip: bool = False
+    crop: float = 0.0
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "colour"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is in 0..1 (below 1), not {getattr(self, name)}")
+
 
 GREY = (0.299, 0.587, 0.114)
 """How much red, green and blue add to luma (ITU-R BT.601)."""
 
 
-def colour_factors(draws: Tensor, strength: float) -> Tensor:
+def colour_factors(draws: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
     """Factors between 1 - strength and 1 + strength from draws in 0..1, of the same shape."""
-    return 1 + strength * (2 * draws - 1)
+    return 1 + np.float32(strength) * (2 * draws - 1)
 
 
 def change_colour(image: Tensor, factors: Tensor) -> Tensor:

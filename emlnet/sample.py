@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -74,14 +74,6 @@ class Batch:
     views: tuple[View, ...] | None = None
     colour: Tensor | None = None
 
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; a data loader calls it."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        pinned: dict[str, Any] = {
-            name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)
-        }
-        return replace(self, **pinned)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
@@ -142,13 +134,15 @@ def collate(
     stretch: bool = False,
     parts: Sequence[Frame] | None = None,
     colour: NDArray[np.float32] | None = None,
+    pictures: Tensor | None = None,
 ) -> Batch:
     """Joins decoded samples into a batch.
 
     weight: (B,) 1 or 0.  flip: (B,) bool.  canvas: (H, W) on which pictures of any size are shown;
     without it all have one size.  stretch: fill the canvas, whatever a picture's proportions.
     parts: of each picture what is shown; one that would show no fixation is shown whole.
-    colour: (B, 3) factors.  Raises ValueError when the sizes differ and no canvas is given.
+    colour: (B, 3) factors.  pictures: (N,) uint8 memory for photographs and densities, 4 bytes a
+    pixel; new when there is none.  Raises ValueError when the sizes differ and no canvas is given.
     """
     sizes = [sample.image.shape[:2] for sample in samples]
     mixed = len(set(sizes)) != 1
@@ -172,10 +166,16 @@ def collate(
             )
             for sample, size, part in zip(samples, sizes, parts or wholes, strict=True)
         )
+    if pictures is None:
+        pictures = torch.empty(sum(4 * s.density.size for s in samples), dtype=torch.uint8)
+    shape = (len(samples), 3, *sizes[0]) if not mixed else (3 * len(pictures) // 4,)
+    image, density = split_pictures(pictures, shape)
+    _fill(pictures[: image.numel()], [s.image for s in samples])
+    _fill(pictures[image.numel() :], [s.density for s in samples])
     return Batch(
         keys=tuple(s.key for s in samples),
-        image=_join([s.image for s in samples], mixed),
-        density=_join([s.density[..., None] for s in samples], mixed),
+        image=image,
+        density=density,
         pixels=torch.from_numpy(np.concatenate(pixels)),
         counts=torch.from_numpy(np.concatenate(counts)),
         weight=torch.from_numpy(np.asarray(weight, np.float32)),
@@ -186,11 +186,37 @@ def collate(
     )
 
 
-def _join(pictures: Sequence[NDArray[np.uint8]], mixed: bool) -> Tensor:
-    """Pictures (H, W, C) as (B, C, H, W), or flat where sizes differ."""
-    if mixed:
-        return torch.from_numpy(np.concatenate([picture.ravel() for picture in pictures]))
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+def split_pictures(pictures: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A batch's photographs and densities in their memory, (N,) uint8: views of it.
+
+    shape: of the photographs, (B, 3, H, W), or (M,) where sizes differ; the rest is densities.
+    """
+    num = math.prod(shape)
+    if len(shape) == 1:
+        return pictures[:num], pictures[num:]
+    batch, channels, height, width = shape
+    image = pictures[:num].view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return image, pictures[num:].view(batch, 1, height, width)
+
+
+def photographs(pictures: Tensor, sizes: Sequence[Size]) -> list[NDArray[np.uint8]]:
+    """The places (H, W, 3) of a batch's photographs, of these sizes, in the memory of `collate`."""
+    ends = np.cumsum([3 * height * width for height, width in sizes])
+    memory = pictures.numpy()
+    return [
+        memory[end - 3 * height * width : end].reshape(height, width, 3)
+        for end, (height, width) in zip(ends, sizes, strict=True)
+    ]
+
+
+def _fill(memory: Tensor, pictures: Sequence[NDArray[np.uint8]]) -> None:
+    """Copies pictures one after another, but those that are there already."""
+    place, start = memory.numpy(), 0
+    for picture in pictures:
+        target = place[start : start + picture.size].reshape(picture.shape)
+        if target.ctypes.data != picture.ctypes.data:
+            np.copyto(target, picture)
+        start += picture.size
 
 
 def _part(sample: Decoded, part: Frame) -> Frame:
@@ -224,8 +250,7 @@ def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets
     counts = batch.counts.to(device, non_blocking=True)
     where = None
     if batch.views is None or batch.canvas is None:
-        density = density.float()
-        density = torch.where(flip[:, None, None, None], density.flip(-1), density)
+        density = _mirrored(density, batch.flip)
         height, width = density.shape[-2:]
         image, y, x = pixels.unbind(1)
         x = torch.where(flip[image], width - 1 - x, x)
@@ -244,13 +269,23 @@ def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets
     )
 
 
+def _mirrored(pictures: Tensor, flip: Tensor) -> Tensor:
+    """(B, C, H, W) as float32, those that `flip` (B,) on the CPU names mirrored left to right."""
+    shown = torch.empty_like(pictures, dtype=torch.float32)
+    for row, mirrored in enumerate(flip.tolist()):
+        picture = pictures[row : row + 1]
+        shown[row : row + 1].copy_(picture.flip(-1) if mirrored else picture)
+    return shown
+
+
 def _scaled(density: Tensor, where: Sequence[Frame] | None) -> Tensor:
     """Each density (B, 1, H, W) with a sum of 1; zeros become uniform, in their frame."""
     total = density.sum(dim=(-2, -1), keepdim=True)
     height, width = density.shape[-2:]
+    density = density.div_(total.clamp_min(1e-12))
     if where is None:
-        return torch.where(total > 0, density / total.clamp_min(1e-12), 1 / (height * width))
-    density = density / total.clamp_min(1e-12)
+        # Nothing is added to others: the sum of zeros alone is zero.
+        return density.add_((total == 0) / (height * width))
     for row, frame, empty in zip(density, where, (total == 0).flatten().tolist(), strict=True):
         if empty:
             cut(row, frame).fill_(1 / (frame.height * frame.width))
@@ -261,9 +296,7 @@ def prepare_image(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
     """(B, 3, H, W) float32 in 0..1 on the device, as shown, mirrored and coloured."""
     image = batch.image.to(device, non_blocking=True)
     if batch.views is None or batch.canvas is None:
-        flip = batch.flip.to(device, non_blocking=True)
-        image = torch.where(flip[:, None, None, None], image.flip(-1), image)
-        image = image.float().div_(255)
+        image = _mirrored(image, batch.flip).div_(255)
     else:
         pictures = _pictures(image, batch.views, 3)
         image = show(pictures, batch.views, batch.canvas, batch.flip).div_(255)

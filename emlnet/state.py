@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
+from emlnet.augment import Augmentation
 from emlnet.losses import LossWeights, Terms
 from emlnet.speed import Precision
 
@@ -55,6 +56,10 @@ class Plan:
     a GPU that has it; `bfloat16`, where weights, loss and maps stay in float32."""
     flip: bool = True
     """Mirror each training picture with a chance of one half."""
+    crop: float = 0.0
+    """Show a random part of each training picture, its sides at least 1 - crop of the whole."""
+    colour: float = 0.0
+    """Change brightness, contrast and saturation of training pictures by at most this share."""
     ema: float = 0.0
     """Decay per step of the average of weights that is validated and kept; 0 keeps none."""
     checkpoint_every: int = 0
@@ -72,10 +77,16 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay in 0..1, not {self.ema}")
+        _ = self.augmentation
         if self.micro_batch < 0:
             raise ValueError(f"micro_batch is at least 0, not {self.micro_batch}")
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError(f"epochs and batch size are at least 1, lr is above 0: {self}")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random changes of training pictures."""
+        return Augmentation(flip=self.flip, crop=self.crop, colour=self.colour)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,9 @@ from pipelines.config import RUN, flatten
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage
 from shards.manifest import Manifest
-from shards.reader import Plan as ReadingPlan
-from shards.reader import ShardReader, epoch_plan, step_keys
+from shards.order import Plan as ReadingPlan
+from shards.order import epoch_plan
+from shards.reader import ShardReader, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,13 @@ class CacheSource:
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
-        return step_keys(self.job.data, self.job.plan.batch_size, self.job.seed, epoch, step)
+        return step_keys(
+            ShardReader(self.job.data, "train"),
+            self.job.plan.batch_size,
+            self.job.seed,
+            epoch,
+            step,
+        )
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""

@@ -19,7 +19,8 @@ from emlnet.state import Plan
 from pipelines import figures, runs
 from pipelines.config import EncoderCommand, flatten
 from pipelines.stage import Place, Stage, open_place, say
-from shards.reader import Loader, ShardReader, step_keys
+from shards.loader import Loader
+from shards.reader import ShardReader, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,14 @@ class ShardSource:
             "world_size": world_size,
             "num_workers": job.loader_workers,
             "pin_memory": device.type == "cuda",
+            "reuse": device.type == "cpu",
         }
         self._train = Loader(
             job.reader("train"),
             job.plan.batch_size,
             seed=job.seed,
             shuffle=True,
-            flip=job.plan.flip,
+            augmentation=job.plan.augmentation,
             micro_batch=job.plan.micro_batch,
             **common,
         )
@@ -92,7 +94,7 @@ class ShardSource:
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
-        return step_keys(self.job.data, self.job.plan.batch_size, self.job.seed, epoch, step)
+        return step_keys(self._train.reader, self.job.plan.batch_size, self.job.seed, epoch, step)
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""

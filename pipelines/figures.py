@@ -18,7 +18,7 @@ from emlnet.picture import heat
 from emlnet.prediction import to_tensor
 from emlnet.sample import Decoded
 from emlnet.state import EpochReport
-from shards.reader import ShardReader
+from shards.reader import Reader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ class Example:
 
 
 def examples(
-    reader: ShardReader, num: int, prepare: Callable[[int, Decoded], Inputs]
+    reader: Reader, num: int, prepare: Callable[[int, Decoded], Inputs]
 ) -> Iterator[Example]:
     """At most `num` pictures of a split, evenly chosen, the same ones each time.
 

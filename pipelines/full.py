@@ -23,8 +23,9 @@ from pipelines.report import REPORT, write_report
 from pipelines.rows import MODEL, ModelSource
 from pipelines.tracking import Tracker
 from shards.formats import walk
+from shards.loader import check_sizes
 from shards.manifest import MANIFEST, Manifest
-from shards.reader import ShardReader, check_sizes
+from shards.reader import ShardReader
 from shards.writer import build
 
 SCORES = table.JSON

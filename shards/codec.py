@@ -1,8 +1,9 @@
 """Sample <-> its bytes in a tar, sample -> pixels; the only file that knows members' extensions.
 
-A sample is three members: `<stem>.jpg` (or .png), the photograph; `<stem>.fixations.npy`, int32
-rows of x, y, observer; `<stem>.density.png`, the density map. A fourth, where the source tells
-times: `<stem>.timing.npy`, float32 rows of onset and duration in ms.
+A sample is three members: `<stem>.jpg` (or .png), the photograph byte for byte;
+`<stem>.fixations.npy`, int32 rows of x, y, observer; `<stem>.density.png`, the density map pixel
+for pixel. A fourth, where the source tells times: `<stem>.timing.npy`, float32 rows of onset and
+duration in ms.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import webdataset as wds
 from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from emlnet.picture import decode_picture, open_picture, to_grey
+from emlnet.picture import open_picture
 from emlnet.sample import Decoded, Sample
+from shards.pixels import decode_grey, decode_photograph, encode_grey
 
 POINTS = "fixations.npy"
 TIMING = "timing.npy"
@@ -47,7 +49,7 @@ def pack(sample: Sample) -> bytes:
     members = {
         image_extension(sample.image, sample.key): sample.image,
         POINTS: _dump(table),
-        DENSITY: sample.density,
+        DENSITY: _repack(sample.density, f"{sample.key}: the density map"),
     }
     if sample.timing is not None:
         members[TIMING] = _dump(sample.timing.astype(np.float32))
@@ -96,14 +98,16 @@ def unpack(piece: bytes, key: str) -> Sample:
     )
 
 
-def decode(sample: Sample) -> Decoded:
+def decode(sample: Sample, place: NDArray[np.uint8] | None = None) -> Decoded:
     """The sample's pictures as pixels: upright RGB whatever the photograph's mode, alpha on white.
+
+    place: memory for the photograph, (H, W, 3); it is used where that saves a copy.
 
     Raises ValueError naming the sample when a picture is broken or claims too many pixels, when
     photograph and density differ in size, or when a point lies outside.
     """
-    image = decode_picture(sample.image, f"{sample.key}: the photograph")
-    density = to_grey(open_picture(sample.density, f"{sample.key}: the density map"))
+    image = decode_photograph(sample.image, f"{sample.key}: the photograph", place)
+    density = decode_grey(sample.density, f"{sample.key}: the density map")
     if image.shape[:2] != density.shape:
         raise ValueError(
             f"{sample.key}: the photograph is {image.shape[:2]}, its density map {density.shape}"
@@ -118,6 +122,12 @@ def decode(sample: Sample) -> Decoded:
         observers=sample.observers,
         density=density,
     )
+
+
+def _repack(density: bytes, name: str) -> bytes:
+    """A density map's pixels as a PNG that decodes fast; one of more than 8 bits as it is."""
+    image = open_picture(density, name)
+    return encode_grey(np.asarray(image)) if image.mode == "L" else density
 
 
 def _dump(array: NDArray[Any]) -> bytes:

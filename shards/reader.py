@@ -1,35 +1,63 @@
-"""Shards -> batches; what a rank reads is a pure function of (seed, epoch, position, rank)."""
+"""The samples of a split, by position; those of several data sets as one."""
 
 from __future__ import annotations
 
+import bisect
 import copy
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
-from emlnet.sample import Batch, Decoded, Sample, collate
+from emlnet.sample import Decoded, Sample
+from emlnet.views import Size
 from shards.codec import decode, unpack
-from shards.manifest import Manifest, check_piece
+from shards.fetch import Pieces, open_pieces
+from shards.manifest import Manifest
+from shards.order import epoch_plan
 
-Row = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]
-"""One step of one rank, or a part of it: samples, their weights, which to mirror."""
+Place = NDArray[np.uint8]
+"""Memory of a photograph, (H, W, 3)."""
+
+
+class Reader(Protocol):
+    """Samples by position."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The samples' names."""
+
+    @property
+    def sizes(self) -> Sequence[Size]:
+        """(H, W) of each sample in pixels."""
+
+    @property
+    def nums_fixations(self) -> Sequence[int]:
+        """Fixations of each sample."""
+
+    @property
+    def digest(self) -> str:
+        """What the samples are identified by."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, position: int) -> Sample:
+        """Reads one sample."""
+
+    def decoded(self, position: int, place: Place | None = None) -> Decoded:
+        """Reads one sample and decodes its pictures; `place` as for `shards.codec.decode`."""
 
 
 class ShardReader:
-    """The samples of one split, read by position.
+    """The samples of one split of a folder here, or of one at s3://, gs:// or http(s)://.
 
     Raises ValueError when the folder does not match its manifest or has no such split.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path | str, split: str) -> None:
         self.folder, self.manifest = folder, Manifest.load(folder)
         if split not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
@@ -37,6 +65,7 @@ class ShardReader:
         self.split = split
         self.shards = self.manifest.splits[split].shards
         self.entries = self.manifest.splits[split].samples
+        self._pieces: Pieces = open_pieces(folder, self.manifest.digest)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -48,202 +77,104 @@ class ShardReader:
         return tuple(entry.key for entry in self.entries)
 
     @cached_property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
+    def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each sample in pixels."""
         return tuple((entry.height, entry.width) for entry in self.entries)
+
+    @cached_property
+    def nums_fixations(self) -> tuple[int, ...]:
+        """Fixations of each sample."""
+        return tuple(entry.num_fixations for entry in self.entries)
+
+    @property
+    def digest(self) -> str:
+        """That of the data set."""
+        return self.manifest.digest
 
     def subset(self, positions: Sequence[int]) -> ShardReader:
         """A reader of the samples at these positions alone, in this order."""
         part = copy.copy(self)
-        for cached in ("keys", "sizes"):
+        for cached in ("keys", "sizes", "nums_fixations"):
             part.__dict__.pop(cached, None)
         part.entries = tuple(self.entries[position] for position in positions)
         return part
 
     def sample(self, position: int) -> Sample:
-        """Reads one sample; ValueError naming shard and sample when its bytes have changed."""
+        """Reads one sample.
+
+        Raises ValueError naming shard and sample when its bytes have changed or are not there,
+        OSError when the storage does not give them.
+        """
         entry = self.entries[position]
-        path = self.folder / self.shards[entry.shard].file
-        with path.open("rb", buffering=0) as tar:
-            piece = os.pread(tar.fileno(), entry.length, entry.offset)
-        check_piece(piece, entry, path)
-        return unpack(piece, entry.key)
+        piece, place = self._pieces.read(self.shards[entry.shard], entry)
+        try:
+            return unpack(piece, entry.key)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
 
-    def decoded(self, position: int) -> Decoded:
-        """Reads one sample and decodes its pictures."""
-        return decode(self.sample(position))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """What one rank reads in one epoch, a row per step, b = batch size / ranks columns.
-
-    indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 where
-    the last step is only filled up.  flips: (steps, b) bool, whether to mirror.
-    """
-
-    indices: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    flips: NDArray[np.bool_]
+    def decoded(self, position: int, place: Place | None = None) -> Decoded:
+        """Reads one sample and decodes its pictures; raises what `sample` does."""
+        sample = self.sample(position)
+        try:
+            return decode(sample, place)
+        except ValueError as error:
+            shard = self.shards[self.entries[position].shard]
+            raise ValueError(f"{self.folder}/{shard.file}: {error}") from error
 
 
-def epoch_plan(
-    *,
-    num_samples: int,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    seed: int = 0,
-    epoch: int = 0,
-    shuffle: bool = False,
-    flip: bool = False,
-) -> Plan:
-    """The steps of one rank: its slice of each global batch of one global order.
+class JointReader:
+    """The samples of several readers, one after another."""
 
-    Order and flips come from (seed, epoch) alone, so any number of ranks reads the same batches.
-    The last one is filled up from the start of the order with weight 0, and so is each where ranks
-    cannot share it equally: every rank has equally many steps and samples in each, every sample has
-    weight 1 exactly once.  Raises ValueError when there are more ranks than samples in a batch.
-    """
-    if not 1 <= world_size <= batch_size:
-        raise ValueError(f"{world_size} ranks cannot share a batch of {batch_size}")
-    if num_samples < 1 or not 0 <= rank < world_size:
-        raise ValueError(f"no samples for rank {rank} of {world_size} among {num_samples}")
-    seeds = np.random.SeedSequence([seed, epoch])
-    order = np.arange(num_samples)
-    if shuffle:
-        order = np.random.default_rng(seeds).permutation(num_samples)
-    num_steps = -(-num_samples // batch_size)
-    places = num_steps * batch_size
-    flips = np.random.default_rng(seeds.spawn(1)[0]).random(places) < 0.5
-    share = -(-batch_size // world_size)
-    # Columns of a rank; those beyond the batch show its first samples once more.
-    columns = np.arange(rank * share, (rank + 1) * share)
-    shown = np.arange(places).reshape(num_steps, batch_size)[:, columns % batch_size]
-    counts = (columns < batch_size) & (shown < num_samples)
-    return Plan(
-        indices=np.resize(order, places)[shown],
-        weights=counts.astype(np.float32),
-        flips=(flips & flip)[shown],
-    )
-
-
-class Loader:
-    """Batches of one rank, decoded in this process or in `num_workers` others.
-
-    batch_size: of all ranks together.  flip: mirror half of the samples, drawn anew each epoch.
-    pin_memory: hand batches out in page-locked memory.  micro_batch: a rank's share of a batch,
-    when larger, comes in `num_parts` batches of about that size, one after another; 0: in one.
-    Worker processes live as long as the loader. One epoch is read at a time.
-    Raises ValueError when there are more ranks than samples in a batch, or images that would share
-    one differ in size.
-    """
-
-    def __init__(
-        self,
-        reader: ShardReader,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        shuffle: bool = False,
-        flip: bool = False,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        micro_batch: int = 0,
-    ) -> None:
-        self.reader, self.batch_size = reader, batch_size
-        self.rank, self.world_size, self.seed = rank, world_size, seed
-        self.shuffle, self.flip = shuffle, flip
-        self.num_steps, share = self.plan(0).indices.shape
-        self.num_parts = -(-share // (micro_batch or share))
-        if batch_size > world_size:
-            check_sizes(reader)
-        context = None
-        if num_workers:
-            # To fork a process with threads (Ray's, torch's) can deadlock. Torch is imported once.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["shards.reader"])
-        self._rows = _Rows()
-        self._batches: DataLoader[Batch] = DataLoader(
-            _Steps(reader),
-            batch_size=None,
-            sampler=self._rows,
-            num_workers=num_workers,
-            multiprocessing_context=context,
-            persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
-            # Its own, else each epoch would advance torch's global random state.
-            generator=torch.Generator(),
-        )
-
-    def plan(self, epoch: int) -> Plan:
-        """What this rank reads in an epoch."""
-        return epoch_plan(
-            num_samples=len(self.reader),
-            batch_size=self.batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-            seed=self.seed,
-            epoch=epoch,
-            shuffle=self.shuffle,
-            flip=self.flip,
-        )
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from `start_step` on, exactly as if it had never stopped."""
-        plan = self.plan(epoch)
-        rows = list(zip(plan.indices, plan.weights, plan.flips, strict=True))[start_step:]
-        self._rows.rows = [
-            (indices, weights, flips)
-            for row in rows
-            for indices, weights, flips in zip(
-                *(np.array_split(part, self.num_parts) for part in row), strict=True
-            )
-        ]
-        yield from self._batches
-
-
-class _Rows(torch.utils.data.Sampler[Row]):
-    """The rows of the current epoch; it knows no loader, since a cycle would stall their end."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = tuple(readers)
+        self._starts = np.cumsum([0, *map(len, self.readers)]).tolist()
+        self.keys = tuple(key for reader in self.readers for key in reader.keys)
+        self.sizes = tuple(size for reader in self.readers for size in reader.sizes)
+        self.nums_fixations = tuple(num for r in self.readers for num in r.nums_fixations)
+        self.digest = "+".join(reader.digest for reader in self.readers)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """Number of samples."""
+        return int(self._starts[-1])
+
+    def _find(self, position: int) -> tuple[Reader, int]:
+        number = bisect.bisect_right(self._starts, position) - 1
+        return self.readers[number], position - self._starts[number]
+
+    def sample(self, position: int) -> Sample:
+        """Reads one sample; raises what its reader does."""
+        reader, own = self._find(position)
+        return reader.sample(own)
+
+    def decoded(self, position: int, place: Place | None = None) -> Decoded:
+        """Reads one sample and decodes its pictures; raises what its reader does."""
+        reader, own = self._find(position)
+        return reader.decoded(own, place)
 
 
-class _Steps(Dataset[Batch]):
-    """Reads one step's samples and collates them; lives in the worker processes."""
-
-    def __init__(self, reader: ShardReader) -> None:
-        self.reader = reader
-
-    def __getitem__(self, row: Row) -> Batch:
-        indices, weights, flips = row
-        return collate([self.reader.decoded(int(i)) for i in indices], weights, flips)
+def open_split(folders: Sequence[Path | str], split: str) -> Reader:
+    """The samples of a split of one data set, or of several as one."""
+    readers = [ShardReader(folder, split) for folder in folders]
+    return readers[0] if len(readers) == 1 else JointReader(readers)
 
 
-def step_keys(folder: Path, batch_size: int, seed: int, epoch: int, step: int) -> list[str]:
+def parts_of(reader: Reader) -> tuple[int, ...]:
+    """The number of samples of each data set that a reader joins."""
+    return tuple(map(len, reader.readers)) if isinstance(reader, JointReader) else (len(reader),)
+
+
+def step_keys(
+    reader: Reader, batch_size: int, seed: int, epoch: int, step: int, mix: Sequence[float] = ()
+) -> list[str]:
     """The names of the training samples of a step, of all ranks; epoch and step are from 0."""
-    reader = ShardReader(folder, "train")
     plan = epoch_plan(
-        num_samples=len(reader), batch_size=batch_size, seed=seed, epoch=epoch, shuffle=True
+        num_samples=len(reader),
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        shuffle=True,
+        parts=parts_of(reader),
+        mix=mix,
     )
     shown = plan.indices[step][plan.weights[step] == 1]
-    return [reader.entries[int(position)].key for position in shown]
-
-
-def check_sizes(reader: ShardReader) -> None:
-    """Raises ValueError that names two samples when the split mixes image sizes."""
-    for key, size in zip(reader.keys, reader.sizes, strict=True):
-        if size != reader.sizes[0]:
-            raise ValueError(
-                f"{reader.folder} mixes image sizes: {reader.keys[0]} is {reader.sizes[0]}, {key} "
-                f"is {size}; resize them, or use a batch of one image per rank"
-            )
+    return [reader.keys[int(position)] for position in shown]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shards.reader import ShardReader, epoch_plan
+from shards.order import epoch_plan
+from shards.reader import ShardReader
 from shards.writer import build
 
 

@@ -1,0 +1,127 @@
+"""Which samples a rank reads: a pure function of (seed, epoch, step, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Step(NamedTuple):
+    """One step of one rank, or a part of it; the rows of a plan, see there."""
+
+    indices: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    flips: NDArray[np.bool_]
+    draws: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What one rank reads in one epoch, a row per step, b samples each.
+
+    indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 where
+    a step is only filled up.  flips: (steps, b) bool, whether to mirror.
+    draws: (steps, b, 6) float32 in 0..1 (below 1): three for what is shown, three for the colours.
+    """
+
+    indices: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    flips: NDArray[np.bool_]
+    draws: NDArray[np.float32]
+
+    def steps(self, start: int = 0, num_parts: int = 1) -> Iterator[Step]:
+        """The steps from `start` on, each in so many parts, one after another."""
+        rows = (self.indices, self.weights, self.flips, self.draws)
+        for row in zip(*(values[start:] for values in rows), strict=True):
+            for part in zip(*(np.array_split(values, num_parts) for values in row), strict=True):
+                yield Step(*part)
+
+
+def epoch_plan(
+    *,
+    num_samples: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = False,
+    flip: bool = False,
+    parts: Sequence[int] = (),
+    mix: Sequence[float] = (),
+) -> Plan:
+    """The steps of one rank: its slice of each global batch of one global order.
+
+    Order, flips and draws come from (seed, epoch) alone: any number of ranks reads the same batches
+    The last one is filled up from the start of the order with weight 0, and so is each where ranks
+    cannot share it equally: every rank has equally many steps and samples in each, every sample has
+    weight 1 exactly once.  mix: shares of the batches for data sets of `parts` samples that follow
+    each other: an epoch is as long, but one with a larger share than its own is read several times,
+    one with a smaller in part, and the next part in the next epoch.
+    Raises ValueError when there are more ranks than samples in a batch.
+    """
+    if not 1 <= world_size <= batch_size:
+        raise ValueError(f"{world_size} ranks cannot share a batch of {batch_size}")
+    if num_samples < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"no samples for rank {rank} of {world_size} among {num_samples}")
+    seeds = np.random.SeedSequence([seed, epoch])
+    order = np.arange(num_samples)
+    if shuffle:
+        order = np.random.default_rng(seeds).permutation(num_samples)
+    flip_seed, draw_seed = seeds.spawn(2)
+    if mix:
+        order = mixed_order(parts, mix, seed, epoch)
+    num_steps = -(-num_samples // batch_size)
+    places = num_steps * batch_size
+    flips = np.random.default_rng(flip_seed).random(places) < 0.5
+    draws = np.random.default_rng(draw_seed).random((places, 6), np.float32)
+    share = -(-batch_size // world_size)
+    # Columns of a rank; those beyond the batch show its first samples once more.
+    columns = np.arange(rank * share, (rank + 1) * share)
+    shown = np.arange(places).reshape(num_steps, batch_size)[:, columns % batch_size]
+    counts = (columns < batch_size) & (shown < num_samples)
+    return Plan(
+        indices=np.resize(order, places)[shown],
+        weights=counts.astype(np.float32),
+        flips=(flips & flip)[shown],
+        draws=draws[shown],
+    )
+
+
+def mixed_order(
+    sizes: Sequence[int], mix: Sequence[float], seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Positions in joined data sets, each with its share of the places; (sum of sizes,).
+
+    A data set is read in one shuffled pass after another, over all epochs: none of its samples is
+    read a third time before each was read twice.
+    """
+    check_mix(sizes, mix)
+    total = sum(sizes)
+    ends = np.rint(np.cumsum(np.array(mix) / sum(mix)) * total).astype(int)
+    quotas = np.diff(ends, prepend=0)
+    parts: list[NDArray[Any]] = []
+    for number, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):
+        places = np.arange(epoch * quota, (epoch + 1) * quota)
+        first_pass, last_pass = epoch * quota // size, ((epoch + 1) * quota - 1) // size
+        passes = [
+            np.random.default_rng([seed, number, turn]).permutation(size)
+            for turn in range(first_pass, last_pass + 1)
+        ]
+        chosen = np.concatenate([np.zeros(0, int), *passes])[places - first_pass * size]
+        parts.append(sum(sizes[:number]) + chosen)
+    order = np.concatenate(parts)
+    shuffled: NDArray[np.int64] = np.random.default_rng([seed, epoch]).permutation(order)
+    return shuffled
+
+
+def check_mix(sizes: Sequence[int], mix: Sequence[float]) -> None:
+    """Raises ValueError unless there is one share above 0 for each data set."""
+    if len(mix) != len(sizes) or not all(share > 0 for share in mix):
+        raise ValueError(
+            f"a mix is one share above 0 for each of {len(sizes)} data sets, not {tuple(mix)}"
+        )

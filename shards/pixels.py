@@ -1,0 +1,67 @@
+"""Pictures to pixels at the speed of libjpeg-turbo; what is unusual goes Pillow's way."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from emlnet.picture import MAX_PIXELS, decode_picture, open_picture, to_grey
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+UP = 2
+"""The PNG filter whose rows are what they add to those above."""
+
+
+def decode_photograph(
+    data: bytes, name: str, place: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """What `emlnet.picture.decode_picture` gives, (H, W, 3) uint8, sooner.
+
+    place: memory of the picture's size, which is used where that saves a copy.
+    """
+    try:
+        header = Image.open(io.BytesIO(data))
+        if (
+            header.format == "JPEG"
+            and header.mode == "RGB"
+            and header.width * header.height <= MAX_PIXELS
+            and header.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        ):
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=place)
+            return pixels
+    except Exception:  # Pillow's way says what is wrong.
+        pass
+    return decode_picture(data, name)
+
+
+def encode_grey(pixels: NDArray[np.uint8]) -> bytes:
+    """(H, W) uint8 as a PNG that decodes fast: each row is kept as what it adds to that above.
+
+    A smooth map comes out about as small as with the filter that suits each row best, and its rows
+    are put together by plain sums, not, byte for byte, by predictions from three neighbours.
+    """
+    height, width = pixels.shape
+    rows = np.empty((height, width + 1), np.uint8)
+    rows[:, 0] = UP
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(rows.tobytes(), 6),
+        b"IEND": b"",
+    }
+    return SIGNATURE + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts.items()
+    )
+
+
+def decode_grey(data: bytes, name: str) -> NDArray[np.uint8]:
+    """(H, W) uint8 of a grey picture; ValueError starting with `name` when it is broken."""
+    return to_grey(open_picture(data, name))
