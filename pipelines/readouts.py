@@ -24,7 +24,8 @@ from emlnet.sample import collate, prepare_image
 from pipelines import tasks
 from pipelines.config import digest
 from pipelines.runs import write_json
-from shards.reader import ShardReader, check_sizes
+from shards.loader import check_sizes
+from shards.reader import ShardReader
 
 PART = 50
 """Samples of a part: what is lost when a worker dies."""
