@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from emlnet.backbones import build_backbone
+from emlnet import package
 from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.finetune import Finetune, prepare
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
 from emlnet.state import Plan
@@ -33,6 +35,7 @@ class EncoderJob:
     seed: int
     loader_workers: int = 0
     num_examples: int = 0
+    finetune: Finetune = field(default_factory=Finetune)
 
     @property
     def title(self) -> str:
@@ -41,7 +44,7 @@ class EncoderJob:
 
     def build(self) -> nn.Module:
         """The encoder, its backbone with the weights to start from."""
-        return Encoder(self.encoder)
+        return prepare(start_encoder(self.encoder), self.finetune)
 
     def reader(self, split: str) -> ShardReader:
         """The samples to train on, or to validate with."""
@@ -53,8 +56,14 @@ class EncoderJob:
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
         """The encoder with trained weights."""
+        # What was frozen is not among the trained weights: it is what training began with.
+        frozen: dict[str, torch.Tensor] = {}
+        if self.finetune.freeze:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                frozen = self.build().state_dict()
         encoder = Encoder(self.encoder, load_weights=False)
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict({**frozen, **weights})
         return encoder.eval()
 
 
@@ -143,8 +152,37 @@ class Prepared:
         return map(self._prepare, self._batches())
 
 
+def start_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that training begins with.
+
+    Weights of a folder are a packaged encoder's, all of them: its finetuning goes on.
+    Raises ValueError when the weights are not such an encoder's.
+    """
+    folder = Path(config.weights)
+    if not folder.is_dir():
+        return Encoder(config)
+    held = package.load(folder).encoders
+    parts = operator.attrgetter("backbone", "readout", "readout_width")
+    same = [found for found in held if parts(found.config) == parts(config)]
+    if len(same) != 1:
+        kinds = ", ".join(f"{e.config.backbone} ({e.kind})" for e in held)
+        raise ValueError(
+            f"{folder} holds {kinds}: {len(same)} encoders like {config.backbone} "
+            f"({config.readout}), expected one; name the folder of one such encoder"
+        )
+    encoder = Encoder(config, load_weights=False)
+    encoder.load_state_dict(same[0].state_dict())
+    return encoder
+
+
 def encoder_stage(
-    place: Place, name: str, folder: str, config: EncoderConfig, plan: Plan, seed: int
+    place: Place,
+    name: str,
+    folder: str,
+    config: EncoderConfig,
+    plan: Plan,
+    seed: int,
+    finetune: Finetune,
 ) -> Stage:
     """The stage that finetunes one encoder.
 
@@ -153,7 +191,6 @@ def encoder_stage(
     if config.weights not in WORDS:
         # Workers run in folders of their own.
         config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
-    build_backbone(config.backbone, config.weights)  # Wrong weights end here, not in a worker.
     job = EncoderJob(
         data=place.data,
         encoder=config,
@@ -161,14 +198,16 @@ def encoder_stage(
         seed=seed,
         loader_workers=place.compute.loader_workers,
         num_examples=figures.NUM_EXAMPLES,
+        finetune=finetune,
     )
+    job.build()  # Wrong weights end here, not in a worker.
     return Stage(
         name=name,
         kind="encoder",
         job=job,
         place=place,
         folder=place.folder / folder,
-        params={**flatten(config), **flatten(plan), "seed": seed},
+        params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
         backbones=config.backbone,
     )
 
@@ -178,6 +217,9 @@ def run(command: EncoderCommand) -> runs.StageResult:
     config = command.encoder
     place = open_place(command, "encoder", config.backbone)
     name = f"encoder {config.backbone}"
-    result = encoder_stage(place, name, "encoder", config, command.plan, command.seed).run()
+    stage = encoder_stage(
+        place, name, "encoder", config, command.plan, command.seed, command.finetune
+    )
+    result = stage.run()
     say(result)
     return result

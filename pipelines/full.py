@@ -123,7 +123,8 @@ def train(
     for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
         folder = f"encoder-{number}-{config.backbone.replace(':', '-')}"
         seed = command.seed + number
-        results.append(encoder_stage(place, name, folder, config, command.plan, seed).run())
+        encoder = encoder_stage(place, name, folder, config, command.plan, seed, command.finetune)
+        results.append(encoder.run())
         seconds[name] = results[-1].seconds
     with timed(seconds, "readouts"):
         packages = [result.package for result in results]
