@@ -11,10 +11,7 @@ from torch import Tensor
 
 from . import metrics
 from .auc import draw
-from .maps import density_map, gaussian_blur, resize
-
-SAMPLED_SIGMA = 4.0
-"""Pixels: a blur that loses nothing by bilinear resizing."""
+from .maps import density_map, gaussian_blur
 
 
 def density_maps(
@@ -54,21 +51,15 @@ def expected_similarity_map(
     nothing else.  Returns (B, 1, H, W), which sums to 1.
     The mean of min(map, sample) is concave, and a pixel gains as long as samples exceed it there.
     At the best map all pixels gain alike, so each is the same quantile of its samples, the one
-    with a sum of 1.  pysaliency climbs to the same map by stochastic gradients.  A map blurred so
-    far is found at a fraction of its size, where sigma is still `SAMPLED_SIGMA` pixels.
+    with a sum of 1.  pysaliency climbs to the same map by stochastic gradients.
     """
-    height, width = log_density.shape[-2:]
-    step = max(1, int(sigma / SAMPLED_SIGMA))
-    size = (max(1, height // step), max(1, width // step))
-    density = resize(log_density.exp(), size)
     best = [
         _quantile_of_samples(
-            _sample_density_maps(row, sigma / step, num_fixations, seed, num_samples).flatten(1)
+            _sample_density_maps(row, sigma, num_fixations, seed, num_samples).flatten(1)
         )
-        for row, seed in zip(density, seeds, strict=True)
+        for row, seed in zip(log_density.exp(), seeds, strict=True)
     ]
-    found = resize(torch.stack(best).view_as(density) if best else density, (height, width))
-    return found / found.sum(dim=(-2, -1), keepdim=True)
+    return torch.stack(best).view_as(log_density) if best else log_density.exp()
 
 
 def _sample_density_maps(

@@ -17,7 +17,6 @@ from tyro.conf import OmitArgPrefixes, Suppress
 
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
-from emlnet.finetune import Finetune
 from emlnet.losses import LossWeights
 from emlnet.maps import Kind
 from emlnet.registry import connect, find_tracking_uri
@@ -96,7 +95,6 @@ class EncoderCommand:
     data: Path
     """Folder of shards."""
     encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
-    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
@@ -159,7 +157,6 @@ class FullCommand:
     weights: tuple[str, ...] = ("default",)
     """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
     path."""
-    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None

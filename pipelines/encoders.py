@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from emlnet import package
+from emlnet.backbones import build_backbone
 from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.finetune import Finetune, prepare
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
 from emlnet.state import Plan
@@ -35,7 +33,6 @@ class EncoderJob:
     seed: int
     loader_workers: int = 0
     num_examples: int = 0
-    finetune: Finetune = field(default_factory=Finetune)
 
     @property
     def title(self) -> str:
@@ -44,7 +41,7 @@ class EncoderJob:
 
     def build(self) -> nn.Module:
         """The encoder, its backbone with the weights to start from."""
-        return prepare(start_encoder(self.encoder), self.finetune)
+        return Encoder(self.encoder)
 
     def reader(self, split: str) -> ShardReader:
         """The samples to train on, or to validate with."""
@@ -56,14 +53,8 @@ class EncoderJob:
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
         """The encoder with trained weights."""
-        # What was frozen is not among the trained weights: it is what training began with.
-        frozen: dict[str, torch.Tensor] = {}
-        if self.finetune.freeze:
-            with torch.random.fork_rng():
-                torch.manual_seed(self.seed)
-                frozen = self.build().state_dict()
         encoder = Encoder(self.encoder, load_weights=False)
-        encoder.load_state_dict({**frozen, **weights})
+        encoder.load_state_dict(weights)
         return encoder.eval()
 
 
@@ -152,45 +143,25 @@ class Prepared:
         return map(self._prepare, self._batches())
 
 
-def start_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that training begins with.
+def checked(config: EncoderConfig) -> EncoderConfig:
+    """The config for workers, which run in folders of their own.
 
-    Weights of a folder are a packaged encoder's, all of them: its finetuning goes on.
-    Raises ValueError when the weights are not such an encoder's.
+    Raises ValueError for weights that don't fit, before any worker starts.
     """
-    folder = Path(config.weights)
-    if not folder.is_dir():
-        return Encoder(config)
-    held = package.load(folder).encoders
-    parts = operator.attrgetter("backbone", "readout", "readout_width")
-    same = [found for found in held if parts(found.config) == parts(config)]
-    if len(same) != 1:
-        kinds = ", ".join(f"{e.config.backbone} ({e.kind})" for e in held)
-        raise ValueError(
-            f"{folder} holds {kinds}: {len(same)} encoders like {config.backbone} "
-            f"({config.readout}), expected one; name the folder of one such encoder"
-        )
-    encoder = Encoder(config, load_weights=False)
-    encoder.load_state_dict(same[0].state_dict())
-    return encoder
+    if config.weights not in WORDS:
+        config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
+    build_backbone(config.backbone, config.weights)
+    return config
 
 
 def encoder_stage(
-    place: Place,
-    name: str,
-    folder: str,
-    config: EncoderConfig,
-    plan: Plan,
-    seed: int,
-    finetune: Finetune,
+    place: Place, name: str, folder: str, config: EncoderConfig, plan: Plan, seed: int
 ) -> Stage:
     """The stage that finetunes one encoder.
 
     name: in tables.  folder: its own in the place's.
     """
-    if config.weights not in WORDS:
-        # Workers run in folders of their own.
-        config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
+    config = checked(config)
     job = EncoderJob(
         data=place.data,
         encoder=config,
@@ -198,16 +169,14 @@ def encoder_stage(
         seed=seed,
         loader_workers=place.compute.loader_workers,
         num_examples=figures.NUM_EXAMPLES,
-        finetune=finetune,
     )
-    job.build()  # Wrong weights end here, not in a worker.
     return Stage(
         name=name,
         kind="encoder",
         job=job,
         place=place,
         folder=place.folder / folder,
-        params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
+        params={**flatten(config), **flatten(plan), "seed": seed},
         backbones=config.backbone,
     )
 
@@ -217,9 +186,6 @@ def run(command: EncoderCommand) -> runs.StageResult:
     config = command.encoder
     place = open_place(command, "encoder", config.backbone)
     name = f"encoder {config.backbone}"
-    stage = encoder_stage(
-        place, name, "encoder", config, command.plan, command.seed, command.finetune
-    )
-    result = stage.run()
+    result = encoder_stage(place, name, "encoder", config, command.plan, command.seed).run()
     say(result)
     return result

@@ -38,9 +38,7 @@ def run(command: FullCommand) -> dict[str, Any]:
     """
     began = time.monotonic()
     source = command.data.absolute()
-    packed = (source / MANIFEST).is_file()
-    content = Manifest.load(source).digest if packed else walk(source).fingerprint
-    identity = {"command": "full", "source": str(source), "data": content}
+    identity = {"command": "full", "source": str(source), "data": fingerprint(source)}
     folder = stage.open_folder(command, f"full-{source.name}", identity)
     if (folder / SCORES).is_file():
         print(f"done before, in {folder}")
@@ -123,8 +121,7 @@ def train(
     for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
         folder = f"encoder-{number}-{config.backbone.replace(':', '-')}"
         seed = command.seed + number
-        encoder = encoder_stage(place, name, folder, config, command.plan, seed, command.finetune)
-        results.append(encoder.run())
+        results.append(encoder_stage(place, name, folder, config, command.plan, seed).run())
         seconds[name] = results[-1].seconds
     with timed(seconds, "readouts"):
         packages = [result.package for result in results]
@@ -165,6 +162,12 @@ def say(report: dict[str, Any]) -> None:
     print(f"best: {report['best']}; {version}, {report['promotion']}")
     times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
     print(f"seconds: {times}", flush=True)
+
+
+def fingerprint(source: Path) -> str:
+    """What tells one data set from another, of a folder of shards or a raw one."""
+    packed = (source / MANIFEST).is_file()
+    return Manifest.load(source).digest if packed else walk(source).fingerprint
 
 
 def pack(source: Path, out: Path) -> Path:

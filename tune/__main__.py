@@ -1,35 +1,58 @@
-"""`python -m tune loss-weights`: find the loss weights that serve an encoder best."""
+"""`python -m tune loss-weights | full`: find the loss weights that serve a model best."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from typing import Annotated, Any
 
-from tyro.extras import subcommand_cli_from_dict
+import tyro
+from mlflow.exceptions import MlflowException
+from tyro.conf import subcommand
 
-from emlnet.finite import DivergedError
-from pipelines.config import registry, spell_out
-from tune.config import LossWeightsCommand
+from pipelines.config import DECODER_PLAN, registry, spell_out, split_preset
+from pipelines.presets import PRESETS, find_preset
+from tune import full
+from tune.config import LossWeightsCommand, SearchedFullCommand
 from tune.search import loss_weights
 
 
-def parse(argv: list[str]) -> LossWeightsCommand:
-    """A command's config from its arguments."""
-    command = subcommand_cli_from_dict(
-        {"loss-weights": LossWeightsCommand},
+def parse(argv: list[str]) -> LossWeightsCommand | SearchedFullCommand:
+    """A command's config from its arguments.  Raises ValueError for an unknown preset."""
+    preset, argv = split_preset(argv)
+    if preset is not None and argv[:1] != ["full"]:
+        raise ValueError("--preset goes with `full`")
+    search: dict[str, Any] = {}
+    if any(word.partition("=")[0] == "--decoder" for word in argv):
+        plan = replace(DECODER_PLAN, guard=())
+        search = {"default": LossWeightsCommand(data=tyro.MISSING, plan=plan)}
+    whole = {} if preset is None else vars(find_preset(preset))
+    start = SearchedFullCommand(**{"data": tyro.MISSING, **whole})
+    described = f"{SearchedFullCommand.__doc__} --preset NAME starts from {', '.join(PRESETS)}."
+    searched: Any = Annotated[LossWeightsCommand, subcommand("loss-weights", **search)]
+    full_command: Any = Annotated[
+        SearchedFullCommand, subcommand("full", description=described, default=start)
+    ]
+    command = tyro.cli(
+        searched | full_command,
         prog="python -m tune",
         args=spell_out(argv),
         description=__doc__,
-        registry=registry(),
+        registry=registry(argv),
     )
-    assert isinstance(command, LossWeightsCommand)
+    assert isinstance(command, LossWeightsCommand | SearchedFullCommand)
     return command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a user's error is one line on stderr and exit code 1."""
     try:
-        loss_weights(parse(sys.argv[1:] if argv is None else argv))
-    except (ValueError, DivergedError) as error:
+        command = parse(sys.argv[1:] if argv is None else argv)
+        if isinstance(command, SearchedFullCommand):
+            full.run(command)
+        else:
+            loss_weights(command)
+    except (ValueError, RuntimeError, OSError, MlflowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

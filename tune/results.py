@@ -1,155 +1,145 @@
-"""What trials gave: a record on disk for each, the table, the best weights."""
+"""Trials on disk: what is to run, and a record of what became of it, the truth of a search."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal
 
 from emlnet.losses import LossWeights
-from emlnet.state import better
+from pipelines.config import digest
 from pipelines.runs import write_json
-from tune.space import EQUAL, short
+from tune.objective import gain
+from tune.space import EQUAL
 
-TRIALS, RESULT, BEST_WEIGHTS = "trials", "result.json", "best-weights.json"
-COLUMNS = ("kl", "nss", "cc", "sim")
+TRIALS, RESULT = "trials", "result.json"
+State = Literal["running", "finished", "stopped", "failed"]
+"""`stopped`: early, by the scheduler or because time was up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One training to run.
+
+    point: what the sampler drew.  final: the real training, scored on both halves of val, rather
+    than a trial of the search.
+    """
+
+    point: dict[str, float]
+    seed: int
+    final: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name of its folder: the same for the same training."""
+        return f"{'final' if self.final else 'trial'}-{digest(spec=self)[:12]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One trial.
 
-    epoch: the best by the objective, counted from 1.  scores: of that epoch on val, the `mit`
-    rules.  seconds: wall time with start-up.  started: seconds since 1970.  run_id: its MLflow run.
-    cause: why it failed, one line.
+    weights: what the point says; other: further numbers that are searched, by name.
+    history: the reports of its epochs (emlnet.state.EpochReport) so far.  num_epochs: of a whole
+    trial.  epoch, scores: of the best epoch by the first objective; `tuebingen` scores on val.
+    started: seconds since 1970; seconds: wall time with start-up, over all attempts.
+    run_id: its MLflow run.  cause: why it failed, one line.
     """
 
+    spec: Spec
     weights: LossWeights
-    state: Literal["finished", "failed"]
+    other: dict[str, float] = field(default_factory=dict)
+    num_epochs: int = 1
+    state: State = "running"
+    history: list[dict[str, Any]] = field(default_factory=list)
     epoch: int = 0
     scores: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
     started: float = 0.0
+    seconds: float = 0.0
     run_id: str = ""
     cause: str = ""
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the weights are 1:1:1."""
-        return self.weights == EQUAL
+        """Whether the weights are 1:1:1, and nothing else differs from the command."""
+        return self.weights == EQUAL and self.spec.point.get("lr", 1.0) == 1.0
 
-    def save(self, folder: Path) -> None:
+    @property
+    def num_trained(self) -> int:
+        """Epochs that were trained so far."""
+        return max((report["epoch"] for report in self.history), default=0)
+
+    def with_report(self, report: dict[str, Any], objective: str) -> TrialRecord:
+        """The record with one more epoch; one that was broken off and done again counts once."""
+        history = [past for past in self.history if past["epoch"] < report["epoch"]] + [report]
+        trained = [past for past in history if past["epoch"] > 0] or history
+        best = trained[0]
+        for other in trained[1:]:
+            if gain(objective, other["scores"], best["scores"]) > 0:
+                best = other
+        return replace(self, history=history, epoch=best["epoch"], scores=best["scores"])
+
+    def save(self, search: Path) -> None:
         """Writes the record into the trial's own folder."""
+        folder = search / TRIALS / self.spec.key
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RESULT, asdict(self))
 
 
-def find_record(folder: Path) -> TrialRecord | None:
-    """The record of a trial that ended, from its folder."""
-    path = folder / RESULT
+def trial_folder(search: Path, spec: Spec) -> Path:
+    """A trial's own folder."""
+    return search / TRIALS / spec.key
+
+
+def find_record(search: Path, spec: Spec) -> TrialRecord | None:
+    """The record of a trial that has begun."""
+    return _read(trial_folder(search, spec) / RESULT)
+
+
+def _read(path: Path) -> TrialRecord | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
+    content["spec"] = Spec(**content["spec"])
     return TrialRecord(**{**content, "weights": LossWeights(**content["weights"])})
 
 
-def find_records(search: Path) -> list[TrialRecord]:
-    """The records of a search's trials that ended: 1:1:1, then the others in the order they began.
+def find_records(search: Path, *, final: bool = False) -> list[TrialRecord]:
+    """The records of a search's trials, or of its final runs, in the order they began."""
+    found = [_read(path) for path in (search / TRIALS).glob(f"*/{RESULT}")]
+    records = [record for record in found if record is not None and record.spec.final == final]
+    return sorted(records, key=lambda record: record.started)
 
-    Trials that run at once begin in any order, although 1:1:1 is proposed first.
-    """
-    found = [find_record(folder) for folder in (search / TRIALS).glob("*")]
-    records = [record for record in found if record is not None]
-    return sorted(records, key=lambda record: (not record.is_baseline, record.started))
+
+def ended(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that will not go on."""
+    return [record for record in records if record.state != "running"]
+
+
+def scored(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those with scores to compare: they finished, or were stopped after an epoch at least."""
+    return [r for r in records if r.state in ("finished", "stopped") and r.scores]
 
 
 def forget_failed(search: Path) -> None:
-    """Removes what failed trials left, and the result that counted them."""
-    (search / BEST_WEIGHTS).unlink(missing_ok=True)
-    for folder in (search / TRIALS).glob("*"):
-        record = find_record(folder)
-        if record is not None and record.state == "failed":
-            shutil.rmtree(folder)
+    """Removes what failed trials left."""
+    for record in find_records(search) + find_records(search, final=True):
+        if record.state == "failed":
+            shutil.rmtree(trial_folder(search, record.spec))
 
 
-def best_record(records: Sequence[TrialRecord], objective: str) -> TrialRecord | None:
-    """The finished trial with the best score, the first of equal ones; None when none finished."""
-    best: TrialRecord | None = None
-    for record in records:
-        if record.state == "finished" and (
-            best is None or better(record.scores, best.scores, objective)
-        ):
-            best = record
-    return best
+def seconds_spent(records: Sequence[TrialRecord]) -> float:
+    """Wall time of a search: all moments at which at least one of its trials ran."""
+    total, until = 0.0, 0.0
+    for begin, end in sorted((r.started, r.started + r.seconds) for r in records):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def find_baseline(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The trial of 1:1:1, if it ended."""
+    """The trial of 1:1:1, if there is one."""
     return next((record for record in records if record.is_baseline), None)
-
-
-def table(records: Sequence[TrialRecord], objective: str) -> str:
-    """The trials as a table of text, a row each: best first, failed ones last."""
-    best = best_record(records, objective)
-    width = max(len(short(record.weights)) for record in records)
-    columns = (objective, *(name for name in COLUMNS if name != objective))
-    lines = [f"{'weights':<{width}}" + "".join(f"{c:>9}" for c in columns) + "    epoch  seconds"]
-    for record in _ranked(records, objective):
-        name = f"{short(record.weights):<{width}}"
-        marks = [
-            *(["winner"] if record is best else []),
-            *(["baseline"] if record.is_baseline else []),
-        ]
-        if record.state == "failed":
-            cause = shorten(record.cause, 100, placeholder=" ...")
-            lines.append(f"{name}  failed: {cause}  {', '.join(marks)}".rstrip())
-            continue
-        values = "".join(f"{record.scores[column]:>9.4f}" for column in columns)
-        row = f"{name}{values}{record.epoch:>9}{record.seconds:>9.0f}  {', '.join(marks)}"
-        lines.append(row.rstrip())
-    return "\n".join(lines)
-
-
-def _ranked(records: Sequence[TrialRecord], objective: str) -> list[TrialRecord]:
-    """Best first; equal ones in the order they began; failed ones last."""
-    left, ranked = list(records), []
-    while (best := best_record(left, objective)) is not None:
-        ranked.append(best)
-        left.remove(best)
-    return ranked + left
-
-
-def verdict(records: Sequence[TrialRecord], objective: str) -> str:
-    """What the search found against 1:1:1, and how far to trust it, in words."""
-    best, baseline = best_record(records, objective), find_baseline(records)
-    assert best is not None
-    if baseline is None or baseline.state == "failed":
-        return f"The baseline 1:1:1 failed, so there is nothing to compare {objective} with."
-    if best.is_baseline:
-        return f"No weights that were tried beat 1:1:1 by {objective} on val."
-    ours, theirs = best.scores[objective], baseline.scores[objective]
-    return (
-        f"{short(best.weights)}: {objective} {ours:.4f} on val against {theirs:.4f} for 1:1:1 "
-        f"({ours - theirs:+.4f}). Every trial ran with one seed, and the winner was picked on the "
-        "pictures it is scored on: the difference can be within the spread between seeds. Train "
-        "both with other seeds before relying on it."
-    )
-
-
-def summary(records: Sequence[TrialRecord], objective: str, **about: Any) -> dict[str, Any]:
-    """The content of best-weights.json: `weights`, which commands read, and all trials."""
-    best, baseline = best_record(records, objective), find_baseline(records)
-    assert best is not None
-    return {
-        "weights": asdict(best.weights),
-        "objective": objective,
-        **about,
-        "verdict": verdict(records, objective),
-        "winner": asdict(best),
-        "baseline": asdict(baseline) if baseline else None,
-        "trials": [asdict(record) for record in records],
-    }

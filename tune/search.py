@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from dataclasses import asdict
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import ray
-
 from pipelines import runs, stage, trainer
-from pipelines.config import digest, flatten, num_cpus
+from pipelines.config import BEST_WEIGHTS, flatten
+from pipelines.decoder import FrozenEncoder
+from pipelines.encoders import checked
 from pipelines.provenance import data_tags
 from pipelines.tracking import Tracker
+from shards.loader import check_sizes
 from shards.manifest import Manifest
 from shards.reader import ShardReader
-from tune import results
+from tune import report
 from tune.config import LossWeightsCommand, check
-from tune.objective import Setting
-from tune.space import short
-from tune.tuner import make_tuner, num_at_once
+from tune.live import Display, duration
+from tune.objective import halves
+from tune.page import write_page
+from tune.pareto import choose
+from tune.proposals import Proposals, make_study
+from tune.results import Spec, TrialRecord, ended, find_records, forget_failed, seconds_spent
+from tune.space import EQUAL, short
+from tune.subjects import make_subject, open_folder, title
+from tune.trial import Setting
+from tune.tuner import Halving, run_trials
 
-# Without Tune's own display and log files: MLflow and the trials' records have all that.
-TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
-UNUSED = ("plan.loss_weights", "plan.select", "retry_failed")
+UNUSED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that say nothing about a search."""
+PAGE = "search.html"
 
 
 def loss_weights(command: LossWeightsCommand) -> Path:
@@ -37,18 +45,42 @@ def loss_weights(command: LossWeightsCommand) -> Path:
     data = command.data.absolute()
     manifest = Manifest.load(data)
     for split in ("train", "val"):
-        ShardReader(data, split)
-    folder = open_folder(command, manifest)
-    best = folder / results.BEST_WEIGHTS
-    if best.is_file() and not command.retry_failed:
+        check_sizes(ShardReader(data, split))
+    halves(len(ShardReader(data, "val")))
+    if not command.decoder:
+        command = replace(command, encoder=checked(command.encoder))
+    folder, frozen = open_folder(command, manifest)
+    best = folder / BEST_WEIGHTS
+    if best.is_file() and not command.search.retry_failed and _lengths(command) == _asked(best):
         print(f"done before, in {folder}", flush=True)
-        say(folder, command)
+        say(folder)
         return best
+    with open_search(command, folder, frozen) as (setting, place, at_once):
+        run_search(command, setting, place, at_once)
+        run_finals(command, setting, place, at_once)
+        finish(command, setting, place)
+    say(folder)
+    return best
+
+
+@contextmanager
+def open_search(
+    command: LossWeightsCommand, folder: Path, frozen: Sequence[FrozenEncoder]
+) -> Iterator[tuple[Setting, stage.Place, int]]:
+    """Connects to Ray, begins or goes on with the MLflow run, and makes ready what trials share.
+
+    Gives the setting, the place, and how many trials may run at once.
+    """
+    data = command.data.absolute()
+    manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    trainer.connect(command.compute)
+    # What a stopped trial leaves behind is freed by way of the dashboard; what workers print would
+    # tear up the table.
+    trainer.connect(command.compute, include_dashboard=True, log_to_driver=False)
     params = {k: v for k, v in flatten(command).items() if k not in UNUSED}
-    tags = {**data_tags("search", manifest), "backbone": command.encoder.backbone}
-    with tracker.run(folder, f"search {folder.name}", params=params, tags=tags) as run_id:
+    tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
+    name = f"search {folder.name}"
+    with tracker.run(folder, name, params=params, tags=tags, data=(data, manifest)) as run_id:
         place = stage.Place(
             folder=folder,
             data=data,
@@ -57,97 +89,196 @@ def loss_weights(command: LossWeightsCommand) -> Path:
             compute=command.compute,
             parent=run_id,
         )
-        run_trials(command, place)
-        finish(command, place, run_id)
-    say(folder, command)
-    return best
+        if command.search.retry_failed:
+            forget_failed(folder)
+        subject, at_once = make_subject(command, place, frozen)
+        setting = Setting(
+            folder=folder,
+            subject=subject,
+            space=command.search.space,
+            objectives=command.search.objectives,
+            stop_by=command.search.ranked_by,
+            plan=command.plan,
+            trial_epochs=command.trial_epochs,
+            trial_scale=command.scale,
+        )
+        yield setting, place, at_once
 
 
-def open_folder(command: LossWeightsCommand, manifest: Manifest) -> Path:
-    """The search's own folder, absolute: `--out`, or one under runs/, the same each time."""
-    elsewhere = ("tracking", "compute", "data", "retry_failed")
-    config = {k: v for k, v in asdict(command).items() if k not in elsewhere}
-    identity = {
-        "command": "tune loss-weights",
-        "data": manifest.digest,
-        "config": digest(config=config),
+def _lengths(command: LossWeightsCommand) -> dict[str, float]:
+    search = command.search
+    return {
+        "num_trials": search.num_trials,
+        "max_hours": search.max_hours,
+        "final_seeds": search.final_seeds,
     }
-    safe = command.encoder.backbone.replace(":", "-")
-    default = Path("runs") / f"tune-{safe}-{digest(**identity)[:8]}"
-    return runs.open_folder(command.tracking.out or default, identity)
 
 
-def run_trials(command: LossWeightsCommand, place: stage.Place) -> None:
+def _asked(best: Path) -> dict[str, float]:
+    asked: dict[str, float] = json.loads(best.read_text()).get("asked", {})
+    return asked
+
+
+def run_search(
+    command: LossWeightsCommand, setting: Setting, place: stage.Place, at_once: int
+) -> None:
     """Runs the trials that are left.
 
-    Raises ValueError when the cluster has no room for one, its workers can't share a batch, or none
-    finished, with the first cause; KeyboardInterrupt when it was interrupted.
+    Raises ValueError when none has scores, with the first cause; KeyboardInterrupt when it was
+    interrupted.
     """
-    scaled = trainer.scaling(command.compute)
-    num_workers = scaled.num_workers
-    assert isinstance(num_workers, int)
-    trainer.check_batch(command.plan.batch_size, num_workers)
-    room = num_at_once(num_workers, bool(scaled.use_gpu), ray.available_resources())
-    at_once = min(room, command.num_trials)
-    setting = Setting(
-        place=place,
-        space=command.space,
-        objective=command.objective,
-        encoder=command.encoder,
-        plan=command.plan,
-        seed=command.seed,
-        num_threads=max(1, num_cpus() // (at_once * num_workers)),
-    )
-    if command.retry_failed:
-        results.forget_failed(place.folder)
-    ended = len(results.find_records(place.folder))
+    search = command.search
+    known = find_records(place.folder)
+    done = ended(known)
+    left, budget = search.num_trials - len(done), search.max_hours * 3600
+    seconds = budget - seconds_spent(known) if budget else None
     print(
-        f"{command.num_trials} trials{f', {ended} of them done before' if ended else ''}; "
-        f"{at_once} at once, {command.plan.epochs} epoch{'s' * (command.plan.epochs > 1)} each, "
-        f"compared by {command.objective} on val; in {place.folder}\n"
+        f"{search.num_trials} trials{f', {len(done)} of them done before' if done else ''}, "
+        f"{at_once} at once, up to {setting.trial_epochs} epochs each at {setting.trial_scale:g} "
+        f"of the size, compared by {search.objective} on half of val"
+        f"{f', stopped early by {setting.stop_by}' if search.stops else ''}; in {place.folder}\n"
         f"MLflow run {place.parent} in {command.tracking.uri}",
         flush=True,
     )
-    for name, value in TUNE_ENV.items():
-        os.environ.setdefault(name, value)
-    # Of a failed trial Tune prints all it knows; that is kept in the tuner's folder.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    grid = make_tuner(command, setting, at_once).fit()
-    if grid.num_terminated + grid.num_errors < command.num_trials:
-        raise KeyboardInterrupt
-    records = results.find_records(place.folder)
-    if results.best_record(records, command.objective) is None:
-        first = records[0]
-        raise ValueError(
-            f"all {len(records)} trials failed; the first, {short(first.weights)}: "
-            f"{first.cause}. When the cause is gone, --retry-failed runs them again"
+    if left > 0 and (seconds is None or seconds > 0):
+        specs = first_specs(command, known)
+        study = make_study(
+            place.folder,
+            search.space,
+            search.objectives,
+            search.sampler,
+            command.seed,
+            search.num_trials,
         )
+        proposals = Proposals(place.folder, specs, study, search.space, command.seed)
+        halving = Halving(grace=search.grace_epochs, factor=search.reduction)
+        with Display(place.folder, search.objectives, search.num_trials, at_once) as display:
+            whole = run_trials(
+                setting,
+                place,
+                proposals,
+                left,
+                at_once,
+                display.update,
+                halving if search.stops else None,
+                seconds,
+            )
+        if not whole:
+            raise KeyboardInterrupt
+    records = find_records(place.folder)
+    if choose(records, search.objectives) is None:
+        _raise_first_cause(records)
 
 
-def finish(command: LossWeightsCommand, place: stage.Place, run_id: str) -> None:
-    """Writes best-weights.json, whole or not at all, and logs it with the table and the scores."""
-    records, tracker = results.find_records(place.folder), place.tracker
-    content = results.summary(
+def _raise_first_cause(records: Sequence[TrialRecord]) -> None:
+    failed = [record for record in records if record.state == "failed"]
+    if not failed:
+        raise ValueError("time was up before any trial had an epoch; allow more --max-hours")
+    raise ValueError(
+        f"all {len(failed)} trials failed; the first, {short(failed[0].weights)}: "
+        f"{failed[0].cause}. When the cause is gone, --retry-failed runs them again"
+    )
+
+
+def first_specs(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> list[Spec]:
+    """Trials that were broken off, then the weights that are named and not yet tried."""
+    specs = [record.spec for record in known if record.state == "running"]
+    for weights in (EQUAL, *command.search.first):
+        spec = Spec(point=command.search.space.point(weights), seed=command.seed)
+        if spec.key not in {record.spec.key for record in known} | {each.key for each in specs}:
+            specs.append(spec)
+    return specs
+
+
+def run_finals(
+    command: LossWeightsCommand, setting: Setting, place: stage.Place, at_once: int
+) -> None:
+    """Trains the winner and 1:1:1 in full with other seeds, those that were not yet."""
+    choice = choose(find_records(place.folder), setting.objectives)
+    assert choice is not None
+    if choice.winner.is_baseline:
+        return
+    points = (choice.winner.spec.point, setting.space.point(EQUAL))
+    seeds = range(command.seed + 1, command.seed + 1 + command.search.final_seeds)
+    specs = [Spec(point=point, seed=seed, final=True) for seed in seeds for point in points]
+    done = {record.spec.key for record in ended(find_records(place.folder, final=True))}
+    left = [spec for spec in specs if spec.key not in done]
+    if not left:
+        return
+    print(
+        f"final: {short(choice.winner.weights)} against {short(EQUAL)}, {len(seeds)} seeds each, "
+        f"{setting.plan.epochs} epochs at the full size",
+        flush=True,
+    )
+    proposals = Proposals(place.folder, left)
+    at_once = min(at_once, len(left))
+    with Display(place.folder, setting.objectives, len(specs), at_once, final=True) as display:
+        if not run_trials(setting, place, proposals, len(left), at_once, display.update):
+            raise KeyboardInterrupt
+
+
+def finish(command: LossWeightsCommand, setting: Setting, place: stage.Place) -> None:
+    """Writes best-weights.json and the page, whole or not at all, and logs both."""
+    records = find_records(place.folder)
+    finals = find_records(place.folder, final=True)
+    choice = choose(records, setting.objectives)
+    assert choice is not None
+    assert place.parent is not None
+    trained = sum(record.num_trained for record in records) + command.search.warm_start_epochs
+    content = report.summary(
         records,
-        command.objective,
-        backbone=command.encoder.backbone,
+        finals,
+        choice,
+        setting.objectives,
+        subject=setting.subject.title,
         seed=command.seed,
         data={"name": place.manifest.name, "digest": place.manifest.digest},
-        run_id=run_id,
+        run_id=place.parent,
+        asked=_lengths(command),
+        cost={
+            "trial_epochs": trained,
+            "full_epochs": command.search.num_trials * command.plan.epochs,
+            "seconds": seconds_spent(records),
+        },
     )
-    path = place.folder / results.BEST_WEIGHTS
+    final = report.compare(finals, choice.winner)
+    page = place.folder / PAGE
+    plots = write_page(page, records, choice, final, content, setting.space.terms)
+    path = place.folder / BEST_WEIGHTS
     runs.write_json(path, content)
-    tracker.file(run_id, path)
-    text = results.table(records, command.objective)
-    tracker.describe(run_id, f"{content['verdict']}\n\n```\n{text}\n```")
-    scores = content["winner"]["scores"]
-    tracker.metrics(run_id, {f"best_{name}": value for name, value in scores.items()})
+    tracker = place.tracker
+    for file in (path, page, *plots):
+        tracker.file(place.parent, file)
+    text = report.table(records, choice, setting.objectives)
+    if final:
+        text = f"{report.final_table(choice, final)}\n\n{text}"
+    tracker.describe(place.parent, f"{content['verdict']}\n\n```\n{text}\n```")
+    scores = {f"best_{name}": value for name, value in choice.winner.scores.items()}
+    if final:
+        scores |= {f"final_{name}": mean for name, (mean, _) in final.winner.items()}
+        scores |= {f"final_gain_{name}": final.gain(name)[0] for name in final.winner}
+    tracker.metrics(place.parent, scores)
 
 
-def say(folder: Path, command: LossWeightsCommand) -> None:
-    """Prints the table of a search that is done, and where its best weights are."""
-    records = results.find_records(folder)
-    print(f"\n{results.table(records, command.objective)}\n")
-    print(results.verdict(records, command.objective))
-    path = folder / results.BEST_WEIGHTS
-    print(f"best weights: {path}, for --loss-weights @{path}", flush=True)
+def say(folder: Path) -> None:
+    """Prints the tables of a search that is done, and where its best weights are."""
+    path = folder / BEST_WEIGHTS
+    content = json.loads(path.read_text())
+    objectives = content["objectives"]
+    records = find_records(folder)
+    choice = choose(records, objectives)
+    assert choice is not None
+    print(f"\n{report.table(records, choice, objectives)}\n")
+    final = report.compare(find_records(folder, final=True), choice.winner)
+    if final:
+        print(f"{report.final_table(choice, final)}\n")
+    print(content["verdict"])
+    cost = content["cost"]
+    print(
+        f"{cost['trial_epochs']} epochs of trials ran in {duration(cost['seconds'])}; all trials "
+        f"in full are {cost['full_epochs']}"
+    )
+    for name, value in content["other"].items():
+        print(f"the winner's {name} is {value:g}")
+    print(f"best weights: {path}, for --loss-weights @{path} or @{content['run_id']}")
+    print(f"to look at: {folder / PAGE}", flush=True)

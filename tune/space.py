@@ -12,6 +12,8 @@ from emlnet.state import Plan
 
 EQUAL = LossWeights()
 """The baseline: KL, CC and NSS at 1:1:1."""
+KL_LED = LossWeights(kl=10, cc=2, nss=1)
+"""Near what TranSalNet and SUM train with: KL 10, CC 2, SIM 1, NSS 1."""
 TOTAL = sum(asdict(EQUAL).values())
 """Sum of the weights of every trial.  Under AdamW only their ratios matter; under SGD a scale is a
 learning rate, and clipping sees it too: a fixed sum keeps it out of the search."""
@@ -29,6 +31,13 @@ class Dimension:
     log: bool = False
 
 
+FACTORS = {
+    "lr": Dimension(low=1 / 3, high=3, log=True),
+    "width": Dimension(low=0.5, high=2, log=True),
+}
+"""What may join the weights, each as a factor of what the command says."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """Loss weights whose shares of their sum are drawn evenly from all there are."""
@@ -37,10 +46,14 @@ class Space:
     """Loss terms to weigh beside kl, cc and nss."""
     min_share: float = 0.05
     """A term whose share of the sum of the weights is smaller than this weighs 0."""
+    also: tuple[Literal["lr", "width"], ...] = ()
+    """Other numbers to search: `lr`, from a third to three times the given one; `width`, of the
+    readouts (or of the decoder), from half to twice."""
 
     def __post_init__(self) -> None:
-        if len(set(self.extra_terms)) < len(self.extra_terms):
-            raise ValueError(f"each extra term once, not {' '.join(self.extra_terms)}")
+        for names in (self.extra_terms, self.also):
+            if len(set(names)) < len(names):
+                raise ValueError(f"each name once, not {' '.join(names)}")
         if not 0 <= self.min_share < 1 / len(self.terms):
             raise ValueError(
                 f"a share of at least {self.min_share} each is too much for {len(self.terms)} terms"
@@ -52,12 +65,18 @@ class Space:
         return ("kl", "cc", "nss", *self.extra_terms)
 
     def dimensions(self) -> dict[str, Dimension]:
-        """What a sampler draws, by name: all numbers evenly between their ends."""
-        return dict.fromkeys(self.terms, Dimension(low=0.0, high=0.9999))
+        """What a sampler draws, by name: terms evenly between their ends, then the factors."""
+        terms = dict.fromkeys(self.terms, Dimension(low=0.0, high=0.9999))
+        return terms | {name: FACTORS[name] for name in self.also}
 
     def plan(self, point: Point, plan: Plan) -> Plan:
         """The plan with what the point says."""
-        return replace(plan, loss_weights=self.weights(point))
+        lr = float(f"{plan.lr * point.get('lr', 1.0):.3g}")
+        return replace(plan, loss_weights=self.weights(point), lr=lr)
+
+    def width(self, point: Point, width: int) -> int:
+        """Hidden channels: a multiple of 4 when they are searched."""
+        return max(4, 4 * round(width * point["width"] / 4)) if "width" in point else width
 
     def weights(self, point: Point) -> LossWeights:
         """The loss weights at a point; they sum to TOTAL, rounded to 4 digits after the point.
@@ -65,23 +84,24 @@ class Space:
         Even numbers become exponential ones, whose shares of their sum are even on the simplex
         (Dirichlet, all concentrations 1).
         """
-        drawn = _shares({term: -math.log1p(-point[term]) for term in self.terms})
-        kept = _shares({t: share if share >= self.min_share else 0.0 for t, share in drawn.items()})
+        drawn = shares({term: -math.log1p(-point[term]) for term in self.terms})
+        kept = shares({t: share if share >= self.min_share else 0.0 for t, share in drawn.items()})
         zeros = dict.fromkeys(asdict(EQUAL), 0.0)
         return LossWeights(**zeros | {t: round(share * TOTAL, 4) for t, share in kept.items()})
 
     def point(self, weights: LossWeights) -> dict[str, float]:
-        """A point whose weights these are, up to scale."""
-        return {t: -math.expm1(-share) for t, share in _shares(asdict(weights), self.terms).items()}
+        """A point whose weights these are, up to scale, and whose factors are 1."""
+        terms = {name: value for name, value in asdict(weights).items() if name in self.terms}
+        point = {term: -math.expm1(-share) for term, share in shares(terms).items()}
+        return point | dict.fromkeys(self.also, 1.0)
 
 
-def _shares(values: Mapping[str, float], names: tuple[str, ...] = ()) -> dict[str, float]:
-    """Named values, all when none is named, divided by their sum; equal ones when all are 0."""
-    chosen = {name: values[name] for name in names or values}
-    total = sum(chosen.values())
+def shares(values: Mapping[str, float]) -> dict[str, float]:
+    """Named values divided by their sum; equal ones when all are 0."""
+    total = sum(values.values())
     if not total:
-        return dict.fromkeys(chosen, 1 / len(chosen))
-    return {name: value / total for name, value in chosen.items()}
+        return dict.fromkeys(values, 1 / len(values))
+    return {name: value / total for name, value in values.items()}
 
 
 def short(weights: LossWeights) -> str:

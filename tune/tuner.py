@@ -1,24 +1,49 @@
-"""Ray Tune around the trials: what proposes weights, how many run at once, a line for each end."""
+"""Ray Tune around the trials: how many run at once, which are stopped, what is recorded."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
-import optuna
 from ray import tune
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.stopper import Stopper
 
-from tune import results
-from tune.config import LossWeightsCommand
-from tune.objective import SCORE, Setting, direction, fail, one_line, run_trial
-from tune.space import EQUAL, Dimension, short
+from pipelines.config import flatten
+from pipelines.provenance import data_tags
+from pipelines.stage import Place
+from tune.objective import direction
+from tune.pareto import name
+from tune.proposals import Proposals
+from tune.results import (
+    TrialRecord,
+    ended,
+    find_record,
+    find_records,
+    scored,
+    trial_folder,
+)
+from tune.trial import CAUSE, EPOCH, REPORT, SCORE, SPEC, Setting, run_trial
 
-# A trial's own process only waits for its workers: a CPU for it would be one that they wait for.
-DRIVER = {"CPU": 0, "node:__internal_head__": 0.01}
 FOLDER = "tuner"
+# Without Tune's own display and log files: MLflow and the trials' records have all that.
+TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+HOPELESS = 5
+"""Trials that fail before any other ended after which a search is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving:
+    """ASHA: at epochs grace, grace * factor, ... a trial stops unless among the best 1 / factor."""
+
+    grace: int
+    factor: int
 
 
 def num_at_once(num_workers: int, use_gpu: bool, free: Mapping[str, float]) -> int:
@@ -32,82 +57,209 @@ def num_at_once(num_workers: int, use_gpu: bool, free: Mapping[str, float]) -> i
     return min(int(free[kind] // num_workers) for kind in kinds)
 
 
-def make_tuner(command: LossWeightsCommand, setting: Setting, at_once: int) -> tune.Tuner:
-    """A tuner for all trials, or one that goes on with those of an interrupted search."""
-    trainable = tune.with_resources(tune.with_parameters(run_trial, setting=setting), DRIVER)
-    path = str(setting.place.folder / FOLDER)
-    if tune.Tuner.can_restore(path):
-        return tune.Tuner.restore(path, trainable, restart_errored=command.retry_failed)
-    return tune.Tuner(
+def run_trials(
+    setting: Setting,
+    place: Place,
+    proposals: Proposals,
+    num_trials: int,
+    at_once: int,
+    show: Callable[[], None],
+    halving: Halving | None = None,
+    seconds: float | None = None,
+) -> bool:
+    """Runs trials until there are `num_trials`, or time is up.
+
+    show: called when a record changed.  halving: stops trials early.
+    Returns whether it ended by itself, not by an interrupt.
+    """
+    for key, value in TUNE_ENV.items():
+        os.environ.setdefault(key, value)
+    # Of a failed trial Tune prints all it knows; its cause is in the record.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # What Tune keeps of an earlier call is of no use: the records are what is gone on from.
+    shutil.rmtree(setting.folder / FOLDER, ignore_errors=True)
+    scheduler = make_scheduler(setting, halving)
+    watch = Watch(setting, seconds)
+    recorder = Recorder(
+        setting, place, show, lambda trial_id: watch.stopped or trial_id in stopped_by(scheduler)
+    )
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, setting=setting), setting.subject.resources
+    )
+    tune.Tuner(
         trainable,
-        param_space={name: domain(d) for name, d in command.space.dimensions().items()},
         tune_config=tune.TuneConfig(
-            metric=SCORE,
-            mode=direction(command.objective),
-            num_samples=command.num_trials,
+            num_samples=num_trials,
             max_concurrent_trials=at_once,
-            search_alg=make_sampler(command),
+            search_alg=proposals,
+            scheduler=scheduler,
+            reuse_actors=setting.subject.reuse_actors,
         ),
         run_config=tune.RunConfig(
             name=FOLDER,
-            storage_path=str(setting.place.folder),
+            storage_path=str(setting.folder),
             verbose=0,
-            callbacks=[Progress(command, setting)],
+            stop=watch,
+            callbacks=[recorder],
             failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
         ),
+    ).fit()
+    return recorder.num_ended >= num_trials or watch.stopped
+
+
+def make_scheduler(setting: Setting, halving: Halving | None) -> TrialScheduler:
+    """ASHA that knows the scores of earlier calls, or none that stops a trial."""
+    if halving is None:
+        return FIFOScheduler()
+    scheduler = RememberingASHA(
+        time_attr=EPOCH,
+        metric=SCORE,
+        mode=direction(setting.stop_by),
+        grace_period=halving.grace,
+        reduction_factor=halving.factor,
+        # Beyond the last epoch: a trial that reaches it ends by itself, and in good order.
+        max_t=setting.trial_epochs + 1,
     )
+    for record in find_records(setting.folder):
+        trial = SimpleNamespace(trial_id=record.spec.key)
+        scheduler.on_trial_add(None, trial)
+        for report in record.history if record.state != "failed" else ():
+            score = report["scores"][setting.stop_by]
+            scheduler.on_trial_result(None, trial, {EPOCH: report["epoch"], SCORE: score})
+    return scheduler
 
 
-def domain(dimension: Dimension) -> Any:
-    """A dimension in Ray Tune's words."""
-    draw = tune.loguniform if dimension.log else tune.uniform
-    return draw(dimension.low, dimension.high)
+class RememberingASHA(ASHAScheduler):  # type: ignore[misc]
+    """ASHA that knows which trials it stopped."""
+
+    stopped: frozenset[str] = frozenset()
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        action: str = super().on_trial_result(controller, trial, result)
+        if action == TrialScheduler.STOP:
+            self.stopped |= {trial.trial_id}
+        return action
 
 
-def make_sampler(command: LossWeightsCommand) -> Searcher | SearchAlgorithm:
-    """Proposes points, first that of 1:1:1."""
-    first = [command.space.point(EQUAL)]
-    if command.sampler == "random":
-        return BasicVariantGenerator(points_to_evaluate=first, random_state=command.seed)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Optuna learns after 10 random points, which for a few trials would be all.
-    startup = min(10, max(3, command.num_trials // 4))
-    sampler = optuna.samplers.TPESampler(seed=command.seed, n_startup_trials=startup)
-    return OptunaSearch(points_to_evaluate=first, sampler=sampler)
+def stopped_by(scheduler: TrialScheduler) -> frozenset[str]:
+    """The trials that a scheduler stopped early, by Tune's names for them."""
+    return scheduler.stopped if isinstance(scheduler, RememberingASHA) else frozenset()
 
 
-class Progress(tune.Callback):  # type: ignore[misc]
-    """A line for each trial that ends; marks those whose process died without a word.
+class Watch(Stopper):  # type: ignore[misc]
+    """Ends a search when time is up, or when its first trials all failed."""
 
-    Knows only what lies on disk, since Tune restores it with the search.
-    """
+    def __init__(self, setting: Setting, seconds: float | None) -> None:
+        self.setting, self.seconds, self.stopped = setting, seconds, False
+        self.began = self.looked = time.monotonic()
 
-    def __init__(self, command: LossWeightsCommand, setting: Setting) -> None:
-        self.trials, self.space = setting.place.folder / results.TRIALS, setting.space
-        self.num_trials, self.objective = command.num_trials, command.objective
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stops one trial alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to stop; Tune asks many times a second."""
+        now = time.monotonic()
+        if self.stopped or now - self.looked < 1:
+            return self.stopped
+        self.looked = now
+        records = ended(find_records(self.setting.folder))
+        hopeless = len(records) >= HOPELESS and not scored(records)
+        late = self.seconds is not None and now - self.began >= self.seconds
+        self.stopped = late or hopeless
+        return self.stopped
+
+
+class Recorder(tune.Callback):  # type: ignore[misc]
+    """Writes what becomes of trials, on disk and to MLflow; runs in the command's own process."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        place: Place,
+        show: Callable[[], None],
+        was_stopped: Callable[[str], bool],
+    ) -> None:
+        self.setting, self.place, self.show = setting, place, show
+        self.was_stopped, self.num_ended = was_stopped, 0
+        self.began: dict[str, tuple[float, float]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles it and never looks at that again; a terminal cannot be pickled."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial begins, or goes on where an earlier call of the command broke off."""
+        setting, spec = self.setting, trial.config[SPEC]
+        record = replace(self._record(trial), state="running", cause="")
+        record.save(setting.folder)
+        self.began[spec.key] = (time.time(), record.seconds)
+        training, kind = setting.trial(spec), "final" if spec.final else "trial"
+        weights = {f"weight_{t}": getattr(record.weights, t) for t in setting.space.terms}
+        params = {**weights, **flatten(training.plan), "seed": spec.seed, "scale": training.scale}
+        run_id = self.place.tracker.begin(
+            trial_folder(setting.folder, spec),
+            f"{kind} {name(record)}" + (f" seed {spec.seed}" if spec.final else ""),
+            params={**params, "width": training.width},
+            tags={**data_tags(kind, self.place.manifest), "backbone": setting.subject.title},
+            parent=self.place.parent,
+        )
+        self._save(replace(record, run_id=run_id))
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reported an epoch."""
+        record = self._record(trial).with_report(result[REPORT], self.setting.objectives[0])
+        self._save(record)
+        self.place.tracker.epoch(record.run_id, result[REPORT])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Called when a trial finished."""
-        self._say(trial)
+        """A trial ran to its end, or was stopped."""
+        record = self._record(trial)
+        if record.state == "failed":
+            return
+        if record.num_trained >= record.num_epochs:
+            self._end(replace(record, state="finished"), "FINISHED")
+        elif record.num_trained and self.was_stopped(trial.trial_id):
+            self._end(replace(record, state="stopped"), "KILLED")
+        # Else it was broken off, and is run again.
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Called when a trial failed."""
-        folder = self.trials / trial.trial_id
-        if results.find_record(folder) is None:
-            cause = one_line(trial.get_error() or RuntimeError("its process died"))
-            fail(folder, self.space.weights(trial.config), cause, started=time.time())
-        self._say(trial)
+        """A trial failed."""
+        told = trial_folder(self.setting.folder, trial.config[SPEC]) / CAUSE
+        cause = told.read_text() if told.is_file() else "its process died"
+        told.unlink(missing_ok=True)
+        self._end(replace(self._record(trial), state="failed", cause=cause), "FAILED")
 
-    def _say(self, trial: Any) -> None:
-        records = results.find_records(self.trials.parent)
-        record = results.find_record(self.trials / trial.trial_id)
-        assert record is not None
-        line = f"{len(records)}/{self.num_trials} {short(record.weights)}: "
-        if record.state == "failed":
-            line += f"failed: {record.cause}"
-        else:
-            line += f"{self.objective} {record.scores[self.objective]:.4f}"
-        best = results.best_record(records, self.objective)
-        if best:
-            line += f"; best {best.scores[self.objective]:.4f} with {short(best.weights)}"
-        print(line, flush=True)
+    def _record(self, trial: Any) -> TrialRecord:
+        setting, spec = self.setting, trial.config[SPEC]
+        found = find_record(setting.folder, spec)
+        if found is not None:
+            return found
+        training = setting.trial(spec)
+        other = {"lr": training.plan.lr, "width": float(training.width)}
+        return TrialRecord(
+            spec=spec,
+            weights=training.plan.loss_weights,
+            other={key: other[key] for key in setting.space.also},
+            num_epochs=training.plan.epochs,
+            started=time.time(),
+        )
+
+    def _save(self, record: TrialRecord) -> None:
+        began, before = self.began.get(record.spec.key, (time.time(), record.seconds))
+        replace(record, seconds=before + time.time() - began).save(self.setting.folder)
+        self.show()
+
+    def _end(self, record: TrialRecord, status: str) -> None:
+        self.num_ended += 1
+        self._save(record)
+        tracker = self.place.tracker
+        if record.scores:
+            scores = {f"best_{key}": value for key, value in record.scores.items()}
+            tracker.metrics(record.run_id, scores)
+        note = f"Failed: {record.cause}" if record.cause else f"{record.state.capitalize()}."
+        tracker.describe(record.run_id, note, state=record.state)
+        tracker.client.set_terminated(record.run_id, status=status)

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from emlnet.losses import LossWeights
-from pipelines.stage import Place
+from pipelines.presets import find_preset
 from tune.__main__ import main, parse
-from tune.config import LossWeightsCommand, check
-from tune.objective import Setting
-from tune.tuner import domain, make_sampler, num_at_once
+from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
+from tune.full import search_command, with_winner
+from tune.search import first_specs
+from tune.space import EQUAL, KL_LED
+from tune.tuner import num_at_once
+
+
+def search(line: str) -> LossWeightsCommand:
+    command = parse(f"loss-weights --data shards {line}".split())
+    assert isinstance(command, LossWeightsCommand)
+    return command
+
+
+def whole(line: str) -> SearchedFullCommand:
+    command = parse(f"full --data raw {line}".split())
+    assert isinstance(command, SearchedFullCommand)
+    return command
 
 
 def test_the_flags_of_a_search_become_its_config():
-    line = (
-        "loss-weights --data shards --backbone tiny --weights none --size 96 128 --num-trials 3 "
-        "--epochs 2 --objective nss --seed 5 --sampler random --space.extra-terms sim "
-        "--num-workers 2 --out here"
+    command = search(
+        "--backbone tiny --weights none --size 96 128 --num-trials 3 --epochs 2 --objective nss,kl "
+        "--seed 5 --sampler random --extra-terms sim --also lr --num-workers 2 --out here "
+        "--trial-scale 0.75 --max-hours 1.5 --first kl=1 kl=2,nss=1 --stop-by ig"
     )
-    command = parse(line.split())
-    assert command.data == Path("shards")
     assert (command.encoder.backbone, command.encoder.size) == ("tiny", (96, 128))
-    assert (command.num_trials, command.plan.epochs, command.objective) == (3, 2, "nss")
-    assert (command.seed, command.sampler, command.space.extra_terms) == (5, "random", ("sim",))
+    assert (command.search.num_trials, command.plan.epochs, command.seed) == (3, 2, 5)
+    assert command.search.objectives == ("nss", "kl")
+    assert command.search.space.extra_terms == ("sim",)
+    assert command.search.first[1] == LossWeights(kl=2, cc=0, nss=1)
+    assert (command.scale, command.search.max_hours) == (0.75, 1.5)
+    assert (command.search.stops, command.search.ranked_by) == (True, "ig")
     assert (command.compute.num_workers, command.tracking.out) == (2, Path("here"))
 
 
-def test_by_default_a_search_is_eight_trials_of_one_epoch_by_kl():
-    command = parse(["loss-weights", "--data", "shards"])
-    assert command == LossWeightsCommand(data=Path("shards"))
-    assert (command.num_trials, command.plan.epochs, command.objective) == (8, 1, "kl")
-    assert command.space.terms == ("kl", "cc", "nss")
+def test_by_default_trials_of_ig_are_half_the_size_and_stopped_by_ig():
+    command = search("")
+    assert (command.search.num_trials, command.search.objective) == (32, "ig")
+    assert (command.scale, command.trial_epochs) == (0.5, command.plan.epochs)
+    assert (command.search.stops, command.search.ranked_by) == (True, "ig")
+
+
+def test_a_search_by_several_objectives_stops_no_trial_unless_told_by_what():
+    assert not search("--objective nss,kl").search.stops
+    assert not search("--stop-by none").search.stops
+
+
+def test_a_decoders_search_starts_from_the_decoders_plan():
+    command = search("--decoder a b")
+    assert command.decoder == ("a", "b")
+    assert (command.plan.ema, command.plan.guard, command.scale) == (0.98, (), 0.25)
 
 
 @pytest.mark.parametrize("line", ["", "loss-weights", "losses --data x", "loss-weights --data x y"])
@@ -45,15 +71,24 @@ def test_a_line_that_is_no_command_is_refused(line):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ("--num-trials 0", "at least 1"),
         ("--loss-weights kl=2", "leave it out"),
         ("--select nss", "--objective"),
+        ("--grace-epochs 5 --epochs 2", "--grace-epochs"),
+        ("--decoder a --warm-start-epochs 1", "--warm-start-epochs"),
+        ("--also width --warm-start-epochs 1", "width"),
     ],
 )
 def test_flags_that_contradict_a_search_are_refused(flags, reason):
-    command = parse(f"loss-weights --data shards {flags}".split())
     with pytest.raises(ValueError, match=reason):
-        check(command)
+        check(search(flags))
+
+
+@pytest.mark.parametrize("flags", ["--num-trials 0", "--objective loss", "--stop-by nss,kl"])
+def test_values_that_mean_nothing_are_refused(flags, capsys):
+    with pytest.raises(SystemExit):
+        search(flags)
+    printed = capsys.readouterr()
+    assert "Value error" in printed.out + printed.err
 
 
 def test_a_users_error_is_one_line_and_exit_code_1(tmp_path, capsys):
@@ -76,41 +111,38 @@ def test_a_trial_that_fits_nowhere_is_refused_before_it_waits_for_ever(free):
         num_at_once(2, True, free)
 
 
-def test_equal_weights_are_proposed_first_and_a_seed_repeats_the_others():
-    command = LossWeightsCommand(data=Path("shards"), seed=3)
-
-    def propose() -> list[LossWeights]:
-        sampler = make_sampler(command)
-        space = {k: domain(v) for k, v in command.space.dimensions().items()}
-        sampler.set_search_properties("score", "min", space)
-        return [command.space.weights(sampler.suggest(str(number))) for number in range(4)]
-
-    first = propose()
-    assert first[0] == LossWeights(kl=1, cc=1, nss=1)
-    assert len({str(weights) for weights in first}) == 4
-    assert propose() == first
+def test_what_broke_off_runs_first_then_equal_weights_then_those_named(make_record):
+    command = search("--min-share 0")
+    broken = make_record(5, 0.1, state="running")
+    points = [spec.point for spec in first_specs(command, [broken])]
+    space = command.search.space
+    assert points == [broken.spec.point, space.point(EQUAL), space.point(KL_LED)]
+    known = [make_record(0, 0.1), broken]
+    assert [s.point for s in first_specs(command, known)] == [points[0], points[2]]
 
 
-@pytest.mark.parametrize("objective", ["kl", "nss", "cc", "sim"])
-def test_a_trial_keeps_the_best_epoch_by_the_objective(objective):
-    command = LossWeightsCommand(data=Path("shards"), objective=objective)
-    place = Place(
-        folder=Path("search"),
-        data=Path("shards"),
-        manifest=None,  # type: ignore[arg-type]
-        tracker=None,  # type: ignore[arg-type]
-        compute=command.compute,
-    )
-    setting = Setting(
-        place=place,
-        space=command.space,
-        objective=objective,
-        encoder=replace(command.encoder, backbone="tiny", weights="none", size=(96, 128)),
-        plan=command.plan,
-        seed=0,
-        num_threads=1,
-    )
-    job = setting.job({"kl": 0.9, "cc": 0.0, "nss": 0.9})
-    assert job.plan.select == objective
-    assert job.plan.loss_weights == LossWeights(kl=1.5, cc=0, nss=1.5)
-    assert job.title == "trial kl=1.5,nss=1.5"
+def test_full_searches_on_one_backbone_with_the_presets_weights_tried_first():
+    command = whole("--preset osie-cpu --num-trials 4 --search-on efficientnet_lite1")
+    started = find_preset("osie-cpu")
+    searched = search_command(command, Path("shards"), Path("out"))
+    check(searched)
+    assert searched.encoder.backbone == "efficientnet_lite1"
+    assert searched.encoder.size == started.size
+    assert searched.search.first == (started.plan.loss_weights, KL_LED)
+    assert searched.plan.loss_weights == EQUAL
+    assert (searched.search.num_trials, searched.plan.epochs) == (4, started.plan.epochs)
+
+
+def test_full_trains_with_the_winner_and_all_else_as_the_command_says():
+    command = whole("--preset osie-cpu --epochs 7 --also lr")
+    best = {"weights": {"kl": 2, "cc": 1, "nss": 0, "sim": 0, "mse": 0}, "other": {"lr": 0.002}}
+    full = with_winner(command, best, Path("shards"), Path("out"))
+    assert full.plan.loss_weights == LossWeights(kl=2, cc=1, nss=0)
+    assert (full.plan.epochs, full.plan.lr, full.data) == (7, 0.002, Path("shards"))
+    assert full.decoder_plan == find_preset("osie-cpu").decoder_plan
+
+
+@pytest.mark.parametrize("flags", ["--search-on resnet50", "--also width"])
+def test_full_refuses_what_it_cannot_hand_on(flags):
+    with pytest.raises(ValueError, match=r"backbones|width"):
+        check_full(whole(flags))

@@ -1,0 +1,196 @@
+"""Trials of an encoder and of the decoder, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from emlnet import package
+from emlnet.decoder import DecoderConfig
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.fit import evaluate
+from emlnet.losses import LossWeights
+from emlnet.state import Plan
+from pipelines import readouts, tasks
+from pipelines.config import Compute
+from pipelines.decoder import open_encoders
+from pipelines.encoders import EncoderJob
+from shards.manifest import Manifest
+from shards.reader import ShardReader
+from shards.sample import write_sample
+from shards.writer import build
+from tune import decoder_trial
+from tune.decoder_trial import DecoderSubject
+from tune.encoder_trial import EncoderSubject, TrialJob
+from tune.objective import halves
+from tune.results import Spec
+from tune.space import EQUAL, Space
+from tune.trial import Setting, one_line, trial_compute
+
+TINY = EncoderConfig(backbone="tiny", weights="none", size=(96, 128))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_sample(folder / "raw", num_images=15, seed=3, progress=False)
+    build(folder / "raw", folder / "shards", progress=False)
+    return folder / "shards"
+
+
+def setting(subject: Any, folder: Path, **changes: Any) -> Setting:
+    made: dict[str, Any] = {
+        "folder": folder,
+        "subject": subject,
+        "space": Space(also=("lr", "width")),
+        "objectives": ("ig",),
+        "stop_by": "ig",
+        "plan": Plan(epochs=3, batch_size=4, lr=1e-3),
+        "trial_epochs": 1,
+        "trial_scale": 0.5,
+    }
+    return Setting(**{**made, **changes})
+
+
+def encoder_subject(data: Path, **changes: Any) -> EncoderSubject:
+    return EncoderSubject(data=data, encoder=TINY, compute=Compute(), **changes)
+
+
+def job_of(data: Path, tmp_path: Path, final: bool, **changes: Any) -> TrialJob:
+    subject = encoder_subject(data, **changes)
+    point = {**Space().point(LossWeights(kl=2, cc=0, nss=1)), "lr": 2.0, "width": 0.5}
+    spec = Spec(point=point, seed=4, final=final)
+    return subject.job(setting(subject, tmp_path).trial(spec))
+
+
+def test_a_trial_of_an_encoder_is_short_and_small(data, tmp_path):
+    job = job_of(data, tmp_path, final=False)
+    assert (job.plan.epochs, job.plan.lr, job.seed) == (1, 0.002, 4)
+    assert (job.encoder.size, job.encoder.readout_width) == ((48, 64), 16)
+    assert job.plan.loss_weights == LossWeights(kl=2, cc=0, nss=1)
+    assert job.title == "trial kl=2,nss=1"
+    assert job.plan.select == "ig"
+    whole = ShardReader(data, "train").decoded(0)
+    assert job.reader("train").decoded(0).image.shape[0] == whole.image.shape[0] // 2
+
+
+def test_a_final_run_is_the_real_training_and_starts_from_no_warm_up(data, tmp_path):
+    job = job_of(data, tmp_path, final=True, warm_start=tmp_path / "warm-up.safetensors")
+    assert (job.plan.epochs, job.encoder.size, job.warm_start) == (3, (96, 128), None)
+
+
+def test_a_trial_starts_from_the_warm_up(data, tmp_path):
+    warm = Encoder(replace(TINY, size=(48, 64), readout_width=16))
+    file = tmp_path / "warm-up.safetensors"
+    save_file(warm.state_dict(), file)
+    built = job_of(data, tmp_path, final=False, warm_start=file).build()
+    for name, value in built.state_dict().items():
+        assert torch.equal(value, warm.state_dict()[name]), name
+
+
+def test_a_trial_never_sees_the_half_of_val_that_is_reported(data, tmp_path):
+    num_val = len(ShardReader(data, "val"))
+    tuned, held_out = halves(num_val)
+    keys = ShardReader(data, "val").keys
+    assert job_of(data, tmp_path, final=False).reader("val").keys == tuple(keys[p] for p in tuned)
+    trial = job_of(data, tmp_path, final=False).source(0, 1, torch.device("cpu"))
+    assert trial._held_out is None
+    final = job_of(data, tmp_path, final=True).source(0, 1, torch.device("cpu"))
+    assert final._held_out is not None
+    assert final._held_out.reader.keys == tuple(keys[p] for p in held_out)
+
+
+def test_both_halves_of_val_together_score_as_val_does(data, tmp_path):
+    job = job_of(data, tmp_path, final=True)
+    torch.manual_seed(0)
+    model = job.build().eval()
+    scores = job.source(0, 1, torch.device("cpu")).evaluate(model)
+    num_val = len(ShardReader(data, "val"))
+    counts = [len(half) for half in halves(num_val)]
+    plain = EncoderJob(data=data, encoder=job.encoder, plan=job.plan, seed=0)
+    whole = evaluate(model, plain.source(0, 1, torch.device("cpu")).val(), "tuebingen")
+    for metric in ("nss", "kl", "cc"):
+        parts = [scores[metric], scores[f"held_out_{metric}"]]
+        mean = sum(p * c for p, c in zip(parts, counts, strict=True)) / num_val
+        assert mean == pytest.approx(whole[metric], abs=1e-6)
+
+
+@pytest.fixture
+def decoder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DecoderSubject:
+    """A decoder over one encoder, with an object store that is a dict."""
+
+    def spread(function, parts, *shared, **more):
+        return [function(part, torch.device("cpu"), *shared) for part in parts]
+
+    monkeypatch.setattr(tasks, "spread", spread)
+    store: dict[int, Any] = {}
+    monkeypatch.setattr(
+        decoder_trial, "ray", SimpleNamespace(put=lambda v: store.setdefault(id(v), v), get=_same)
+    )
+    torch.manual_seed(1)
+    package.save(tmp_path / "encoder", Encoder(TINY).eval(), {})
+    manifest = Manifest.load(data)
+    (frozen,) = open_encoders([tmp_path / "encoder"], manifest, tmp_path / "readouts")
+    readouts.build(frozen.cache, data, ("train", "val"), frozen.encoder)
+    return DecoderSubject(
+        data=data,
+        encoders=(frozen.encoder,),
+        caches=(frozen.cache,),
+        decoder=DecoderConfig(),
+        shared=decoder_trial.share(data, (frozen.cache,), 0.5),
+        num_threads=1,
+    )
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def train(decoder: DecoderSubject, folder: Path, **spec: Any) -> list[dict[str, Any]]:
+    reports: list[dict[str, Any]] = []
+    chosen = setting(decoder, folder, space=Space())
+    trial = chosen.trial(Spec(**{"point": Space().point(EQUAL), "seed": 0, **spec}))
+    decoder.train(trial, folder, reports.append)
+    return reports
+
+
+def test_a_trial_of_the_decoder_reports_each_epoch_and_not_the_untrained_model(decoder, tmp_path):
+    (report,) = train(decoder, tmp_path)
+    assert report["epoch"] == 1
+    assert set(report["scores"]) == {"ig", "nss", "cc", "kl", "sim", "auc"}
+
+
+def test_the_same_trial_of_the_decoder_gives_the_same_scores(decoder, tmp_path):
+    first, second = (train(decoder, tmp_path)[0] for _ in range(2))
+    assert first["scores"] == second["scores"]
+    other = Space().point(LossWeights(kl=0, cc=0, nss=1))
+    assert train(decoder, tmp_path, point=other)[0]["scores"] != first["scores"]
+
+
+def test_a_final_run_of_the_decoder_has_the_untrained_model_and_both_halves(decoder, tmp_path):
+    reports = train(decoder, tmp_path, final=True)
+    assert [report["epoch"] for report in reports] == [0, 1, 2, 3]
+    assert {"ig", "held_out_ig"} <= set(reports[0]["scores"])
+
+
+def test_a_failure_is_told_in_one_line_by_the_worker_it_began_in():
+    plain = ValueError("3 workers want a CPU each")
+    assert one_line(plain) == "3 workers want a CPU each"
+    cause = RuntimeError("training failed")
+    cause.worker_failures = {1: ValueError("Traceback:\n  deep\nValueError: no such file\n")}  # type: ignore[attr-defined]
+    wrapped = RuntimeError("trial: training failed")
+    wrapped.__cause__ = cause
+    assert one_line(wrapped) == "ValueError: no such file"
+    assert one_line(RuntimeError()) == "RuntimeError"
+
+
+def test_trials_share_the_cores_unless_threads_are_given():
+    assert trial_compute(Compute(), 3).threads == 3
+    assert trial_compute(Compute(threads=5), 3).threads == 5
+    assert trial_compute(Compute(max_failures=9), 3).max_failures == 0

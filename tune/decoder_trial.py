@@ -1,0 +1,172 @@
+"""Trials of the decoder: seconds each, in processes that run one after another.
+
+Readouts and gaze lie once on each node: in Ray's object store, shrunk for trials; at their own
+size, for the final runs, in the files of the cache, which processes map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import ray
+import torch
+from torch import nn
+
+from emlnet.decoder import DecoderConfig
+from emlnet.encoder import Encoder
+from emlnet.fit import Batches, evaluate, fit
+from emlnet.sample import Decoded
+from emlnet.state import EpochReport, TrainState, start
+from pipelines.decoder import CachedBatches, DecoderJob, Readouts, read_gaze
+from pipelines.readouts import Cache
+from shards.order import epoch_plan
+from shards.reader import ShardReader
+from tune.objective import HELD_OUT, centre_baseline, halves
+from tune.smaller import Gaze, Part, Shrunk
+from tune.trial import Report, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitData:
+    """Readouts of each encoder on a split, and its gaze by position."""
+
+    readouts: Sequence[Readouts]
+    gaze: Callable[[int], Decoded]
+    num_samples: int
+
+
+def share(data: Path, caches: tuple[Path, ...], scale: float) -> dict[str, ray.ObjectRef]:
+    """Puts train and val, at a scale, into the object store."""
+    shared = {}
+    for split in ("train", "val"):
+        reader = ShardReader(data, split)
+        readouts = [Shrunk.of(Cache.open(cache, split), len(reader), scale) for cache in caches]
+        gaze = Gaze.of(reader, scale)
+        shared[split] = ray.put(SplitData(readouts=readouts, gaze=gaze, num_samples=len(reader)))
+    return shared
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSubject:
+    """The decoder over encoders whose readouts are cached.
+
+    shared: train and val, at the scale of the trials.  use_gpu: train on one.
+    """
+
+    data: Path
+    encoders: tuple[Encoder, ...]
+    caches: tuple[Path, ...]
+    decoder: DecoderConfig
+    shared: dict[str, ray.ObjectRef]
+    num_threads: int
+    use_gpu: bool = False
+
+    reuse_actors = True
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """A trial runs in its own process."""
+        return {"CPU": 1, "GPU": 1} if self.use_gpu else {"CPU": 1}
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables."""
+        return "decoder of " + "+".join(encoder.config.backbone for encoder in self.encoders)
+
+    @property
+    def width(self) -> int:
+        """Hidden channels of its correction."""
+        return self.decoder.width
+
+    def train(self, trial: Trial, folder: Path, report: Report) -> None:
+        """Trains in this process, from the start: a trial takes seconds."""
+        final = "held_out" in trial.halves
+        device = torch.device("cuda" if self.use_gpu else "cpu")
+        torch.set_num_threads(self.num_threads)
+        torch.manual_seed(trial.seed)
+        job = DecoderJob(
+            data=self.data,
+            encoders=self.encoders,
+            caches=self.caches,
+            decoder=replace(self.decoder, width=trial.width),
+            plan=trial.plan,
+            seed=trial.seed,
+        )
+        model = job.build().to(device)
+        # The untrained decoder has the same scores with any weights: a row for the final table.
+        model.starts_ready = model.starts_ready and final  # type: ignore[assignment]
+        train, val = (
+            (_mapped(self.caches, self.data, split) if final else ray.get(self.shared[split]))
+            for split in ("train", "val")
+        )
+        batches = _Batches(trial, device, train)
+        state = start(model, trial.plan, len(batches(0, 0)))
+
+        def send(entry: EpochReport, state: TrainState) -> None:
+            report(asdict(entry))
+
+        fit(
+            state,
+            trial.plan,
+            batches,
+            lambda: [],
+            send,
+            evaluate_model=lambda model: _evaluate(model, trial, val, self.data, device),
+        )
+
+
+class _Batches:
+    """The batches of an epoch."""
+
+    def __init__(self, trial: Trial, device: torch.device, data: SplitData) -> None:
+        self.trial, self.device, self.data = trial, device, data
+
+    def __call__(self, epoch: int, start_step: int) -> Batches:
+        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+        plan = epoch_plan(
+            num_samples=self.data.num_samples,
+            batch_size=self.trial.plan.batch_size,
+            seed=self.trial.seed,
+            epoch=epoch,
+            shuffle=True,
+            flip=self.trial.plan.flip,
+        )
+        return CachedBatches(plan, self.data.readouts, self.data.gaze, self.device, start_step)
+
+
+def _evaluate(
+    model: nn.Module, trial: Trial, val: SplitData, data: Path, device: torch.device
+) -> dict[str, float]:
+    """Scores of the halves of val that a trial is scored on, the held-out one with a prefix."""
+    scores: dict[str, float] = {}
+    for half, positions in zip(("tuned", "held_out"), halves(val.num_samples), strict=True):
+        if half not in trial.halves:
+            continue
+        batches = CachedBatches(
+            epoch_plan(num_samples=len(positions), batch_size=trial.plan.batch_size),
+            [Part(readouts, positions) for readouts in val.readouts],
+            lambda position, positions=positions: val.gaze(positions[position]),  # type: ignore[misc]
+            device,
+        )
+        prefix = HELD_OUT if half == "held_out" else ""
+        found = evaluate(model, batches, "tuebingen", baseline=_baseline(data))
+        scores |= {f"{prefix}{name}": value for name, value in found.items()}
+    return scores
+
+
+_baseline = lru_cache(maxsize=1)(centre_baseline)
+"""Once in a process, not once in a trial."""
+
+
+@lru_cache(maxsize=2)
+def _mapped(caches: tuple[Path, ...], data: Path, split: str) -> SplitData:
+    """Readouts in the files of the cache, gaze in the shards."""
+    reader = ShardReader(data, split)
+    return SplitData(
+        readouts=[Cache.open(cache, split) for cache in caches],
+        gaze=lambda position: read_gaze(reader, position),
+        num_samples=len(reader),
+    )

@@ -1,0 +1,168 @@
+"""Trials of an encoder: each a Ray Train run, on as many workers as the command says."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.tune.integration.ray_train import TuneReportCallback
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from emlnet.backbones import check_keys
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.fit import evaluate
+from emlnet.state import Plan
+from pipelines import trainer
+from pipelines.config import Compute
+from pipelines.encoders import EncoderJob, Prepared, ShardSource
+from shards.loader import Loader
+from shards.reader import ShardReader
+from tune.objective import HELD_OUT, centre_baseline, halves
+from tune.smaller import SmallReader, scaled
+from tune.space import EQUAL, short
+from tune.trial import REPORT, Half, Report, Trial
+
+WARM_UP = "warm-up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob(EncoderJob):
+    """An encoder's training on smaller pictures, scored on halves of val.
+
+    warm_start: file of weights that it starts from.
+    """
+
+    scale: float
+    halves: tuple[Half, ...]
+    warm_start: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+        return f"trial {short(self.plan.loss_weights)}"
+
+    def build(self) -> nn.Module:
+        """The encoder, as the warm-up left it if there was one."""
+        encoder = Encoder(self.encoder, load_weights=self.warm_start is None)
+        if self.warm_start:
+            weights = load_file(self.warm_start)
+            check_keys(encoder.state_dict(), weights, str(self.warm_start))
+            encoder.load_state_dict(weights)
+        return encoder
+
+    def reader(self, split: str) -> ShardReader:
+        """The pictures to train on, or to choose the best epoch with."""
+        reader = SmallReader(self.data, split, self.scale)
+        return reader if split == "train" else reader.subset(halves(len(reader))[0])
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> TrialSource:
+        """One rank's batches."""
+        return TrialSource(self, rank, world_size, device)
+
+
+class TrialSource(ShardSource):
+    """One rank's batches; the model is scored under the `tuebingen` rules, on each half asked."""
+
+    def __init__(self, job: TrialJob, rank: int, world_size: int, device: torch.device) -> None:
+        super().__init__(job, rank, world_size, device)
+        self.baseline = centre_baseline(job.data)
+        self._held_out: Loader | None = None
+        if "held_out" in job.halves:
+            reader = SmallReader(job.data, "val", job.scale)
+            rest = reader.subset(halves(len(reader))[1])
+            self._held_out = Loader(rest, job.plan.batch_size, rank=rank, world_size=world_size)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Scores of the tuned half, and with a prefix those of the held-out one."""
+        scores = evaluate(model, self.val(), "tuebingen", baseline=self.baseline)
+        if self._held_out is not None:
+            loader = self._held_out
+            batches = Prepared(lambda: loader.epoch(0), loader.num_steps, self._prepare)
+            held_out = evaluate(model, batches, "tuebingen", baseline=self.baseline)
+            scores |= {f"{HELD_OUT}{name}": value for name, value in held_out.items()}
+        return scores
+
+
+class EpochReporter(TuneReportCallback):  # type: ignore[misc]
+    """Hands each epoch's report from Ray Train's controller to the trial's own process."""
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Called when every worker has reported."""
+        if metrics[0].get(REPORT) is not None:
+            super().after_report(run_context, [{REPORT: metrics[0][REPORT]}], None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSubject:
+    """An encoder whose weights of the loss are searched.
+
+    compute: of one trial.  warm_start: file of weights that trials start from.
+    """
+
+    data: Path
+    encoder: EncoderConfig
+    compute: Compute
+    warm_start: Path | None = None
+
+    # A process whose training was stopped from outside is not fit for another.
+    reuse_actors = False
+    # It only waits for its workers: a CPU for it would be one that they wait for.
+    resources = {"CPU": 0, "node:__internal_head__": 0.01}  # noqa: RUF012
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables."""
+        return self.encoder.backbone
+
+    @property
+    def width(self) -> int:
+        """Hidden channels of each readout."""
+        return self.encoder.readout_width
+
+    def job(self, trial: Trial) -> TrialJob:
+        """The training of a trial; the final ones start anew, at the real size."""
+        size = self.encoder.size
+        if trial.scale != 1:
+            size = scaled(size, trial.scale, multiple=8)
+        final = "held_out" in trial.halves
+        return TrialJob(
+            data=self.data,
+            encoder=replace(self.encoder, size=size, readout_width=trial.width),
+            plan=trial.plan,
+            seed=trial.seed,
+            loader_workers=self.compute.loader_workers,
+            scale=trial.scale,
+            halves=trial.halves,
+            warm_start=None if final else self.warm_start,
+        )
+
+    def train(self, trial: Trial, folder: Path, report: Report) -> None:
+        """Trains under Ray Train; what it wrote is removed when it ended."""
+        trainer.train(
+            self.job(trial),
+            folder / "training",
+            self.compute,
+            [EpochReporter()],
+            start_failures=0,
+        )
+        shutil.rmtree(folder / "training", ignore_errors=True)
+
+    def warm_up(self, plan: Plan, epochs: int, scale: float, seed: int, folder: Path) -> Path:
+        """Trains with equal weights for a few epochs, once; the file of weights it ends with."""
+        path = folder / f"{WARM_UP}.safetensors"
+        if path.is_file():
+            return path
+        plan = replace(plan, epochs=epochs, loss_weights=EQUAL)
+        trial = Trial(plan=plan, width=self.width, seed=seed, scale=scale, halves=("tuned",))
+        content = trainer.train(self.job(trial), folder / WARM_UP, self.compute)
+        temporary = path.with_suffix(".tmp")
+        save_file({k: v.contiguous() for k, v in content["model"].items()}, temporary)
+        temporary.replace(path)
+        shutil.rmtree(folder / WARM_UP, ignore_errors=True)
+        return path

@@ -1,0 +1,65 @@
+"""A search, then all stages of `pipelines full` with the weights that it found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from emlnet.losses import LossWeights
+from pipelines import full, runs
+from pipelines.config import digest
+from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
+from tune.search import loss_weights
+from tune.space import EQUAL
+
+
+def run(command: SearchedFullCommand) -> dict[str, Any]:
+    """Searches and trains, or goes on with both; the report of `pipelines full`."""
+    check_full(command)
+    chosen = command.full
+    source = chosen.data.absolute()
+    elsewhere = ("tracking", "compute", "data")
+    config = {k: v for k, v in asdict(chosen).items() if k not in elsewhere}
+    identity = {
+        "command": "tune full",
+        "data": full.fingerprint(source),
+        "config": digest(config=config, search=command.search, on=command.backbone),
+        "store": digest(uri=chosen.tracking.uri),
+    }
+    default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"
+    folder = runs.open_folder(chosen.tracking.out or default, identity)
+    data = full.pack(source, folder / "shards")
+    search = search_command(command, data, folder / "search")
+    check(search)
+    best = json.loads(loss_weights(search).read_text())
+    return full.run(with_winner(command, best, data, folder / "full"))
+
+
+def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
+    """The search before the stages; weights that the command names are tried first."""
+    chosen, search = command.full, command.search
+    if chosen.plan.loss_weights != EQUAL:
+        search = replace(search, first=(chosen.plan.loss_weights, *search.first))
+    number = chosen.backbones.index(command.backbone)
+    return LossWeightsCommand(
+        data=data,
+        search=search,
+        encoder=chosen.encoders()[number],
+        plan=replace(
+            chosen.plan, loss_weights=EQUAL, select=LossWeightsCommand(data=data).plan.select
+        ),
+        seed=chosen.seed,
+        compute=chosen.compute,
+        tracking=replace(chosen.tracking, out=out),
+    )
+
+
+def with_winner(command: SearchedFullCommand, best: dict[str, Any], data: Path, out: Path) -> Any:
+    """`pipelines full` with what best-weights.json says."""
+    chosen = command.full
+    plan = replace(chosen.plan, loss_weights=LossWeights(**best["weights"]))
+    if "lr" in best["other"]:
+        plan = replace(plan, lr=best["other"]["lr"])
+    return replace(chosen, data=data, plan=plan, tracking=replace(chosen.tracking, out=out))

@@ -1,0 +1,110 @@
+"""What a command tunes: an encoder or a decoder, where, and how many trials of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import ray
+
+from emlnet import package
+from pipelines import runs, stage, trainer
+from pipelines.config import digest, num_cpus
+from pipelines.decoder import (
+    FrozenEncoder,
+    cache_folder,
+    compute_readouts,
+    find_packages,
+    open_encoders,
+)
+from shards.manifest import Manifest
+from tune.config import LossWeightsCommand
+from tune.decoder_trial import DecoderSubject, share
+from tune.encoder_trial import EncoderSubject
+from tune.space import EQUAL, short
+from tune.trial import Subject, trial_compute
+from tune.tuner import num_at_once
+
+LENGTHS = ("num_trials", "max_hours", "final_seeds", "retry_failed", "first")
+"""Fields of a search that may change when it goes on in its folder."""
+
+
+def open_folder(
+    command: LossWeightsCommand, manifest: Manifest
+) -> tuple[Path, list[FrozenEncoder]]:
+    """The search's own folder, absolute: `--out`, or one under runs/, the same each time; and the
+    encoders whose decoder is tuned, if it is one.
+    """
+    elsewhere = ("tracking", "compute", "data", "readouts", "decoder")
+    config = {k: v for k, v in asdict(command).items() if k not in elsewhere}
+    config["search"] = {k: v for k, v in config["search"].items() if k not in LENGTHS}
+    files: list[str] = []
+    frozen: list[FrozenEncoder] = []
+    if command.decoder:
+        pulled = Path("runs") / "pulled" / digest(encoders=command.decoder)[:8]
+        packages = find_packages(command.decoder, command.tracking.uri, pulled.absolute())
+        frozen = open_encoders(packages, manifest, Path())
+        config.pop("encoder")
+        files = [each.weights for each in frozen]
+    elif (weights := Path(command.encoder.weights)).is_file():
+        files = [package.file_digest(weights)]
+    identity = {
+        "command": "tune loss-weights",
+        "data": manifest.digest,
+        "config": digest(config=config),
+        "weights": digest(files=files),
+        "store": digest(uri=command.tracking.uri),
+    }
+    words = title(command, frozen)
+    safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in words)[:60]
+    default = Path("runs") / f"tune-{safe}-{digest(**identity)[:8]}"
+    folder = runs.open_folder(command.tracking.out or default, identity)
+    caches = cache_folder(command.readouts, folder)
+    return folder, [replace(each, cache=caches / each.cache) for each in frozen]
+
+
+def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
+    """What is tuned, in words."""
+    if not command.decoder:
+        return command.encoder.backbone
+    return "decoder of " + "+".join(each.encoder.config.backbone for each in frozen)
+
+
+def make_subject(
+    command: LossWeightsCommand, place: stage.Place, frozen: Sequence[FrozenEncoder]
+) -> tuple[Subject, int]:
+    """What is tuned, and how many trials of it the free resources hold at once.
+
+    Raises ValueError when they hold none, or its workers can't share a batch.
+    """
+    scaled = trainer.scaling(command.compute)
+    num_workers = 1 if frozen else scaled.num_workers
+    assert isinstance(num_workers, int)
+    free = ray.available_resources()
+    use_gpu = bool(scaled.use_gpu)
+    at_once = min(num_at_once(num_workers, use_gpu, free), command.search.num_trials)
+    num_threads = max(1, num_cpus() // (at_once * num_workers))
+    if frozen:
+        compute_readouts(place, frozen)
+        caches = tuple(each.cache for each in frozen)
+        decoder = DecoderSubject(
+            data=place.data,
+            encoders=tuple(each.encoder for each in frozen),
+            caches=caches,
+            decoder=command.decoder_config,
+            shared=share(place.data, caches, command.scale),
+            num_threads=num_threads,
+            use_gpu=use_gpu,
+        )
+        return decoder, at_once
+    trainer.check_batch(command.plan.batch_size, num_workers)
+    compute = trial_compute(command.compute, num_threads)
+    encoder = EncoderSubject(data=place.data, encoder=command.encoder, compute=compute)
+    epochs = command.search.warm_start_epochs
+    if epochs:
+        print(f"warm-up: {epochs} epoch{'s' * (epochs > 1)} with {short(EQUAL)}", flush=True)
+        every = replace(encoder, compute=replace(compute, threads=command.compute.threads))
+        warm = every.warm_up(command.plan, epochs, command.scale, command.seed, place.folder)
+        encoder = replace(encoder, warm_start=warm)
+    return encoder, at_once
