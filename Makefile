@@ -46,7 +46,7 @@ demo: $(STAMP)      ## the whole journey on synthetic pictures, under demo/
 	$(BIN)/python -m pipelines demo demo
 
 ui: $(STAMP)        ## MLflow over a store: make ui STORE=sqlite:///PATH
-	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port 5000
+	$(BIN)/python -m pipelines ui --tracking-uri $(STORE)
 
 wheel: $(STAMP)     ## dist/emlnet-*.whl: what someone who pulls a model needs
 	$(BIN)/python -m build --wheel

@@ -18,10 +18,12 @@ from pipelines import (
     backbones,
     boards,
     decoding,
+    browse,
     demo,
     encoders,
     full,
     jobs,
+    predict,
     promotion,
     scoring,
     submit,
@@ -52,8 +54,11 @@ RUN: dict[type, Callable[[Any], object]] = {
     backbones.BackbonesCommand: backbones.run,
     promotion.PromoteCommand: promotion.promote,
     promotion.RollbackCommand: promotion.rollback,
+    predict.PredictCommand: predict.run,
+    browse.UiCommand: browse.ui,
+    browse.RunsCommand: browse.list_runs,
 }
-VERBS = ("encoder", "decoder", "readouts", "evaluate", "score", "compare", "full", "demo")
+VERBS = ("encoder", "decoder", "readouts", "evaluate", "score", "compare", "full", "demo", "predict")
 """The commands that can be sent to a cluster."""
 
 
@@ -82,6 +87,9 @@ def parse(argv: list[str]) -> object:
         | Annotated[backbones.BackbonesCommand, subcommand("backbones")]
         | Annotated[promotion.PromoteCommand, subcommand("promote")]
         | Annotated[promotion.RollbackCommand, subcommand("rollback")]
+        | Annotated[predict.PredictCommand, subcommand("predict")]
+        | Annotated[browse.UiCommand, subcommand("ui")]
+        | Annotated[browse.RunsCommand, subcommand("runs")]
     )
     return tyro.cli(
         command,

@@ -70,16 +70,11 @@ def run(command: FullCommand) -> dict[str, Any]:
         place = replace(place, parent=run_id)
         results = train(command, place, seconds)
         reader = ShardReader(data, "val")
+        answering = ModelSource(
+            model=package.load(results[-1].package).model, flip=command.flip_scores
+        )
         with timed(seconds, "scores"):
-            model = package.load(results[-1].package).model
-            answering = ModelSource(model=model, flip=command.flip_scores)
-            scores = evaluation.evaluate(
-                [answering],
-                reader,
-                title="scores of decoder",
-                use_gpu=command.compute.use_gpu,
-                about={"flip": command.flip_scores},
-            ).renamed(MODEL, results[-1].name)
+            scores = score(place, answering, results)
             means = table.means(scores.estimates())
         best = best_row(means, results)
         published = publish.publish(
@@ -107,7 +102,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         for file in (table.PARQUET, SCORES, REPORT):
             tracker.file(run_id, folder / file)
         tracker.metrics(run_id, {f"val_{k}": v for k, v in means[best.name].items()})
-        tracker.describe(run_id, describe(report))
+        tracker.describe(run_id, describe(report, manifest))
     say(report)
     return report
 
@@ -136,6 +131,46 @@ def train(
     results.append(decoder.run())
     seconds[decoder.name] = results[-1].seconds
     return results
+
+
+def score(
+    place: stage.Place, model: ModelSource, results: Sequence[runs.StageResult]
+) -> table.Table:
+    """Scores the decoder's model, its encoders and baselines on val, in an MLflow run of its own.
+
+    Each stage's run gets its own row, as `val_<metric>`, so that all can be sorted by one.
+    """
+    folder, tracker, manifest = place.folder / "evaluation", place.tracker, place.manifest
+    folder.mkdir(exist_ok=True)
+    with tracker.run(
+        folder,
+        "evaluation val",
+        params={"split": "val", "flip": model.flip, "model": results[-1].run_id},
+        tags=data_tags("evaluation", manifest),
+        parent=place.parent,
+        data=(place.data, manifest),
+    ) as run_id:
+        scores = evaluation.evaluate(
+            [model],
+            ShardReader(place.data, "val"),
+            title=f"scores of {results[-1].name}",
+            use_gpu=place.compute.use_gpu,
+            about={"flip": model.flip},
+        ).renamed(MODEL, results[-1].name)
+        means = table.means(scores.estimates())
+        for result in results:
+            own = {f"val_{name}": value for name, value in means[result.name].items()}
+            tracker.metrics(result.run_id, own)
+        tracker.metrics(run_id, own)
+        table.write_parquet(folder / table.PARQUET, scores)
+        tracker.file(run_id, folder / table.PARQUET)
+        how = ", each map averaged with the mirrored picture's" if model.flip else ""
+        tracker.describe(
+            run_id,
+            f"{len(results)} models and baselines on the {len(scores.of(results[-1].name))} "
+            f"pictures of {manifest.name}/val{how}.\n\n{table.markdown(means)}",
+        )
+    return scores
 
 
 def check(command: FullCommand, data: Path) -> None:
@@ -185,10 +220,12 @@ def best_row(scores: table.Means, results: Sequence[runs.StageResult]) -> runs.S
     return max(results, key=lambda result: sign * scores[result.name][METRIC])
 
 
-def describe(report: dict[str, Any]) -> str:
+def describe(report: dict[str, Any], manifest: Manifest) -> str:
     """What came out, in words and a table, for the MLflow run."""
+    counts = ", ".join(f"{len(split.samples)} {name}" for name, split in manifest.splits.items())
     times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     return (
-        f"Best on val: **{report['best']}**, version {report['version']} "
-        f"({report['promotion']}).\n\n{table.markdown(report['scores'])}\n\nTime: {times}."
+        f"Trained on **{manifest.name}** ({counts} pictures) in "
+        f"{report['seconds']['all'] / 60:.0f} minutes. Best on val: **{report['best']}**, registered as version {report['version']}: "
+        f"{report['promotion']}.\n\n{table.markdown(report['scores'])}\n\nTime: {times}."
     )

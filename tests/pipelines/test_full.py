@@ -85,20 +85,24 @@ def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report:
     (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
     found = client.search_runs([experiment.experiment_id])
     stages = sorted(run.data.tags["stage"] for run in found)
-    assert stages == ["decoder", "encoder", "encoder", "full"]
+    assert stages == ["decoder", "encoder", "encoder", "evaluation", "full"]
     assert {run.info.status for run in found} == {"FINISHED"}
     (parent,) = [run for run in found if run.data.tags["stage"] == "full"]
     for run in found:
         if run is not parent:
             assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert "val_mit_nss" in run.data.metrics
+        if run.data.tags["stage"] in ("encoder", "decoder"):
             names = {file.path for file in client.list_artifacts(run.info.run_id)}
-            assert {"curves.png", "pictures.png", "package"} <= names
+            assert {"curves.png", "pictures.png", "package", "images"} <= names
             history = client.get_metric_history(run.info.run_id, "val_kl")
             steps = [entry.step for entry in history]
             assert steps == sorted(set(steps))
             assert steps
     assert parent.data.params["plan.epochs"] == "1"
     assert len(parent.data.tags["data_digest"]) == 64
+    assert parent.info.run_name.startswith("smoke 20")
+    assert "Best on val" in parent.data.tags["mlflow.note.content"]
 
 
 def test_the_same_command_again_trains_nothing(

@@ -1,0 +1,134 @@
+"""Maps of many pictures by Ray Data: folders and shards, here and in a bucket, resumed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import s3fs
+from PIL import Image
+
+from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.package import load, save
+from pipelines import predict
+from pipelines.predict import Place, PredictCommand
+from tests.shards.conftest import s3, s3_server  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
+    return save(tmp_path_factory.mktemp("model") / "package", encoder, {"name": "tiny"})
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Five pictures in two folders, one of them broken, and a text."""
+    folder = tmp_path / "album"
+    (folder / "deep").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.jpg", "deep/a.png"):
+        pixels = random.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Items are predicted in this process; the names of those that were."""
+    seen: list[str] = []
+
+    def predict_items(
+        items: list[dict[str, str]], model: Any, pictures: Any, out: Any, drawing: Any, command: Any
+    ) -> list[str]:
+        monkeypatch.setattr(predict.ray, "get", lambda given: given)
+        monkeypatch.setattr(predict.ray, "get_gpu_ids", list)
+        worker = predict.Predictor(model, pictures, out, drawing, command.flip, False)
+        seen.extend(item["name"] for item in items)
+        columns = {key: np.array([item[key] for item in items]) for key in ("name", "stem")}
+        return [error for error in worker(columns)["error"] if error]
+
+    monkeypatch.setattr(predict, "predict_items", predict_items)
+    monkeypatch.setattr(predict.trainer, "connect", lambda compute: None)
+    return seen
+
+
+def command(source: Path | str, out: Path | str, model: Path, **options: Any) -> PredictCommand:
+    return PredictCommand(source=str(source), out=str(out), model=str(model), **options)
+
+
+def test_a_folder_is_predicted_and_the_broken_picture_named(
+    album: Path, model: Path, tmp_path: Path, direct: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.run(command(album, tmp_path / "out", model, format="npy")) == 1
+    assert "could not be read: broken.jpg cannot be decoded" in capsys.readouterr().out
+    assert Place(url=str(tmp_path / "out")).names() == [
+        "a_smap.npy", "b_smap.npy", "c_smap.npy", "deep/a_smap.npy", "predict.json",
+    ]  # fmt: skip
+    expected = load(model).predict(album / "deep" / "a.png").saliency
+    np.testing.assert_allclose(np.load(tmp_path / "out/deep/a_smap.npy"), expected, rtol=1e-4)
+
+
+def test_what_is_done_is_not_done_again(
+    album: Path, model: Path, tmp_path: Path, direct: list[str]
+) -> None:
+    (album / "broken.jpg").unlink()
+    out = tmp_path / "out"
+    assert predict.run(command(album, out, model, overlay=True)) == 0
+    assert (out / "b_overlay.png").is_file()
+    (out / "b_smap.png").unlink()
+    direct.clear()
+    assert predict.run(command(album, out, model, overlay=True)) == 0
+    assert direct == ["b.png"]
+
+
+def test_another_models_maps_and_strangers_files_are_left_alone(
+    album: Path, model: Path, tmp_path: Path, direct: list[str]
+) -> None:
+    (album / "broken.jpg").unlink()
+    predict.run(command(album, tmp_path / "out", model))
+    with pytest.raises(ValueError, match=r"maps of another run \(flip differ\)"):
+        predict.run(command(album, tmp_path / "out", model, flip=True))
+    with pytest.raises(ValueError, match=r"album holds other files \(a\.png\)"):
+        predict.run(command(album, album, model))
+
+
+def test_shards_are_predicted_by_their_keys(
+    data: Path, model: Path, tmp_path: Path, direct: list[str]
+) -> None:
+    assert predict.run(command(data, tmp_path / "out", model)) == 0
+    names = Place(url=str(tmp_path / "out")).names()
+    assert len(names) == 16
+    assert sum(name.startswith("val/") for name in names) == 3
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_is_read_and_written(album: Path, model: Path, direct: list[str]) -> None:
+    (album / "broken.jpg").unlink()
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    files.put(str(album), "tests/album", recursive=True)
+    assert predict.run(command("s3://tests/album", "s3://tests/out", model)) == 0
+    assert Place(url="s3://tests/out").names() == [
+        "a_smap.png", "b_smap.png", "c_smap.png", "deep/a_smap.png", "predict.json",
+    ]  # fmt: skip
+    direct.clear()
+    assert predict.run(command("s3://tests/album", "s3://tests/out", model)) == 0
+    assert direct == []
+
+
+def test_a_folder_without_pictures_is_an_error(
+    model: Path, tmp_path: Path, direct: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        predict.run(command(tmp_path / "empty", tmp_path / "out", model))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_ray_data_predicts_on_the_cluster(album: Path, model: Path, tmp_path: Path) -> None:
+    assert predict.run(command(album, tmp_path / "out", model, batch_size=2)) == 1
+    assert len(Place(url=str(tmp_path / "out")).names()) == 5
