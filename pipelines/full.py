@@ -226,7 +226,7 @@ def describe(report: dict[str, Any], manifest: Manifest) -> str:
     times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     minutes = report["seconds"]["all"] / 60
     return (
-        f"Trained on **{manifest.name}** ({counts} pictures) in {minutes:.0f} minutes. Best on val: "
-        f"**{report['best']}**, registered as version {report['version']}: "
+        f"Trained on **{manifest.name}** ({counts} pictures) in {minutes:.0f} minutes. "
+        f"Best on val: **{report['best']}**, registered as version {report['version']}: "
         f"{report['promotion']}.\n\n{table.markdown(report['scores'])}\n\nTime: {times}."
     )
