@@ -17,8 +17,8 @@ from tyro.conf import subcommand
 from pipelines import (
     backbones,
     boards,
-    decoding,
     browse,
+    decoding,
     demo,
     encoders,
     full,
@@ -58,7 +58,17 @@ RUN: dict[type, Callable[[Any], object]] = {
     browse.UiCommand: browse.ui,
     browse.RunsCommand: browse.list_runs,
 }
-VERBS = ("encoder", "decoder", "readouts", "evaluate", "score", "compare", "full", "demo", "predict")
+VERBS = (
+    "encoder",
+    "decoder",
+    "readouts",
+    "evaluate",
+    "score",
+    "compare",
+    "full",
+    "demo",
+    "predict",
+)
 """The commands that can be sent to a cluster."""
 
 
