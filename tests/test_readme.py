@@ -41,14 +41,26 @@ def test_every_program_is_shown() -> None:
     assert {program for program, _ in shown_commands()} == set(PARSE)
 
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def test_make_targets_that_are_shown_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text()):
-        assert re.search(rf"^{target}:", makefile, re.M), target
+    for page in PAGES:
+        for target in re.findall(r"`make ([a-z-]+)", page.read_text()):
+            assert re.search(rf"^{target}:", makefile, re.M), f"{page.name}: {target}"
 
 
-def test_linked_files_exist_and_nothing_is_left_to_fill_in() -> None:
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist_and_nothing_is_left_to_fill_in(page: Path) -> None:
+    text = page.read_text()
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / link).is_file(), link
+        assert (page.parent / link).is_file(), link
     assert not re.findall(r"^[A-Z]+_[A-Z_]+$", text, re.M)
+
+
+def test_every_page_is_in_the_index_and_the_readme_is_short() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in PAGES[1:]:
+        assert page.name == "index.md" or f"({page.name})" in index, page.name
+    assert len(PAGES[0].read_text().splitlines()) < 150
