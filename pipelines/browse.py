@@ -67,7 +67,9 @@ def ui(command: UiCommand) -> int:
     if uri.startswith(("http://", "https://")):
         print(f"an MLflow server is there already: {uri}")
         return 0
-    print(f"MLflow: http://{command.host}:{command.port}  (store {uri})", flush=True)
+    # MLflow opens pages for agents and prompts unless it is told which kind of work is done here.
+    page = f"http://{command.host}:{command.port}/#/experiments?workflowType=machine_learning"
+    print(f"MLflow of {uri}: {page}", flush=True)
     words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     words += ["--host", command.host, "--port", str(command.port), "--workers", "1"]
     # Without MLflow's job workers it starts twice as fast, in a quarter of the memory.

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 RUN_ID = "mlflow-run.json"
 EPOCH_SECONDS = "epoch_seconds"
+EXPERIMENT_TAGS = {
+    # Which of MLflow's two kinds of pages opens: that of models in training.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "A run of `full` is a parent; its stages, their trials and the "
+    "evaluation are its children. The report is among the parent's artifacts.",
+}
 PICTURES = "val pictures"
 """Key under which MLflow shows an epoch's pictures."""
 
@@ -60,7 +66,11 @@ class Tracker:
                 f"experiment {experiment!r} was deleted from {uri}; restore it, or name another "
                 "with --experiment"
             )
-        made = found.experiment_id if found else client.create_experiment(experiment, location)
+        made = (
+            found.experiment_id
+            if found
+            else client.create_experiment(experiment, location, tags=EXPERIMENT_TAGS)
+        )
         return cls(uri=uri, experiment_id=str(made))
 
     @classmethod
