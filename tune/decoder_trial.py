@@ -13,11 +13,13 @@ from pathlib import Path
 
 import ray
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from emlnet.decoder import DecoderConfig
+from emlnet.decoder import Decoder, DecoderConfig
 from emlnet.encoder import Encoder
 from emlnet.fit import Batches, evaluate, fit
+from emlnet.maps import Kind
+from emlnet.model import EMLNet
 from emlnet.sample import Decoded
 from emlnet.state import EpochReport, TrainState, start
 from pipelines.decoder import CachedBatches, DecoderJob, Readouts, read_gaze
@@ -38,12 +40,31 @@ class SplitData:
     num_samples: int
 
 
-def share(data: Path, caches: tuple[Path, ...], scale: float) -> dict[str, ray.ObjectRef]:
+class Joined(nn.Module):
+    """A decoder that is given, as the last of an encoder's readouts, the encoder's own map."""
+
+    def __init__(self, decoder: Decoder, kind: Kind) -> None:
+        super().__init__()
+        self.decoder, self.kind = decoder, kind
+
+    def forward(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
+        """Readouts of each encoder and the picture's (H, W) to the answer (B, 1, H, W)."""
+        maps = [given[-1] for given in readouts] if self.kind == "density" else []
+        answer: Tensor = self.decoder([given[:-1] for given in readouts], maps, size)
+        return answer
+
+
+def share(
+    data: Path, encoders: Sequence[Encoder], caches: Sequence[Path], scale: float
+) -> dict[str, ray.ObjectRef]:
     """Puts train and val, at a scale, into the object store."""
     shared = {}
     for split in ("train", "val"):
         reader = ShardReader(data, split)
-        readouts = [Shrunk.of(Cache.open(cache, split), len(reader), scale) for cache in caches]
+        readouts = [
+            Shrunk.of(Cache.open(cache, split), encoder, reader.sizes, scale)
+            for encoder, cache in zip(encoders, caches, strict=True)
+        ]
         gaze = Gaze.of(reader, scale)
         shared[split] = ray.put(SplitData(readouts=readouts, gaze=gaze, num_samples=len(reader)))
     return shared
@@ -95,9 +116,13 @@ class DecoderSubject:
             plan=trial.plan,
             seed=trial.seed,
         )
-        model = job.build().to(device)
-        # The untrained decoder has the same scores with any weights: a row for the final table.
-        model.starts_ready = model.starts_ready and final  # type: ignore[assignment]
+        # In the final runs the untrained decoder, the same with any weights, is scored as well.
+        model = (
+            job.build()
+            if final
+            else Joined(EMLNet(self.encoders, job.decoder).decoder, job.decoder.readout)
+        )
+        model.to(device)
         train, val = (
             (_mapped(self.caches, self.data, split) if final else ray.get(self.shared[split]))
             for split in ("train", "val")

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from emlnet.maps import resize
+from emlnet.encoder import Encoder
+from emlnet.maps import resize, to_log_density
 from emlnet.sample import Decoded
+from emlnet.views import Size
 from pipelines.decoder import Readouts, read_gaze
 from pipelines.readouts import Cache
 from shards.reader import ShardReader
@@ -74,26 +76,32 @@ class SmallReader(ShardReader):
 
 
 class Shrunk:
-    """Readouts of one encoder on one split at a scale, all in memory.
+    """Readouts of one encoder on one split at a scale, and its own map, all in memory.
 
-    taps: for each (N, 2, h, w) float16, the second of the two for the mirrored picture.  Its arrays
-    lie in Ray's object store once it was put there, and every process of a node reads them there.
+    taps: for each (N, 2, h, w) float16, the second of the two for the mirrored picture; the last of
+    them is the encoder's log-density, at the size of the smaller pictures.  Its arrays lie in Ray's
+    object store once it was put there, and every process of a node reads them there.
     """
 
     def __init__(self, taps: list[NDArray[np.float16]]) -> None:
         self.taps = taps
 
     @classmethod
-    def of(cls, cache: Cache, num_samples: int, scale: float) -> Shrunk:
-        """The readouts of a cache: those finer than the finest at that scale, averaged down."""
+    def of(cls, cache: Cache, encoder: Encoder, sizes: Sequence[Size], scale: float) -> Shrunk:
+        """The readouts of a cache: those finer than the finest at that scale, averaged down.
+
+        sizes: (H, W) of the split's pictures, all the same.
+        """
+        num_samples, size = len(sizes), scaled(sizes[0], scale)
         parts: list[list[Tensor]] = []
         for first in range(0, num_samples, AT_ONCE):
             positions = range(first, min(first + AT_ONCE, num_samples))
             both = [cache.read(positions, [flip] * len(positions)) for flip in (False, True)]
             taps = [torch.cat(pair, 1).float() for pair in zip(*both, strict=True)]
-            finest = max(_size(tap) for tap in taps)
-            limit = scaled(finest, scale)
-            parts.append([resize(tap, min(_size(tap), limit)).half() for tap in taps])
+            limit = scaled(max(_size(tap) for tap in taps), scale)
+            small = [resize(tap, min(_size(tap), limit)).half() for tap in taps]
+            maps = [_own_map(encoder, [tap[:, [flip]] for tap in taps], size) for flip in (0, 1)]
+            parts.append([*small, torch.cat(maps, 1).half()])
         return cls([torch.cat(each).numpy() for each in zip(*parts, strict=True)])
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
@@ -101,6 +109,13 @@ class Shrunk:
         chosen = np.asarray(flips, np.int64)
         rows = np.asarray(positions, np.int64)
         return [torch.from_numpy(tap[rows, chosen][:, None]) for tap in self.taps]
+
+
+@torch.no_grad()
+def _own_map(encoder: Encoder, readouts: list[Tensor], size: Size) -> Tensor:
+    """The encoder's log-density (B, 1, H, W) from its readouts."""
+    output = encoder.head(readouts, size, encoder.input_size(size))
+    return to_log_density(output, encoder.kind)
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

@@ -88,12 +88,13 @@ def make_subject(
     if frozen:
         compute_readouts(place, frozen)
         caches = tuple(each.cache for each in frozen)
+        encoders = tuple(each.encoder for each in frozen)
         decoder = DecoderSubject(
             data=place.data,
-            encoders=tuple(each.encoder for each in frozen),
+            encoders=encoders,
             caches=caches,
             decoder=command.decoder_config,
-            shared=share(place.data, caches, command.scale),
+            shared=share(place.data, encoders, caches, command.scale),
             num_threads=num_threads,
             use_gpu=use_gpu,
         )

@@ -61,9 +61,23 @@ class Fake:
         return [values.view(-1, 1, 1, 1).expand(-1, 1, side, side).half() for side in (8, 2)]
 
 
+class FakeEncoder:
+    """Its map is the mean of its first readout."""
+
+    kind = "density"
+
+    def input_size(self, size):
+        return size
+
+    def head(self, readouts, size, input_size):
+        return readouts[0].mean((2, 3), keepdim=True).expand(-1, 1, *size)
+
+
 def test_readouts_keep_their_samples_and_coarse_ones_their_size():
-    shrunk = Shrunk.of(Fake(), 3, 0.5)  # type: ignore[arg-type]
-    fine, coarse = shrunk.read([2, 0], [True, False])
+    shrunk = Shrunk.of(Fake(), FakeEncoder(), [(16, 20)] * 3, 0.5)  # type: ignore[arg-type]
+    fine, coarse, own = shrunk.read([2, 0], [True, False])
+    assert own.shape == (2, 1, 8, 10)
+    assert own[:, 0, 0, 0].tolist() == [-3.0, 1.0]
     assert fine.shape == (2, 1, 4, 4)
     assert coarse.shape == (2, 1, 2, 2)
     assert fine[:, 0, 0, 0].tolist() == coarse[:, 0, 0, 0].tolist() == [-3.0, 1.0]

@@ -16,11 +16,13 @@ from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import evaluate
 from emlnet.losses import LossWeights
+from emlnet.model import EMLNet
 from emlnet.state import Plan
 from pipelines import readouts, tasks
 from pipelines.config import Compute
 from pipelines.decoder import open_encoders
 from pipelines.encoders import EncoderJob
+from pipelines.readouts import Cache
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from shards.sample import write_sample
@@ -143,7 +145,7 @@ def decoder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deco
         encoders=(frozen.encoder,),
         caches=(frozen.cache,),
         decoder=DecoderConfig(),
-        shared=decoder_trial.share(data, (frozen.cache,), 0.5),
+        shared=decoder_trial.share(data, (frozen.encoder,), (frozen.cache,), 0.5),
         num_threads=1,
     )
 
@@ -194,3 +196,25 @@ def test_trials_share_the_cores_unless_threads_are_given():
     assert trial_compute(Compute(), 3).threads == 3
     assert trial_compute(Compute(threads=5), 3).threads == 5
     assert trial_compute(Compute(max_failures=9), 3).max_failures == 0
+
+
+def test_what_trials_of_the_decoder_share_gives_the_answers_of_the_whole_model(decoder):
+    """At the full size, where nothing is shrunk, the two ways to call it agree."""
+    shared = decoder_trial.share(decoder.data, decoder.encoders, decoder.caches, 1.0)["val"]
+    net = EMLNet(decoder.encoders, DecoderConfig())
+    with torch.no_grad():
+        for weight in net.decoder.parameters():
+            weight.normal_(std=0.1)
+    size = ShardReader(decoder.data, "val").sizes[0]
+    cached = Cache.open(decoder.caches[0], "val").read([0, 1], [False, True])
+    with torch.no_grad():
+        expected = net.eval().decode([[tap.float() for tap in cached]], size)
+        given = [[tap.float() for tap in shared.readouts[0].read([0, 1], [False, True])]]
+        found = decoder_trial.Joined(net.decoder, "density").eval()(given, size)
+    assert (found - expected).abs().max() < 0.02  # half precision of the encoder's map
+
+
+def test_the_papers_decoder_is_tuned_as_well(decoder, tmp_path):
+    paper = replace(decoder, decoder=DecoderConfig(readout="eml"))
+    (report,) = train(paper, tmp_path)
+    assert 0 < report["scores"]["kl"] < 10
