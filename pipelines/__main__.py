@@ -22,6 +22,7 @@ from pipelines import (
     demo,
     encoders,
     full,
+    grid,
     jobs,
     predict,
     promotion,
@@ -52,6 +53,7 @@ RUN: dict[type, Callable[[Any], object]] = {
     submit.SubmitCommand: lambda command: submit.run(command, parse),
     jobs.JobsCommand: jobs.run,
     backbones.BackbonesCommand: backbones.run,
+    grid.GridCommand: grid.run,
     promotion.PromoteCommand: promotion.promote,
     promotion.RollbackCommand: promotion.rollback,
     predict.PredictCommand: predict.run,
@@ -95,6 +97,7 @@ def parse(argv: list[str]) -> object:
         | Annotated[submit.SubmitCommand, subcommand("submit")]
         | Annotated[jobs.JobsCommand, subcommand("jobs")]
         | Annotated[backbones.BackbonesCommand, subcommand("backbones")]
+        | Annotated[grid.GridCommand, subcommand("grid")]
         | Annotated[promotion.PromoteCommand, subcommand("promote")]
         | Annotated[promotion.RollbackCommand, subcommand("rollback")]
         | Annotated[predict.PredictCommand, subcommand("predict")]

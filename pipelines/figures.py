@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import nn
+from torch import Tensor, nn
 
 from emlnet.fit import Inputs
 from emlnet.maps import min_max, resize
@@ -104,14 +104,18 @@ def grid(model: nn.Module, chosen: Iterable[Example]) -> Image.Image:
     rows = []
     for example in chosen:
         output = model(*example.inputs).float().cpu()
-        density = output.exp() if model.kind == "density" else output
         truth = torch.from_numpy(example.truth.copy())[None, None].float()
-        size = fit_cell(example.photograph.shape[:2])
-        picture = to_tensor(example.photograph)[None]
-        cells = [(resize(picture, size)[0].permute(1, 2, 0) * 255).round().byte().numpy()]
-        cells += [heat(min_max(resize(m, size))[0, 0].numpy()) for m in (truth, density)]
-        rows.append((example.key, cells))
+        maps = [truth, output.exp() if model.kind == "density" else output]
+        rows.append((example.key, cells(example.photograph, maps)))
     return tile(rows, ("photograph", "ground truth", "prediction"))
+
+
+def cells(photograph: NDArray[np.uint8], maps: Sequence[Tensor]) -> list[NDArray[np.uint8]]:
+    """A row of a grid: the photograph (H, W, 3), and maps (1, 1, H, W) in inferno colours."""
+    size = fit_cell(photograph.shape[:2])
+    picture = resize(to_tensor(photograph)[None], size)[0].permute(1, 2, 0)
+    first: NDArray[np.uint8] = (picture * 255).round().byte().numpy()
+    return [first, *(heat(min_max(resize(m, size))[0, 0].numpy()) for m in maps)]
 
 
 def fit_cell(size: Sequence[int]) -> tuple[int, int]:

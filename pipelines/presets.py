@@ -10,6 +10,26 @@ from emlnet.losses import LossWeights
 from emlnet.state import Plan
 from pipelines.config import DECODER_PLAN, FullCommand
 
+# Of EML-NET's published training (its code): SGD with momentum 0.9, one learning rate for all.
+PAPER_PLAN = Plan(
+    epochs=10,
+    batch_size=8,
+    lr=0.01,
+    backbone_lr=1.0,
+    readout_lr=1.0,
+    optimizer="sgd",
+    weight_decay=1e-4,
+    schedule="step",
+    step_epochs=5,
+    clip_norm=0.0,
+    loss_weights=LossWeights(kl=1, cc=1, nss=1),
+    terms="reference",
+)
+# Its NASNet saw the squared error alone.
+NASNET_PLAN = replace(
+    PAPER_PLAN, lr=0.1, step_epochs=3, loss_weights=LossWeights(kl=0, cc=0, nss=0, mse=1)
+)
+
 PRESETS: dict[str, FullCommand] = {
     # The main job in under 45 minutes on 2 CPU cores, from 500 training pictures.
     "osie-cpu": FullCommand(
@@ -25,6 +45,25 @@ PRESETS: dict[str, FullCommand] = {
         size=(192, 256),
         plan=Plan(epochs=3),
         decoder_plan=replace(DECODER_PLAN, epochs=3),
+    ),
+    # EML-NET as published: docs/paper.md.  Places365's own file is fetched from its authors.
+    "paper": FullCommand(
+        data=tyro.MISSING,
+        backbones=("resnet50", "resnet50"),
+        weights=("default", "resnet50_places365.pth.tar"),
+        readout="eml",
+        plan=PAPER_PLAN,
+        decoder_plan=PAPER_PLAN,
+        flip_scores=False,
+    ),
+    "paper-nasnet": FullCommand(
+        data=tyro.MISSING,
+        backbones=("nasnetalarge",),
+        readout="eml",
+        size=(320, 320),
+        plan=NASNET_PLAN,
+        decoder_plan=NASNET_PLAN,
+        flip_scores=False,
     ),
     # Seconds, from random weights: does the pipeline run here?
     "smoke": FullCommand(
