@@ -28,19 +28,22 @@ types: $(STAMP)     ## mypy, strict
 	$(BIN)/mypy
 
 test: lint types    ## lint, types and all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-ray: $(STAMP)  ## tests that start Ray
-	$(BIN)/python -m pytest -m "ray"
+	$(BIN)/python -m pytest -m "ray and not cluster"
 
 test-slow: $(STAMP) ## the slow tests
-	$(BIN)/python -m pytest -m "slow"
+	$(BIN)/python -m pytest -m "slow and not cluster"
 
 bench: $(STAMP)     ## how fast each part is, against a baseline: benchmarks/results/table.md
 	$(BIN)/python -m benchmarks
 
 bench-long: $(STAMP) ## the benchmarks that take hours
 	$(BIN)/python -m benchmarks --long
+
+test-cluster: $(STAMP)  ## faults of workers, nodes, servers, on clusters of this machine
+	$(BIN)/python -m pytest -m "cluster"
 
 demo: $(STAMP)      ## the whole journey on synthetic pictures, under demo/
 	$(BIN)/python -m pipelines demo demo

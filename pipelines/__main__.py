@@ -29,6 +29,7 @@ from pipelines import (
     scoring,
     submit,
 )
+from pipelines.bell import TERMINATED, StoppedError, handle_termination
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
@@ -129,7 +130,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
+        handle_termination()
         answer = RUN[type(command)](command)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return TERMINATED
     except (ValueError, RuntimeError, OSError, MlflowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Suppress
@@ -45,12 +45,25 @@ class Cluster:
 class Compute(Cluster):
     """Where and how a command trains."""
 
-    num_workers: int = 0
-    """Ray workers, which share each batch; 0: one per GPU, or one when there is none."""
+    num_workers: int | str = 0
+    """Ray workers, which share each batch; 0: one per GPU, or one when there is none.  `2:8`: from
+    2 to 8, as many as there is room for, more or fewer as machines come and go."""
+    cpus: int = 1
+    """CPU cores that Ray sets aside for each worker."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers on few nodes (`pack`), or on as many as there are (`spread`)."""
+    sync_bn: bool = False
+    """BatchNorm's statistics over all workers' images, on GPUs; else they are each worker's own."""
     loader_workers: int = 0
     """Processes per worker that read and decode; 0 reads in the worker itself."""
     timeout: int = 600
-    """Seconds after which a worker that waits for another gives up."""
+    """Seconds without progress after which a worker hangs: each tells where, and all start anew
+    from the last checkpoint."""
+    storage: str | None = None
+    """Where checkpoints go: s3://BUCKET/PATH, gs://BUCKET/PATH, or a folder that all nodes share;
+    default: the run's own folder."""
+    wait: int = 0
+    """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""
     max_failures: int = 2
     """How often a stage starts again from its last checkpoint after a worker died."""
     threads: int = 0
@@ -61,8 +74,29 @@ class Compute(Cluster):
     """Trace three training steps: trace.json.gz among the MLflow run's artifacts."""
 
     def __post_init__(self) -> None:
-        if min(self.num_workers, self.loader_workers, self.threads) < 0:
-            raise ValueError("numbers of workers and threads are at least 0")
+        least, most = self.worker_range
+        if min(least, self.loader_workers, self.threads) < 0 or most < least:
+            raise ValueError("numbers of workers and threads are at least 0, ranges as `2:8`")
+
+    @property
+    def storage_folder(self) -> Path | None:
+        """Where checkpoints go, when that is a folder."""
+        local = self.storage and "://" not in self.storage
+        return Path(self.storage).absolute() if self.storage and local else None
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the greatest number of workers."""
+        least, colon, most = str(self.num_workers).partition(":")
+        try:
+            found = int(least), int(most) if colon else int(least)
+        except ValueError:
+            raise ValueError(
+                f"num_workers is a number or a range as `2:8`, not {self.num_workers!r}"
+            ) from None
+        if colon and found[0] < 1:
+            raise ValueError(f"a range of workers begins at 1, not {self.num_workers!r}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.model import encoder_names
-from pipelines import evaluation, publish, runs, stage, table, trainer
+from pipelines import bell, evaluation, nodes, publish, runs, stage, table, trainer
 from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import cache_folder, decoder_stage, open_encoders
@@ -29,6 +30,8 @@ from shards.reader import ShardReader
 from shards.writer import build
 
 SCORES = table.JSON
+SECONDS_FOR_MLFLOW = 120
+"""How long a server that is away at the end is waited for."""
 
 
 def run(command: FullCommand) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def run(command: FullCommand) -> dict[str, Any]:
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
+    nodes.check([data], folder, command.compute.storage_folder)
     check(command, data)
     place = stage.Place(
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
@@ -68,7 +72,7 @@ def run(command: FullCommand) -> dict[str, Any]:
     ) as run_id:
         print(f"MLflow run {run_id} in {command.tracking.uri}", flush=True)
         place = replace(place, parent=run_id)
-        results = train(command, place, seconds)
+        stages, results = train(command, place, seconds)
         reader = ShardReader(data, "val")
         answering = ModelSource(
             model=package.load(results[-1].package).model, flip=command.flip_scores
@@ -76,6 +80,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         with timed(seconds, "scores"):
             scores = score(place, answering, results)
             means = table.means(scores.estimates())
+        results = send(stages, results)
         best = best_row(means, results)
         published = publish.publish(
             best.package,
@@ -109,15 +114,30 @@ def run(command: FullCommand) -> dict[str, Any]:
 
 def train(
     command: FullCommand, place: stage.Place, seconds: dict[str, float]
-) -> list[runs.StageResult]:
-    """The encoders in order, then the decoder on their readouts."""
-    results = []
+) -> tuple[list[stage.Stage], list[runs.StageResult]]:
+    """The encoders, then the decoder on their readouts; what was done, and what came out.
+
+    Encoders run at the same time as far as the cluster has room, else in turn.
+    """
     names = encoder_names(command.backbones)
-    for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
-        folder = f"encoder-{number}-{config.backbone.replace(':', '-')}"
-        seed = command.seed + number
-        results.append(encoder_stage(place, name, folder, config, command.plan, seed).run())
-        seconds[name] = results[-1].seconds
+    room = trainer.room(place.compute, len(names))
+    print(f"encoders: {room.reason}", flush=True)
+    shared = replace(place, compute=room.compute)
+    stages = [
+        encoder_stage(
+            shared,
+            name,
+            f"encoder-{number}-{config.backbone.replace(':', '-')}",
+            config,
+            command.plan,
+            command.seed + number,
+        )
+        for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
+    ]
+    results = (
+        side_by_side(stages, room.at_once) if room.at_once > 1 else [each.run() for each in stages]
+    )
+    seconds |= {result.name: result.seconds for result in results}
     with timed(seconds, "readouts"):
         packages = [result.package for result in results]
         caches = cache_folder(command.readouts, place.folder)
@@ -130,7 +150,40 @@ def train(
         )
     results.append(decoder.run())
     seconds[decoder.name] = results[-1].seconds
-    return results
+    return [*stages, decoder], results
+
+
+def side_by_side(stages: Sequence[stage.Stage], at_once: int) -> list[runs.StageResult]:
+    """What all stages give, so many of them running at the same time.
+
+    Ctrl-C ends all of them with a checkpoint.
+    """
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            return list(pool.map(stage.Stage.run, stages))
+        except KeyboardInterrupt:
+            bell.asked.set()
+            raise
+
+
+def send(
+    stages: Sequence[stage.Stage], results: Sequence[runs.StageResult]
+) -> list[runs.StageResult]:
+    """The results, once MLflow has all that came out of the stages.
+
+    Raises RuntimeError that names what it has not, when no server answers for a while.
+    """
+    tracker = stages[0].place.tracker
+    if not all(each.is_sent for each in stages):
+        tracker.wait(SECONDS_FOR_MLFLOW)
+    sent = [each.send(result) for each, result in zip(stages, results, strict=True)]
+    kept = [each.name for each in stages if not each.is_sent]
+    if kept:
+        raise RuntimeError(
+            f"MLflow at {tracker.uri} does not answer: {', '.join(kept)} could not be sent. They "
+            f"are trained and kept in {stages[0].place.folder}; the same command sends them later"
+        )
+    return sent
 
 
 def score(
@@ -175,9 +228,8 @@ def score(
 
 def check(command: FullCommand, data: Path) -> None:
     """Raises ValueError for what would stop a later stage, before the first one trains."""
-    num_workers = trainer.scaling(command.compute).num_workers
     for plan in (command.plan, command.decoder_plan):
-        trainer.check_batch(plan.batch_size, num_workers)
+        trainer.check_batch(plan.batch_size, command.compute)
     for split in ("train", "val"):
         check_sizes(ShardReader(data, split))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from aiohttp import ClientError
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ def connect(address: str | None) -> JobSubmissionClient:
         # Ray lets this variable win over an address that is passed, and over RAY_ADDRESS.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
     shown = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DASHBOARD
+    for name in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(shown)
     except AuthenticationError as error:
@@ -140,7 +145,7 @@ def follow(client: JobSubmissionClient, job: str, ask: Callable[[], bool] | None
     if details.status == "SUCCEEDED":
         print(f"{job}: succeeded", flush=True)
         return code or 0
-    reason = (details.message or "").strip().split("\n")[0]
+    reason = (details.message or "").split("\n")[0].partition(", last available logs")[0]
     print(f"{job}: {details.status.lower()}: {reason}", file=sys.stderr, flush=True)
     return code or 1
 
@@ -148,7 +153,9 @@ def follow(client: JobSubmissionClient, job: str, ask: Callable[[], bool] | None
 async def _tail(client: JobSubmissionClient, job: str, printed: int) -> int:
     """Prints the log from its `printed`-th character on; returns how many there are."""
     seen = 0
-    with suppress(RuntimeError, OSError):  # The connection broke; the caller looks at the job.
+    with suppress(
+        RuntimeError, OSError, ClientError
+    ):  # The connection broke; the caller looks at the job.
         async for text in client.tail_job_logs(job):
             seen += len(text)
             if seen > printed:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from emlnet.package import MODEL
 from emlnet.registry import PACKAGE
 
-IDENTITY, RESULT = "run.json", "result.json"
+IDENTITY, RESULT, LOCK = "run.json", "result.json", "lock"
+_held: dict[Path, TextIO] = {}
+"""The locks of this process, which end with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
     """Makes or re-opens a run's folder, absolute.
 
     identity: what makes the run this one; JSON values.  Raises ValueError when the folder holds
-    another run or anything else.
+    another run or anything else, or another process works in it.
     """
     folder = folder.absolute()
     marker = folder / IDENTITY
@@ -45,12 +50,33 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
                 f"{folder} holds another run ({', '.join(changed)} differ); name another --out, "
                 "or delete the folder"
             )
-        return folder
-    if folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and {path.name for path in folder.iterdir()} - {LOCK}:
         raise ValueError(f"{folder} holds something that is no run; name another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(marker, identity)
+    _hold(folder)
+    if not marker.is_file():
+        write_json(marker, identity)
     return folder
+
+
+def _hold(folder: Path) -> None:
+    """Keeps other processes out of a run's folder until this one ends, however it does."""
+    if folder in _held:
+        return
+    lock = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise ValueError(
+            f"{holder} works in {folder}; wait for it, or name another --out"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    _held[folder] = lock
 
 
 def write_json(path: Path, content: Any) -> None:

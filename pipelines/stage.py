@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ from emlnet.encoder import Encoder
 from emlnet.model import EMLNet
 from emlnet.registry import PACKAGE
 from emlnet.state import LOWER_IS_BETTER, EpochReport
-from pipelines import figures, runs, trainer, worker
+from pipelines import figures, nodes, runs, trainer, worker
 from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
 from pipelines.provenance import data_tags, git_commit
-from pipelines.tracking import EpochLogger, Tracker
+from pipelines.tracking import AWAY, EpochLogger, Tracker, one_line
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 
+HISTORY, SENT = "history.json", "mlflow-sent.json"
 ELSEWHERE = ("tracking", "compute", "data", "preset")
 """Fields of a command that don't make its run another one."""
 
@@ -72,62 +74,23 @@ class Stage:
     notes: str = ""
 
     def run(self) -> runs.StageResult:
-        """Trains, goes on, or finds what was done; logs curves, pictures and the package."""
+        """Trains, goes on, or finds what was done; logs curves, pictures and the package.
+
+        An MLflow server that is away stops none of it: what it does not get is kept in the stage's
+        folder, and sent when the stage is asked for again.
+        """
         done = runs.find_result(self.folder)
         if done:
             print(
                 f"{self.name}: done before (epoch {done.epoch} kept), in {self.folder}", flush=True
             )
-            return done
+            return self.send(done)
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        tracker = self.place.tracker
-        with tracker.run(
-            self.folder,
-            self.name,
-            params=self.params,
-            tags={
-                **data_tags(self.kind, self.place.manifest),
-                "backbone": self.backbones,
-                "seed": str(self.job.seed),
-            },
-            parent=self.place.parent,
-            data=(self.place.data, self.place.manifest),
-        ) as run_id:
-            content = trainer.train(
-                self.job,
-                self.folder / "training",
-                self.place.compute,
-                [EpochLogger(tracker, run_id)],
-            )
-            tracker.missing_epochs(run_id, content["history"])
-            history = [EpochReport(**report) for report in content["history"]]
-            best = next(report for report in reversed(history) if report.best)
-            model = self.job.finish(content["best_weights"])
-            reader = ShardReader(self.job.data, "val")
-            about = {
-                "name": self.name,
-                "scores": best.scores,
-                "epoch": best.epoch,
-                "data": {"name": reader.manifest.name, "digest": reader.manifest.digest},
-                "config": dict(self.params),
-                "commit": git_commit(),
-                "licence": licences(model),
-            }
-            package.save(self.folder / PACKAGE, model, about)
-            figures.curves(history, self.name).savefig(self.folder / "curves.png")
-            shown = figures.examples(
-                reader, figures.NUM_EXAMPLES, lambda _, sample: figures.photograph_input(sample)
-            )
-            figures.grid(model, shown).save(self.folder / "pictures.png")
-            trace = self.folder / "training" / trainer.TRACE
-            if trace.is_file():
-                tracker.file(run_id, trace)
-            for file in ("curves.png", "pictures.png", PACKAGE):
-                tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
-            tracker.metrics(run_id, {f"best_{k}": v for k, v in best.scores.items()})
-            words = summary(history, best, self.job.plan.select)
-            tracker.describe(run_id, f"{words}\n\n{self.notes}".strip())
+        with self.place.tracker.run_if_there(self.folder, self.name, **self._about()) as run_id:
+            loggers = [EpochLogger(self.place.tracker, run_id)] if run_id else []
+            content = trainer.train(self.job, self.folder / "training", self.place.compute, loggers)
+            best = self._save(content)
         result = runs.StageResult(
             name=self.name,
             run_id=run_id,
@@ -137,7 +100,83 @@ class Stage:
             seconds=time.monotonic() - began,
         )
         runs.save_result(self.folder, result)
+        return self.send(result)
+
+    def send(self, result: runs.StageResult) -> runs.StageResult:
+        """Sends to MLflow what it has not got yet; the result, with the run's id where that is new.
+
+        When no server answers, a line says what is kept.
+        """
+        if (self.folder / SENT).is_file():
+            return result
+        tracker = self.place.tracker
+        try:
+            run_id = tracker.begin(self.folder, self.name, **self._about())
+            history = json.loads((self.folder / HISTORY).read_text())
+            tracker.missing_epochs(run_id, history)
+            trace = self.folder / "training" / trainer.TRACE
+            if trace.is_file():
+                tracker.file(run_id, trace)
+            for file in ("curves.png", "pictures.png", PACKAGE):
+                tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
+            tracker.metrics(run_id, {f"best_{k}": v for k, v in result.scores.items()})
+            words = summary(history, result, self.job.plan.select)
+            tracker.describe(run_id, f"{words}\n\n{self.notes}".strip())
+            tracker.end(run_id)
+        except AWAY as error:
+            print(
+                f"{self.name}: MLflow does not answer ({one_line(error)}); its curves, pictures "
+                f"and package are kept in {self.folder}",
+                flush=True,
+            )
+            return result
+        if run_id != result.run_id:
+            result = replace(result, run_id=run_id)
+            runs.save_result(self.folder, result)
+        runs.write_json(self.folder / SENT, {"run_id": run_id})
         return result
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether MLflow has all of it."""
+        return (self.folder / SENT).is_file()
+
+    def _about(self) -> dict[str, Any]:
+        """What its MLflow run is made with."""
+        return {
+            "params": self.params,
+            "tags": {
+                **data_tags(self.kind, self.place.manifest),
+                "backbone": self.backbones,
+                "seed": str(self.job.seed),
+            },
+            "parent": self.place.parent,
+            "data": (self.place.data, self.place.manifest),
+        }
+
+    def _save(self, content: Mapping[str, Any]) -> EpochReport:
+        """Writes history, packaged model, curves and pictures from a training's last checkpoint."""
+        history = [EpochReport(**report) for report in content["history"]]
+        best = next(report for report in reversed(history) if report.best)
+        model = self.job.finish(content["best_weights"])
+        reader = ShardReader(self.job.data, "val")
+        about = {
+            "name": self.name,
+            "scores": best.scores,
+            "epoch": best.epoch,
+            "data": {"name": reader.manifest.name, "digest": reader.manifest.digest},
+            "config": dict(self.params),
+            "commit": git_commit(),
+            "licence": licences(model),
+        }
+        package.save(self.folder / PACKAGE, model, about)
+        figures.curves(history, self.name).savefig(self.folder / "curves.png")
+        shown = figures.examples(
+            reader, figures.NUM_EXAMPLES, lambda _, sample: figures.photograph_input(sample)
+        )
+        figures.grid(model, shown).save(self.folder / "pictures.png")
+        runs.write_json(self.folder / HISTORY, content["history"])
+        return best
 
 
 def licences(model: Encoder | EMLNet) -> str:
@@ -147,12 +186,12 @@ def licences(model: Encoder | EMLNet) -> str:
     return ", ".join(f"{name} {licence or 'unknown'}" for name, licence in known.items())
 
 
-def summary(history: list[EpochReport], best: EpochReport, select: str) -> str:
+def summary(history: list[dict[str, Any]], best: runs.StageResult, select: str) -> str:
     """What came out, in words."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items())
     order = "lowest" if select in LOWER_IS_BETTER else "highest"
     return (
-        f"Epoch {best.epoch} of {history[-1].epoch} was kept, the {order} {select} on val "
+        f"Epoch {best.epoch} of {history[-1]['epoch']} was kept, the {order} {select} on val "
         f"(`mit` rules, no mirroring): {scores}."
     )
 
@@ -199,6 +238,7 @@ def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) 
     folder = open_folder(command, f"{stage}-{what}", identity)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
+    nodes.check([data], folder, command.compute.storage_folder)
     return Place(
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
     )

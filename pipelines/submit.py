@@ -24,6 +24,7 @@ ROOMS = ("pipelines", "tune", "shards")
 """Whose commands can be sent, as `python -m ROOM`; one without a room is of the first."""
 SENT = ("emlnet", "shards", "pipelines", "tune", "pyproject.toml")
 """What a job brings: the code, so that nothing else in the checkout is ever sent."""
+SECONDS_TO_STOP = "60"
 SERVERS = ("http", "https", "databricks")
 
 
@@ -126,6 +127,10 @@ def run(command: SubmitCommand, parse: Callable[[list[str]], object]) -> int:
         "MLFLOW_TRACKING_URI": check(command.command, parse),
         "RAY_DEDUP_LOGS": "0",
         "PYTHONUNBUFFERED": "1",
+        # For the checkpoint of a job that is stopped; Ray's 3 s are too few.
+        "RAY_JOB_STOP_WAIT_TIME_S": SECONDS_TO_STOP,
+        # An address among the job's own, and a line for each run.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     commit = git_commit()
     if commit:

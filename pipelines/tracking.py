@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow.exceptions import MlflowException
 from PIL import Image
 from ray.train import UserCallback
 
-from emlnet.registry import connect
+from emlnet.registry import ABSENT, connect
+from pipelines.bell import StoppedError
 from pipelines.config import digest
 from pipelines.provenance import code_tags, dataset_input, host_kind
 from pipelines.runs import write_json
@@ -35,6 +38,12 @@ EXPERIMENT_TAGS = {
     "mlflow.note.content": "A run of `full` is a parent; its stages, their trials and the "
     "evaluation are its children. The report is among the parent's artifacts.",
 }
+AWAY = (MlflowException, OSError, ValueError)
+"""What a store that does not answer raises, through its client."""
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""Training waits for no server; what it did not get is sent later."""
+SECONDS_BETWEEN_TRIES = 3
+STOPS = (StoppedError, KeyboardInterrupt, SystemExit)
 PICTURES = "val pictures"
 """Key under which MLflow shows an epoch's pictures."""
 
@@ -84,7 +93,9 @@ class Tracker:
 
     @property
     def client(self) -> MlflowClient:
-        """A client of the store."""
+        """A client of the store, which tells soon when it is away."""
+        for variable, value in IMPATIENCE.items():
+            os.environ.setdefault(variable, value)
         return connect(self.uri)
 
     @contextmanager
@@ -103,17 +114,10 @@ class Tracker:
         data: the shards that it works on.  While it runs, the machine's load is logged.
         It ends as FINISHED, or as FAILED, with the reason as its description, when the body raises.
         """
-        client = self.client
         run_id = self.begin(folder, name, params=params, tags=tags, parent=parent, data=data)
-        try:
-            with self._system_metrics(run_id):
-                yield run_id
-        except BaseException as error:
-            with suppress(Exception):  # The body's error is the one to tell.
-                client.set_terminated(run_id, status="FAILED")
-                self.describe(run_id, f"Failed: {type(error).__name__}: {error}")
-            raise
-        client.set_terminated(run_id, status="FINISHED")
+        with self._failing(run_id), self._system_metrics(run_id):
+            yield run_id
+        self.end(run_id)
 
     def begin(
         self,
@@ -143,6 +147,50 @@ class Tracker:
         return run_id
 
     @contextmanager
+    def run_if_there(self, folder: Path, name: str, **about: Any) -> Iterator[str]:
+        """As `run`, for work that MLflow's absence does not stop: without a server the id is empty.
+
+        It is left RUNNING; `end` ends it.
+        """
+        try:
+            run_id = self.begin(folder, name, **about)
+        except AWAY as error:
+            print(f"{name}: MLflow does not answer ({one_line(error)}); it goes on without")
+            yield ""
+            return
+        with self._failing(run_id), self._system_metrics(run_id):
+            yield run_id
+
+    @contextmanager
+    def _failing(self, run_id: str) -> Iterator[None]:
+        """Marks the run as FAILED, or KILLED when it was asked to stop, where the body raises."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(Exception):  # The body's error is the one to tell.
+                status = "KILLED" if isinstance(error, STOPS) else "FAILED"
+                self.client.set_terminated(run_id, status=status)
+                self.describe(run_id, f"Failed: {type(error).__name__}: {error}")
+            raise
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the store answers, now or within some seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.client.get_experiment(self.experiment_id)
+            except AWAY:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(SECONDS_BETWEEN_TRIES)
+            else:
+                return True
+
+    def end(self, run_id: str) -> None:
+        """Marks a run as finished."""
+        self.client.set_terminated(run_id, status="FINISHED")
+
+    @contextmanager
     def _system_metrics(self, run_id: str) -> Iterator[None]:
         """Logs the driver's machine's load every 10 s, under `system/`, on top of what is there."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -162,11 +210,11 @@ class Tracker:
         known = json.loads(path.read_text())
         if known["store"] != digest(uri=self.uri):
             return None
-        from mlflow.exceptions import MlflowException
-
         try:
             self.client.get_run(known["run_id"])
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise  # A store that is away is no store without the run.
             return None
         return str(known["run_id"])
 
@@ -188,7 +236,8 @@ class Tracker:
         """Logs what an epoch gave, at its number."""
         values = {f"train_{k}": v for k, v in report["train_loss"].items()}
         values |= {f"val_{k}": v for k, v in report["scores"].items()}
-        self.metrics(run_id, {**values, EPOCH_SECONDS: report["seconds"]}, report["epoch"])
+        values |= {"train_skipped": report["skipped"], EPOCH_SECONDS: report["seconds"]}
+        self.metrics(run_id, values, report["epoch"])
 
     def missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
         """Logs the epochs that did not reach the store while training ran."""
@@ -213,22 +262,38 @@ class Tracker:
 
 
 class EpochLogger(UserCallback):  # type: ignore[misc]
-    """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice."""
+    """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice.
+
+    What a store that is away did not get is kept, and sent with the next epoch.
+    """
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:
         self.tracker, self.run_id = tracker, run_id
+        self.kept: list[dict[str, Any]] = []
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Called when every worker has reported."""
-        report = metrics[0].get("report")
-        if report is None:
+        if metrics[0].get("report") is None:
             return
+        self.kept.append(metrics[0])
         try:
-            self.tracker.epoch(self.run_id, report)
-            if metrics[0].get("pictures"):
-                picture = Image.open(io.BytesIO(base64.b64decode(metrics[0]["pictures"])))
-                self.tracker.pictures(self.run_id, picture, report["epoch"])
+            while self.kept:
+                self._log(self.kept[0])
+                del self.kept[0]
         except Exception as error:  # Whatever it is, it is no reason to stop training.
-            print(f"epoch {report['epoch']} could not be logged, it will be later: {error}")
+            epochs = ", ".join(str(entry["report"]["epoch"]) for entry in self.kept)
+            print(f"MLflow does not answer ({one_line(error)}); kept for later: epoch {epochs}")
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        report = entry["report"]
+        self.tracker.epoch(self.run_id, report)
+        if entry.get("pictures"):
+            picture = Image.open(io.BytesIO(base64.b64decode(entry["pictures"])))
+            self.tracker.pictures(self.run_id, picture, report["epoch"])
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error, without what it repeats."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

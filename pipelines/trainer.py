@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -23,7 +26,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from emlnet import checkpoint
 from emlnet.finite import DivergedError
 from pipelines import worker
-from pipelines.config import Cluster, Compute
+from pipelines.bell import StoppedError, hang, listening
+from pipelines.config import Cluster, Compute, digest
+from pipelines.watch import collective_timeout
 
 # Freed memory stays with the process, in one arena (training runs in a thread, whose own arena
 # would give large blocks back): page faults cost a CPU worker up to half of its time.
@@ -42,6 +47,11 @@ RAY_ENV = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+SECONDS_TO_START_SMALLER = "30"
+"""After which a range of workers that lost a machine does with fewer."""
+SECONDS_BETWEEN_RESIZES = 60
+"""Between looks whether there is room for more; a resize goes on from the last checkpoint."""
 
 
 def connect(
@@ -72,24 +82,93 @@ def connect(
 
 
 def scaling(compute: Compute) -> ScalingConfig:
-    """Workers and what each gets.  Raises ValueError when the cluster has too little."""
+    """Workers and what each gets.
+
+    Raises ValueError when the cluster has too little, after `compute.wait` seconds in which an
+    autoscaler may bring it.
+    """
     has = ray.cluster_resources()
-    num_gpus, num_cpus = int(has.get("GPU", 0)), has.get("CPU", 0)
-    use_gpu = num_gpus > 0 if compute.use_gpu is None else compute.use_gpu
-    num_workers = compute.num_workers or (max(1, num_gpus) if use_gpu else 1)
-    if use_gpu and num_workers > num_gpus:
-        raise ValueError(f"{num_workers} workers want a GPU each, the cluster has {num_gpus}")
-    if num_workers > num_cpus:
-        raise ValueError(f"{num_workers} workers want a CPU each, the cluster has {num_cpus:g}")
-    return ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1})
+    use_gpu = has.get("GPU", 0) > 0 if compute.use_gpu is None else compute.use_gpu
+    least, most = compute.worker_range
+    if not most:
+        least = most = max(1, int(has.get("GPU", 0))) if use_gpu else 1
+    kinds = ("GPU", "CPU") if use_gpu else ("CPU",)
+    each = {kind: compute.cpus if kind == "CPU" else 1 for kind in kinds}
+    if not _wait_for(each, least, most, compute.wait):
+        for kind in kinds:
+            has_now = ray.cluster_resources().get(kind, 0)
+            if least * each[kind] > has_now:
+                one = f"a {kind}" if each[kind] == 1 else f"{each[kind]} {kind}s"
+                raise ValueError(
+                    f"{least} workers want {one} each, the cluster has {has_now:g}; ask for "
+                    "fewer --num-workers, or --wait for machines that an autoscaler brings"
+                )
+    return ScalingConfig(
+        num_workers=most if least == most else (least, most),
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": compute.cpus},
+        placement_strategy=compute.placement.upper(),
+        elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
+    )
 
 
-def check_batch(batch_size: int, num_workers: int) -> None:
-    """Raises ValueError when the workers cannot share a batch equally."""
-    if batch_size % num_workers:
+def _wait_for(each: dict[str, int], least: int, most: int, seconds: float) -> bool:
+    """Whether the cluster has room for the least number of workers, now or within some seconds.
+
+    each: what a worker takes.  most: workers to ask an autoscaler for.
+    """
+    began, asked = time.monotonic(), False
+    while any(ray.cluster_resources().get(kind, 0) < least * n for kind, n in each.items()):
+        if time.monotonic() - began >= seconds:
+            return False
+        if not asked:
+            asked = True
+            print(f"waiting at most {seconds} s for {least} workers' {each}", flush=True)
+            request_resources(bundles=[each] * most)
+        time.sleep(1)
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many stages train at the same time, with what each, and why, in words."""
+
+    at_once: int
+    compute: Compute
+    reason: str
+
+
+def room(compute: Compute, wanted: int) -> Room:
+    """Room for stages of the same kind, in what of the cluster is free.
+
+    On GPUs a stage takes as many as it has workers.  On CPUs a worker takes a whole machine, whose
+    cores it uses: stages side by side would only share them.
+    """
+    scaled = scaling(compute)
+    workers = scaled.max_workers
+    if scaled.use_gpu:
+        free = int(ray.available_resources().get("GPU", 0))
+        kind, cores = "GPU", compute.cpus
+    else:
+        machines = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+        machines = [number for number in machines if number]
+        free = min(len(machines), int(ray.available_resources().get("CPU", 0)) // min(machines))
+        kind, cores = "machine", min(machines)
+    at_once = min(wanted, free // workers)
+    takes = f"{workers} {kind}{'s' if workers > 1 else ''} each, {free} free"
+    if at_once < 2:
+        return Room(at_once=1, compute=compute, reason=f"in turn ({takes})")
+    spread = replace(compute, cpus=max(compute.cpus, cores))
+    return Room(at_once=at_once, compute=spread, reason=f"{at_once} at the same time ({takes})")
+
+
+def check_batch(batch_size: int, compute: Compute) -> None:
+    """Raises ValueError when a batch has too few images for all workers."""
+    num_workers = scaling(compute).max_workers
+    if batch_size < num_workers:
         raise ValueError(
-            f"a batch of {batch_size} cannot be shared equally by {num_workers} workers; "
-            f"choose a multiple of {num_workers}"
+            f"a batch of {batch_size} cannot be shared by {num_workers} workers; choose at least "
+            f"{num_workers}"
         )
 
 
@@ -103,28 +182,34 @@ def train(
     """Trains a job and returns its last checkpoint's content (emlnet.checkpoint).
 
     storage: the stage's own folder, absolute; called again with it, training goes on from the last
-    checkpoint.  start_failures: how often workers that found no room are waited for again; -1
-    without end.  Raises ValueError when the batch cannot be shared, DivergedError when the loss is
-    no longer finite, RuntimeError when workers failed more often than allowed.
+    checkpoint, which lies there unless `compute.storage` says otherwise.
+    start_failures: how often workers that found no room are waited for again; -1 without end.
+    Raises ValueError when an input is refused, DivergedError when the loss is no longer finite,
+    StoppedError when the command was asked to end, RuntimeError when workers failed more often than
+    allowed.
     """
+    check_batch(job.plan.batch_size, compute)
     scaled = scaling(compute)
-    num_workers = scaled.num_workers
-    check_batch(job.plan.batch_size, num_workers)
+    if scaled.min_workers < scaled.max_workers:
+        job = shared_by(job, scaled.max_workers)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
+    bell = hang()
     trainer = TorchTrainer(
         worker.run,
         train_loop_config={
             "job": job,
-            "threads": compute.threads,
-            "compile": compute.compile,
+            "compute": compute,
+            "bell": bell,
             "trace": storage / TRACE if compute.profile else None,
         },
         torch_config=TorchConfig(
-            backend="nccl" if scaled.use_gpu else "gloo", timeout_s=compute.timeout
+            backend="nccl" if scaled.use_gpu else "gloo",
+            timeout_s=collective_timeout(compute.timeout),
         ),
         scaling_config=scaled,
         run_config=RunConfig(
             name=storage.name,
-            storage_path=str(storage.parent),
+            storage_path=checkpoints_of(storage, compute),
             failure_config=FailureConfig(
                 max_failures=compute.max_failures, controller_failure_limit=start_failures
             ),
@@ -135,11 +220,41 @@ def train(
         ),
     )
     try:
-        result = trainer.fit()
+        with listening(bell):
+            result = trainer.fit()
     except TrainingFailedError as error:
+        _, reason = ray.get(bell.look.remote())
+        if reason:
+            raise ValueError(f"{job.title}: {reason}") from error
         raise RuntimeError(f"{job.title}: training failed: {error}") from error
-    if result.return_value:
-        raise DivergedError(f"{job.title}: {result.return_value}")
+    outcome: worker.Outcome = result.return_value
+    if outcome.kind == "diverged":
+        raise DivergedError(f"{job.title}: {outcome.reason}")
+    if outcome.kind == "refused":
+        raise ValueError(f"{job.title}: {outcome.reason}")
+    if outcome.kind == "stopped":
+        raise StoppedError(f"{job.title}: stopped as asked; the same command goes on from there")
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         return checkpoint.read(Path(folder))
+
+
+def checkpoints_of(storage: Path, compute: Compute) -> str:
+    """The folder or URL under which a stage's checkpoints lie, in a folder of the stage's name.
+
+    storage: the stage's own folder, which makes the name where many runs share a place.
+    """
+    if compute.storage is None:
+        return str(storage.parent)
+    run, stage = storage.parent.parent.name, storage.parent.name
+    root = str(compute.storage_folder or compute.storage).rstrip("/")
+    return f"{root}/{run}-{digest(folder=str(storage.parent.parent))[:8]}/{stage}"
+
+
+def shared_by(job: worker.Job, most: int) -> worker.Job:
+    """The job with parts so small that fewer workers than `most` need no more memory each."""
+    plan = job.plan
+    part = -(-plan.batch_size // most)
+    if not plan.micro_batch or plan.micro_batch > part:
+        job = replace(job, plan=replace(plan, micro_batch=part))  # type: ignore[type-var]
+    return job

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
-import shutil
-import tempfile
-import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import ray
 import ray.train
 import torch
-from ray.train import Checkpoint
 from torch import nn
 
 from emlnet import checkpoint
@@ -23,11 +19,16 @@ from emlnet.finite import DivergedError
 from emlnet.fit import Batches, fit
 from emlnet.ranks import share_gradients
 from emlnet.speed import compile_training, set_precision, trace
-from emlnet.state import EpochReport, Plan, TrainState, averaged, start, unwrap
+from emlnet.state import Plan, TrainState, start, unwrap
 from pipelines import figures
-from pipelines.config import num_cpus
+from pipelines.bell import Ear, StoppedError
+from pipelines.config import Compute, num_cpus
+from pipelines.reporter import Reporter
+from pipelines.saving import Uploader, Urgency
+from pipelines.watch import Watch
 
-SECONDS_BETWEEN_LINES = 10
+NAMED = 16
+"""Samples that an error lists."""
 
 
 class Source(Protocol):
@@ -40,6 +41,9 @@ class Source(Protocol):
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of all ranks in a step of an epoch, both from 0."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
@@ -74,45 +78,47 @@ class Job(Protocol):
         """The batches of one rank."""
 
 
-def run(config: dict[str, Any]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How training ended, when no worker failed.
+
+    reason: why it stopped early; empty when it did not.
+    """
+
+    kind: Literal["finished", "diverged", "stopped", "refused"]
+    reason: str = ""
+
+
+def run(config: dict[str, Any]) -> Outcome:
     """Trains `config["job"]`, from the last checkpoint when there is one.
 
-    `config["threads"]`, `config["compile"]`: as in Compute.  `config["trace"]`: where rank 0 traces
-    a few steps, or None.
-
-    Returns why training stopped early, empty when it did not: a loss that diverged would only
-    diverge again if the worker failed and was started anew.
+    `config["compute"]`: a Compute.  `config["bell"]`: see pipelines.bell.  `config["trace"]`: where
+    rank 0 traces a few steps, or None.  A loss that diverged or an input that was refused is an
+    outcome, not a failure: another attempt would end the same.
     """
     # Ray's own line at each report repeats all that ours says.
     logging.disable(logging.INFO)
     job: Job = config["job"]
+    compute: Compute = config["compute"]
+    bell = config["bell"]
+    _, reason = ray.get(bell.look.remote())
+    if reason:
+        return Outcome(kind="refused", reason=reason)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         share = max(1, num_cpus() // context.get_local_world_size())
-        torch.set_num_threads(config.get("threads") or share)
+        torch.set_num_threads(compute.threads or share)
     set_precision(job.plan.precision)
-    torch.manual_seed(job.seed)
-    model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # From here on each rank draws for itself.
-    torch.manual_seed(job.seed * 100_003 + rank)
-    source = job.source(rank, world_size, device)
-    reporter = Reporter(job, rank, source)
-    if config.get("compile"):
-        compile_training(model, reporter.say)
-    if world_size > 1:
-        num_parts = getattr(source.train(0, 0), "num_parts", 1)
-        model = share_gradients(model, device, num_parts)
-    state = start(model, job.plan, source.steps_per_epoch)
-    found = ray.train.get_checkpoint()
-    if found:
-        with found.as_directory() as folder:
-            checkpoint.load(state, Path(folder), rank)
-        if rank == 0:
-            print(f"{job.title}: resumes after epoch {state.epoch}, step {state.step}", flush=True)
+    watch = Watch(rank, compute.timeout)
+    urgency = Urgency(job.title, rank, device, Ear(bell if rank == 0 else None))
+    reporter = Reporter(job, rank, Uploader(bell), urgency)
     try:
-        with trace(config.get("trace") if rank == 0 else None) as traced:
+        source = job.source(rank, world_size, device)
+        state = prepare(job, compute, source, reporter.say)
+        unwrap(state.model).register_forward_hook(lambda *_: watch.beat())
+        with trace(config["trace"] if rank == 0 else None) as traced:
 
             def progress(epoch: int, step: int, num_steps: int) -> None:
                 traced()
@@ -123,76 +129,54 @@ def run(config: dict[str, Any]) -> str:
                 job.plan,
                 source.train,
                 source.val,
-                reporter.report,
+                partial(reporter.report, source),
                 reporter.save,
                 progress,
                 source.evaluate,
+                urgency.asks,
             )
+    except StoppedError:
+        return Outcome(kind="stopped")
     except DivergedError as error:
-        return str(error)
-    return ""
+        return Outcome(kind="diverged", reason=f"{error}{samples_of(error, source)}")
+    except ValueError as error:
+        # The other ranks may be waiting for this one: fail, and tell the next attempt why.
+        ray.get(bell.give_up.remote(str(error)))
+        raise
+    finally:
+        watch.end()
+    return Outcome(kind="finished")
 
 
-class Reporter:
-    """Hands metrics and checkpoints to Ray, and prints a line now and then."""
+def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], None]) -> TrainState:
+    """A model to train, as it was at the last checkpoint."""
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.manual_seed(job.seed)
+    model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # From here on each rank draws for itself.
+    torch.manual_seed(job.seed * 100_003 + rank)
+    if compute.compile:
+        compile_training(model, say)
+    if world_size > 1:
+        if compute.sync_bn and device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        num_parts = getattr(source.train(0, 0), "num_parts", 1)
+        model = share_gradients(model, device, num_parts)
+    state = start(model, job.plan, source.steps_per_epoch)
+    found = ray.train.get_checkpoint()
+    if found:
+        with found.as_directory() as folder:
+            checkpoint.load(state, Path(folder), rank)
+        workers = f"{world_size} worker{'s' if world_size > 1 else ''}"
+        say(f"resumes after epoch {state.epoch}, step {state.step}, with {workers}")
+    return state
 
-    def __init__(self, job: Job, rank: int, source: Source) -> None:
-        self.job, self.rank, self.source = job, rank, source
-        self.last_line = time.monotonic()
-        self.first_step: tuple[int, float] | None = None
 
-    def report(self, entry: EpochReport, state: TrainState) -> None:
-        """Reports an epoch; every rank calls it, it is a barrier."""
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.scores.items())
-        best = ", best so far" if entry.best else ""
-        loss = f"loss {entry.train_loss['total']:.3f}, " if entry.train_loss else "untrained, "
-        self.say(
-            f"epoch {entry.epoch}/{self.job.plan.epochs}: {loss}val {scores} "
-            f"({entry.seconds:.0f} s{best})"
-        )
-        self._send({"report": asdict(entry), "pictures": self._pictures(state)}, state)
-        self.first_step = None
-
-    def _pictures(self, state: TrainState) -> str:
-        """What the validated model predicts of some pictures: a JPEG in base64, or nothing."""
-        if self.rank or not self.job.num_examples:
-            return ""
-        file = io.BytesIO()
-        with averaged(state):
-            shown = figures.grid(unwrap(state.model), self.source.examples(self.job.num_examples))
-        shown.save(file, "JPEG", quality=90)
-        return base64.b64encode(file.getvalue()).decode()
-
-    def save(self, state: TrainState) -> None:
-        """A checkpoint within an epoch."""
-        self._send({"step": state.step}, state)
-
-    def progress(self, epoch: int, step: int, num_steps: int) -> None:
-        """A line every few seconds."""
-        now = time.monotonic()
-        if self.first_step is None:
-            self.first_step = (step, now)
-        if now - self.last_line >= SECONDS_BETWEEN_LINES and step > self.first_step[0]:
-            seconds = (now - self.first_step[1]) / (step - self.first_step[0])
-            self.say(
-                f"epoch {epoch + 1}/{self.job.plan.epochs} step {step}/{num_steps}, "
-                f"{seconds:.2f} s a step, {seconds * (num_steps - step):.0f} s to validation"
-            )
-
-    def say(self, line: str) -> None:
-        """A line of rank 0."""
-        self.last_line = time.monotonic()
-        if self.rank == 0:
-            print(f"{self.job.title}: {line}", flush=True)
-
-    def _send(self, metrics: dict[str, Any], state: TrainState) -> None:
-        if self.rank:
-            checkpoint.save(state, None)
-            ray.train.report(metrics)
-            return
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
-        try:
-            checkpoint.save(state, folder)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def samples_of(error: DivergedError, source: Source) -> str:
+    """The samples of the step whose loss was not finite, in words."""
+    if error.epoch is None or error.step is None:
+        return ""
+    keys = source.keys(error.epoch, error.step - 1)
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return f"; samples of that step: {', '.join(keys[:NAMED])}{more}"

@@ -79,8 +79,7 @@ def make_subject(
     Raises ValueError when they hold none, or its workers can't share a batch.
     """
     scaled = trainer.scaling(command.compute)
-    num_workers = 1 if frozen else scaled.num_workers
-    assert isinstance(num_workers, int)
+    num_workers = 1 if frozen else scaled.max_workers
     free = ray.available_resources()
     use_gpu = bool(scaled.use_gpu)
     at_once = min(num_at_once(num_workers, use_gpu, free), command.search.num_trials)
@@ -99,7 +98,7 @@ def make_subject(
             use_gpu=use_gpu,
         )
         return decoder, at_once
-    trainer.check_batch(command.plan.batch_size, num_workers)
+    trainer.check_batch(command.plan.batch_size, command.compute)
     compute = trial_compute(command.compute, num_threads)
     encoder = EncoderSubject(data=place.data, encoder=command.encoder, compute=compute)
     epochs = command.search.warm_start_epochs

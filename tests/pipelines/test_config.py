@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from emlnet.losses import LossWeights
+from pipelines import trainer
 from pipelines.__main__ import main, parse
-from pipelines.config import EncoderCommand, FullCommand, digest, flatten, read_loss_weights
+from pipelines.config import (
+    Compute,
+    EncoderCommand,
+    FullCommand,
+    digest,
+    flatten,
+    read_loss_weights,
+)
 from pipelines.presets import PRESETS, find_preset
 from pipelines.tracking import Tracker
 
@@ -151,3 +159,28 @@ def test_a_relative_sqlite_store_is_made_absolute() -> None:
     command = parse(["full", "--data", "x", "--tracking-uri", "sqlite:///here.db"])
     assert isinstance(command, FullCommand)
     assert command.tracking.uri == f"sqlite:///{Path.cwd() / 'here.db'}"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [(0, (0, 0)), (3, (3, 3)), ("4", (4, 4)), ("2:8", (2, 8))]
+)
+def test_workers_are_a_number_or_a_range(given: int | str, found: tuple[int, int]) -> None:
+    assert Compute(num_workers=given).worker_range == found
+
+
+@pytest.mark.parametrize("given", ["8:2", "0:4", "two", "2:", "-1"])
+def test_other_numbers_of_workers_are_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="workers"):
+        Compute(num_workers=given)
+
+
+def test_checkpoints_lie_in_the_run_or_under_a_name_of_its_own_where_many_share(
+    tmp_path: Path,
+) -> None:
+    stage, other = tmp_path / "a/run/decoder/training", tmp_path / "b/run/decoder/training"
+    assert trainer.checkpoints_of(stage, Compute()) == str(stage.parent)
+    shared = Compute(storage="s3://bucket/checkpoints/")
+    found = {trainer.checkpoints_of(each, shared) for each in (stage, other)}
+    assert len(found) == 2
+    for place in found:
+        assert re.fullmatch(r"s3://bucket/checkpoints/run-[0-9a-f]{8}/decoder", place)

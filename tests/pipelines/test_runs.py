@@ -1,6 +1,9 @@
 """Run folders: found again, never somebody else's."""
 
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -33,3 +36,18 @@ def test_a_stage_is_done_only_with_its_model(tmp_path: Path) -> None:
     package.mkdir()
     write_json(package / "model.json", {})
     assert find_result(tmp_path) == result
+
+
+def test_another_process_is_kept_out_of_a_folder_until_this_one_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipelines.runs import open_folder\n"
+        "open_folder(Path(sys.argv[1]), {}); print('mine', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(ValueError, match=rf"process {other.pid} on .* works in .*/run"):
+            open_folder(tmp_path / "run", {})
+        other.kill()
+    assert open_folder(tmp_path / "run", {}) == tmp_path / "run"

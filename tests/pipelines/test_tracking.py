@@ -3,12 +3,16 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from pipelines.tracking import EpochLogger, Tracker
+from emlnet.registry import connect
+from pipelines.config import digest
+from pipelines.tracking import RUN_ID, EpochLogger, Tracker
 from shards.manifest import Manifest
 
 
@@ -45,12 +49,19 @@ def test_work_that_goes_on_keeps_its_run(tracker: Tracker, tmp_path: Path) -> No
 def test_a_report_becomes_metrics_at_its_epoch(tracker: Tracker, tmp_path: Path) -> None:
     with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
         logger = EpochLogger(tracker, run_id)
-        report = {"epoch": 3, "train_loss": {"total": 1.5}, "scores": {"kl": 0.5}, "seconds": 2.0}
+        report = {
+            "epoch": 3,
+            "train_loss": {"total": 1.5},
+            "scores": {"kl": 0.5},
+            "seconds": 2.0,
+            "skipped": 1,
+        }
         logger.after_report(None, [{"report": report}], None)
         logger.after_report(None, [{"step": 10}], None)
     (entry,) = tracker.client.get_metric_history(run_id, "val_kl")
     assert (entry.step, entry.value) == (3, 0.5)
-    assert tracker.client.get_run(run_id).data.metrics["train_total"] == 1.5
+    metrics = tracker.client.get_run(run_id).data.metrics
+    assert (metrics["train_total"], metrics["train_skipped"]) == (1.5, 1)
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:
@@ -87,10 +98,50 @@ def test_a_run_that_fails_says_why(tracker: Tracker, tmp_path: Path) -> None:
 def test_the_pictures_of_an_epoch_are_shown_at_its_number(tracker: Tracker, tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (30, 20), "red").save(file, "JPEG")
-    report = {"epoch": 2, "train_loss": {}, "scores": {"kl": 0.5}, "seconds": 2.0}
+    report = {"epoch": 2, "train_loss": {}, "scores": {"kl": 0.5}, "seconds": 2.0, "skipped": 0}
     with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
         drawn = base64.b64encode(file.getvalue()).decode()
         metrics = [{"report": report, "pictures": drawn}]
         EpochLogger(tracker, run_id).after_report(None, metrics, None)
     shown = [file.path for file in tracker.client.list_artifacts(run_id, "images")]
     assert any("val pictures+step+2+" in path and path.endswith(".png") for path in shown)
+
+
+def test_epochs_that_a_store_did_not_get_are_kept_and_sent_with_the_next(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
+        logger = EpochLogger(tracker, run_id)
+        reports = [
+            {"epoch": epoch, "train_loss": {}, "scores": {"kl": 1.0}, "seconds": 1.0, "skipped": 0}
+            for epoch in (1, 2, 3)
+        ]
+        with monkeypatch.context() as away:
+            away.setattr(Tracker, "client", property(lambda self: connect("http://127.0.0.1:9")))
+            for report in reports[:2]:
+                logger.after_report(None, [{"report": report}], None)
+            assert "kept for later: epoch 1, 2" in capsys.readouterr().out
+        logger.after_report(None, [{"report": reports[2]}], None)
+    steps = [entry.step for entry in tracker.client.get_metric_history(run_id, "val_kl")]
+    assert steps == [1, 2, 3]
+
+
+def test_work_that_does_not_need_a_store_goes_on_without(
+    tracker: Tracker, tmp_path: Path, capsys: Any
+) -> None:
+    away = replace(tracker, uri="http://127.0.0.1:9")
+    with away.run_if_there(tmp_path, "encoder tiny", params={}, tags={}) as run_id:
+        assert run_id == ""
+    assert "encoder tiny: MLflow does not answer" in capsys.readouterr().out
+    assert not away.wait(seconds=0)
+    assert tracker.wait(seconds=0)
+
+
+def test_a_store_that_is_away_is_no_store_without_the_run(tracker: Tracker, tmp_path: Path) -> None:
+    with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
+        known = json.loads((tmp_path / RUN_ID).read_text())
+    assert known["run_id"] == run_id
+    away = replace(tracker, uri="http://127.0.0.1:9")
+    (tmp_path / RUN_ID).write_text(json.dumps({**known, "store": digest(uri=away.uri)}))
+    with pytest.raises(ValueError, match="no MLflow server"):
+        away.begin(tmp_path, "a", params={}, tags={})

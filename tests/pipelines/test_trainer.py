@@ -59,8 +59,8 @@ def test_an_interrupted_run_resumes_and_ends_bit_equal(data: Path, tmp_path: Pat
 
 
 def test_a_batch_that_workers_cannot_share_is_an_error(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch of 3 cannot be shared equally by 2 workers"):
-        trainer.train(job(data, batch_size=3), tmp_path / "run", Compute(num_workers=2))
+    with pytest.raises(ValueError, match="batch of 1 cannot be shared by 2 workers"):
+        trainer.train(job(data, batch_size=1), tmp_path / "run", Compute(num_workers=2))
 
 
 def test_more_workers_than_cpus_is_an_error(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""A small encoder's training in which something goes wrong, once, at a step of a rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emlnet.encoder import EncoderConfig
+from emlnet.state import Plan
+from pipelines.encoders import EncoderJob, ShardSource
+
+TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultyJob(EncoderJob):
+    """Writes a line for each step into `log`, and does what `fault` names, the first time.
+
+    at: epoch and step, from 0, of the fault.  pause: seconds that each step takes.
+    """
+
+    log: Path
+    fault: str = ""
+    at: tuple[int, int] = (0, 0)
+    rank: int = 0
+    pause: float = 0.0
+
+    @property
+    def happened(self) -> Path:
+        """Exists as soon as the fault happened."""
+        return self.log.with_name(f"{self.log.name}-{self.fault}")
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> FaultySource:
+        return FaultySource(self, rank, world_size, device)
+
+
+class FaultySource(ShardSource):
+    def __init__(self, job: FaultyJob, rank: int, world_size: int, device: torch.device) -> None:
+        super().__init__(job, rank, world_size, device)
+        self.job, self.rank, self.world_size = job, rank, world_size
+
+    def train(self, epoch: int, start_step: int) -> Any:
+        return FaultyBatches(self, super().train(epoch, start_step), epoch, start_step)
+
+
+class FaultyBatches:
+    def __init__(self, source: FaultySource, batches: Any, epoch: int, step: int) -> None:
+        self.source, self.batches, self.epoch, self.step = source, batches, epoch, step
+        self.num_parts = batches.num_parts
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        job, source = self.source.job, self.source
+        for number, (inputs, targets) in enumerate(self.batches):
+            step = self.step + number // self.num_parts
+            if number % self.num_parts == 0:
+                time.sleep(job.pause)
+                if source.rank == 0:
+                    with job.log.open("a") as log:
+                        log.write(f"{self.epoch} {step} {source.world_size}\n")
+                here = (source.rank, (self.epoch, step)) == (job.rank, job.at)
+                if job.fault and here and not job.happened.exists():
+                    job.happened.touch()
+                    inputs = FAULTS[job.fault](inputs, job)
+            yield inputs, targets
+
+
+def kill(inputs: Any, job: FaultyJob) -> Any:
+    time.sleep(3)  # The last checkpoint arrives.
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(inputs: Any, job: FaultyJob) -> Any:
+    time.sleep(1000)
+
+
+def nan(inputs: Any, job: FaultyJob) -> Any:
+    return (inputs[0] * float("nan"),)
+
+
+def refuse_storage(inputs: Any, job: FaultyJob) -> Any:
+    """From now on the storage is not what it was: a shared folder that is no longer mounted."""
+    time.sleep(3)
+    (job.log.parent / "training" / ".validate_storage_marker").unlink()
+    return inputs
+
+
+def bad_input(inputs: Any, job: FaultyJob) -> Any:
+    raise ValueError("shard 3 is broken")
+
+
+FAULTS: dict[str, Callable[[Any, FaultyJob], Any]] = {
+    f.__name__: f for f in (kill, hang, nan, refuse_storage, bad_input)
+}
+
+
+def make_job(data: Path, folder: Path, fault: str = "", **changes: Any) -> FaultyJob:
+    """Four epochs of six steps of two images each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {"epochs": 4, "batch_size": 2, "checkpoint_every": 2, **changes.pop("plan", {})}
+    return FaultyJob(
+        data=data,
+        encoder=TINY,
+        plan=Plan(**plan),
+        seed=1,
+        log=folder / "steps",
+        fault=fault,
+        **changes,
+    )
+
+
+def steps(job: FaultyJob) -> list[tuple[int, int, int]]:
+    """Epoch, step and number of workers of each step that was begun."""
+    if not job.log.exists():
+        return []
+    return [tuple(map(int, line.split())) for line in job.log.read_text().splitlines()]  # type: ignore[misc]
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The names of weights that are not bit-equal in two checkpoints."""
+    assert one["model"].keys() == other["model"].keys()
+    return [k for k, v in one["model"].items() if not torch.equal(v, other["model"][k])]
+
+
+def once(job: FaultyJob, num_steps: int, act: Callable[[], None]) -> threading.Thread:
+    """Acts as soon as so many steps were begun."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 200
+        while len(steps(job)) < num_steps and time.monotonic() < deadline:
+            time.sleep(0.1)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread

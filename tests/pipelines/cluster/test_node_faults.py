@@ -1,0 +1,117 @@
+"""Nodes that go and come while workers train on them."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipelines import trainer
+from pipelines.config import Compute
+from tests.pipelines.cluster.faults import FaultyJob, difference, make_job, once, steps
+
+
+def workers_seen(job: FaultyJob) -> list[int]:
+    """The numbers of workers that trained, in order, without repetitions."""
+    seen: list[int] = []
+    for _, _, world_size in steps(job):
+        if seen[-1:] != [world_size]:
+            seen.append(world_size)
+    return seen
+
+
+def connect(cluster: Cluster, compute: Compute) -> None:
+    cluster.wait_for_nodes()
+    ray.shutdown()
+    trainer.connect(compute)
+
+
+def test_a_node_that_goes_and_another_that_comes_change_no_bit(
+    cluster: Cluster, data: Path, tmp_path: Path
+) -> None:
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    compute = Compute(
+        num_workers=2, address=cluster.address, placement="spread", max_failures=2, threads=1
+    )
+    connect(cluster, compute)
+    whole = make_job(data, tmp_path / "whole")
+    expected = trainer.train(whole, tmp_path / "whole" / "training", compute)
+    job = make_job(data, tmp_path / "broken", pause=0.3)
+
+    def replace_node() -> None:
+        cluster.remove_node(nodes[1])
+        cluster.add_node(num_cpus=1)
+
+    thread = once(job, 9, replace_node)
+    content = trainer.train(job, tmp_path / "broken" / "training", compute)
+    thread.join()
+    assert difference(content, expected) == []
+    assert workers_seen(job) == [2]
+    assert len(steps(job)) > 24
+
+
+def test_elastic_training_goes_on_smaller_and_grows_again(
+    cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "SECONDS_TO_START_SMALLER", "10")
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_RESIZES", 5)
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    compute = Compute(num_workers="1:2", address=cluster.address, max_failures=2, threads=1)
+    connect(cluster, compute)
+    job = make_job(data, tmp_path, pause=0.5, plan={"epochs": 14})
+    smaller = once(job, 5, lambda: cluster.remove_node(nodes[1]))
+    content: dict[str, Any] = {}
+
+    def grow() -> None:
+        deadline = time.monotonic() + 150
+        while workers_seen(job)[-1:] != [1] and time.monotonic() < deadline:
+            time.sleep(0.2)
+        cluster.add_node(num_cpus=1)
+
+    larger = once(job, 6, grow)
+    content = trainer.train(job, tmp_path / "training", compute)
+    smaller.join()
+    larger.join()
+    assert workers_seen(job) == [2, 1, 2]
+    assert [report["epoch"] for report in content["history"]] == list(range(1, 15))
+    # The batch stays the same: as many steps an epoch, whoever shares it.
+    assert {step for _, step, _ in steps(job)} == set(range(6))
+
+
+def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
+    cluster: Cluster, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    compute = Compute(
+        num_workers=2, address=cluster.address, placement="spread", max_failures=0, threads=1
+    )
+    connect(cluster, compute)
+    job = make_job(data, tmp_path, pause=2.0, plan={"checkpoint_every": 0, "epochs": 3})
+
+    (leaving,) = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["RayletSocketName"] == nodes[1].raylet_socket_name
+    ]
+
+    def preempt() -> None:
+        command = ["ray", "drain-node", "--address", cluster.address, "--node-id"]
+        command += [leaving, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "spot", "--deadline-remaining-seconds", "15"]
+        subprocess.run(command, check=True)
+        time.sleep(15)
+        cluster.remove_node(nodes[1])
+        cluster.add_node(num_cpus=1)
+
+    thread = once(job, 8, preempt)
+    content = trainer.train(job, tmp_path / "training", compute)
+    thread.join()
+    assert [report["epoch"] for report in content["history"]] == [1, 2, 3]
+    assert "a node with rank" in "".join(capfd.readouterr())
+    begun = [step[:2] for step in steps(job)]
+    again = [step for step in set(begun) if begun.count(step) > 1]
+    # Without a checkpoint in between, the second epoch would begin anew.
+    assert (1, 0) not in again

@@ -1,0 +1,58 @@
+"""Checkpoints in a bucket, and a bucket that refuses them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import ray
+
+from pipelines import trainer
+from pipelines.config import Compute
+from tests.pipelines.cluster.faults import difference, make_job, once, steps
+from tests.shards.s3 import Server
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An empty bucket `runs`, to which this process and Ray's have the key."""
+    server = Server()
+    server.thread.start()
+    settings = {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="runs")
+    ray.shutdown()
+    trainer.connect(Compute())
+    yield server
+    ray.shutdown()
+    server.server.shutdown()
+
+
+def test_checkpoints_in_a_bucket_survive_its_refusals_and_training_ends_the_same(
+    bucket: Server, data: Path, tmp_path: Path
+) -> None:
+    compute = Compute(num_workers=1, max_failures=1, storage="s3://runs/checkpoints")
+    whole = make_job(data, tmp_path / "whole" / "stage")
+    here = Compute(num_workers=1)
+    expected = trainer.train(whole, tmp_path / "whole" / "stage" / "training", here)
+    folder = tmp_path / "run" / "stage"
+    job = make_job(data, folder, pause=0.2)
+    thread = once(job, 8, lambda: bucket.fail(1000, "PUT", "checkpoint_"))
+    with pytest.raises(ValueError, match=r"takes no checkpoint .*the last good one is kept"):
+        trainer.train(job, folder / "training", compute)
+    thread.join()
+    bucket.open()
+    found = boto3.client("s3").list_objects_v2(Bucket="runs")["Contents"]
+    assert any(entry["Key"].endswith("state.pt") for entry in found)
+    begun = len(steps(job))
+    content = trainer.train(job, folder / "training", compute)
+    assert difference(content, expected) == []
+    assert len(steps(job)) - begun < 24 - 4
+    assert not list((folder / "training").glob("checkpoint_*"))

@@ -1,0 +1,154 @@
+"""What deploy/ holds, as far as it can be judged without a cluster."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from packaging.requirements import Requirement
+
+from pipelines import preflight
+from pipelines.__main__ import parse
+from pipelines.config import FullCommand
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+# What KubeRay 1.6's API reference names.
+CLUSTER = {
+    "authOptions",
+    "autoscalerOptions",
+    "enableInTreeAutoscaling",
+    "headGroupSpec",
+    "rayVersion",
+    "workerGroupSpecs",
+}
+JOB = {"backoffLimit", "clusterSelector", "entrypoint", "submissionMode"}
+GROUP = {"groupName", "maxReplicas", "minReplicas", "rayStartParams", "replicas", "template"}
+
+
+def documents() -> list[dict[str, Any]]:
+    return [doc for path in MANIFESTS for doc in yaml.safe_load_all(path.read_text())]
+
+
+def only(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [d for d in documents() if (d["kind"], d["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def pods() -> list[dict[str, Any]]:
+    """The pod specs of all documents."""
+    cluster = only("RayCluster", "emlnet")["spec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    deployments = [d["spec"] for d in documents() if d["kind"] == "Deployment"]
+    return [owner["template"]["spec"] for owner in (*groups, *deployments)]
+
+
+def test_claims_services_and_secrets_that_are_named_exist() -> None:
+    claims = {d["metadata"]["name"] for d in documents() if d["kind"] == "PersistentVolumeClaim"}
+    services = {d["metadata"]["name"] for d in documents() if d["kind"] == "Service"}
+    text = "".join(path.read_text() for path in MANIFESTS)
+    for pod in pods():
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
+        for volume in volumes.values():
+            if "persistentVolumeClaim" in volume:
+                assert volume["persistentVolumeClaim"]["claimName"] in claims
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes)
+    assert set(re.findall(r"(?:http://|@)([a-z-]+):\d+", text)) <= services
+    assert set(re.findall(r"secretKeyRef: {name: (\w+), key: (\w+)}", text)) == {
+        ("mlflow", "password")
+    }
+    assert "create secret generic mlflow --from-literal=password=" in text
+
+
+def test_services_and_deployments_select_pods_that_exist() -> None:
+    deployments = [d["spec"] for d in documents() if d["kind"] == "Deployment"]
+    for spec in deployments:
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+    labels = [spec["template"]["metadata"]["labels"] for spec in deployments]
+    containers = [container for pod in pods() for container in pod["containers"]]
+    ports = {port["name"] for container in containers for port in container.get("ports", ())}
+    for service in (d["spec"] for d in documents() if d["kind"] == "Service"):
+        assert service["selector"] in labels
+        assert {port["targetPort"] for port in service["ports"]} <= ports
+
+
+def test_the_ray_cluster_has_kuberays_fields_and_this_ray() -> None:
+    spec = only("RayCluster", "emlnet")["spec"]
+    assert set(spec) == CLUSTER
+    for group in spec["workerGroupSpecs"]:
+        assert set(group) == GROUP
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    (ray,) = [r for r in preflight.wanted() if r.name == "ray"]
+    assert ray.specifier.contains(spec["rayVersion"])
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_a_worker_pods_grace_covers_the_draining_of_its_node() -> None:
+    from ray.scripts.scripts import cli
+
+    (group,) = only("RayCluster", "emlnet")["spec"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
+    words = shlex.split(command)
+    assert words[:2] == ["ray", "drain-node"]
+    known = {o for p in cli.commands["drain-node"].params for o in p.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert int(words[-1]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_the_job_runs_on_the_cluster_with_a_command_that_parses() -> None:
+    spec = only("RayJob", "emlnet-full")["spec"]
+    assert set(spec) == JOB
+    assert only("RayCluster", spec["clusterSelector"]["ray.io/cluster"])
+    words = shlex.split(spec["entrypoint"])
+    assert words[:3] == ["python", "-m", "pipelines"]
+    command = parse(words[3:])
+    assert isinstance(command, FullCommand)
+    (group,) = only("RayCluster", "emlnet")["spec"]["workerGroupSpecs"]
+    assert command.compute.worker_range[1] <= group["maxReplicas"]
+    for path in (command.data, command.tracking.out):
+        assert str(path).startswith("/mnt/emlnet/")
+
+
+def test_the_mlflow_server_is_started_with_flags_that_it_has() -> None:
+    from mlflow.cli import cli
+
+    (container,) = only("Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["mlflow", "server"]
+    server = cli.commands["server"]
+    known = {option for parameter in server.params for option in parameter.opts}
+    assert {argument.partition("=")[0] for argument in container["args"]} <= known
+    variables = {p.envvar for p in server.params if p.envvar}
+    assert "MLFLOW_BACKEND_STORE_URI" in variables
+
+
+def test_the_image_is_built_from_files_that_exist_and_with_extras_that_exist() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+)$", text, re.M):
+        *sources, _ = line.split()
+        for source in sources:
+            assert (DEPLOY.parent / source).exists(), source
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', text)
+    project = preflight.tomllib.loads(preflight.PROJECT.read_text())["project"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    (python,) = re.findall(r"^FROM python:(\d+\.\d+)", text, re.M)
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(python)
+
+
+def test_ray_up_takes_the_cluster_file() -> None:
+    config = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(config, schema)
+    assert config["head_node_type"] in config["available_node_types"]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_each_document_names_its_kind_and_version(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        assert {"apiVersion", "kind", "metadata", "spec"} <= set(document)
