@@ -28,7 +28,7 @@ from tune.results import Spec, TrialRecord, ended, find_records, forget_failed, 
 from tune.space import EQUAL, short
 from tune.subjects import make_subject, open_folder, title
 from tune.trial import Setting
-from tune.tuner import Halving, run_trials
+from tune.tuner import Halving, has_dashboard, run_trials
 
 UNUSED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that say nothing about a search."""
@@ -74,9 +74,9 @@ def open_search(
     data = command.data.absolute()
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    # What a stopped trial leaves behind is freed by way of the dashboard; what workers print would
-    # tear up the table.
-    trainer.connect(command.compute, include_dashboard=True, log_to_driver=False)
+    # What workers print would tear up the table.
+    frees = command.search.stops and not frozen
+    trainer.connect(command.compute, include_dashboard=frees, log_to_driver=False)
     params = {k: v for k, v in flatten(command).items() if k not in UNUSED}
     tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
     name = f"search {folder.name}"
@@ -151,7 +151,16 @@ def run_search(
             search.num_trials,
         )
         proposals = Proposals(place.folder, specs, study, search.space, command.seed)
-        halving = Halving(grace=search.grace_epochs, factor=search.reduction)
+        halving = None
+        if search.stops:
+            halving = Halving(grace=search.grace_epochs, factor=search.reduction)
+        if halving and not setting.subject.reuse_actors and not has_dashboard():
+            print(
+                "no trial is stopped early: the workers of one that is would never be free again, "
+                "since this Ray cluster runs no dashboard",
+                flush=True,
+            )
+            halving = None
         with Display(place.folder, search.objectives, search.num_trials, at_once) as display:
             whole = run_trials(
                 setting,
@@ -160,7 +169,7 @@ def run_search(
                 left,
                 at_once,
                 display.update,
-                halving if search.stops else None,
+                halving,
                 seconds,
             )
         if not whole:

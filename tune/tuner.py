@@ -14,10 +14,12 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.stopper import Stopper
+from ray.util.state import list_actors
 
 from pipelines.config import flatten
 from pipelines.provenance import data_tags
 from pipelines.stage import Place
+from pipelines.tracking import Tracker
 from tune.objective import direction
 from tune.pareto import name
 from tune.proposals import Proposals
@@ -55,6 +57,23 @@ def num_at_once(num_workers: int, use_gpu: bool, free: Mapping[str, float]) -> i
                 f"a trial wants {num_workers} {kind}s, the cluster has {free.get(kind, 0):g} free"
             )
     return min(int(free[kind] // num_workers) for kind in kinds)
+
+
+def has_dashboard(seconds: float = 30) -> bool:
+    """Whether the cluster answers questions about its state, now or within some seconds.
+
+    Ray Train frees the workers of a run that was stopped from outside only where it does.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            list_actors(limit=1, timeout=5)
+        except Exception:  # Ray raises several kinds, one of them for a server that is starting.
+            if time.monotonic() >= until:
+                return False
+            time.sleep(1)
+        else:
+            return True
 
 
 def run_trials(
@@ -183,6 +202,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     ) -> None:
         self.setting, self.place, self.show = setting, place, show
         self.was_stopped, self.num_ended = was_stopped, 0
+        self.told = False
         self.began: dict[str, tuple[float, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -198,14 +218,17 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         training, kind = setting.trial(spec), "final" if spec.final else "trial"
         weights = {f"weight_{t}": getattr(record.weights, t) for t in setting.space.terms}
         params = {**weights, **flatten(training.plan), "seed": spec.seed, "scale": training.scale}
-        run_id = self.place.tracker.begin(
-            trial_folder(setting.folder, spec),
-            f"{kind} {name(record)}" + (f" seed {spec.seed}" if spec.final else ""),
-            params={**params, "width": training.width},
-            tags={**data_tags(kind, self.place.manifest), "backbone": setting.subject.title},
-            parent=self.place.parent,
+        title = f"{kind} {name(record)}" + (f" seed {spec.seed}" if spec.final else "")
+        run_id = self._tell(
+            lambda tracker: tracker.begin(
+                trial_folder(setting.folder, spec),
+                title,
+                params={**params, "width": training.width},
+                tags={**data_tags(kind, self.place.manifest), "backbone": setting.subject.title},
+                parent=self.place.parent,
+            )
         )
-        self._save(replace(record, run_id=run_id))
+        self._save(replace(record, run_id=run_id or record.run_id))
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
@@ -213,7 +236,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         """A trial reported an epoch."""
         record = self._record(trial).with_report(result[REPORT], self.setting.objectives[0])
         self._save(record)
-        self.place.tracker.epoch(record.run_id, result[REPORT])
+        if record.run_id:
+            self._tell(lambda tracker: tracker.epoch(record.run_id, result[REPORT]))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial ran to its end, or was stopped."""
@@ -256,10 +280,26 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def _end(self, record: TrialRecord, status: str) -> None:
         self.num_ended += 1
         self._save(record)
-        tracker = self.place.tracker
-        if record.scores:
-            scores = {f"best_{key}": value for key, value in record.scores.items()}
-            tracker.metrics(record.run_id, scores)
-        note = f"Failed: {record.cause}" if record.cause else f"{record.state.capitalize()}."
-        tracker.describe(record.run_id, note, state=record.state)
-        tracker.client.set_terminated(record.run_id, status=status)
+        if record.run_id:
+            self._tell(lambda tracker: end_run(tracker, record, status))
+
+    def _tell(self, write: Callable[[Tracker], Any]) -> Any:
+        """Writes to MLflow; a store that is away is no reason to stop a search."""
+        try:
+            return write(self.place.tracker)
+        except Exception as error:  # What it is depends on the store.
+            if not self.told:
+                print(f"MLflow does not answer, the search goes on without: {error}", flush=True)
+            self.told = True
+            return None
+
+
+def end_run(tracker: Tracker, record: TrialRecord, status: str) -> None:
+    """What became of a trial, in its MLflow run: its epochs, scores and state."""
+    tracker.missing_epochs(record.run_id, record.history)
+    if record.scores:
+        scores = {f"best_{key}": value for key, value in record.scores.items()}
+        tracker.metrics(record.run_id, scores)
+    note = f"Failed: {record.cause}" if record.cause else f"{record.state.capitalize()}."
+    tracker.describe(record.run_id, note, state=record.state)
+    tracker.client.set_terminated(record.run_id, status=status)
