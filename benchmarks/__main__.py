@@ -25,6 +25,7 @@ SHORT = {
 """Files that `make bench` runs, with their arguments."""
 LONG: dict[str, list[str]] = {
     "time_to_nss": [],
+    "shards_build": [],
 }
 """Files that `make bench-long` runs."""
 

@@ -24,6 +24,7 @@ from pipelines import (
     full,
     grid,
     jobs,
+    packing,
     predict,
     promotion,
     scoring,
@@ -42,6 +43,7 @@ from pipelines.config import (
 from pipelines.presets import PRESETS, find_preset
 
 RUN: dict[type, Callable[[Any], object]] = {
+    packing.BuildCommand: packing.run,
     EncoderCommand: encoders.run,
     DecoderCommand: decoding.run,
     ReadoutsCommand: decoding.compute,
@@ -62,6 +64,7 @@ RUN: dict[type, Callable[[Any], object]] = {
     browse.RunsCommand: browse.list_runs,
 }
 VERBS = (
+    "build",
     "encoder",
     "decoder",
     "readouts",
@@ -86,7 +89,8 @@ def parse(argv: list[str]) -> object:
     start: dict[str, Any] = {} if preset is None else {"default": find_preset(preset)}
     full_command: Any = Annotated[FullCommand, subcommand("full", description=described, **start)]
     command: Any = (
-        Annotated[EncoderCommand, subcommand("encoder")]
+        Annotated[packing.BuildCommand, subcommand("build")]
+        | Annotated[EncoderCommand, subcommand("encoder")]
         | Annotated[DecoderCommand, subcommand("decoder")]
         | Annotated[ReadoutsCommand, subcommand("readouts")]
         | Annotated[scoring.EvaluateCommand, subcommand("evaluate")]

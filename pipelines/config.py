@@ -181,7 +181,7 @@ class FullCommand:
     """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
 
     data: Path
-    """Folder of shards, or a raw folder in SALICON's layout, which is packed first."""
+    """Folder of shards, or a raw data set in a layout that `shards build` knows, packed first."""
     backbones: tuple[str, ...] = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
     """Backbones, one encoder each."""
     readout: Kind = "density"

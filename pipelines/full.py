@@ -14,7 +14,7 @@ from typing import Any
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.model import encoder_names
-from pipelines import bell, evaluation, nodes, publish, runs, stage, table, trainer
+from pipelines import bell, evaluation, nodes, publish, runs, stage, table, tasks, trainer
 from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import cache_folder, decoder_stage, open_encoders
@@ -49,11 +49,11 @@ def run(command: FullCommand) -> dict[str, Any]:
         say(report)
         return report
     seconds: dict[str, float] = {}
+    trainer.connect(command.compute)
     with timed(seconds, "shards"):
         data = pack(source, folder / "shards")
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    trainer.connect(command.compute)
     nodes.check([data], folder, command.compute.storage_folder)
     check(command, data)
     place = stage.Place(
@@ -258,11 +258,11 @@ def fingerprint(source: Path) -> str:
 
 
 def pack(source: Path, out: Path) -> Path:
-    """A folder of shards as it is, or a raw one packed into `out`."""
+    """A folder of shards as it is, or a raw one packed into `out`, a Ray task for each shard."""
     if (source / MANIFEST).is_file():
         return source
     print(f"shards: packing {source}", flush=True)
-    build(source, out)
+    build(source, out, map_=tasks.each)
     return out
 
 

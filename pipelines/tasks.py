@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -61,12 +61,36 @@ def spread(
     return answers
 
 
+def each(
+    function: Callable[[Any], Answer], items: Iterable[Any], num_workers: int = 0
+) -> Iterator[Answer]:
+    """Calls the function on each item, a CPU for each call; answers as they come, in no order.
+
+    num_workers: calls at once; 0: as many as the cluster has room for.
+    The first error ends all, a user's (ValueError, OSError) without the traces of Ray.
+    """
+    call = ray.remote(num_cpus=1, max_retries=2)(function)
+    waiting = list(reversed(list(items)))
+    limit = num_workers or len(waiting)
+    pending: list[ray.ObjectRef] = []
+    try:
+        while waiting or pending:
+            while waiting and len(pending) < limit:
+                pending.append(call.remote(waiting.pop()))
+            (done, *_), pending = ray.wait(pending)
+            _check(done)
+            yield ray.get(done)
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
+
+
 def _check(reference: ray.ObjectRef) -> None:
-    """Raises what a call raised; a ValueError, which speaks to users, without the traces of Ray."""
+    """Raises what a call raised; what speaks to users without the traces of Ray."""
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ValueError):
+        if isinstance(error.cause, (ValueError, OSError)):
             raise error.cause from None
         raise
 

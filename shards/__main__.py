@@ -13,7 +13,7 @@ import tyro
 from shards.formats import Format
 from shards.gaze import Frame
 from shards.manifest import Manifest
-from shards.parallel import default_num_workers, processes
+from shards.parallel import Map, default_num_workers, processes
 from shards.raw import Maps, SourceOptions
 from shards.sample import write_sample
 from shards.show import contact_sheet
@@ -95,36 +95,30 @@ class Build:
             return self.sigma_degrees * self.pixels_per_degree
         return self.sigma
 
+    def build(self, map_: Map) -> Manifest:
+        """Builds the data set; map_ applies a function to each shard's task."""
+        return build(
+            self.src,
+            self.out,
+            SourceOptions(
+                splits=self.splits,
+                seed=self.seed,
+                maps=self.maps,
+                table=self.table,
+                frame=Frame(units=self.units, origin=self.origin, first_pixel=self.first_pixel),
+            ),
+            format=self.format,
+            sigma=self.blur(),
+            edition=self.edition,
+            shard_size=self.shard_size,
+            skip_incomplete=self.skip_incomplete,
+            map_=map_,
+        )
+
     def run(self) -> None:
         """Builds the data set and says what was packed and dropped."""
-        options = SourceOptions(
-            splits=self.splits,
-            seed=self.seed,
-            maps=self.maps,
-            table=self.table,
-            frame=Frame(units=self.units, origin=self.origin, first_pixel=self.first_pixel),
-        )
         with processes(self.num_workers) as map_:
-            manifest = build(
-                self.src,
-                self.out,
-                options,
-                format=self.format,
-                sigma=self.blur(),
-                edition=self.edition,
-                shard_size=self.shard_size,
-                skip_incomplete=self.skip_incomplete,
-                map_=map_,
-            )
-        say(describe(manifest), manifest)
-        dropped = manifest.dropped
-        print(
-            f"dropped: {len(dropped.samples)} incomplete samples, "
-            f"{dropped.points_outside} fixations outside their image, "
-            f"{dropped.empty_observers} empty observers"
-        )
-        if dropped.unlabelled_splits:
-            print(f"without gaze, so left out: {', '.join(dropped.unlabelled_splits)}")
+            say_built(self.build(map_))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +188,19 @@ def describe(manifest: Manifest) -> str:
     )
     edition = f" ({manifest.edition})" if manifest.edition else ""
     return f"{manifest.name}{edition}: {counts}; digest {manifest.digest[:12]}"
+
+
+def say_built(manifest: Manifest) -> None:
+    """Prints what was packed and what was dropped."""
+    say(describe(manifest), manifest)
+    dropped = manifest.dropped
+    print(
+        f"dropped: {len(dropped.samples)} incomplete samples, "
+        f"{dropped.points_outside} fixations outside their image, "
+        f"{dropped.empty_observers} empty observers"
+    )
+    if dropped.unlabelled_splits:
+        print(f"without gaze, so left out: {', '.join(dropped.unlabelled_splits)}")
 
 
 def say(text: str, manifest: Manifest) -> None:

@@ -180,5 +180,5 @@ def _entry(reading: Reading, piece: bytes, offset: int) -> IndexEntry:
 
 
 def without_samples(folder: RawFolder) -> RawFolder:
-    """The folder as a task carries it."""
-    return replace(folder, splits={}, faults=())
+    """The folder as a task carries it, to a process that may work in another folder."""
+    return replace(folder, path=folder.path.absolute(), splits={}, faults=())

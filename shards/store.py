@@ -44,9 +44,9 @@ class Store:
         return self.scheme == "file"
 
     @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.root.rsplit("/", 1)[-1]
+    def url(self) -> str:
+        """The folder as another process or machine may open it: its absolute path, or its URL."""
+        return self.root if self.is_local else self.folder
 
     def place(self, name: str) -> str:
         """A file's path or URL, for messages."""

@@ -82,7 +82,8 @@ def build(
     if sigma is None and not raw.has_maps:
         raise ValueError(
             f"{source} has no density maps, so they are made from the fixations: say how wide with "
-            "--sigma PIXELS, or --sigma-degrees DEGREES --pixels-per-degree PIXELS"
+            "`python -m shards build --sigma PIXELS`, or --sigma-degrees DEGREES "
+            "--pixels-per-degree PIXELS"
         )
     origin = Origin(
         fingerprint=raw.fingerprint,
@@ -117,7 +118,7 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
     """Writes the shards that are not there yet."""
     tasks = [
         PartTask(
-            out=store.folder,
+            out=store.url,
             file=_file(split, position),
             folder=without_samples(raw),
             samples=samples[position * origin.shard_size : (position + 1) * origin.shard_size],

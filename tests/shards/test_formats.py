@@ -202,7 +202,7 @@ def test_maps_that_are_to_come_from_files_but_are_not_there_are_an_error(tmp_pat
 def test_a_data_set_whose_sigma_is_not_known_asks_for_it(tmp_path):
     source = layouts.mit1003(tmp_path / "raw")
     options = SourceOptions(maps="fixations")
-    with pytest.raises(ValueError, match=r"--sigma PIXELS, or --sigma-degrees"):
+    with pytest.raises(ValueError, match=r"--sigma PIXELS`, or --sigma-degrees"):
         build(source, tmp_path / "out", options, progress=False)
     assert build(source, tmp_path / "out", options, sigma=4, progress=False).origin.sigma == 4
 

@@ -1,0 +1,98 @@
+"""Shards built per second: by processes, by one, and by the usual serial writer.
+
+Ours decodes and checks every picture, compares maps with fixations, and keeps checksums and an
+index; the usual writer (benchmarks/baseline/shard_writer.py) copies files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.baseline import shard_writer
+from benchmarks.runner import ROOT, Side, compare, save
+from shards.parallel import default_num_workers, processes
+from shards.sample import write_sample
+from shards.writer import build
+
+OPEN = contextlib.ExitStack()
+"""Processes that write, as long as the side that uses them."""
+OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
+
+
+def ours(source, out, shard_size, num_workers):
+    map_ = OPEN.enter_context(processes(num_workers))
+
+    def repeat():
+        shutil.rmtree(out, ignore_errors=True)
+        start = time.perf_counter()
+        build(Path(source), out, shard_size=shard_size, map_=map_, progress=False)
+        return time.perf_counter() - start
+
+    return repeat
+
+
+def baseline(source, out, shard_size):
+    def repeat():
+        shutil.rmtree(out, ignore_errors=True)
+        Path(out).mkdir(parents=True)
+        start = time.perf_counter()
+        shard_writer.write(Path(source), Path(out), shard_size)
+        return time.perf_counter() - start
+
+    return repeat
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, default=OSIE, help="folder in SALICON's layout")
+    parser.add_argument("--shard-size", type=int, default=50)
+    parser.add_argument("--num-workers", type=int, default=default_num_workers())
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = args.source
+        if not source.is_dir():
+            source = Path(scratch, "synthetic")
+            write_sample(source, 200)
+        num_images = len(list((source / "images").rglob("*.jpg")))
+        num_shards = sum(
+            -(-len(list(split.glob("*.jpg"))) // args.shard_size)
+            for split in (source / "images").iterdir()
+        )
+        common = {"source": str(source), "shard_size": args.shard_size}
+        sides = {
+            "many": Side(
+                "benchmarks.shards_build:ours",
+                num_workers=args.num_workers,
+                out=f"{scratch}/many",
+                **common,
+            ),
+            "one": Side(
+                "benchmarks.shards_build:ours", num_workers=1, out=f"{scratch}/one", **common
+            ),
+            "usual": Side("benchmarks.shards_build:baseline", out=f"{scratch}/usual", **common),
+        }
+        part = f"shards built of {num_images} photographs, {args.num_workers} processes"
+        rows = [
+            compare(part, against, sides["many"], sides[name], repeats=args.repeats, warm=1)
+            for name, against in (("one", "one process"), ("usual", "ShardWriter, no checks"))
+        ]
+        for row in rows:
+            row.about["shards"] = num_shards
+            row.about["shards_per_second"] = num_shards / statistics.median(row.ours)
+            row.about["baseline_per_second"] = num_shards / statistics.median(row.baseline)
+            print(f"{row.against}:", {k: round(v, 2) for k, v in row.about.items()})
+        for side in sides.values():
+            side.close()
+    save("shards_build", rows, threads=1)
+
+
+if __name__ == "__main__":
+    main()
