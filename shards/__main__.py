@@ -223,7 +223,8 @@ def parse(argv: list[str]) -> Sample | Build | Verify | Show | Stats:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a user's error is one line on stderr and exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("shards").setLevel(logging.INFO)
     try:
         parse(sys.argv[1:] if argv is None else argv).run()
     except (ValueError, OSError) as error:

@@ -142,11 +142,11 @@ def add_density(
     total: NDArray[np.float64] | None, density: NDArray[Any], mass: float = 1
 ) -> NDArray[np.float64]:
     """Adds a density (H, W) of any scale, with a sum of `mass`, at the size of the first one."""
-    added = torch.from_numpy(density.astype(np.float64))[None, None]
-    if total is None:
-        total = np.zeros(density.shape)
-    added = maps.resize(added, (total.shape[0], total.shape[1]))
-    total += (added / added.sum() * mass)[0, 0].numpy()
+    total = np.zeros(density.shape) if total is None else total
+    if density.shape != total.shape:
+        whole = torch.from_numpy(density.astype(np.float64))[None, None]
+        density = maps.resize(whole, (total.shape[0], total.shape[1]))[0, 0].numpy()
+    total += density * (mass / density.sum(dtype=np.float64))
     return total
 
 

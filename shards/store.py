@@ -110,7 +110,9 @@ class Store:
     def read_part(self, name: str, offset: int, length: int) -> bytes:
         """That many bytes of a file, fewer where it ends before."""
         with self._errors(name):
-            part: bytes = self.files.cat_file(f"{self.root}/{name}", offset, offset + length)
+            part: bytes = self.files.cat_file(
+                f"{self.root}/{name}", start=offset, end=offset + length
+            )
         return part
 
     def put(self, name: str, content: bytes) -> None:

@@ -22,6 +22,8 @@ def test_what_is_put_is_read_back_and_listed(store):
         file.write(b"2")
     assert store.sizes() == {"a.tmp": 2, "b.bin": 5}
     assert store.read("b.bin") == b"12345"
+    assert store.read_part("b.bin", 1, 3) == b"234"
+    assert store.read_part("b.bin", 3, 9) == b"45"
     assert store.size("b.bin") == 5
     assert store.exists("a.tmp")
     assert not store.exists("c")
