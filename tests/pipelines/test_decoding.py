@@ -13,9 +13,6 @@ from emlnet.model import EMLNet
 from pipelines import decoding
 from pipelines.config import DECODER_PLAN, DecoderCommand, ReadoutsCommand, Tracking
 from pipelines.runs import StageResult
-from pipelines.store import best_encoders
-from pipelines.tracking import Tracker
-from shards.manifest import Manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -121,28 +118,3 @@ def test_the_table_of_subsets_is_on_the_run_of_the_chosen_decoder(
     assert "| tiny + tiny (2) + timm:test_vit" in text
     assert "took no part in choosing" in text
     assert "selection.json" in {file.path for file in client.list_artifacts(chosen.run_id)}
-
-
-def test_best_takes_the_best_run_of_each_backbone_on_this_very_data(
-    command: DecoderCommand, chosen: StageResult, packages: list[str], place: Path
-) -> None:
-    manifest = Manifest.load(command.data)
-    tracker = Tracker.open(command.tracking.uri, "encoders")
-    runs: dict[str, str] = {}
-    for name, backbone, kl, digest in (
-        ("good", "a", 0.4, manifest.digest),
-        ("worse", "a", 0.5, manifest.digest),
-        ("elsewhere", "a", 0.1, "other"),
-        ("second", "b", 0.3, manifest.digest),
-    ):
-        tags = {"stage": "encoder", "backbone": backbone, "data_digest": digest}
-        folder = place / name
-        folder.mkdir()
-        with tracker.run(folder, name, params={}, tags=tags) as run_id:
-            tracker.metrics(run_id, {"best_kl": kl})
-            tracker.file(run_id, Path(packages[0]), "package")
-        runs[name] = run_id
-    found = best_encoders(command.tracking.uri, manifest.digest, "kl")
-    assert found == [runs["second"], runs["good"]]
-    with pytest.raises(ValueError, match="no finished encoder of the data set"):
-        best_encoders(command.tracking.uri, "0" * 64, "kl")
