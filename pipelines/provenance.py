@@ -69,7 +69,9 @@ def host_kind() -> str:
 
 def data_tags(stage: str, manifest: Manifest) -> dict[str, str]:
     """A run's tags: its stage, and the data it ran on."""
-    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest}
+    edition = manifest.edition
+    known = {"data_edition": edition} if edition else {}
+    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest, **known}
 
 
 def dataset_input(folder: Path | str, manifest: Manifest) -> DatasetInput:
