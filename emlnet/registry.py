@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emlnet import package
-from emlnet.fetch import Get, assemble, check_target, fetch, is_source
+from emlnet.fetch import BrokenDownloadError, Get, assemble, check_target, fetch, is_source
 from emlnet.package import MODEL, Package, file_digest
 
 if TYPE_CHECKING:
@@ -252,21 +252,28 @@ def _download(
     """Downloads one file of `source` from the first base that holds it; the file and the base."""
     from mlflow import artifacts
     from mlflow.exceptions import MlflowException
+    from requests.exceptions import ChunkedEncodingError, ConnectionError
 
     for base in bases:
-        try:
-            local = artifacts.download_artifacts(
-                artifact_uri=f"{base}/{name}",
-                dst_path=str(scratch),
-                tracking_uri=tracking_uri,
-                registry_uri=tracking_uri,
-            )
-        except (MlflowException, OSError) as error:
-            reason = error
-            continue
-        if Path(local).is_file():
-            return Path(local), base
-        reason = OSError(f"{name} is no file")
+        for last in (False, False, True):
+            try:
+                local = artifacts.download_artifacts(
+                    artifact_uri=f"{base}/{name}",
+                    dst_path=str(scratch),
+                    tracking_uri=tracking_uri,
+                    registry_uri=tracking_uri,
+                )
+            except (ChunkedEncodingError, ConnectionError) as error:
+                if last:
+                    raise BrokenDownloadError(f"{source}: {name} broke off: {error}") from error
+                continue
+            except (MlflowException, OSError) as error:
+                reason: Exception = error
+                break
+            if Path(local).is_file():
+                return Path(local), base
+            reason = OSError(f"{name} is no file")
+            break
     raise ValueError(
         f"{source} cannot be fetched from {tracking_uri}: {name}: {reason}"
     ) from reason

@@ -113,6 +113,9 @@ def contend(
             reason = found.tags.get(f"{alias}_reason") or f"{alias}: it was before"
             return Verdict(promoted=True, reason=str(reason))
         verdict = challenge(scores, found, reader, flip, tracker, metric)
+        # Its words are of the alias that most contend for.
+        reason = verdict.reason.replace(f"{registry.CHAMPION}: ", f"{alias}: ", 1)
+        verdict = Verdict(promoted=verdict.promoted, reason=reason)
         if not verdict.promoted or aliases.hand_over(client, alias, version, held, verdict.reason):
             return verdict
 

@@ -164,6 +164,35 @@ def test_the_champion_is_the_version_that_holds_the_alias(store):
     assert int(registry.champion(registry.connect(store.uri)).version) == 1
 
 
+def test_a_download_that_breaks_off_is_tried_again(store, tmp_path, monkeypatch):
+    from mlflow import artifacts
+    from requests.exceptions import ChunkedEncodingError
+
+    download, broken = artifacts.download_artifacts, [True, True]
+
+    def unsteady(**options):
+        if options["artifact_uri"].endswith(package.WEIGHTS) and broken:
+            broken.pop()
+            raise ChunkedEncodingError("cut")
+        return download(**options)
+
+    monkeypatch.setattr(artifacts, "download_artifacts", unsteady)
+    assert weights(registry.pull(tmp_path / "m", store.uri)) == weights(store.models[1])
+    broken += [True] * 3
+    with pytest.raises(fetch.BrokenDownloadError, match=r"weights\.safetensors broke off: cut"):
+        registry.pull(tmp_path / "n", store.uri)
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_description_that_is_not_the_registered_one_is_refused(store, tmp_path):
+    copy = tmp_path / "mlflow.db"
+    shutil.copyfile(store.path, copy)
+    client = registry.connect(f"sqlite:///{copy}")
+    client.set_model_version_tag(registry.NAME, "1", registry.DIGEST_TAG, "0" * 64)
+    with pytest.raises(ValueError, match=r"model\.json is not the file that was registered"):
+        registry.pull(tmp_path / "m", f"sqlite:///{copy}")
+
+
 # --- what a model is called
 
 
