@@ -1,55 +1,18 @@
 """Commands that are killed, told to end, or lose their MLflow server."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from mlflow import MlflowClient
 
 from pipelines import full
 from pipelines.config import Tracking
 from pipelines.presets import find_preset
-
-ROOT = Path(__file__).parents[3]
-
-
-@contextmanager
-def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command in a process group of its own, which is gone afterwards."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            words, stdout=out, stderr=out, env=environment, start_new_session=True, text=True
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "pipelines", *map(str, words)]
-
-
-def wait_for(text: str, log: Path, process: subprocess.Popen[str], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while text not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+from tests.pipelines.cluster.commands import command, free_port, mlflow_server, started, wait_for
 
 
 def runs_of(uri: str) -> list[Any]:
@@ -111,32 +74,11 @@ def test_a_command_that_is_told_to_end_saves_and_goes_on_from_there(
     assert [entry.step for entry in history] == list(range(1, 31))
 
 
-@contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[str]:
-    """A tracking server over a SQLite file, artifacts through it."""
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    words += ["--artifacts-destination", str(folder / "artifacts")]
-    with started(words, folder / "server.log") as process:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline
-            try:
-                requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-
-
 @pytest.mark.usefixtures("local_ray")
 def test_training_goes_on_without_its_mlflow_server_which_gets_all_of_it_later(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     tracking = Tracking(out=tmp_path / "run", tracking_uri=f"http://127.0.0.1:{port}")
     asked = replace(find_preset("smoke"), data=raw, tracking=tracking)
     monkeypatch.setattr(full, "SECONDS_FOR_MLFLOW", 1)
