@@ -54,8 +54,8 @@ def run(command: FullCommand) -> dict[str, Any]:
         data = pack(source, folder / "shards")
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    nodes.check([data], folder, command.compute.storage_folder)
     check(command, data)
+    nodes.check([data], folder, command.compute.storage_folder)
     place = stage.Place(
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
     )

@@ -238,6 +238,7 @@ def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) 
     folder = open_folder(command, f"{stage}-{what}", identity)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
+    trainer.check_batch(command.plan.batch_size, command.compute)
     nodes.check([data], folder, command.compute.storage_folder)
     return Place(
         folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
