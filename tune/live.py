@@ -20,6 +20,7 @@ from tune.results import TrialRecord, ended, find_records
 NUM_BEST = 12
 """Rows of the table, however many trials there are."""
 NUM_RUNNING = 8
+NUM_FAILED = 2
 SECONDS_BETWEEN_LINES = 60
 COLUMNS = ("ig", "nss", "cc", "kl", "sim")
 
@@ -98,26 +99,28 @@ class Display:
     def render(self, records: Sequence[TrialRecord]) -> Group:
         """The headline, the trials that run, and the best ones."""
         columns = (*self.objectives, *(each for each in COLUMNS if each not in self.objectives))
-        columns = columns[: max(len(self.objectives), 2 if self.console.width < 80 else 5)]
+        columns = columns[: max(len(self.objectives), (self.console.width - 50) // 9)]
         table = Table(box=None, pad_edge=False)
         table.add_column("weights", overflow="ellipsis", no_wrap=True)
         for column in columns:
-            table.add_column(column, justify="right")
-        table.add_column("epoch", justify="right")
-        table.add_column("state", overflow="ellipsis", no_wrap=True)
+            table.add_column(column, justify="right", min_width=7)
+        table.add_column("epoch", justify="right", min_width=5)
+        table.add_column("state", min_width=8)
         running = [record for record in records if record.state == "running"][:NUM_RUNNING]
         ranked = rank(records, self.objectives[0])
         failed = [record for record in records if record.state == "failed"]
-        shown = [*running, *ranked[:NUM_BEST], *failed[-2:]]
+        shown = [*running, *ranked[:NUM_BEST]]
         for record in shown:
             values = [f"{record.scores[c]:.4f}" if record.scores else "" for c in columns]
-            style = {"running": "cyan", "failed": "red", "stopped": "dim"}.get(record.state, "")
-            state = record.cause if record.cause else record.state
+            style = {"running": "cyan", "stopped": "dim"}.get(record.state, "")
             label = f"{name(record)} seed {record.spec.seed}" if self.final else name(record)
             epochs = f"{record.num_trained}/{record.num_epochs}"
-            table.add_row(label, *values, epochs, state[:40], style=style)
-        more = len(ended(records)) - len(shown) + len(running)
+            table.add_row(label, *values, epochs, record.state, style=style)
+        more = len(ended(records)) - len(shown) + len(running) - len(failed)
         rest = [Text(f"... and {more} more", style="dim")] if more > 0 else []
+        for record in failed[-NUM_FAILED:]:
+            told = f"failed: {name(record)}: {record.cause}"
+            rest.append(Text(told, style="red", no_wrap=True, overflow="ellipsis"))
         return Group(Text(self.headline(records), style="bold"), table, *rest)
 
 
