@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ def share_gradients(
     num_parts: batches that each step is made of.  A graph that never changes is cheaper to follow,
     but must exchange gradients at every backward pass.
     """
+    # Of a dimension of length 1, whose stride means nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
