@@ -20,10 +20,12 @@ SHORT = {
     "loss": [],
     "metrics": ["--num-images", "40"],
     "step": ["--steps", "1"],
+    "decoder": [],
     "ray_train": [],
 }
 """Files that `make bench` runs, with their arguments."""
 LONG: dict[str, list[str]] = {
+    "metrics": ["--num-images", "200"],
     "time_to_nss": [],
     "shards_build": [],
 }
@@ -37,12 +39,13 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[[], *SHORT, *LONG], metavar="NAME")
     parser.add_argument("--long", action="store_true", help="the long ones")
     given = parser.parse_args()
-    chosen = given.names or (LONG if given.long else SHORT)
+    parts = LONG if given.long else SHORT
+    chosen = {name: {**SHORT, **LONG, **parts}[name] for name in given.names or parts}
     failed = []
-    for name in chosen:
+    for name, flags in chosen.items():
         print(f"--- {name}", flush=True)
         began = time.monotonic()
-        command = [sys.executable, "-m", f"benchmarks.{name}", *{**SHORT, **LONG}[name]]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *flags]
         if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(name)
         print(f"--- {name}: {time.monotonic() - began:.0f} s", flush=True)
