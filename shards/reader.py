@@ -39,6 +39,10 @@ class Reader(Protocol):
         """Fixations of each sample."""
 
     @property
+    def parts(self) -> Sequence[int]:
+        """The number of samples of each data set that they are from, one after another."""
+
+    @property
     def digest(self) -> str:
         """What the samples are identified by."""
 
@@ -87,6 +91,11 @@ class ShardReader:
         return tuple(entry.num_fixations for entry in self.entries)
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """Their number: they are from one data set."""
+        return (len(self),)
+
+    @property
     def digest(self) -> str:
         """That of the data set."""
         return self.manifest.digest
@@ -131,6 +140,7 @@ class JointReader:
         self.keys = tuple(key for reader in self.readers for key in reader.keys)
         self.sizes = tuple(size for reader in self.readers for size in reader.sizes)
         self.nums_fixations = tuple(num for r in self.readers for num in r.nums_fixations)
+        self.parts = tuple(map(len, self.readers))
         self.digest = "+".join(reader.digest for reader in self.readers)
 
     def __len__(self) -> int:
@@ -158,11 +168,6 @@ def open_split(folders: Sequence[Path | str], split: str) -> Reader:
     return readers[0] if len(readers) == 1 else JointReader(readers)
 
 
-def parts_of(reader: Reader) -> tuple[int, ...]:
-    """The number of samples of each data set that a reader joins."""
-    return tuple(map(len, reader.readers)) if isinstance(reader, JointReader) else (len(reader),)
-
-
 def step_keys(
     reader: Reader, batch_size: int, seed: int, epoch: int, step: int, mix: Sequence[float] = ()
 ) -> list[str]:
@@ -173,7 +178,7 @@ def step_keys(
         seed=seed,
         epoch=epoch,
         shuffle=True,
-        parts=parts_of(reader),
+        parts=reader.parts,
         mix=mix,
     )
     shown = plan.indices[step][plan.weights[step] == 1]
