@@ -21,6 +21,7 @@ from emlnet.losses import LossWeights
 from emlnet.maps import Kind
 from emlnet.registry import connect, find_tracking_uri
 from emlnet.state import Plan
+from shards.loader import Reading
 
 DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
 
@@ -64,6 +65,7 @@ class Compute(Cluster):
     default: the run's own folder."""
     wait: int = 0
     """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""
+    reading: OmitArgPrefixes[Reading] = field(default_factory=Reading)
     max_failures: int = 2
     """How often a stage starts again from its last checkpoint after a worker died."""
     threads: int = 0
@@ -126,8 +128,10 @@ class Tracking(Store):
 class EncoderCommand:
     """Finetune one encoder: an MLflow run with the packaged encoder."""
 
-    data: Path
-    """Folder of shards."""
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several train together."""
+    mix: tuple[float, ...] = ()
+    """Share of the batches for each of several data sets; default: by their numbers of images."""
     encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
@@ -141,7 +145,7 @@ class DecoderCommand:
     """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
 
     data: Path
-    """Folder of shards."""
+    """Folder or URL (s3://, gs://, https://) of shards."""
     encoders: tuple[str, ...]
     """Encoders to join, each an MLflow run, a folder, or a model URI, whose encoders are all taken.
     `best`: of each backbone the best run on this very data; `best:3`: the three of them that do
@@ -164,7 +168,7 @@ class ReadoutsCommand:
     """Compute and cache the readouts of frozen encoders, which decoders train from."""
 
     data: Path
-    """Folder of shards."""
+    """Folder or URL (s3://, gs://, https://) of shards."""
     encoders: tuple[str, ...]
     """Encoders, each an MLflow run, a folder, or a model URI, whose encoders are all taken; `best`:
     of each backbone the best run on this very data."""

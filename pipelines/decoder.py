@@ -39,7 +39,7 @@ class DecoderJob:
     caches: folders of the encoders' readouts, in the order of the encoders.
     """
 
-    data: Path
+    data: Path | str
     encoders: tuple[Encoder, ...]
     caches: tuple[Path, ...]
     decoder: DecoderConfig

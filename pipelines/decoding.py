@@ -20,6 +20,7 @@ from pipelines.decoder import (
 )
 from pipelines.stage import Place, open_place, say
 from shards.manifest import Manifest
+from shards.store import location
 
 
 def run(command: DecoderCommand) -> runs.StageResult:
@@ -45,7 +46,7 @@ def _names(command: DecoderCommand | ReadoutsCommand) -> tuple[str, ...]:
     """The encoders that a command names; of `best`, those that the MLflow store holds."""
     if not store.is_best(command.encoders):
         return command.encoders
-    digest = Manifest.load(command.data).digest
+    digest = Manifest.load(location(command.data)).digest
     metric = command.plan.select if isinstance(command, DecoderCommand) else "kl"
     found = tuple(store.best_encoders(command.tracking.uri, digest, metric))
     wanted = store.number_of_best(command.encoders)
@@ -67,7 +68,7 @@ def _select(
 
 def compute(command: ReadoutsCommand) -> None:
     """Computes readouts of encoders, for decoders to come."""
-    data = command.data.absolute()
+    data = location(command.data)
     manifest = Manifest.load(data)
     trainer.connect(command.compute)
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,24 @@ from emlnet.state import Plan
 from pipelines import figures, runs
 from pipelines.config import EncoderCommand, flatten
 from pipelines.stage import Place, Stage, open_place, say
-from shards.loader import Loader
-from shards.reader import ShardReader, step_keys
+from shards.loader import Loader, Reading
+from shards.order import check_mix
+from shards.reader import Reader, open_split, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderJob:
     """One encoder to finetune on a folder of shards."""
 
-    data: Path
+    data: Path | str
     encoder: EncoderConfig
     plan: Plan
     seed: int
     loader_workers: int = 0
     num_examples: int = 0
+    reading: Reading = field(default_factory=Reading)
+    joined: tuple[Path | str, ...] = ()
+    mix: tuple[float, ...] = ()
 
     @property
     def title(self) -> str:
@@ -43,9 +47,9 @@ class EncoderJob:
         """The encoder, its backbone with the weights to start from."""
         return Encoder(self.encoder)
 
-    def reader(self, split: str) -> ShardReader:
+    def reader(self, split: str) -> Reader:
         """The samples to train on, or to validate with."""
-        return ShardReader(self.data, split)
+        return open_split((self.data, *self.joined), split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
         """One rank's batches."""
@@ -63,23 +67,28 @@ class ShardSource:
 
     def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
         self.job, self.device = job, device
+        train, val = job.reader("train"), job.reader("val")
+        mixed = len({*train.sizes, *val.sizes}) > 1
         common: dict[str, Any] = {
             "rank": rank,
             "world_size": world_size,
             "num_workers": job.loader_workers,
             "pin_memory": device.type == "cuda",
+            "canvas": job.encoder.size if mixed else None,
+            "reading": job.reading,
             "reuse": device.type == "cpu",
         }
         self._train = Loader(
-            job.reader("train"),
+            train,
             job.plan.batch_size,
             seed=job.seed,
             shuffle=True,
+            mix=job.mix,
             augmentation=job.plan.augmentation,
             micro_batch=job.plan.micro_batch,
             **common,
         )
-        self._val = Loader(job.reader("val"), job.plan.batch_size, **common)
+        self._val = Loader(val, job.plan.batch_size, **common)
         self.steps_per_epoch = self._train.num_steps
 
     def train(self, epoch: int, start_step: int) -> Batches:
@@ -94,7 +103,14 @@ class ShardSource:
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
-        return step_keys(self._train.reader, self.job.plan.batch_size, self.job.seed, epoch, step)
+        return step_keys(
+            self._train.reader,
+            self.job.plan.batch_size,
+            self.job.seed,
+            epoch,
+            step,
+            self.job.mix,
+        )
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""
@@ -155,11 +171,17 @@ def checked(config: EncoderConfig) -> EncoderConfig:
 
 
 def encoder_stage(
-    place: Place, name: str, folder: str, config: EncoderConfig, plan: Plan, seed: int
+    place: Place,
+    name: str,
+    folder: str,
+    config: EncoderConfig,
+    plan: Plan,
+    seed: int,
+    mix: tuple[float, ...] = (),
 ) -> Stage:
     """The stage that finetunes one encoder.
 
-    name: in tables.  folder: its own in the place's.
+    name: in tables.  folder: its own in the place's.  mix: shares of the place's data sets.
     """
     config = checked(config)
     job = EncoderJob(
@@ -169,6 +191,9 @@ def encoder_stage(
         seed=seed,
         loader_workers=place.compute.loader_workers,
         num_examples=figures.NUM_EXAMPLES,
+        reading=place.compute.reading,
+        joined=place.joined,
+        mix=mix,
     )
     return Stage(
         name=name,
@@ -186,6 +211,10 @@ def run(command: EncoderCommand) -> runs.StageResult:
     config = command.encoder
     place = open_place(command, "encoder", config.backbone)
     name = f"encoder {config.backbone}"
-    result = encoder_stage(place, name, "encoder", config, command.plan, command.seed).run()
+    if command.mix:
+        check_mix(command.data, command.mix)
+    result = encoder_stage(
+        place, name, "encoder", config, command.plan, command.seed, command.mix
+    ).run()
     say(result)
     return result

@@ -27,6 +27,7 @@ from shards.formats import walk
 from shards.loader import check_sizes
 from shards.manifest import MANIFEST, Manifest
 from shards.reader import ShardReader
+from shards.store import location
 from shards.writer import build
 
 SCORES = table.JSON
@@ -40,9 +41,9 @@ def run(command: FullCommand) -> dict[str, Any]:
     What was done before in the same folder is found there and not done again.
     """
     began = time.monotonic()
-    source = command.data.absolute()
+    source = location(command.data)
     identity = {"command": "full", "source": str(source), "data": fingerprint(source)}
-    folder = stage.open_folder(command, f"full-{source.name}", identity)
+    folder = stage.open_folder(command, f"full-{Path(source).name}", identity)
     if (folder / SCORES).is_file():
         print(f"done before, in {folder}")
         report: dict[str, Any] = json.loads((folder / SCORES).read_text())
@@ -226,7 +227,7 @@ def score(
     return scores
 
 
-def check(command: FullCommand, data: Path) -> None:
+def check(command: FullCommand, data: Path | str) -> None:
     """Raises ValueError for what would stop a later stage, before the first one trains."""
     for plan in (command.plan, command.decoder_plan):
         trainer.check_batch(plan.batch_size, command.compute)
@@ -251,15 +252,16 @@ def say(report: dict[str, Any]) -> None:
     print(f"seconds: {times}", flush=True)
 
 
-def fingerprint(source: Path) -> str:
+def fingerprint(source: Path | str) -> str:
     """What tells one data set from another, of a folder of shards or a raw one."""
-    packed = (source / MANIFEST).is_file()
-    return Manifest.load(source).digest if packed else walk(source).fingerprint
+    if isinstance(source, str) or (source / MANIFEST).is_file():
+        return Manifest.load(source).digest
+    return walk(source).fingerprint
 
 
-def pack(source: Path, out: Path) -> Path:
-    """A folder of shards as it is, or a raw one packed into `out`, a Ray task for each shard."""
-    if (source / MANIFEST).is_file():
+def pack(source: Path | str, out: Path) -> Path | str:
+    """A folder of shards, or its URL, as it is; a raw one packed, a Ray task for each shard."""
+    if isinstance(source, str) or (source / MANIFEST).is_file():
         return source
     print(f"shards: packing {source}", flush=True)
     build(source, out, map_=tasks.each)

@@ -15,12 +15,13 @@ from pipelines import preflight
 SECONDS_TO_ANSWER = 180
 
 
-def check(paths: Sequence[Path], folder: Path, storage: Path | None = None) -> None:
+def check(paths: Sequence[Path | str], folder: Path, storage: Path | None = None) -> None:
     """Raises ValueError when a node lacks a package, or does not see a path or folder.
 
-    paths: what workers read.  folder: the run's own, and storage: that of checkpoints, when it is
+    paths: what workers read; URLs are not looked at.  folder: the run's own, and storage: that of checkpoints, when it is
     another; a file put there must be seen everywhere.  A cluster of one node is this machine.
     """
+    local = [path for path in paths if isinstance(path, Path)]
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:
         return
@@ -33,7 +34,7 @@ def check(paths: Sequence[Path], folder: Path, storage: Path | None = None) -> N
         looks = [
             ray.remote(look)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, False))
-            .remote([*map(str, paths), *map(str, probes)], wanted)
+            .remote([str(path) for path in [*local, *probes]], wanted)
             for node in nodes
         ]
         answers = ray.get(looks, timeout=SECONDS_TO_ANSWER)

@@ -12,6 +12,7 @@ from pipelines import aliases, publish, trainer
 from pipelines.config import Cluster, Store
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
+from shards.store import location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def promote(command: PromoteCommand) -> int:
         if not aliases.hand_over(client, command.alias, version, held, reason):
             raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
     else:
-        reader = ShardReader(command.data.absolute(), command.split)
+        reader = ShardReader(location(command.data), command.split)
         trainer.connect(command.compute)
         scores = publish.scores_of(found, reader, command.flip, tracker)
         verdict = publish.contend(command.alias, version, scores, reader, command.flip, tracker)

@@ -39,7 +39,11 @@ def key(encoder: Encoder, data_digest: str, weights_digest: str) -> str:
 
 
 def build(
-    folder: Path, data: Path, splits: Sequence[str], encoder: Encoder, use_gpu: bool | None = None
+    folder: Path,
+    data: Path | str,
+    splits: Sequence[str],
+    encoder: Encoder,
+    use_gpu: bool | None = None,
 ) -> Path:
     """Computes an encoder's readouts of whole splits, mirrored too; parts that are there are kept.
 

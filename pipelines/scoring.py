@@ -20,6 +20,7 @@ from pipelines.table import Table
 from pipelines.tracking import Tracker
 from shards.manifest import MANIFEST
 from shards.reader import ShardReader
+from shards.store import location
 from shards.writer import build
 
 
@@ -103,8 +104,9 @@ class CompareCommand:
 @contextmanager
 def open_data(data: Path, split: str) -> Iterator[ShardReader]:
     """A reader of a split of a folder of shards, or of a raw folder packed until the body ends."""
-    if (data / MANIFEST).is_file():
-        yield ShardReader(data.absolute(), split)
+    place = location(data)
+    if isinstance(place, str) or (place / MANIFEST).is_file():
+        yield ShardReader(place, split)
         return
     with tempfile.TemporaryDirectory(prefix="shards-") as scratch:
         print(f"packing {data}; `python -m shards build` does it once for all", flush=True)

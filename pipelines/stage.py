@@ -23,6 +23,7 @@ from pipelines.provenance import data_tags, git_commit
 from pipelines.tracking import AWAY, EpochLogger, Tracker, one_line
 from shards.manifest import Manifest
 from shards.reader import ShardReader
+from shards.store import location
 
 HISTORY, SENT = "history.json", "mlflow-sent.json"
 ELSEWHERE = ("tracking", "compute", "data", "preset")
@@ -33,7 +34,7 @@ class StageJob(worker.Job, Protocol):
     """A job that can also put its model together from trained weights."""
 
     @property
-    def data(self) -> Path:
+    def data(self) -> Path | str:
         """Folder of shards."""
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder | EMLNet:
@@ -44,15 +45,17 @@ class StageJob(worker.Job, Protocol):
 class Place:
     """Where a command's stages work.
 
-    folder: the run's own, absolute.  data: folder of shards, absolute.  parent: the MLflow run that
-    the stages are children of.
+    folder: the run's own, absolute.  data: folder of shards, absolute, or its URL.  joined: those
+    of more data sets that encoders train on.  manifest: of all.  parent: the MLflow run that the
+    stages are children of.
     """
 
     folder: Path
-    data: Path
+    data: Path | str
     manifest: Manifest
     tracker: Tracker
     compute: Compute
+    joined: tuple[Path | str, ...] = ()
     parent: str | None = None
 
 
@@ -164,7 +167,10 @@ class Stage:
             "name": self.name,
             "scores": best.scores,
             "epoch": best.epoch,
-            "data": {"name": reader.manifest.name, "digest": reader.manifest.digest},
+            "data": {
+                "name": self.place.manifest.name,
+                "digest": self.place.manifest.digest,
+            },
             "config": dict(self.params),
             "commit": git_commit(),
             "licence": licences(model),
@@ -232,16 +238,22 @@ def weight_files(command: EncoderCommand | DecoderCommand | FullCommand) -> list
 
 def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) -> Place:
     """The place of a stage that runs alone; connects to Ray."""
-    data = command.data.absolute()
-    manifest = Manifest.load(data)
+    given = command.data if isinstance(command, EncoderCommand) else (command.data,)
+    data, *joined = map(location, given)
+    manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
     identity = {"command": stage, "data": manifest.digest}
     folder = open_folder(command, f"{stage}-{what}", identity)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
     trainer.check_batch(command.plan.batch_size, command.compute)
-    nodes.check([data], folder, command.compute.storage_folder)
+    nodes.check([data, *joined], folder, command.compute.storage_folder)
     return Place(
-        folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
+        folder=folder,
+        data=data,
+        joined=tuple(joined),
+        manifest=manifest,
+        tracker=tracker,
+        compute=command.compute,
     )
 
 

@@ -107,7 +107,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
-        data: tuple[Path, Manifest] | None = None,
+        data: tuple[Path | str, Manifest] | None = None,
     ) -> Iterator[str]:
         """An MLflow run, by its id; the one that the folder's work began with when it goes on.
 
@@ -127,7 +127,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
-        data: tuple[Path, Manifest] | None = None,
+        data: tuple[Path | str, Manifest] | None = None,
     ) -> str:
         """The id of the MLflow run that `run` works in, for a caller that ends it by itself."""
         client = self.client

@@ -6,8 +6,8 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,8 @@ class Manifest:
                 "run `python -m shards build` (again)"
             ) from error
         manifest = cls.parse(text, store.place(MANIFEST))
+        if not store.can_list:
+            return manifest  # Each shard is checked when it is fetched.
         sizes = store.sizes()
         for shard in manifest.shards:
             if shard.file not in sizes:
@@ -192,6 +194,28 @@ class Manifest:
         if manifest.centre_prior_sha256 and CENTRE_PRIOR not in sizes:
             raise ValueError(f"{store.place(CENTRE_PRIOR)} is missing; build the data set again")
         return manifest
+
+    @classmethod
+    def join(cls, manifests: Sequence[Manifest]) -> Manifest:
+        """What several data sets hold together, one after another, in the splits that all have."""
+        if len(manifests) == 1:
+            return manifests[0]
+        splits = {}
+        for name in manifests[0].splits:
+            parts = [manifest.splits[name] for manifest in manifests if name in manifest.splits]
+            if len(parts) < len(manifests):
+                continue
+            starts = np.cumsum([0, *(len(part.shards) for part in parts)]).tolist()
+            splits[name] = Split(
+                shards=tuple(shard for part in parts for shard in part.shards),
+                samples=tuple(
+                    replace(entry, shard=start + entry.shard)
+                    for start, part in zip(starts, parts, strict=False)
+                    for entry in part.samples
+                ),
+            )
+        name = "+".join(manifest.name for manifest in manifests)
+        return replace(manifests[0], name=name, splits=splits)
 
     @property
     def shards(self) -> tuple[Shard, ...]:

@@ -119,9 +119,9 @@ def mixed_order(
     return shuffled
 
 
-def check_mix(sizes: Sequence[int], mix: Sequence[float]) -> None:
+def check_mix(parts: Sequence[object], mix: Sequence[float]) -> None:
     """Raises ValueError unless there is one share above 0 for each data set."""
-    if len(mix) != len(sizes) or not all(share > 0 for share in mix):
+    if len(mix) != len(parts) or not all(share > 0 for share in mix):
         raise ValueError(
-            f"a mix is one share above 0 for each of {len(sizes)} data sets, not {tuple(mix)}"
+            f"a mix is one share above 0 for each of {len(parts)} data sets, not {tuple(mix)}"
         )

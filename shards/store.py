@@ -19,6 +19,14 @@ CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
 """Packages whose errors are those of a storage server."""
 
 
+def location(folder: Path | str) -> Path | str:
+    """An absolute path, or a URL, which a Path has folded to `s3:/bucket/folder`."""
+    scheme, colon, rest = str(folder).partition(":/")
+    if colon and scheme in {*PACKAGES, "gcs", "memory"}:
+        return f"{scheme}://{rest.lstrip('/')}"
+    return Path(folder).expanduser().absolute()
+
+
 class Store:
     """The files that lie directly in one folder.
 
@@ -47,6 +55,11 @@ class Store:
     def url(self) -> str:
         """The folder as another process or machine may open it: its absolute path, or its URL."""
         return self.root if self.is_local else self.folder
+
+    @property
+    def can_list(self) -> bool:
+        """Whether it tells what is in a folder; web servers do as they like."""
+        return self.scheme not in ("http", "https")
 
     def place(self, name: str) -> str:
         """A file's path or URL, for messages."""

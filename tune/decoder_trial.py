@@ -55,7 +55,7 @@ class Joined(nn.Module):
 
 
 def share(
-    data: Path, encoders: Sequence[Encoder], caches: Sequence[Path], scale: float
+    data: Path | str, encoders: Sequence[Encoder], caches: Sequence[Path], scale: float
 ) -> dict[str, ray.ObjectRef]:
     """Puts train and val, at a scale, into the object store."""
     shared = {}
@@ -77,7 +77,7 @@ class DecoderSubject:
     shared: train and val, at the scale of the trials.  use_gpu: train on one.
     """
 
-    data: Path
+    data: Path | str
     encoders: tuple[Encoder, ...]
     caches: tuple[Path, ...]
     decoder: DecoderConfig
@@ -163,7 +163,7 @@ class _Batches:
 
 
 def _evaluate(
-    model: nn.Module, trial: Trial, val: SplitData, data: Path, device: torch.device
+    model: nn.Module, trial: Trial, val: SplitData, data: Path | str, device: torch.device
 ) -> dict[str, float]:
     """Scores of the halves of val that a trial is scored on, the held-out one with a prefix."""
     scores: dict[str, float] = {}
@@ -187,7 +187,7 @@ _baseline = lru_cache(maxsize=1)(centre_baseline)
 
 
 @lru_cache(maxsize=2)
-def _mapped(caches: tuple[Path, ...], data: Path, split: str) -> SplitData:
+def _mapped(caches: tuple[Path, ...], data: Path | str, split: str) -> SplitData:
     """Readouts in the files of the cache, gaze in the shards."""
     reader = ShardReader(data, split)
     return SplitData(

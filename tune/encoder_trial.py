@@ -105,7 +105,7 @@ class EncoderSubject:
     compute: of one trial.  warm_start: file of weights that trials start from.
     """
 
-    data: Path
+    data: Path | str
     encoder: EncoderConfig
     compute: Compute
     warm_start: Path | None = None

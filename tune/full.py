@@ -10,6 +10,7 @@ from typing import Any
 from emlnet.losses import LossWeights
 from pipelines import full, runs
 from pipelines.config import digest
+from shards.store import location
 from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
 from tune.search import loss_weights
 from tune.space import EQUAL
@@ -19,7 +20,7 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
     """Searches and trains, or goes on with both; the report of `pipelines full`."""
     check_full(command)
     chosen = command.full
-    source = chosen.data.absolute()
+    source = location(chosen.data)
     elsewhere = ("tracking", "compute", "data")
     config = {k: v for k, v in asdict(chosen).items() if k not in elsewhere}
     identity = {
@@ -30,7 +31,7 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
     }
     default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"
     folder = runs.open_folder(chosen.tracking.out or default, identity)
-    data = full.pack(source, folder / "shards")
+    data = Path(full.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
     check(search)
     best = json.loads(loss_weights(search).read_text())

@@ -58,7 +58,7 @@ def halves(num_samples: int) -> tuple[list[int], list[int]]:
     return sorted(order[:middle]), sorted(order[middle:])
 
 
-def centre_baseline(data: Path) -> Baseline:
+def centre_baseline(data: Path | str) -> Baseline:
     """The mean training density as the baseline of information gain."""
     reader = ShardReader(data, "train")
     prior = reader.manifest.centre_prior(data)

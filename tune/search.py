@@ -17,6 +17,7 @@ from pipelines.tracking import Tracker
 from shards.loader import check_sizes
 from shards.manifest import Manifest
 from shards.reader import ShardReader
+from shards.store import location
 from tune import report
 from tune.config import LossWeightsCommand, check
 from tune.live import Display, duration
@@ -42,7 +43,7 @@ def loss_weights(command: LossWeightsCommand) -> Path:
     were left.
     """
     check(command)
-    data = command.data.absolute()
+    data = location(command.data)
     manifest = Manifest.load(data)
     for split in ("train", "val"):
         check_sizes(ShardReader(data, split))
@@ -71,7 +72,7 @@ def open_search(
 
     Gives the setting, the place, and how many trials may run at once.
     """
-    data = command.data.absolute()
+    data = location(command.data)
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     # What workers print would tear up the table.

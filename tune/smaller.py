@@ -55,7 +55,7 @@ def _smaller(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
 class SmallReader(ShardReader):
     """The samples of a split at a scale."""
 
-    def __init__(self, folder: Path, split: str, scale: float) -> None:
+    def __init__(self, folder: Path | str, split: str, scale: float) -> None:
         super().__init__(folder, split)
         self.scale = scale
 
