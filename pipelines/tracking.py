@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
-from PIL import Image
 from ray.train import UserCallback
 
 from emlnet.registry import ABSENT, connect
@@ -44,8 +43,8 @@ IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEO
 """Training waits for no server; what it did not get is sent later."""
 SECONDS_BETWEEN_TRIES = 3
 STOPS = (StoppedError, KeyboardInterrupt, SystemExit)
-PICTURES = "val pictures"
-"""Key under which MLflow shows an epoch's pictures."""
+PICTURES = "pictures"
+"""The folder among a run's artifacts that holds a picture for each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +245,12 @@ class Tracker:
             if report["epoch"] not in known:
                 self.epoch(run_id, report)
 
-    def pictures(self, run_id: str, picture: Image.Image, epoch: int) -> None:
-        """Logs a picture of an epoch; MLflow shows one under a slider of epochs."""
-        self.client.log_image(run_id, picture, key=PICTURES, step=epoch)
+    def pictures(self, run_id: str, jpeg: bytes, epoch: int) -> None:
+        """Logs what an epoch's model predicts as `pictures/epoch-<epoch>.jpg`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / f"epoch-{epoch:02}.jpg"
+            path.write_bytes(jpeg)
+            self.file(run_id, path, PICTURES)
 
     def describe(self, run_id: str, text: str, **tags: str) -> None:
         """Sets a run's description, Markdown, and tags."""
@@ -290,8 +292,8 @@ class EpochLogger(UserCallback):  # type: ignore[misc]
         report = entry["report"]
         self.tracker.epoch(self.run_id, report)
         if entry.get("pictures"):
-            picture = Image.open(io.BytesIO(base64.b64decode(entry["pictures"])))
-            self.tracker.pictures(self.run_id, picture, report["epoch"])
+            jpeg = base64.b64decode(entry["pictures"])
+            self.tracker.pictures(self.run_id, jpeg, report["epoch"])
 
 
 def one_line(error: BaseException) -> str:

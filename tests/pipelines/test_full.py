@@ -94,7 +94,7 @@ def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report:
             assert "val_mit_nss" in run.data.metrics
         if run.data.tags["stage"] in ("encoder", "decoder"):
             names = {file.path for file in client.list_artifacts(run.info.run_id)}
-            assert {"curves.png", "pictures.png", "package", "images"} <= names
+            assert {"curves.png", "pictures.png", "package", "pictures"} <= names
             history = client.get_metric_history(run.info.run_id, "val_kl")
             steps = [entry.step for entry in history]
             assert steps == sorted(set(steps))

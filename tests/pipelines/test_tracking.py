@@ -103,8 +103,10 @@ def test_the_pictures_of_an_epoch_are_shown_at_its_number(tracker: Tracker, tmp_
         drawn = base64.b64encode(file.getvalue()).decode()
         metrics = [{"report": report, "pictures": drawn}]
         EpochLogger(tracker, run_id).after_report(None, metrics, None)
-    shown = [file.path for file in tracker.client.list_artifacts(run_id, "images")]
-    assert any("val pictures+step+2+" in path and path.endswith(".png") for path in shown)
+    (shown,) = tracker.client.list_artifacts(run_id, "pictures")
+    assert shown.path == "pictures/epoch-02.jpg"
+    path = tracker.client.download_artifacts(run_id, shown.path, str(tmp_path))
+    assert Image.open(path).size == (30, 20)
 
 
 def test_epochs_that_a_store_did_not_get_are_kept_and_sent_with_the_next(
