@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ class EncoderConfig:
     """Height and width in pixels at which the backbone sees a picture."""
     weights: str = "default"
     """Weights the backbone starts from: `default` (a Python package's, or what its library
-    downloads), `package`, `none` (scratch) or a path to .pth, .pth.tar or .safetensors."""
+    downloads), `package`, `none` (scratch), a path to .pth, .pth.tar or .safetensors, or in
+    training the folder of a packaged encoder, readouts and all."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
 
@@ -63,6 +65,8 @@ class Encoder(nn.Module):
         mean, std = (row.mean, row.std) if config.readout == "density" else ((0.0,) * 3, (1.0,) * 3)
         self.mean: Tensor
         self.std: Tensor
+        self.still: list[nn.Module] = []
+        """Modules of the backbone that stay in eval mode while the encoder trains."""
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -70,6 +74,13 @@ class Encoder(nn.Module):
     def kind(self) -> Kind:
         """What the encoder answers."""
         return self.config.readout
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all but what is to stay as it is."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size at which the backbone sees a picture of that size, (H, W) in pixels.

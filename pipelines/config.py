@@ -17,6 +17,7 @@ from tyro.conf import OmitArgPrefixes, Suppress
 
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
+from emlnet.finetune import Finetune
 from emlnet.losses import LossWeights
 from emlnet.maps import Kind
 from emlnet.registry import connect, find_tracking_uri
@@ -133,6 +134,7 @@ class EncoderCommand:
     mix: tuple[float, ...] = ()
     """Share of the batches for each of several data sets; default: by their numbers of images."""
     encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
+    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
@@ -195,6 +197,7 @@ class FullCommand:
     weights: tuple[str, ...] = ("default",)
     """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
     path."""
+    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from emlnet.backbones import build_backbone
+from emlnet import package
 from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.finetune import Finetune, prepare
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
 from emlnet.state import Plan
@@ -37,6 +39,7 @@ class EncoderJob:
     reading: Reading = field(default_factory=Reading)
     joined: tuple[Path | str, ...] = ()
     mix: tuple[float, ...] = ()
+    finetune: Finetune = field(default_factory=Finetune)
 
     @property
     def title(self) -> str:
@@ -45,7 +48,7 @@ class EncoderJob:
 
     def build(self) -> nn.Module:
         """The encoder, its backbone with the weights to start from."""
-        return Encoder(self.encoder)
+        return prepare(start_encoder(self.encoder), self.finetune)
 
     def reader(self, split: str) -> Reader:
         """The samples to train on, or to validate with."""
@@ -57,8 +60,14 @@ class EncoderJob:
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
         """The encoder with trained weights."""
+        # What was frozen is not among the trained weights: it is what training began with.
+        frozen: dict[str, torch.Tensor] = {}
+        if self.finetune.freeze:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                frozen = self.build().state_dict()
         encoder = Encoder(self.encoder, load_weights=False)
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict({**frozen, **weights})
         return encoder.eval()
 
 
@@ -160,14 +169,43 @@ class Prepared:
 
 
 def checked(config: EncoderConfig) -> EncoderConfig:
-    """The config for workers, which run in folders of their own.
+    """The config for workers.
 
     Raises ValueError for weights that don't fit, before any worker starts.
     """
-    if config.weights not in WORDS:
-        config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
-    build_backbone(config.backbone, config.weights)
+    config = absolute(config)
+    start_encoder(config)
     return config
+
+
+def absolute(config: EncoderConfig) -> EncoderConfig:
+    """The config, weights under their absolute path: workers run in folders of their own."""
+    if config.weights in WORDS:
+        return config
+    return replace(config, weights=str(Path(config.weights).expanduser().absolute()))
+
+
+def start_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that training begins with.
+
+    Weights of a folder are a packaged encoder's, all of them: its finetuning goes on.
+    Raises ValueError when the weights are not such an encoder's.
+    """
+    folder = Path(config.weights)
+    if not folder.is_dir():
+        return Encoder(config)
+    held = package.load(folder).encoders
+    parts = operator.attrgetter("backbone", "readout", "readout_width")
+    same = [found for found in held if parts(found.config) == parts(config)]
+    if len(same) != 1:
+        kinds = ", ".join(f"{e.config.backbone} ({e.kind})" for e in held)
+        raise ValueError(
+            f"{folder} holds {kinds}: {len(same)} encoders like {config.backbone} "
+            f"({config.readout}), expected one; name the folder of one such encoder"
+        )
+    encoder = Encoder(config, load_weights=False)
+    encoder.load_state_dict(same[0].state_dict())
+    return encoder
 
 
 def encoder_stage(
@@ -177,13 +215,14 @@ def encoder_stage(
     config: EncoderConfig,
     plan: Plan,
     seed: int,
+    finetune: Finetune,
     mix: tuple[float, ...] = (),
 ) -> Stage:
     """The stage that finetunes one encoder.
 
     name: in tables.  folder: its own in the place's.  mix: shares of the place's data sets.
     """
-    config = checked(config)
+    config = absolute(config)
     job = EncoderJob(
         data=place.data,
         encoder=config,
@@ -194,14 +233,16 @@ def encoder_stage(
         reading=place.compute.reading,
         joined=place.joined,
         mix=mix,
+        finetune=finetune,
     )
+    job.build()  # Wrong weights end here, not in a worker.
     return Stage(
         name=name,
         kind="encoder",
         job=job,
         place=place,
         folder=place.folder / folder,
-        params={**flatten(config), **flatten(plan), "seed": seed},
+        params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
         backbones=config.backbone,
     )
 
@@ -213,8 +254,16 @@ def run(command: EncoderCommand) -> runs.StageResult:
     name = f"encoder {config.backbone}"
     if command.mix:
         check_mix(command.data, command.mix)
-    result = encoder_stage(
-        place, name, "encoder", config, command.plan, command.seed, command.mix
-    ).run()
+    stage = encoder_stage(
+        place,
+        name,
+        "encoder",
+        config,
+        command.plan,
+        command.seed,
+        command.finetune,
+        command.mix,
+    )
+    result = stage.run()
     say(result)
     return result

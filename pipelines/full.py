@@ -132,6 +132,7 @@ def train(
             config,
             command.plan,
             command.seed + number,
+            command.finetune,
         )
         for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
     ]

@@ -233,6 +233,7 @@ def weight_files(command: EncoderCommand | DecoderCommand | FullCommand) -> list
     elif isinstance(command, EncoderCommand):
         given = (command.encoder.weights,)
     paths = [Path(name).expanduser() for name in given]
+    paths = [path / package.WEIGHTS if path.is_dir() else path for path in paths]
     return [package.file_digest(path) for path in paths if path.is_file()]
 
 

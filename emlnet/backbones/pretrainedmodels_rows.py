@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from emlnet.backbones.row import Backbone
@@ -23,7 +24,8 @@ HEAD = ("last_linear.",)
 
 def _plain(name: str) -> Any:
     """The package's model with random weights; the package is imported here, at first use."""
-    with warnings.catch_warnings():
+    # The import makes layers, whose weights would be drawn from the caller's random state.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # Python says of `block_type is 'proj'` in its dpn.py that it should be ==.  It holds for
         # literals, and it is said once, when the file is compiled.
         warnings.simplefilter("ignore", SyntaxWarning)

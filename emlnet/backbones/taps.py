@@ -26,7 +26,9 @@ class Taps(nn.Module):
 
     def run(self, layer: nn.Module, *inputs: Any) -> Any:
         """A layer's answer; a Sequential's are computed again block by block."""
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
+        # What has no weights costs little to keep, and a ReLU may overwrite what enters it.
+        has_weights = next(layer.parameters(), None) is not None
+        if not (self.recompute and self.training and torch.is_grad_enabled() and has_weights):
             return layer(*inputs)
         if isinstance(layer, nn.Sequential):
             (answer,) = inputs
@@ -43,20 +45,19 @@ class Taps(nn.Module):
 @contextmanager
 def _statistics_kept(layer: nn.Module) -> Iterator[None]:
     """BatchNorm moves its running statistics the first time a layer is computed, not the second."""
-    norms = [
-        module
-        for module in layer.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and module.training
-        and module.track_running_stats
+    norms = [m for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    # The second time may end before the last of them counts its batch.
+    counts = [
+        None if n.num_batches_tracked is None else n.num_batches_tracked.clone() for n in norms
     ]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class SequentialTaps(Taps):
