@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 import torch
+from ray import tune
 from torch import Tensor, nn
 
 from emlnet.decoder import Decoder, DecoderConfig
@@ -28,7 +29,7 @@ from shards.order import epoch_plan
 from shards.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
 from tune.smaller import Gaze, Part, Shrunk
-from tune.trial import Report, Trial
+from tune.trial import Result, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class DecoderSubject:
         """Hidden channels of its correction."""
         return self.decoder.width
 
-    def train(self, trial: Trial, folder: Path, report: Report) -> None:
+    def train(self, trial: Trial, folder: Path, result: Result) -> None:
         """Trains in this process, from the start: a trial takes seconds."""
         final = "held_out" in trial.halves
         device = torch.device("cuda" if self.use_gpu else "cpu")
@@ -131,7 +132,7 @@ class DecoderSubject:
         state = start(model, trial.plan, len(batches(0, 0)))
 
         def send(entry: EpochReport, state: TrainState) -> None:
-            report(asdict(entry))
+            tune.report(result(asdict(entry)))
 
         fit(
             state,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -24,7 +25,7 @@ from shards.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
 from tune.smaller import SmallReader, scaled
 from tune.space import EQUAL, short
-from tune.trial import REPORT, Half, Report, Trial
+from tune.trial import REPORT, Half, Result, Trial
 
 WARM_UP = "warm-up"
 
@@ -88,14 +89,18 @@ class TrialSource(ShardSource):
 
 
 class EpochReporter(TuneReportCallback):  # type: ignore[misc]
-    """Hands each epoch's report from Ray Train's controller to the trial's own process."""
+    """Tells Ray Tune each epoch, from Ray Train's controller through the trial's own process."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__()
+        self.result = result
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Called when every worker has reported."""
         if metrics[0].get(REPORT) is not None:
-            super().after_report(run_context, [{REPORT: metrics[0][REPORT]}], None)
+            super().after_report(run_context, [self.result(metrics[0][REPORT])], None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +147,17 @@ class EncoderSubject:
             warm_start=None if final else self.warm_start,
         )
 
-    def train(self, trial: Trial, folder: Path, report: Report) -> None:
+    def train(self, trial: Trial, folder: Path, result: Result) -> None:
         """Trains under Ray Train; what it wrote is removed when it ended."""
-        trainer.train(
+        content = trainer.train(
             self.job(trial),
             folder / "training",
             self.compute,
-            [EpochReporter()],
+            [EpochReporter(result)],
             start_failures=0,
         )
+        # The last epoch may have been on its way when training ended; told twice, it counts once.
+        tune.report(result(content["history"][-1]))
         shutil.rmtree(folder / "training", ignore_errors=True)
 
     def warm_up(self, plan: Plan, epochs: int, scale: float, seed: int, folder: Path) -> Path:

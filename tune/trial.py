@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
-
-from ray import tune
 
 from emlnet.state import Plan
 from pipelines.config import Compute
@@ -21,7 +18,6 @@ EPOCH, SCORE, REPORT, SPEC = "epoch", "score", "report", "spec"
 START_TIMEOUT_S = "180"
 """Seconds after which workers that the cluster has no room for fail a trial, instead of never."""
 
-Report = Callable[[dict[str, Any]], None]
 Half = Literal["tuned", "held_out"]
 
 
@@ -44,11 +40,26 @@ class Subject(Protocol):
     def width(self) -> int:
         """Hidden channels that `Space.also` may change."""
 
-    def train(self, trial: Trial, folder: Path, report: Report) -> None:
-        """Trains, from where an earlier attempt in the folder stopped, and reports each epoch.
+    def train(self, trial: Trial, folder: Path, result: Result) -> None:
+        """Trains, from where an earlier attempt in the folder stopped; tells Ray Tune each epoch.
 
         Raises whatever failed, DivergedError when the loss is not finite.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Makes of an epoch's report what Ray Tune is told; raises ValueError for scores of NaN."""
+
+    objectives: tuple[str, ...]
+    stop_by: str
+
+    def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """entry: as emlnet.state.EpochReport."""
+        scores = entry["scores"]
+        if not is_finite(scores, (*self.objectives, self.stop_by)):
+            raise ValueError(f"a score on val is no number: {scores}")
+        return {EPOCH: entry["epoch"], SCORE: scores[self.stop_by], REPORT: entry}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +118,10 @@ def run_trial(config: dict[str, Any], setting: Setting) -> None:
     """Trains at a point; Ray Tune calls it."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     spec: Spec = config[SPEC]
-
-    def report(entry: dict[str, Any]) -> None:
-        scores = entry["scores"]
-        if not is_finite(scores, (*setting.objectives, setting.stop_by)):
-            raise ValueError(f"a score on val is no number: {scores}")
-        tune.report({EPOCH: entry["epoch"], SCORE: scores[setting.stop_by], REPORT: entry})
-
     folder = trial_folder(setting.folder, spec)
+    result = Result(objectives=setting.objectives, stop_by=setting.stop_by)
     try:
-        setting.subject.train(setting.trial(spec), folder, report)
+        setting.subject.train(setting.trial(spec), folder, result)
     except Exception as error:
         (folder / CAUSE).write_text(one_line(error))
         raise

@@ -234,7 +234,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial reported an epoch."""
-        record = self._record(trial).with_report(result[REPORT], self.setting.objectives[0])
+        known = self._record(trial)
+        if result[EPOCH] == known.num_trained > 0:
+            return  # An encoder's last epoch is told twice.
+        record = known.with_report(result[REPORT], self.setting.objectives[0])
         self._save(record)
         if record.run_id:
             self._tell(lambda tracker: tracker.epoch(record.run_id, result[REPORT]))

@@ -1,13 +1,16 @@
-"""Records of trials, made up."""
+"""Records of trials, made up, and a small synthetic data set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emlnet.losses import LossWeights
+from shards.sample import write_sample
+from shards.writer import build
 from tune.results import Spec, TrialRecord
 from tune.space import Space
 
@@ -18,6 +21,15 @@ def scores_of(ig: float, **more: float) -> dict[str, float]:
     """Scores that go with an information gain."""
     made = {"ig": ig, "nss": 2 + ig, "cc": 0.5, "kl": 1 - ig / 2, "sim": 0.5, "auc": 0.8}
     return {**made, **more}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen synthetic pictures as shards."""
+    folder = tmp_path_factory.mktemp("data")
+    write_sample(folder / "raw", num_images=15, seed=3, progress=False)
+    build(folder / "raw", folder / "shards", progress=False)
+    return folder / "shards"
 
 
 @pytest.fixture

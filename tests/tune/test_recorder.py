@@ -14,13 +14,13 @@ from emlnet.state import Plan
 from pipelines.config import Compute
 from pipelines.stage import Place
 from pipelines.tracking import Tracker
+from shards.manifest import Manifest
 from tune.encoder_trial import EncoderSubject
 from tune.results import Spec, find_record, trial_folder
 from tune.space import EQUAL, Space
-from tune.trial import CAUSE, REPORT, SPEC, Setting
+from tune.trial import CAUSE, EPOCH, REPORT, SPEC, Setting
 from tune.tuner import Recorder
 
-MANIFEST: Any = SimpleNamespace(name="osie", digest="0" * 64)
 SPEC_OF_EQUAL = Spec(point=Space().point(EQUAL), seed=0)
 TRIAL: Any = SimpleNamespace(config={SPEC: SPEC_OF_EQUAL}, trial_id="a")
 
@@ -31,9 +31,9 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 
 
 @pytest.fixture
-def recorder(tracker: Tracker, tmp_path: Path) -> Recorder:
+def recorder(tracker: Tracker, data: Path, tmp_path: Path) -> Recorder:
     subject = EncoderSubject(
-        data=tmp_path, encoder=EncoderConfig(backbone="tiny", weights="none"), compute=Compute()
+        data=data, encoder=EncoderConfig(backbone="tiny", weights="none"), compute=Compute()
     )
     setting = Setting(
         folder=tmp_path,
@@ -46,20 +46,25 @@ def recorder(tracker: Tracker, tmp_path: Path) -> Recorder:
         trial_scale=0.5,
     )
     place = Place(
-        folder=tmp_path, data=tmp_path, manifest=MANIFEST, tracker=tracker, compute=Compute()
+        folder=tmp_path,
+        data=data,
+        manifest=Manifest.load(data),
+        tracker=tracker,
+        compute=Compute(),
     )
     return Recorder(setting, place, lambda: None, lambda trial_id: trial_id == "stopped")
 
 
 def report(epoch: int, ig: float) -> dict[str, Any]:
     return {
+        EPOCH: epoch,
         REPORT: {
             "epoch": epoch,
             "train_loss": {"total": 1.0},
             "scores": {"ig": ig},
             "seconds": 1.0,
             "skipped": 0,
-        }
+        },
     }
 
 
@@ -86,6 +91,14 @@ def test_a_trial_that_ends_is_finished_with_its_epochs_in_its_run(recorder, trac
     assert run.data.params["weight_kl"] == "1.0"
     history = tracker.client.get_metric_history(record.run_id, "val_ig")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
+
+
+def test_an_epoch_that_is_told_twice_counts_once(recorder, tracker):
+    begin(recorder, epochs=2)
+    recorder.on_trial_result(0, [], TRIAL, report(2, 0.2))
+    record = record_of(recorder)
+    assert record.num_trained == 2
+    assert len(tracker.client.get_metric_history(record.run_id, "val_ig")) == 2
 
 
 def test_a_trial_that_the_scheduler_ends_is_stopped_and_one_that_broke_off_goes_on(recorder):

@@ -25,25 +25,16 @@ from pipelines.encoders import EncoderJob
 from pipelines.readouts import Cache
 from shards.manifest import Manifest
 from shards.reader import ShardReader
-from shards.sample import write_sample
-from shards.writer import build
-from tune import decoder_trial
+from tune import decoder_trial, encoder_trial
 from tune.decoder_trial import DecoderSubject
 from tune.encoder_trial import EncoderSubject, TrialJob
 from tune.objective import halves
 from tune.results import Spec
 from tune.space import EQUAL, Space
-from tune.trial import Setting, one_line, trial_compute
+from tune.trial import EPOCH, REPORT, SCORE, Result, Setting, one_line, trial_compute
 
+RESULT = Result(objectives=("ig",), stop_by="ig")
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(96, 128))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_sample(folder / "raw", num_images=15, seed=3, progress=False)
-    build(folder / "raw", folder / "shards", progress=False)
-    return folder / "shards"
 
 
 def setting(subject: Any, folder: Path, **changes: Any) -> Setting:
@@ -155,11 +146,33 @@ def _same(value: Any) -> Any:
 
 
 def train(decoder: DecoderSubject, folder: Path, **spec: Any) -> list[dict[str, Any]]:
-    reports: list[dict[str, Any]] = []
+    """The reports that Ray Tune is told."""
+    told: list[dict[str, Any]] = []
     chosen = setting(decoder, folder, space=Space())
     trial = chosen.trial(Spec(**{"point": Space().point(EQUAL), "seed": 0, **spec}))
-    decoder.train(trial, folder, reports.append)
-    return reports
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder_trial.tune, "report", told.append)
+        decoder.train(trial, folder, RESULT)
+    assert [each[EPOCH] for each in told] == [each[REPORT]["epoch"] for each in told]
+    assert [each[SCORE] for each in told] == [each[REPORT]["scores"]["ig"] for each in told]
+    return [each[REPORT] for each in told]
+
+
+def test_an_encoder_tells_tune_epoch_and_score_once_more_at_its_end(data, tmp_path, monkeypatch):
+    told: list[dict[str, Any]] = []
+    entry = {"epoch": 2, "scores": {"ig": 0.5}}
+    monkeypatch.setattr(encoder_trial.trainer, "train", lambda *args, **more: {"history": [entry]})
+    monkeypatch.setattr(encoder_trial, "EpochReporter", lambda result: None)
+    monkeypatch.setattr(encoder_trial.tune, "report", told.append)
+    subject = encoder_subject(data)
+    trial = setting(subject, tmp_path).trial(Spec(point=Space().point(EQUAL), seed=0))
+    subject.train(trial, tmp_path, RESULT)
+    assert told == [{EPOCH: 2, SCORE: 0.5, REPORT: entry}]
+
+
+def test_a_score_that_is_no_number_fails_a_trial():
+    with pytest.raises(ValueError, match="no number"):
+        RESULT({"epoch": 1, "scores": {"ig": float("nan")}})
 
 
 def test_a_trial_of_the_decoder_reports_each_epoch_and_not_the_untrained_model(decoder, tmp_path):
