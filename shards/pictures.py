@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from emlnet.picture import open_picture, to_grey, to_rgb
 from shards.codec import SIGNATURES
+from shards.pixels import encode_grey
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 USUAL_SIGMA = 1 / 32
@@ -37,7 +38,7 @@ def as_stored(data: bytes, name: str) -> bytes:
 def map_as_stored(data: bytes, name: str) -> bytes:
     """A density map's file as shards hold it.  Raises ValueError starting with `name`."""
     image = open_picture(data, name)
-    return data if image.format == "PNG" else encode_png(to_grey(image))
+    return data if image.format == "PNG" else encode_grey(to_grey(image))
 
 
 def encode_png(picture: Image.Image | NDArray[np.uint8]) -> bytes:

@@ -17,6 +17,7 @@ from emlnet.sample import Decoded, Sample
 from shards import pictures
 from shards.gaze import ZERO_BASED, Frame, Gaze, GazeReader, without_gaze_files
 from shards.layout import fingerprint
+from shards.pixels import encode_grey
 
 VAL_SHARE = 0.1
 Maps = Literal["auto", "files", "fixations"]
@@ -156,7 +157,7 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Readi
     if density is None:
         assert sigma is not None
         decoded_density = pictures.draw_density(points, size, sigma)
-        density = pictures.encode_png(decoded_density)
+        density = encode_grey(decoded_density)
     elif not decoded_density.any():
         raise IncompleteSampleError(str(raw.density), "have a density map of zeros")
     else:

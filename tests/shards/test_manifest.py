@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import tarfile
+import zlib
 
 import pytest
 
@@ -148,3 +151,27 @@ def test_data_built_under_schema_1_keeps_its_digest(packed):
     text = json.dumps([1, content["splits"]], sort_keys=True)
     assert Manifest.load(packed).digest == digest == hashlib.sha256(text.encode()).hexdigest()
     assert verify(packed, full=True).splits["train"].fixations is None
+
+
+def test_a_member_with_a_path_outside_is_named_though_every_checksum_fits(packed):
+    entry = Manifest.load(packed).splits["train"].samples[0]
+    path = packed / "train-000000.tar"
+    content = path.read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        member = tar.getmember("t0.jpg")
+    member.name = "../../t0.jpg"
+    header = member.tobuf(tarfile.USTAR_FORMAT)
+    content = content[: member.offset] + header + content[member.offset + len(header) :]
+    path.write_bytes(content)
+
+    def fit(manifest):
+        split = manifest["splits"]["train"]
+        split["samples"][0]["crc32"] = zlib.crc32(content[: entry.length])
+        split["shards"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+
+    edit(packed, fit)
+    with pytest.raises(
+        ValueError,
+        match=r"train-000000\.tar: sample train/t0 .*no member named '\.\./\.\./t0\.jpg'",
+    ):
+        verify(packed, full=True)
