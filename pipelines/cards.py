@@ -41,28 +41,41 @@ class Card:
     panels: Sequence[Panel]
 
 
-def card(title: str, shown: Shown, row: Row, baseline: Tensor) -> Card:
-    """What a row answers for an image, beside what people did.
+def card(
+    title: str, shown: Shown, answers: Sequence[tuple[str, Row]], baseline: Tensor | None = None
+) -> Card:
+    """What people did on an image, what each row answers, and where the first gains information.
 
-    baseline: log-density (1, 1, H, W) over which information is gained.
+    answers: rows and how they are called.  baseline: log-density (1, 1, H, W) over which
+    information is gained; the second row when not given.
     """
-    photograph = shown.sample.image
-    truth = shown.targets.density.cpu()
+    photograph, truth = shown.sample.image, shown.targets.density.cpu()
+    small = _shrink(photograph)
+    names = [name for name, _ in answers]
+    found = [_as_densities(row) for _, row in answers]
+    over = found[1][1] if baseline is None else baseline.cpu()
+    gained = truth * (found[0][1] - over) / float(np.log(2))
+    panels = [
+        ("photograph", small),
+        ("fixations", mark(small, shown.sample.points, photograph.shape)),
+        ("ground truth", heat(_small(truth))),
+        *(
+            (name, heat(_small(density)))
+            for (name, _), (density, _) in zip(answers, found, strict=True)
+        ),
+        ("gain and loss", gain_colours(gained)),
+    ]
+    return Card(title=title, panels=[_panel(*panel) for panel in panels])
+
+
+def _as_densities(row: Row) -> tuple[Tensor, Tensor]:
+    """A row as a density and a log-density; a saliency map divided by its sum, 1 % uniform."""
     density = row.saliency.cpu().float()
     density = density - density.amin().clamp(max=0)
     density = density / density.sum().clamp_min(1e-12)
-    log_density = mixed_log_density(density) if row.log_density is None else row.log_density
-    gained = truth * (log_density.cpu() - baseline.cpu()) / float(np.log(2))
-    return Card(
-        title=title,
-        panels=[
-            _panel("photograph", _shrink(photograph)),
-            _panel("fixations", mark(_shrink(photograph), shown.sample.points, photograph.shape)),
-            _panel("ground truth", heat(_small(truth))),
-            _panel("prediction", heat(_small(density))),
-            _panel("gain and loss", gain_colours(gained)),
-        ],
-    )
+    if row.log_density is None:
+        return density, mixed_log_density(density)
+    return density, row.log_density.cpu()
 
 
 def gain_colours(gained: Tensor) -> NDArray[np.uint8]:

@@ -23,8 +23,8 @@ from shards.reader import ShardReader
 PART = 10
 """Images of one task."""
 COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
-UNCALIBRATED = set(rows.BASELINES) - {rows.CENTRE}
-"""Rows that claim no shares of gaze."""
+MAPS_ALONE = set(rows.BASELINES) - {rows.CENTRE}
+"""Rows that model no gaze: neither calibration nor maps per metric say anything of them."""
 NUM_OTHERS = 10
 """Images whose fixations are the `mit` sAUC's negatives; all others where a split has fewer."""
 
@@ -206,10 +206,9 @@ def _score_rows(
         values = {name: column[place] for name, column in columns.items()}
         if row.log_density is None:
             values["tuebingen_ig"] = float("nan")
-        else:
-            if row.name not in UNCALIBRATED:
-                shares = coverage(row.log_density[0, 0].cpu().numpy(), seen)
-                values |= dict(zip(COVERAGES, shares.tolist(), strict=True))
+        elif row.name not in MAPS_ALONE:
+            shares = coverage(row.log_density[0, 0].cpu().numpy(), seen)
+            values |= dict(zip(COVERAGES, shares.tolist(), strict=True))
             if setting.best_maps and nonfixations[1] is not None:
                 others = nonfixations[1][:1]
                 values |= _best_maps(row.log_density, targets, others, seeds[:1], setting)

@@ -14,7 +14,7 @@ from emlnet import package, registry
 from pipelines import compare, evaluation, publish, runs, table, trainer
 from pipelines.config import Cluster, Store
 from pipelines.map_files import MapFiles, MapKind
-from pipelines.report import REPORT, write_report
+from pipelines.report import COMPARISON, REPORT, write_comparison, write_report
 from pipelines.rows import MODEL, ModelSource, Source
 from pipelines.table import Table
 from pipelines.tracking import Tracker
@@ -38,7 +38,7 @@ class Scoring:
     num_workers: int = 0
     """Images are scored by so many Ray tasks at once; 0: by as many as there are CPUs or GPUs."""
     out: Path | None = None
-    """Folder for scores.parquet, scores.json and report.html; default: one under runs/."""
+    """Folder for what is written. Default: one under runs/; `compare` then writes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,8 @@ def run_score(command: ScoreCommand) -> Table:
 def run_compare(command: CompareCommand) -> list[compare.Difference]:
     """Compares two models, prints the differences, and writes them where asked."""
     with open_data(command.data, command.scoring.split) as reader:
-        first = _scores_of(command.first, command, reader)
-        second = _scores_of(command.second, command, reader)
+        first, first_source = _scores_of(command.first, command, reader)
+        second, second_source = _scores_of(command.second, command, reader)
         names = (command.first, command.second)
         differences = compare.compare(first, second)
         gains = compare.gains(
@@ -157,17 +157,21 @@ def run_compare(command: CompareCommand) -> list[compare.Difference]:
         for title, part in (("better", gains.head(num)), ("worse", gains.iloc[::-1].head(num))):
             print(f"where the first is {title} by {command.metric}:")
             print("\n".join(f"  {image}  {gain:+.3f}" for image, gain in part.items()))
-    if command.scoring.out:
-        command.scoring.out.mkdir(parents=True, exist_ok=True)
-        content = {
-            "first": command.first,
-            "second": command.second,
-            "data_digest": first.about["data_digest"],
-            "split": command.scoring.split,
-            "differences": [asdict(difference) for difference in differences],
-            "gains": {command.metric: gains.to_dict()},
-        }
-        runs.write_json(command.scoring.out / "comparison.json", content)
+        out = command.scoring.out
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            sources = (first_source, second_source)
+            write_comparison(out / COMPARISON, (first, second), command.metric, sources, reader)
+            content = {
+                "first": command.first,
+                "second": command.second,
+                "data_digest": first.about["data_digest"],
+                "split": command.scoring.split,
+                "differences": [asdict(difference) for difference in differences],
+                "gains": {command.metric: gains.to_dict()},
+            }
+            runs.write_json(out / "comparison.json", content)
+            print(f"written to {out}", flush=True)
     return differences
 
 
@@ -212,12 +216,14 @@ def _score(
     )
 
 
-def _scores_of(what: str, command: CompareCommand, reader: ShardReader) -> Table:
-    """The scores per image of one side of a comparison, read or made now."""
+def _scores_of(
+    what: str, command: CompareCommand, reader: ShardReader
+) -> tuple[Table, Source | None]:
+    """The scores per image of one side of a comparison, read or made now, and what makes them."""
     path = Path(what)
     if path.suffix == ".parquet":
         kept = table.read_parquet(path)
-        return kept.only(kept.models[0]).renamed(kept.models[0], what)
+        return kept.only(kept.models[0]).renamed(kept.models[0], what), None
     is_model = (path / package.MODEL).is_file() or what.startswith(("models:/", "runs:/"))
     source: ModelSource | MapFiles
     if is_model:
@@ -227,7 +233,7 @@ def _scores_of(what: str, command: CompareCommand, reader: ShardReader) -> Table
         row = source.name
     flip = is_model and command.flip
     scores = _score(source, row, what, reader, command.scoring, command.compute, flip, False)
-    return scores.renamed(row, what)
+    return scores.renamed(row, what), source
 
 
 def _write(scores: Table, source: Source, reader: ShardReader, scoring: Scoring, name: str) -> Path:

@@ -83,3 +83,19 @@ def test_each_metric_gets_its_map_and_ig_the_log_density():
     assert torch.equal(scores["cc"], metrics.cc(blurred, density))
     shuffled = metrics.sauc(log_density - baseline, fixations, nonfixations)
     assert torch.equal(scores["sauc"], shuffled)
+
+
+def test_a_wide_blur_is_served_as_well_at_a_fraction_of_the_size(monkeypatch):
+    log_density = maps.log_softmax(maps.resize(_log_density(0), (120, 160)))[:1]
+    unseen = density_maps._sample_density_maps(
+        log_density.exp()[0], 12.0, NUM_FIXATIONS, torch.tensor(99), 60
+    )
+
+    def similarity():
+        best = density_maps.expected_similarity_map(log_density, 12.0, NUM_FIXATIONS, SEEDS[:1])
+        assert best.shape == log_density.shape
+        return metrics.sim(best.expand_as(unseen), unseen).mean().item()
+
+    small = similarity()
+    monkeypatch.setattr(density_maps, "SAMPLED_SIGMA", 100.0)
+    assert small == pytest.approx(similarity(), abs=0.003)

@@ -116,6 +116,18 @@ def test_a_map_that_claims_no_density_has_no_tuebingen_ig(scores: table.Table) -
     assert "tuebingen_ig" not in scores.estimates()["flat"]
 
 
+def test_a_density_may_answer_each_metric_with_the_map_that_is_best_for_it(
+    scores: table.Table, reader: ShardReader, in_process: None
+) -> None:
+    best = table.means(evaluate([], reader, best_maps=True).estimates())["centre prior"]
+    plain = table.means(scores.estimates())["centre prior"]
+    # Log p less log baseline is constant for the baseline itself.
+    assert best["tuebingen_sauc"] == 0.5 != plain["tuebingen_sauc"]
+    assert best["tuebingen_sim"] > plain["tuebingen_sim"]
+    assert best["tuebingen_ig"] == pytest.approx(plain["tuebingen_ig"])
+    assert best["mit_sim"] == plain["mit_sim"]
+
+
 def test_a_map_with_nan_is_refused_with_image_and_row(
     reader: ShardReader, in_process: None
 ) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from pipelines import cards
 from pipelines.evaluation import COVERAGES
-from pipelines.report import label, write_report
+from pipelines.plots import label
+from pipelines.report import write_comparison, write_report
 from pipelines.rows import CENTRE, Row, Shown, density_row
 from shards.reader import ShardReader
 from tests.pipelines.tables import make_table
@@ -105,3 +106,22 @@ def test_loss_is_darker_than_nothing_and_gain_lighter() -> None:
     colours = cards.gain_colours(gained).astype(float) @ np.array([0.2126, 0.7152, 0.0722])
     middle = colours[colours.shape[0] // 2, colours.shape[1] // 2]
     assert colours[0, 0] < middle - 50 < middle + 50 < colours[-1, -1]
+
+
+def test_a_comparison_shows_where_each_is_better(data: Path, tmp_path: Path) -> None:
+    reader = ShardReader(data, "val")
+    tables = []
+    for name, values in (("one <a>", [1.0, 2.0, 0.0]), ("two", [0.5, 2.5, 0.25])):
+        table = make_table({name: {"mit_nss": values}}, data="pictures", num_images=3, notes=[])
+        table.frame["image"] = list(reader.keys)
+        tables.append(table)
+    path = tmp_path / "comparison.html"
+    write_comparison(path, (tables[0], tables[1]), "mit_nss", (Flat(), Flat()), reader)
+    page = path.read_text()
+    assert "one &lt;a&gt; against two" in page
+    tags = Tags()
+    tags.feed(page)
+    assert tags.tags.count("img") == 2 * 6
+    found = re.findall(r"<h4>(.+?): NSS (.+?) against (.+?)</h4>", page)
+    keys = reader.keys
+    assert found == [(keys[0], "1.00", "0.50"), (keys[1], "2.00", "2.50")]
