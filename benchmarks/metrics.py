@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.baseline import metric_loops
 from benchmarks.baseline.metric_inputs import make_inputs
-from benchmarks.runner import REPEATS, compare, save
+from benchmarks.runner import REPEATS, Row, compare, line, peak, reset_peak, save
 from emlnet import metrics
 
 HERE = Path(__file__).parent
@@ -30,6 +30,7 @@ class Referee:
     """A process with pysaliency, which repeats its scores when asked."""
 
     def __init__(self, python, num_images, num_fixations):
+        self.peaks = []
         script = HERE / "baseline" / "metric_referee.py"
         self.process = subprocess.Popen(
             [python, "-W", "ignore", script, str(num_images), str(num_fixations)],
@@ -44,6 +45,7 @@ class Referee:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
+        self.peaks.append(answer["peak"] / 2**20)
         return answer["seconds"], {k: np.array(v) for k, v in answer["scores"].items()}
 
     def close(self):
@@ -79,7 +81,11 @@ def compare_values(part, against, ours, baseline, *, repeats, reach=None, **abou
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--referee", help="a Python with pysaliency 0.2.22")
+    parser.add_argument(
+        "--referee",
+        default=os.environ.get("EMLNET_REFEREE"),
+        help="a Python with pysaliency 0.2.22; default: EMLNET_REFEREE",
+    )
     parser.add_argument("--num-images", type=int, default=200, help="480 x 640 each")
     parser.add_argument("--num-fixations", type=int, default=500, help="SALICON's mean")
     parser.add_argument("--repeats", type=int, default=REPEATS)
@@ -163,13 +169,34 @@ def main():
     if args.referee:
         referee = Referee(args.referee, args.num_images, args.num_fixations)
         part = "all tuebingen metrics"
-        rows.append(compare_values(part, "pysaliency", score_all, referee.run, reach=10, **about))
+        before, peaks = reset_peak(), []
+
+        def score_all_watched():
+            reset_peak()
+            answer = score_all()
+            peaks.append((peak() - before) / 2**20)
+            return answer
+
+        rows.append(
+            compare_values(part, "pysaliency", score_all_watched, referee.run, reach=10, **about)
+        )
         referee.close()
+        memories = Row(
+            part=f"memory of {part}",
+            against="pysaliency",
+            ours=tuple(peaks),
+            baseline=tuple(referee.peaks),
+            reach=1,
+            unit="MiB",
+        )
+        print(line(memories))
+        rows.append(memories)
     rows.append(compare_values("AUC-Judd", "loop over thresholds", judd, judd_loop, **about))
     part = "mit NSS, CC, KL, SIM, AUC-Judd"
     rows.append(compare_values(part, "numpy, image by image", mit, mit_loop, **about))
     for row in rows:
-        print(f"{row.part}: largest difference {max(row.about['largest_difference'].values()):.1e}")
+        difference = row.about.get("largest_difference", {})
+        print(f"{row.part}: largest difference {max(difference.values(), default=0):.1e}")
     save("metrics", rows, threads=1)
 
 

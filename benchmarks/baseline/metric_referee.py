@@ -1,17 +1,25 @@
 """Scores by pysaliency in its own environment; one repetition for each line on standard input.
 
-Prints one JSON line per repetition: seconds, and the scores per image (means over fixations).
+Prints one JSON line per repetition: seconds, the most memory it took in bytes, and the scores per
+image (means over fixations).
 Usage: python metric_referee.py NUM_IMAGES NUM_FIXATIONS
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pysaliency
 from metric_inputs import make_inputs
 from pysaliency.datasets import as_stimulus
+
+
+def memory(name):
+    """Bytes that this process uses (VmRSS), or used at most (VmHWM); Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 def main():
@@ -71,13 +79,16 @@ def main():
         }
 
     saliency.AUC_per_image(stimuli[:2], fixations[fixations.n < 2])  # Compiles.
+    before = memory("VmRSS")
     print("ready", flush=True)
     for _ in sys.stdin:
+        Path("/proc/self/clear_refs").write_text("5")  # The peak counts anew.
         start = time.perf_counter()
         scores = score()
         seconds = time.perf_counter() - start
         values = {name: value.tolist() for name, value in scores.items()}
-        print(json.dumps({"seconds": seconds, "scores": values}), flush=True)
+        more = memory("VmHWM") - before
+        print(json.dumps({"seconds": seconds, "peak": more, "scores": values}), flush=True)
 
 
 if __name__ == "__main__":
