@@ -51,7 +51,6 @@ def card(
     """
     photograph, truth = shown.sample.image, shown.targets.density.cpu()
     small = _shrink(photograph)
-    names = [name for name, _ in answers]
     found = [_as_densities(row) for _, row in answers]
     over = found[1][1] if baseline is None else baseline.cpu()
     gained = truth * (found[0][1] - over) / float(np.log(2))

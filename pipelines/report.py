@@ -45,10 +45,7 @@ def write_report(path: Path, table: Table, title: str, source: Source, reader: S
         facts=[
             ("model", about.get("model", main)),
             *_facts(table),
-            (
-                "each map",
-                "averaged with the mirrored picture's" if about.get("flip") else "as it is",
-            ),
+            ("each map", how),
         ],
         notes=about["notes"],
         books=[_book(rules, table, estimates) for rules in ("mit", "tuebingen")],
