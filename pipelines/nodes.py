@@ -18,8 +18,9 @@ SECONDS_TO_ANSWER = 180
 def check(paths: Sequence[Path | str], folder: Path, storage: Path | None = None) -> None:
     """Raises ValueError when a node lacks a package, or does not see a path or folder.
 
-    paths: what workers read; URLs are not looked at.  folder: the run's own, and storage: that of checkpoints, when it is
-    another; a file put there must be seen everywhere.  A cluster of one node is this machine.
+    paths: what workers read; URLs are not looked at.  folder: the run's own, and storage: that of
+    checkpoints, when it is another; a file put there must be seen everywhere.  A cluster of one
+    node is this machine.
     """
     local = [path for path in paths if isinstance(path, Path)]
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
