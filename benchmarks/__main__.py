@@ -28,6 +28,7 @@ LONG: dict[str, list[str]] = {
     "metrics": ["--num-images", "200"],
     "time_to_nss": [],
     "shards_build": [],
+    "loader": [],
 }
 """Files that `make bench-long` runs."""
 

@@ -1,0 +1,146 @@
+"""Times reading: batches ready for the loss against the usual loader, pictures against JPEGs alone.
+
+    python -m benchmarks.loader --data RAW
+
+RAW is a folder in SALICON's layout of pictures of one size, by default OSIE's; it is packed first.
+Two processes decode, one takes the batches, whatever the number of cores. Writes
+benchmarks/results/loader.json.
+
+`ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
+in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
+photographs, density maps and points, against simplejpeg's and torchvision's libjpeg-turbo on the
+photographs alone, in as many processes, which hand nothing on.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.baseline import loader as usual
+from benchmarks.runner import ROOT, Side, compare, save
+from emlnet.augment import Augmentation
+from emlnet.sample import prepare_image, prepare_targets
+from shards.loader import Loader, Reading
+from shards.reader import ShardReader
+from shards.writer import build
+
+OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
+BATCH, PROCESSES = 8, 2
+# As training workers run: freed memory stays with the process, on both sides.
+MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(10**11),
+}
+
+
+def ours(shards, ready, cache):
+    """One epoch a repetition."""
+    loader = Loader(
+        ShardReader(Path(shards), "train"),
+        BATCH,
+        shuffle=True,
+        augmentation=Augmentation(flip=ready),
+        reading=Reading(cache=cache),
+        num_workers=PROCESSES,
+        reuse=True,
+    )
+    epochs = iter(range(1000))
+
+    def repeat():
+        for batch in loader.epoch(next(epochs)):
+            if ready:
+                prepare_image(batch)
+                prepare_targets(batch)
+
+    return repeat
+
+
+def baseline(raw):
+    """One epoch of the usual loader a repetition."""
+    loader = usual.loader(Path(raw), BATCH, PROCESSES)
+
+    def repeat():
+        for _ in loader:
+            pass
+
+    return repeat
+
+
+def decode_all(names):
+    """Decodes files with torchvision."""
+    from torchvision.io import decode_jpeg
+
+    torch.set_num_threads(1)
+    for name in names:
+        decode_jpeg(torch.frombuffer(bytearray(Path(name).read_bytes()), dtype=torch.uint8))
+
+
+def jpegs(raw):
+    """All photographs decoded once a repetition, in as many processes."""
+    names = sorted(map(str, (Path(raw) / "images/train").glob("*.jpg")))
+    pool = multiprocessing.get_context("forkserver").Pool(PROCESSES)
+    parts = [names[start::PROCESSES] for start in range(PROCESSES)]
+
+    def repeat():
+        pool.map(decode_all, parts, chunksize=1)
+
+    return repeat
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=OSIE)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        shards = Path(scratch) / "shards"
+        build(given.data, shards, ["train"], progress=False)
+        reader = ShardReader(shards, "train")
+        stored = sum(shard.num_bytes for shard in reader.shards) / len(reader)
+        about = {"images": len(reader), "bytes_per_image": round(stored)}
+
+        def side(name, **options):
+            return Side(f"benchmarks.loader:{name}", env=MALLOC, **options)
+
+        paths = {"shards": str(shards)}
+        rows = []
+        for part, cache in (("ready for the loss", "none"), ("ready, --cache ram", "ram")):
+            sides = (
+                side("ours", **paths, ready=True, cache=cache),
+                side("baseline", raw=str(given.data)),
+            )
+            rows.append(
+                compare(
+                    part, "PIL, scipy, float32", *sides, reach=4, repeats=given.repeats, **about
+                )
+            )
+            for each in sides:
+                each.close()
+        sides = side("ours", **paths, ready=False, cache="none"), side("jpegs", raw=str(given.data))
+        rows.append(
+            compare(
+                "pictures, maps, points",
+                "JPEGs alone",
+                *sides,
+                reach=0.6,
+                repeats=given.repeats,
+                **about,
+            )
+        )
+        for each in sides:
+            each.close()
+        print(json.dumps({row.part: len(reader) / min(row.ours) for row in rows}), "images/s")
+        save("loader", rows, threads=1)
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    main()
+    print(f"{time.monotonic() - began:.0f} s")
