@@ -8,8 +8,8 @@ benchmarks/results/loader.json.
 
 `ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
 in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
-photographs, density maps and points, against simplejpeg's and torchvision's libjpeg-turbo on the
-photographs alone, in as many processes, which hand nothing on.
+photographs, density maps and points, against torchvision's decode_jpeg on the photographs alone, in
+as many processes, which hand nothing on.
 """
 
 import argparse
@@ -109,33 +109,21 @@ def main():
         def side(name, **options):
             return Side(f"benchmarks.loader:{name}", env=MALLOC, **options)
 
-        paths = {"shards": str(shards)}
+        ours_at = {"shards": str(shards)}
+        theirs = {"raw": str(given.data)}
         rows = []
+
+        def row(part, against, reach, ours, baseline):
+            options = {"reach": reach, "repeats": given.repeats}
+            rows.append(compare(part, against, ours, baseline, **options, **about))
+            ours.close()
+            baseline.close()
+
         for part, cache in (("ready for the loss", "none"), ("ready, --cache ram", "ram")):
-            sides = (
-                side("ours", **paths, ready=True, cache=cache),
-                side("baseline", raw=str(given.data)),
-            )
-            rows.append(
-                compare(
-                    part, "PIL, scipy, float32", *sides, reach=4, repeats=given.repeats, **about
-                )
-            )
-            for each in sides:
-                each.close()
-        sides = side("ours", **paths, ready=False, cache="none"), side("jpegs", raw=str(given.data))
-        rows.append(
-            compare(
-                "pictures, maps, points",
-                "JPEGs alone",
-                *sides,
-                reach=0.6,
-                repeats=given.repeats,
-                **about,
-            )
-        )
-        for each in sides:
-            each.close()
+            loader = side("ours", **ours_at, ready=True, cache=cache)
+            row(part, "PIL, scipy, float32", 4, loader, side("baseline", **theirs))
+        loader = side("ours", **ours_at, ready=False, cache="none")
+        row("pictures, maps, points", "JPEGs alone", 0.6, loader, side("jpegs", **theirs))
         print(json.dumps({row.part: len(reader) / min(row.ours) for row in rows}), "images/s")
         save("loader", rows, threads=1)
 
