@@ -30,7 +30,7 @@ from pipelines import (
     scoring,
     submit,
 )
-from pipelines.bell import TERMINATED, StoppedError, handle_termination
+from pipelines.bell import TERMINATED, StoppedError
 from pipelines.config import (
     DecoderCommand,
     EncoderCommand,
@@ -134,7 +134,6 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
-        handle_termination()
         answer = RUN[type(command)](command)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)

@@ -71,7 +71,12 @@ def listening(bell: Any) -> Iterator[None]:
 
 
 def handle_termination() -> None:
-    """Makes SIGTERM end this process in order: a checkpoint first, where workers train."""
+    """Makes SIGTERM end this process in order: a checkpoint first, where workers train.
+
+    To be called when Ray has started, whose own handler aborts; only a main thread can.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
 
     def handler(number: int, frame: FrameType | None) -> None:
         asked.set()

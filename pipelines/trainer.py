@@ -26,7 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from emlnet import checkpoint
 from emlnet.finite import DivergedError
 from pipelines import worker
-from pipelines.bell import StoppedError, hang, listening
+from pipelines.bell import StoppedError, handle_termination, hang, listening
 from pipelines.config import Cluster, Compute, digest
 from pipelines.watch import collective_timeout
 
@@ -80,6 +80,7 @@ def connect(
         )
     except ConnectionError as error:
         raise ValueError(f"no Ray cluster answers at {address}: {error}") from error
+    handle_termination()
 
 
 def scaling(compute: Compute) -> ScalingConfig:
