@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from emlnet.augment import Augmentation
-from shards.loader import Loader
-from shards.reader import ShardReader
+from emlnet.sample import prepare_image, prepare_targets
+from shards.loader import Loader, Reading
+from shards.reader import JointReader, ShardReader
 from shards.writer import build
 
 FLIP = Augmentation(flip=True)
@@ -105,3 +106,81 @@ def test_a_share_comes_in_parts_of_at_most_the_micro_batch(reader):
     assert [len(batch.keys) for batch in read[:2]] == [2, 2]
     for step, batch in enumerate(whole.epoch(0, 1)):
         assert read[2 * step].keys + read[2 * step + 1].keys == batch.keys
+
+
+def test_skip_leaves_out_counts_and_logs_and_keeps_every_place(packed, reader, change_byte, caplog):
+    change_byte(packed / "train-000000.tar", reader.entries[1].offset + 700)
+    loader = Loader(reader, 3, reading=Reading(on_error="skip", max_skipped=0.2))
+    batches = list(loader.epoch(0))
+    assert [batch.weight.tolist() for batch in batches] == [[1, 0, 1], [1, 1, 1], [1, 0, 0]]
+    assert torch.equal(batches[0].image[1], batches[0].image[2])
+    assert loader.skipped == {"train/t1"}
+    assert "train-000000.tar has changed: the checksum of sample train/t1" in caplog.text
+    assert "1 of 7 samples could not be read" in caplog.text
+    assert len(list(loader.epoch(1))) == 3
+    assert len(caplog.records) == 1
+
+
+def test_more_than_the_stated_share_stops(packed, reader):
+    (packed / "train-000001.tar").unlink()
+    loader = Loader(reader, 3, reading=Reading(on_error="skip", max_skipped=0.2))
+    with pytest.raises(ValueError, match=r"2 of 7 samples could not be read, more than the 20\.0%"):
+        list(loader.epoch(0))
+
+
+def test_a_batch_of_broken_samples_is_blank_and_weighs_nothing(packed, reader):
+    (packed / "train-000001.tar").unlink()
+    loader = Loader(reader, 1, reading=Reading(on_error="skip", max_skipped=0.9))
+    batches = list(loader.epoch(0))
+    assert [batch.weight.item() for batch in batches] == [1, 1, 1, 0, 0, 0, 1]
+    assert not batches[3].image.any()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_mixed_sizes_share_a_canvas(raw, tmp_path, num_workers):
+    raw.add("train/a")
+    raw.add("train/b", size=(60, 40))
+    build(raw.path, tmp_path / "packed", progress=False)
+    loader = Loader(
+        ShardReader(tmp_path / "packed", "train"), 2, canvas=(30, 40), num_workers=num_workers
+    )
+    (batch,) = loader.epoch(0)
+    targets = prepare_targets(batch)
+    assert prepare_image(batch).shape == (2, 3, 30, 40)
+    assert targets.mask.sum((1, 2, 3)).tolist() == [1200, 600]
+
+
+def test_crops_and_colours_are_drawn_anew_each_epoch_for_any_number_of_ranks(reader):
+    augmentation = Augmentation(crop=0.5, colour=0.5)
+    options = {"shuffle": True, "augmentation": augmentation}
+    first, again, second = (list(Loader(reader, 2, **options).epoch(e)) for e in (0, 0, 1))
+    assert_equal(first, again)
+    assert [b.views for b in first] != [b.views for b in second]
+    ranks = [list(Loader(reader, 2, rank=r, world_size=2, **options).epoch(0)) for r in (0, 1)]
+    for whole, *parts in zip(first, *ranks, strict=True):
+        assert whole.views == parts[0].views + parts[1].views
+        assert torch.equal(whole.colour, torch.cat([part.colour for part in parts]))
+
+
+def test_validation_has_no_augmentation(reader):
+    (batch,) = Loader(reader, 7).epoch(0)
+    assert batch.views is None is batch.colour
+    assert not batch.flip.any()
+
+
+def test_reused_memory_gives_the_same_batches_one_after_another(reader):
+    plain = Loader(reader, 2, shuffle=True)
+    reusing = Loader(reader, 2, shuffle=True, num_workers=2, reuse=True)
+    for epoch in range(3):
+        for one, two in zip(plain.epoch(epoch), reusing.epoch(epoch), strict=True):
+            assert_equal([one], [two])
+
+
+def test_several_data_sets_are_read_as_one_in_their_shares(packed):
+    joint = JointReader([ShardReader(packed, "train"), ShardReader(packed, "val")])
+    assert joint.keys == (*(f"train/t{number}" for number in range(7)), "val/v0", "val/v1")
+    loader = Loader(joint, 3, shuffle=True, mix=(0.5, 0.5))
+    keys = [key for batch in loader.epoch(0) for key in batch.keys]
+    assert len(keys) == 9
+    assert sum(key.startswith("val") for key in keys) in (4, 5)
+    assert joint.sample(8).key == "val/v1"
