@@ -72,7 +72,7 @@ class Uploader:
             try:
                 return storage.persist_current_checkpoint(saved, name)
             except (OSError, RuntimeError) as error:
-                refused = error
+                refused = str(error).partition("\n")[0] or type(error).__name__
                 with suppress(OSError):
                     folder = storage.build_checkpoint_path_from_name(name)
                     storage.storage_filesystem.delete_dir(folder)
