@@ -19,11 +19,11 @@ import sys
 import time
 
 import torch
-from emlnet.finetune import Finetune, prepare
 
 from emlnet.backbones import BACKBONES, find_backbone
 from emlnet.backbones.cost import nearest_size
 from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.finetune import Finetune, prepare
 
 MODES = ("predict", "train", "recompute")
 SIZE = (480, 640)
