@@ -80,7 +80,8 @@ def _hold(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes JSON whole or not at all; makes the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1, default=str))
     temporary.replace(path)

@@ -157,19 +157,21 @@ def run_compare(command: CompareCommand) -> list[compare.Difference]:
         for title, part in (("better", gains.head(num)), ("worse", gains.iloc[::-1].head(num))):
             print(f"where the first is {title} by {command.metric}:")
             print("\n".join(f"  {image}  {gain:+.3f}" for image, gain in part.items()))
+        content = {
+            "first": command.first,
+            "second": command.second,
+            "data_digest": first.about["data_digest"],
+            "split": command.scoring.split,
+            "differences": [asdict(difference) for difference in differences],
+            "gains": {command.metric: gains.to_dict()},
+        }
+        if command.scoring.json:
+            runs.write_json(command.scoring.json, content)
         out = command.scoring.out
         if out:
             out.mkdir(parents=True, exist_ok=True)
             sources = (first_source, second_source)
             write_comparison(out / COMPARISON, (first, second), command.metric, sources, reader)
-            content = {
-                "first": command.first,
-                "second": command.second,
-                "data_digest": first.about["data_digest"],
-                "split": command.scoring.split,
-                "differences": [asdict(difference) for difference in differences],
-                "gains": {command.metric: gains.to_dict()},
-            }
             runs.write_json(out / "comparison.json", content)
             print(f"written to {out}", flush=True)
     return differences
@@ -242,6 +244,8 @@ def _write(scores: Table, source: Source, reader: ShardReader, scoring: Scoring,
     default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{safe}"
     folder = (scoring.out or default).absolute()
     scores.save(folder)
+    if scoring.json:
+        runs.write_json(scoring.json, scores.as_json())
     title = f"Scores of {name} on {reader.manifest.name}/{reader.split}"
     write_report(folder / REPORT, scores, title, source, reader)
     say(scores)

@@ -69,7 +69,7 @@ def test_evaluating_the_registered_model_gives_the_scores_again(
             data=command.tracking.out / "shards",
             model="models:/emlnet@champion",
             flip=command.flip_scores,
-            scoring=scoring.Scoring(out=tmp_path / "scores"),
+            scoring=scoring.Scoring(out=tmp_path / "scores", json=tmp_path / "a" / "table.json"),
             tracking=command.tracking,
         )
     )
@@ -77,6 +77,7 @@ def test_evaluating_the_registered_model_gives_the_scores_again(
     assert means["model"] == pytest.approx(report["scores"][report["best"]], abs=1e-6)
     written = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert written["scores"]["model"] == pytest.approx(means["model"])
+    assert json.loads((tmp_path / "a" / "table.json").read_text()) == written
     assert table.read_parquet(tmp_path / "scores" / "scores.parquet").models == scores.models
 
 
