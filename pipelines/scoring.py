@@ -39,6 +39,8 @@ class Scoring:
     """Images are scored by so many Ray tasks at once; 0: by as many as there are CPUs or GPUs."""
     out: Path | None = None
     """Folder for what is written. Default: one under runs/; `compare` then writes nothing."""
+    json: Path | None = None
+    """One more file for what comes to scores.json, or comparison.json, in that folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
