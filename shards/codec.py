@@ -24,6 +24,8 @@ POINTS = "fixations.npy"
 TIMING = "timing.npy"
 DENSITY = "density.png"
 IMAGES = ("jpg", "jpeg", "png")
+BLOCK = 512
+"""Bytes of a tar's header, and what its members fill up to."""
 SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 
 
@@ -67,15 +69,41 @@ def pack(sample: Sample) -> bytes:
     return piece.getvalue()[:length]
 
 
+def _plain_record(piece: bytes) -> list[dict[str, Any]]:
+    """The record of a piece whose members have plain names and one stem; none of any other piece.
+
+    What webdataset finds, in a tenth of its time.
+    """
+    record: dict[str, Any] = {}
+    at = 0
+    while at < len(piece):
+        header = piece[at : at + BLOCK]
+        at += BLOCK
+        size = header[124:135]
+        if header[156:157] != b"0" or header[345:346] != b"\0" or not size.isdigit():
+            return []
+        stem, extension = split_name(header[:100].rstrip(b"\0").decode())
+        content = piece[at : at + int(size, 8)]
+        at += -(-int(size, 8) // BLOCK) * BLOCK
+        if record.setdefault("__key__", stem) != stem or extension in record or at > len(piece):
+            return []
+        record[extension] = content
+    return [record]
+
+
+def _records(piece: bytes, key: str) -> list[dict[str, Any]]:
+    source = [{"url": key, "stream": io.BytesIO(piece)}]
+    return list(group_by_keys(tar_file_expander(source), keys=split_name))
+
+
 def unpack(piece: bytes, key: str) -> Sample:
     """The sample `key` (`split/stem`) from what `pack` gave.
 
     Raises ValueError naming the sample when the bytes are cut, hold another sample, or hold more.
     """
     stem = key.split("/", 1)[1]
-    source = [{"url": key, "stream": io.BytesIO(piece)}]
     try:
-        records = list(group_by_keys(tar_file_expander(source), keys=split_name))
+        records = _plain_record(piece) or _records(piece, key)
         if [record["__key__"] for record in records] != [stem]:
             raise ValueError(f"holds {[record['__key__'] for record in records]}")
         images = [extension for extension in IMAGES if extension in records[0]]

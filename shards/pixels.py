@@ -31,18 +31,37 @@ def decode_photograph(
     place: memory of the picture's size, which is used where that saves a copy.
     """
     try:
-        header = Image.open(io.BytesIO(data))
-        if (
-            header.format == "JPEG"
-            and header.mode == "RGB"
-            and header.width * header.height <= MAX_PIXELS
-            and header.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        ):
+        if _is_plain(data) or _is_upright(data):
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=place)
             return pixels
     except Exception:  # Pillow's way says what is wrong.
         pass
     return decode_picture(data, name)
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether it is a colour JPEG with neither EXIF nor a colour transform of its own."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[:2] == b"\xff\xd8":
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in (0xC0, 0xC1, 0xC2):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return data[at + 9] == 3 and height * width <= MAX_PIXELS
+        if marker in (0xE1, 0xEE, 0xE2):  # EXIF or XMP, Adobe's, several pictures in one file.
+            return False
+        at += 2 + length
+    return False
+
+
+def _is_upright(data: bytes) -> bool:
+    """Whether it is a colour JPEG that its EXIF does not turn, by Pillow's word."""
+    header = Image.open(io.BytesIO(data))
+    return (
+        header.format == "JPEG"
+        and header.mode == "RGB"
+        and header.width * header.height <= MAX_PIXELS
+        and header.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    )
 
 
 def encode_grey(pixels: NDArray[np.uint8]) -> bytes:
