@@ -39,7 +39,8 @@ def peak(device: torch.device) -> int:
 def measure(name: str, mode: str, device: torch.device) -> dict[str, float]:
     """One figure: seconds of a picture, the second time, and 10^9 bytes."""
     size = nearest_size(find_backbone(name), SIZE)
-    find_backbone(name).build()  # What is imported at first use is no part of the encoder.
+    with torch.device("meta"):
+        find_backbone(name).build()  # What is imported at first use is no part of the encoder.
     before = peak(device) if device.type == "cpu" else 0
     config = EncoderConfig(backbone=name, weights="none", size=size)
     finetune = Finetune(recompute=mode == "recompute", eval_batchnorm=mode == "recompute")
