@@ -27,6 +27,7 @@ from benchmarks.baseline import metric_loops
 from benchmarks.loss import inputs as loss_inputs
 from benchmarks.runner import RESULTS, commit, machine
 from emlnet import metrics
+from emlnet.augment import Augmentation
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
@@ -35,7 +36,8 @@ from emlnet.model import CachedDecoder, EMLNet
 from emlnet.sample import Targets, prepare_image, prepare_targets
 from emlnet.speed import compile_training, set_precision
 from emlnet.state import Plan, start
-from shards.reader import Loader, ShardReader
+from shards.loader import Loader
+from shards.reader import ShardReader
 
 SIZES = {"timm:vit_small_patch14_dinov2": (476, 644)}
 """(H, W) of backbones that want patches of 14 pixels."""
@@ -249,7 +251,12 @@ def time_loader(card, data, backbone, batch, num_workers, num_steps):
     options = SETTINGS["bfloat16, channels_last"]
     trainer = make_trainer(card, backbone, reader.sizes[0], **options)
     loader = Loader(
-        reader, batch, shuffle=True, flip=True, num_workers=num_workers, pin_memory=card.cuda
+        reader,
+        batch,
+        shuffle=True,
+        augmentation=Augmentation(flip=True),
+        num_workers=num_workers,
+        pin_memory=card.cuda,
     )
 
     class Fed:

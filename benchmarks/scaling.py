@@ -20,7 +20,8 @@ from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.sample import prepare_image, prepare_targets
 from emlnet.state import Plan, start, trainable
-from shards.reader import Loader, ShardReader
+from shards.loader import Loader
+from shards.reader import ShardReader
 
 BACKBONES = ("resnet50", "nasnetalarge")
 SIZE = (480, 640)
