@@ -169,9 +169,10 @@ def test_a_search_whose_trials_all_fail_stops_with_the_first_cause(data, encoder
     assert "trials failed; the first, kl=1,cc=1,nss=1: " in error
     assert "not finite" in error
     assert "--retry-failed" in error
-    records = find_records(tmp_path / "search")
-    assert 5 <= len(records) < 12
-    assert {record.state for record in records} == {"failed"}
+    states = Counter(record.state for record in find_records(tmp_path / "search"))
+    assert 5 <= states["failed"] < 12
+    # A trial that was under way on either of the two CPUs when the search ended is run again.
+    assert states.total() - states["failed"] == states["running"] <= 2
 
 
 def test_a_search_whose_process_was_killed_goes_on_and_repeats_no_trial(data, encoder, tmp_path):
