@@ -19,7 +19,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.runner import RESULTS, Row, line, save
-from pipelines.config import BEST_WEIGHTS, num_cpus
+from pipelines.config import num_cpus
+from pipelines.flags import BEST_WEIGHTS
 from shards.manifest import Manifest
 from tune.__main__ import parse
 from tune.config import LossWeightsCommand

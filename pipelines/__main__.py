@@ -31,15 +31,8 @@ from pipelines import (
     submit,
 )
 from pipelines.bell import TERMINATED, StoppedError
-from pipelines.config import (
-    DecoderCommand,
-    EncoderCommand,
-    FullCommand,
-    ReadoutsCommand,
-    registry,
-    spell_out,
-    split_preset,
-)
+from pipelines.config import DecoderCommand, EncoderCommand, FullCommand, ReadoutsCommand
+from pipelines.flags import registry, spell_out, take_flag
 from pipelines.presets import PRESETS, find_preset
 
 RUN: dict[type, Callable[[Any], object]] = {
@@ -82,7 +75,7 @@ def parse(argv: list[str]) -> object:
     """A command's config from its arguments.  Raises ValueError for an unknown preset."""
     if argv[:1] == ["submit"]:
         return parse_submit(argv[1:])
-    preset, argv = split_preset(argv)
+    preset, argv = take_flag(argv, "--preset")
     if preset is not None and (not argv or argv[0] != "full"):
         raise ValueError("--preset goes with `full`")
     described = f"{FullCommand.__doc__} --preset NAME starts from {', '.join(PRESETS)}."

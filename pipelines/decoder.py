@@ -23,7 +23,8 @@ from emlnet.picture import open_picture, to_grey
 from emlnet.sample import Decoded, Targets, collate, prepare_targets
 from emlnet.state import Plan
 from pipelines import figures, readouts, runs
-from pipelines.config import RUN, flatten
+from pipelines.config import flatten
+from pipelines.flags import RUN
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage
 from shards.manifest import Manifest

@@ -10,7 +10,8 @@ import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines.config import DECODER_PLAN, registry, spell_out, split_preset
+from pipelines.config import DECODER_PLAN
+from pipelines.flags import registry, spell_out, take_flag
 from pipelines.presets import PRESETS, find_preset
 from tune import full
 from tune.config import LossWeightsCommand, SearchedFullCommand
@@ -19,7 +20,7 @@ from tune.search import loss_weights
 
 def parse(argv: list[str]) -> LossWeightsCommand | SearchedFullCommand:
     """A command's config from its arguments.  Raises ValueError for an unknown preset."""
-    preset, argv = split_preset(argv)
+    preset, argv = take_flag(argv, "--preset")
     if preset is not None and argv[:1] != ["full"]:
         raise ValueError("--preset goes with `full`")
     search: dict[str, Any] = {}

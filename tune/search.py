@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines import runs, stage, trainer
-from pipelines.config import BEST_WEIGHTS, flatten
+from pipelines.config import flatten
 from pipelines.decoder import FrozenEncoder
 from pipelines.encoders import checked
+from pipelines.flags import BEST_WEIGHTS
 from pipelines.provenance import data_tags
 from pipelines.tracking import Tracker
 from shards.loader import check_sizes

@@ -16,8 +16,8 @@ from pipelines.config import (
     FullCommand,
     digest,
     flatten,
-    read_loss_weights,
 )
+from pipelines.flags import read_loss_weights
 from pipelines.presets import PRESETS, find_preset
 from pipelines.tracking import Tracker
 

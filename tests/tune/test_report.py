@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from emlnet.losses import LossWeights
-from pipelines.config import read_loss_weights
+from pipelines.flags import read_loss_weights
 from pipelines.runs import write_json
 from tune import report
 from tune.pareto import Choice, choose

@@ -23,7 +23,7 @@ from emlnet import package
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.losses import LossWeights
 from emlnet.registry import connect
-from pipelines.config import read_loss_weights
+from pipelines.flags import read_loss_weights
 from pipelines.trainer import RAY_ENV
 from shards.manifest import Manifest
 from shards.sample import write_sample
