@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from emlnet.metrics import LABELS
+
 ANSWERS = {
     "density": "a density over the picture's pixels (log-density too), which sums to 1",
     "eml": "a saliency map in 0..1, as in the EML-NET paper",
-}
-METRICS = {
-    "nss": "NSS",
-    "cc": "CC",
-    "kl": "KL",
-    "sim": "SIM",
-    "auc_judd": "AUC-Judd",
-    "sauc": "sAUC",
-    "ig": "IG",
 }
 
 
@@ -34,7 +27,7 @@ def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, An
         "Trained on": f"{trained}{_digest(data)}",
         "Scores": _scores(about.get("scores") or {}),
         "Licence": f"code Apache-2.0; weights: {about.get('licence') or 'unknown'}; "
-        f"data: {data.get('licence') or f'see {trained}'}",
+        f"data: {data.get('licence') or 'unknown'}",
         "Made by": f"emlnet, commit {about.get('commit') or 'unknown'}",
     }
     lines = "\n".join(f"- {title}: {text}" for title, text in facts.items())
@@ -75,5 +68,5 @@ def _scores(scores: dict[str, float]) -> str:
     """The scores in words."""
     if not scores:
         return "none recorded"
-    shown = ", ".join(f"{METRICS.get(name, name)} {value:.3f}" for name, value in scores.items())
+    shown = ", ".join(f"{LABELS.get(name, name)} {value:.3f}" for name, value in scores.items())
     return f"{shown} (val, `mit` rules)"

@@ -16,6 +16,7 @@ from .auc import draw
 from .scoring import NUM_SPLITS, Rules, run
 
 __all__ = [
+    "LABELS",
     "NUM_SPLITS",
     "Rules",
     "auc",
@@ -30,6 +31,19 @@ __all__ = [
     "score",
     "sim",
 ]
+
+LABELS = {
+    "nss": "NSS",
+    "cc": "CC",
+    "kl": "KL",
+    "sim": "SIM",
+    "auc": "AUC",
+    "auc_judd": "AUC-Judd",
+    "auc_borji": "AUC-Borji",
+    "sauc": "sAUC",
+    "ig": "IG",
+}
+"""How each is called in tables and figures."""
 
 
 def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tensor:

@@ -49,10 +49,10 @@ class Drawing:
 
         picture: (H, W, 3) uint8.  stem: the files' path without `_smap.png`.
         """
-        grey = prediction.grey()
-        laid = overlay(picture, grey)
-        if self.contour:
-            laid = draw_contours(laid, prediction.saliency)
+        if self.overlay or self.figure:
+            grey = prediction.grey()
+            laid = overlay(picture, grey)
+            laid = draw_contours(laid, prediction.saliency) if self.contour else laid
         if self.overlay:
             _write(_beside(stem, "_overlay.png"), lambda to: _save(laid, to))
         elif self.contour:
@@ -125,7 +125,10 @@ def find_pictures(given: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
     if len(set(stems)) < len(stems):
         twice = sorted({s.name for s in stems if stems.count(s) > 1}) if len(stems) < 10**4 else []
         shown = ", ".join(twice[:5]) or "some of them"
-        raise ValueError(f"pictures of one name would overwrite each other: {shown}")
+        raise ValueError(
+            f"pictures of one name would overwrite each other: {shown}; rename them, or predict "
+            "them apart, each with an --out of its own"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emlnet.fit import Inputs
 from emlnet.maps import min_max, resize
+from emlnet.metrics import LABELS
 from emlnet.picture import heat
 from emlnet.prediction import to_tensor
 from emlnet.sample import Decoded
@@ -49,7 +50,7 @@ def curves(history: Sequence[EpochReport], title: str) -> Figure:
         epochs = [report.epoch for report in history]
         axis.plot(epochs, [report.scores[name] for report in history], marker="o")
         axis.plot(kept.epoch, kept.scores[name], marker="*", markersize=14, linestyle="")
-        axis.set_title(f"val {name}")
+        axis.set_title(f"val {LABELS.get(name, name)}")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

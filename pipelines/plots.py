@@ -10,6 +10,7 @@ import pandas as pd
 
 from emlnet.calibration import LEVELS
 from emlnet.intervals import Estimate
+from emlnet.metrics import LABELS
 from pipelines import rows
 from pipelines.evaluation import COVERAGES
 from pipelines.rows import BASELINES
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS = {
-    "nss": "NSS",
-    "cc": "CC",
-    "kl": "KL",
-    "sim": "SIM",
-    "auc": "AUC",
-    "auc_judd": "AUC-Judd",
-    "auc_borji": "AUC-Borji",
-    "sauc": "sAUC",
-    "ig": "IG",
-}
 # Okabe and Ito's colours, told apart without colour vision by their lightness and by the marks.
 MODEL_COLOUR, BASELINE_COLOUR = "#0072b2", "#e69f00"
 

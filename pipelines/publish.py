@@ -76,7 +76,8 @@ def publish(
         "flip": str(flip),
         "weights_sha256": weights,
         registry.DIGEST_TAG: package.file_digest(folder / package.MODEL),
-        "licence": str(described["about"].get("licence", "unknown")),
+        "licence": str(described["about"].get("licence") or "unknown"),
+        "data_licence": str((described["about"].get("data") or {}).get("licence") or "unknown"),
         **{f"score_{name}": f"{value.mean:.6f}" for name, value in estimates.items()},
         **{f"interval_{name}": str(estimates[name]) for name in SHORT if name in estimates},
     }

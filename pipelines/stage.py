@@ -170,6 +170,7 @@ class Stage:
             "data": {
                 "name": self.place.manifest.name,
                 "digest": self.place.manifest.digest,
+                "licence": self.place.manifest.licence or "unknown",
             },
             "config": dict(self.params),
             "commit": git_commit(),

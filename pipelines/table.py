@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emlnet.intervals import Estimate, estimate
+from emlnet.metrics import LABELS
 from pipelines.runs import write_json
 
 MIT = ("nss", "cc", "kl", "sim", "auc_judd", "auc_borji", "sauc", "ig")
@@ -157,11 +158,17 @@ def text(scores: Means, columns: Sequence[str] = SHORT) -> str:
 
 
 def markdown(scores: Means, columns: Sequence[str] = SHORT) -> str:
-    """The means as a Markdown table."""
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    """The means as a Markdown table, and by which rules they are."""
+    books = [column.split("_", 1) for column in columns]
+    heads = [LABELS[name] for _, name in books]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, values in scores.items():
         lines.append(f"| {row} | {' | '.join(number(values.get(c)) for c in columns)} |")
-    return "\n".join(lines)
+    by_book: dict[str, list[str]] = {}
+    for (book, _), head in zip(books, heads, strict=True):
+        by_book.setdefault(book, []).append(head)
+    rules = "; ".join(f"{', '.join(names)}: `{book}`" for book, names in by_book.items())
+    return "\n".join([*lines, "", f"Rules: {rules}."])
 
 
 def number(value: float | None) -> str:

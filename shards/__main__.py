@@ -68,6 +68,9 @@ class Build:
     """Pixels of the photograph that one degree of visual angle covers."""
     edition: str | None = None
     """Edition of the data set to record; SALICON's is told by its number of fixations."""
+    licence: str | None = None
+    """Licence of the data set, which models trained on it name; default: the first line of SRC's
+    file LICENSE."""
     table: Path | None = None
     """csv: the table, when it is not the only .csv in SRC."""
     units: Literal["pixels", "fraction"] = "pixels"
@@ -110,6 +113,7 @@ class Build:
             format=self.format,
             sigma=self.blur(),
             edition=self.edition,
+            licence=self.licence,
             shard_size=self.shard_size,
             skip_incomplete=self.skip_incomplete,
             map_=map_,

@@ -18,6 +18,15 @@ def fingerprint(source: Path, samples: Iterable[tuple[str, ...]]) -> str:
     return digest.hexdigest()
 
 
+def find_licence(source: Path) -> str | None:
+    """The first line of the folder's file LICENSE, LICENCE or COPYING; None when there is none."""
+    for path in sorted(source.iterdir()):
+        if path.stem.upper() in ("LICENSE", "LICENCE", "COPYING") and path.is_file():
+            lines = path.read_text(errors="replace").splitlines()
+            return next((line.strip("# \t")[:80] for line in lines if line.strip("# \t")), None)
+    return None
+
+
 def child(folder: Path, name: str) -> Path:
     """The folder's sub-folder of that name, in any spelling of case; ValueError when missing."""
     found = subfolders(folder)

@@ -121,12 +121,14 @@ class Manifest:
     """A whole data set: `manifest.json`, the file that is written last.
 
     edition: of a source that came in several, None when it has one or is not known.
+    licence: of the source, None when it is not known.
     centre_prior_sha256: of the file `centre-train.npy`, None when there is no train split.
     """
 
     schema: int = SCHEMA
     name: str
     edition: str | None = None
+    licence: str | None = None
     splits: Mapping[str, Split]
     dropped: Dropped
     origin: Origin
@@ -215,7 +217,8 @@ class Manifest:
                 ),
             )
         name = "+".join(manifest.name for manifest in manifests)
-        return replace(manifests[0], name=name, splits=splits)
+        licences = dict.fromkeys(manifest.licence or "unknown" for manifest in manifests)
+        return replace(manifests[0], name=name, licence=" and ".join(licences), splits=splits)
 
     @property
     def shards(self) -> tuple[Shard, ...]:

@@ -62,6 +62,7 @@ def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool 
         for stem in stems.values()
         for folder, suffix in (("images", ".jpg"), ("fixations", ".mat"), ("maps", ".png"))
     }
+    files.add(out / "LICENSE")
     if out.exists():
         foreign = sorted(path for path in out.rglob("*") if path.is_file() and path not in files)
         if foreign:
@@ -73,6 +74,7 @@ def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool 
         _write(out / "images" / f"{stem}.jpg", _encode(picture, "JPEG", quality=90))
         _write(out / "fixations" / f"{stem}.mat", encode_gaze(Path(stem).name, gaze, rng))
         _write(out / "maps" / f"{stem}.png", _encode(draw_map(gaze), "PNG"))
+    _write(out / "LICENSE", b"CC0 1.0\n")
 
 
 def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Thing]]:

@@ -78,6 +78,7 @@ def _sources(manifest: Manifest) -> Iterator[str]:
     origin, dropped = manifest.origin, manifest.dropped
     sigma = "of unknown sigma" if origin.sigma is None else f"sigma {origin.sigma:g} px"
     yield f"layout {origin.format}; edition {manifest.edition or 'not known, or the only one'}"
+    yield f"licence {manifest.licence or 'unknown; `build --licence` records it'}"
     yield f"density maps from {origin.maps}, {sigma}"
     if origin.split_seed is not None:
         yield f"train and val split here, seed {origin.split_seed}"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from shards import formats, salicon
 from shards.formats import Format
+from shards.layout import find_licence
 from shards.manifest import (
     CENTRE_PRIOR,
     MANIFEST,
@@ -60,6 +61,7 @@ def build(
     format: Format | None = None,
     sigma: float | None = None,
     edition: str | None = None,
+    licence: str | None = None,
     shard_size: int = SHARD_SIZE,
     skip_incomplete: bool = False,
     map_: Map = map,
@@ -69,7 +71,8 @@ def build(
 
     out: a folder, or one of an object store (`s3://`, `gs://`).  format: the source's layout, found
     when None.  sigma: pixels of the Gaussian of density maps, the layout's when None.
-    edition: of the source, where it is known better than by its statistics.
+    edition: of the source, where it is known better than by its statistics.  licence: of the source,
+    the first line of its file LICENSE when None.
     shard_size: most samples of a shard.  skip_incomplete: leave out, count and record samples that
     cannot be used.  map_: applies a function to each shard's task, here or elsewhere.
     Raises ValueError for input that cannot be used or an `out` that holds anything else; then
@@ -94,6 +97,7 @@ def build(
         maps="files" if raw.has_maps else "fixations",
         sigma=sigma,
     )
+    licence = licence or find_licence(source)
     store = Store(out)
     if store.exists(MANIFEST):
         finished = Manifest.load(out)
@@ -102,6 +106,9 @@ def build(
                 f"{out} holds a data set built from other files or options; "
                 "delete it or choose another folder"
             )
+        if licence and finished.licence != licence:  # No part of the data, nor of its digest.
+            finished = replace(finished, licence=licence)
+            store.put(MANIFEST, finished.dump().encode())
         clean(store, finished)
         logger.info("%s is already built from %s", out, source)
         return finished
@@ -109,7 +116,7 @@ def build(
         raise ValueError(_summary(_skipped(raw), raw.num_images))
     with unfinished(store, origin):
         _write_parts(store, raw, origin, map_, progress)
-        manifest = _collect(store, raw, origin, edition)
+        manifest = _collect(store, raw, origin, edition, licence)
         _put_in_place(store, manifest)
     return manifest
 
@@ -138,7 +145,9 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
             bar.update(num_samples)
 
 
-def _collect(store: Store, raw: RawFolder, origin: Origin, edition: str | None) -> Manifest:
+def _collect(
+    store: Store, raw: RawFolder, origin: Origin, edition: str | None, licence: str | None
+) -> Manifest:
     """The manifest of all parts; writes the centre prior.  Raises ValueError for their faults."""
     faults = _skipped(raw)
     outside = empty = 0
@@ -167,6 +176,7 @@ def _collect(store: Store, raw: RawFolder, origin: Origin, edition: str | None) 
     return Manifest(
         name=raw.path.resolve().name,
         edition=edition,
+        licence=licence,
         splits=splits,
         dropped=Dropped(
             points_outside=outside,

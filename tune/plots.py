@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emlnet.metrics import LABELS
 from tune.importance import common_epoch, coordinates
 from tune.objective import direction
 from tune.pareto import Choice
@@ -15,7 +16,6 @@ from tune.results import TrialRecord, scored
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LABELS = {"ig": "IG", "nss": "NSS", "cc": "CC", "kl": "KL", "sim": "SIM", "auc": "AUC"}
 UNITS = {"ig": "bits per fixation", "nss": "standard deviations", "kl": "nats"}
 # Okabe and Ito's colours; marks differ too, so nothing hangs on colour alone.
 WINNER, BASELINE, STOPPED, FINISHED = "#d55e00", "#000000", "#999999", "#0072b2"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,6 +126,15 @@ def test_a_device_that_is_not_here_is_an_error(model, album, tmp_path, capsys):
     words = ["predict", str(model), str(album), "--out", str(tmp_path / "o"), "--device", "cuda:99"]
     assert main(words) == 1
     assert "device 'cuda:99' is not here" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_in_one_line(model, album, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predict, "_save", full)
+    assert run(model, tmp_path / "out", album) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 def test_the_rate_is_said(model, album, tmp_path, capsys):

@@ -44,7 +44,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for number in range(2):
         encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
         folder = tmp_path_factory.mktemp("model") / "package"
-        folders.append(save(folder, encoder, {"name": f"tiny {number}"}))
+        about = {"name": f"tiny {number}", "data": {"name": "d", "licence": "CC0 1.0"}}
+        folders.append(save(folder, encoder, about))
     return folders
 
 
@@ -75,6 +76,7 @@ def test_a_model_that_is_better_on_each_image_takes_the_alias(
     assert held is not None
     assert int(held.version) == second.version
     assert held.tags["promotion"] == second.reason
+    assert (held.tags["licence"], held.tags["data_licence"]) == ("unknown", "CC0 1.0")
     assert second.reason.startswith(
         "champion: tuebingen_ig 0.7333 against 0.6000 of version 1, better by +0.1333 [+0.1"
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from shards import salicon
 from shards.formats import find, walk
+from shards.manifest import Manifest
 from shards.raw import IncompleteSampleError, SourceOptions, read
 from shards.verify import verify
 from shards.writer import build
@@ -172,6 +174,25 @@ def test_salicons_editions_are_told_apart_by_their_number_of_fixated_pixels(tmp_
         assert manifest.edition == f"SALICON {name}"
         stated = build(root, tmp_path / f"{name}-stated", edition="mine", progress=False)
         assert stated.edition == "mine"
+
+
+def test_the_licence_is_the_sources_first_line_of_it_or_what_is_stated(tiny, tmp_path):
+    out = tmp_path / "out"
+    assert build(tiny.path, out, progress=False).licence is None
+    tiny.put("LICENSE.md", b"\n# The MIT License (MIT)\n\nCopyright (c)")
+    before = (out / "train-000000.tar").stat().st_mtime_ns
+    found = build(tiny.path, out, progress=False)
+    assert found.licence == "The MIT License (MIT)"
+    stated = build(tiny.path, out, licence="CC BY 4.0", progress=False)
+    assert Manifest.load(out).licence == stated.licence == "CC BY 4.0"
+    assert stated.digest == found.digest
+    assert (out / "train-000000.tar").stat().st_mtime_ns == before
+
+
+def test_data_sets_that_are_joined_keep_both_licences(packed):
+    known = Manifest.load(packed)
+    joined = Manifest.join([known, replace(known, licence="CC0 1.0")])
+    assert joined.licence == "unknown and CC0 1.0"
 
 
 def test_another_data_set_in_salicons_layout_has_no_edition():
