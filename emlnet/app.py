@@ -54,7 +54,7 @@ class Shelf:
         with self._lock:
             package = self._find(name)
         encoders = describe(package.model)["encoders"]
-        return first_lines(write_card(encoders, package.kind, package.about)).removeprefix("# ")
+        return first_lines(write_card(encoders, package.kind, package.about))
 
     def _find(self, name: str) -> Package:
         if name not in self._loaded:
@@ -78,10 +78,16 @@ def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, s
             names = list(models)
         return dict(zip(names, models, strict=True))
     client = registry.connect(registry.find_tracking_uri(tracking_uri))
-    found = registry.list_models(client)
-    aliases = {f"{a} (version {v})": f"models:/{registry.NAME}@{a}" for a, v in found.aliases}
-    versions = {f"version {v}": f"models:/{registry.NAME}/{v}" for v in found.versions}
-    return aliases | versions
+    known = client.search_model_versions(f"name='{registry.NAME}'")
+    if not known:
+        raise registry.NotRegisteredError(registry.NONE_REGISTERED)
+    aliases = client.get_registered_model(registry.NAME).aliases
+    # The champion first: it is what most people want.
+    order = sorted(aliases, key=lambda alias: (alias != registry.CHAMPION, alias))
+    versions = sorted((int(found.version) for found in known), reverse=True)
+    return {f"{a} (version {aliases[a]})": f"models:/{registry.NAME}@{a}" for a in order} | {
+        f"version {v}": f"models:/{registry.NAME}/{v}" for v in versions
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,8 @@ to the picture's centre as those viewers did. Scores on other data sets will dif
 
 
 def first_lines(card: str) -> str:
-    """The card's title and facts: all before its first section."""
-    return card.partition("\n## ")[0].strip()
+    """The card's title and facts as plain text: all before its first section."""
+    return card.partition("\n## ")[0].strip().removeprefix("# ")
 
 
 def _digest(data: dict[str, Any]) -> str:

@@ -98,6 +98,8 @@ def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = N
     described = describe(model)
     card = write_card(described["encoders"], model.kind, about or {})
     (temporary / CARD).write_text(card)
+    # safetensors writes for the owner alone; a server or a colleague reads the model too.
+    shutil.copymode(temporary / CARD, temporary / WEIGHTS)
     description = {
         "format": FORMAT,
         **described,

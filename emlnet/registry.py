@@ -9,7 +9,6 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ PACKAGE = "package"
 """The folder among a run's artifacts that holds its packaged model."""
 DIGEST_TAG = "model_json_sha256"
 """The tag of a registered version that holds the digest of its model.json."""
+NONE_REGISTERED = f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
 
 MODEL_URI = re.compile(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
@@ -36,6 +36,10 @@ ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 class NotRegisteredError(ValueError):
     """The registry has no such model, version or alias."""
+
+
+class UnreachableError(ValueError):
+    """A file that is not where the store says, or not to be read from here."""
 
 
 def find_tracking_uri(given: str | None = None) -> str:
@@ -103,36 +107,10 @@ def find_version(client: MlflowClient, alias: str | None = None, version: int | 
     except MlflowException as error:
         if error.error_code not in ABSENT:
             raise
-        raise NotRegisteredError(
-            f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
-        ) from None
+        raise NotRegisteredError(NONE_REGISTERED) from None
     aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(known.aliases.items())) or "none"
     wanted = f"version {version}" if version is not None else f"alias {alias or CHAMPION!r}"
     raise NotRegisteredError(f"{NAME} has no {wanted}; its aliases are: {aliases}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What is registered: aliases with their versions, and versions, the latest first."""
-
-    aliases: tuple[tuple[str, int], ...]
-    versions: tuple[int, ...]
-
-
-def list_models(client: MlflowClient) -> Listing:
-    """What is registered.  Raises NotRegisteredError when nothing is."""
-    known = client.search_model_versions(f"name='{NAME}'")
-    if not known:
-        raise NotRegisteredError(
-            f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
-        )
-    aliases = client.get_registered_model(NAME).aliases
-    # The champion first: it is what most people want.
-    order = sorted(aliases.items(), key=lambda item: (item[0] != CHAMPION, item[0]))
-    return Listing(
-        aliases=tuple((alias, int(version)) for alias, version in order),
-        versions=tuple(sorted((int(v.version) for v in known), reverse=True)),
-    )
 
 
 def champion(client: MlflowClient) -> Any | None:
@@ -213,11 +191,11 @@ def pull(
     expected = None
     if run is not None:
         source = f"runs:/{run}/{PACKAGE}"
-        where = source
+        where, owner = source, run
     else:
         found = find_version(client, alias, version)
         source = f"models:/{NAME}/{found.version}"
-        where = _location(client, found)
+        where, owner = _location(client, found), str(found.run_id)
         expected = found.tags.get(DIGEST_TAG)
 
     def opened(part: Path) -> Get:
@@ -225,8 +203,13 @@ def pull(
 
         def get(name: str, target: Path) -> None:
             nonlocal bases
-            path, base = _download(bases, name, source, tracking_uri, part / "mlflow")
-            bases = (base,)
+            try:
+                path, base = _download(bases, name, source, tracking_uri, part / "mlflow")
+                bases = (base,)
+            except UnreachableError:
+                path = part / "mlflow" / name
+                if not _ask_server(tracking_uri, owner, name, path):
+                    raise
             if name == MODEL and expected and file_digest(path) != expected:
                 raise ValueError(f"{source}: {MODEL} is not the file that was registered")
             path.replace(target)
@@ -274,6 +257,35 @@ def _download(
                 return Path(local), base
             reason = OSError(f"{name} is no file")
             break
-    raise ValueError(
+    raise UnreachableError(
         f"{source} cannot be fetched from {tracking_uri}: {name}: {reason}"
     ) from reason
+
+
+def _ask_server(tracking_uri: str, run: str, name: str, target: Path) -> bool:
+    """Fetches a file of a run's package through an MLflow server; whether there was one.
+
+    A server that was started over a local store keeps files where it alone can read them.
+    """
+    if not tracking_uri.startswith(("http://", "https://")):
+        return False
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+    from requests import RequestException
+
+    where = {"run_id": run, "path": f"{PACKAGE}/{name}"}
+    server = get_default_host_creds(tracking_uri.rstrip("/"))
+    try:
+        with http_request(server, "/get-artifact", "GET", params=where, stream=True) as answer:
+            if answer.status_code != 200:
+                return False
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                for block in answer.iter_content(2**20):
+                    file.write(block)
+    except MlflowException:
+        return False
+    except RequestException as error:
+        raise BrokenDownloadError(f"{where['path']} of run {run} broke off: {error}") from error
+    return True

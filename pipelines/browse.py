@@ -43,7 +43,7 @@ class RunsCommand:
     """List runs as a table, the best first."""
 
     sort: str = "tuebingen_ig"
-    """Metric to sort by, as MLflow names it or without `val_` or `best_`; or `date`."""
+    """Metric to sort by, as MLflow names it or without `scores/`, `val_` or `best_`; or `date`."""
     where: tuple[str, ...] = ()
     """Conditions that all hold: a metric, tag, parameter or `status` against a value, such as
     "mit_kl<0.4", "stage=encoder", "backbone!=tiny", "lr>=0.001"."""
@@ -76,6 +76,7 @@ def ui(command: UiCommand) -> int:
     environment = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",  # They speak of MLflow's own insides.
         **os.environ,
     }
     try:
@@ -139,8 +140,8 @@ def holds(run: Run, name: str, operator: str, value: str) -> bool:
 
 
 def find_metric(run: Run, name: str) -> float | None:
-    """A metric by its name, or without `best_`, `val_`, `mit_` before it."""
-    for prefix in ("", "best_", "val_", "val_mit_"):
+    """A metric by its name, or without `scores/`, `best_`, `val_`, `mit_` before it."""
+    for prefix in ("", "scores/", "best_", "val_", "scores/mit_"):
         value = run.data.metrics.get(f"{prefix}{name}")
         if value is not None:
             return float(value)

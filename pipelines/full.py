@@ -107,7 +107,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         write_report(folder / REPORT, scores, title, answering, reader)
         for file in (table.PARQUET, SCORES, REPORT):
             tracker.file(run_id, folder / file)
-        tracker.metrics(run_id, {f"val_{k}": v for k, v in means[best.name].items()})
+        tracker.metrics(run_id, table.as_metrics(means[best.name]))
         tracker.describe(run_id, describe(report, manifest))
     say(report)
     return report
@@ -193,7 +193,7 @@ def score(
 ) -> table.Table:
     """Scores the decoder's model, its encoders and baselines on val, in an MLflow run of its own.
 
-    Each stage's run gets its own row, as `val_<metric>`, so that all can be sorted by one.
+    Each stage's run gets its own row, as `scores/<metric>`, so that all can be sorted by one.
     """
     folder, tracker, manifest = place.folder / "evaluation", place.tracker, place.manifest
     folder.mkdir(exist_ok=True)
@@ -214,9 +214,8 @@ def score(
         ).renamed(MODEL, results[-1].name)
         means = table.means(scores.estimates())
         for result in results:
-            own = {f"val_{name}": value for name, value in means[result.name].items()}
-            tracker.metrics(result.run_id, own)
-        tracker.metrics(run_id, own)
+            tracker.metrics(result.run_id, table.as_metrics(means[result.name]))
+        tracker.metrics(run_id, table.as_metrics(means[results[-1].name]))
         table.write_parquet(folder / table.PARQUET, scores)
         tracker.file(run_id, folder / table.PARQUET)
         how = ", each map averaged with the mirrored picture's" if model.flip else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import warnings
 from contextlib import suppress
@@ -20,12 +21,17 @@ from pipelines import aliases, compare, evaluation
 from pipelines.aliases import CHALLENGER
 from pipelines.compare import METRIC
 from pipelines.rows import MODEL, ModelSource
-from pipelines.table import SHORT, Table, read_parquet, write_parquet
+from pipelines.table import METRICS, SHORT, Table, read_parquet, write_parquet
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
 
 FOLDER = "scores"
 """Where among a run's artifacts its scores per image lie."""
+DESCRIPTION = (
+    "Where people look in a picture. `emlnet pull FOLDER` fetches the version that is `champion`; "
+    "a version's description is its model card, its tags are its scores, licences, and why it "
+    "holds an alias."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +69,11 @@ def publish(
     """
     client = tracker.client
     described = package.read_description(folder)
-    weights = described["files"][package.WEIGHTS]
+    weights, about = described["files"][package.WEIGHTS], described["about"]
+    name = str(about.get("name") or "model")
     known = client.search_model_versions(f"name='{registry.NAME}'")
     same = [v for v in known if v.tags.get("weights_sha256") == weights and v.run_id == run_id]
-    version = int(same[0].version) if same else _register(folder, tracker, run_id)
+    version = int(same[0].version) if same else _register(folder, name, tracker, run_id)
     scores = keep_scores(scores, tracker, run_id, weights, reader, flip)
     (estimates,) = scores.estimates().values()
     tags = {
@@ -76,10 +83,10 @@ def publish(
         "flip": str(flip),
         "weights_sha256": weights,
         registry.DIGEST_TAG: package.file_digest(folder / package.MODEL),
-        "licence": str(described["about"].get("licence") or "unknown"),
-        "data_licence": str((described["about"].get("data") or {}).get("licence") or "unknown"),
-        **{f"score_{name}": f"{value.mean:.6f}" for name, value in estimates.items()},
-        **{f"interval_{name}": str(estimates[name]) for name in SHORT if name in estimates},
+        "licence": str(about.get("licence") or "unknown"),
+        "data_licence": str((about.get("data") or {}).get("licence") or "unknown"),
+        **{f"score_{k}": f"{v.mean:.6f}" for k, v in estimates.items() if k in METRICS},
+        **{f"interval_{k}": str(estimates[k]) for k in SHORT if k in estimates},
     }
     for name, value in tags.items():
         client.set_model_version_tag(registry.NAME, str(version), name, value)
@@ -191,8 +198,11 @@ def _file_name(reader: ShardReader, flip: bool) -> str:
     return f"{reader.split}-{reader.manifest.digest[:12]}{how}.parquet"
 
 
-def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
-    """Logs the package as an MLflow model of the run and registers it; returns the version."""
+def _register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
+    """Logs the package as an MLflow model of the run and registers it; returns the version.
+
+    name: of the model on MLflow's pages.
+    """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -207,7 +217,7 @@ def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*type hint")
         logged = mlflow.pyfunc.log_model(
-            name="model",
+            name=re.sub(r"[^A-Za-z0-9_-]+", "-", name) or "model",
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={registry.PACKAGE: str(folder)},
             code_paths=[str(Path(emlnet.__file__).parent)],
@@ -216,6 +226,7 @@ def _register(folder: Path, tracker: Tracker, run_id: str) -> int:
             input_example=(example(), {"flip": False}),
         )
     version = mlflow.register_model(logged.model_uri, registry.NAME).version
+    tracker.client.update_registered_model(registry.NAME, DESCRIPTION)
     card = folder / package.CARD
     if card.is_file():
         tracker.client.update_model_version(registry.NAME, version, card.read_text())

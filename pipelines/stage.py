@@ -14,6 +14,7 @@ import torch
 from emlnet import package
 from emlnet.backbones import find_backbone
 from emlnet.encoder import Encoder
+from emlnet.metrics import LABELS
 from emlnet.model import EMLNet
 from emlnet.registry import PACKAGE
 from emlnet.state import LOWER_IS_BETTER, EpochReport
@@ -162,15 +163,16 @@ class Stage:
         history = [EpochReport(**report) for report in content["history"]]
         best = next(report for report in reversed(history) if report.best)
         model = self.job.finish(content["best_weights"])
-        reader = ShardReader(self.job.data, "val")
+        reader, data = ShardReader(self.job.data, "val"), self.place.manifest
         about = {
-            "name": self.name,
+            # A decoder's package is the whole model.
+            "name": f"EML-NET of {data.name}" if self.kind == "decoder" else self.name,
             "scores": best.scores,
             "epoch": best.epoch,
             "data": {
-                "name": self.place.manifest.name,
-                "digest": self.place.manifest.digest,
-                "licence": self.place.manifest.licence or "unknown",
+                "name": data.name,
+                "digest": data.digest,
+                "licence": data.licence or "unknown",
             },
             "config": dict(self.params),
             "commit": git_commit(),
@@ -195,10 +197,11 @@ def licences(model: Encoder | EMLNet) -> str:
 
 def summary(history: list[dict[str, Any]], best: runs.StageResult, select: str) -> str:
     """What came out, in words."""
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in best.scores.items())
+    scores = ", ".join(f"{LABELS.get(k, k)} {value:.3f}" for k, value in best.scores.items())
     order = "lowest" if select in LOWER_IS_BETTER else "highest"
+    chosen = LABELS.get(select, select)
     return (
-        f"Epoch {best.epoch} of {history[-1]['epoch']} was kept, the {order} {select} on val "
+        f"Epoch {best.epoch} of {history[-1]['epoch']} was kept, the {order} {chosen} on val "
         f"(`mit` rules, no mirroring): {scores}."
     )
 

@@ -134,6 +134,11 @@ def means(estimates: dict[str, dict[str, Estimate]]) -> Means:
     return {model: {m: e.mean for m, e in row.items()} for model, row in estimates.items()}
 
 
+def as_metrics(scores: dict[str, float]) -> dict[str, float]:
+    """A model's means by the names that MLflow gets: charts in a section of their own."""
+    return {f"scores/{name}": value for name, value in scores.items() if name in METRICS}
+
+
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """JSON has neither NaN nor infinity: they become null and text."""
     return {

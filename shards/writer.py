@@ -71,8 +71,8 @@ def build(
 
     out: a folder, or one of an object store (`s3://`, `gs://`).  format: the source's layout, found
     when None.  sigma: pixels of the Gaussian of density maps, the layout's when None.
-    edition: of the source, where it is known better than by its statistics.  licence: of the source,
-    the first line of its file LICENSE when None.
+    edition: of the source, where it is known better than by its statistics.
+    licence: of the source, the first line of its file LICENSE when None.
     shard_size: most samples of a shard.  skip_incomplete: leave out, count and record samples that
     cannot be used.  map_: applies a function to each shard's task, here or elsewhere.
     Raises ValueError for input that cannot be used or an `out` that holds anything else; then

@@ -18,7 +18,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         [
             ("osie", "lite0", {"best_kl": 0.5, "best_nss": 3.1}),
             ("osie", "lite1", {"best_kl": 0.4, "best_nss": 3.2, "val_kl": 0.9}),
-            ("osie", "lite0+lite1", {"val_mit_kl": 0.3, "val_tuebingen_ig": 2.0}),
+            ("osie", "lite0+lite1", {"scores/mit_kl": 0.3, "scores/tuebingen_ig": 2.0}),
             ("osie", "lite2", {}),
             ("salicon", "lite0", {"best_kl": 0.2}),
         ]

@@ -92,7 +92,7 @@ def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report:
     for run in found:
         if run is not parent:
             assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-            assert "val_mit_nss" in run.data.metrics
+            assert "scores/mit_nss" in run.data.metrics
         if run.data.tags["stage"] in ("encoder", "decoder"):
             names = {file.path for file in client.list_artifacts(run.info.run_id)}
             assert {"curves.png", "pictures.png", "package", "pictures"} <= names
