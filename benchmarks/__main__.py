@@ -22,6 +22,7 @@ SHORT = {
     "step": ["--steps", "1"],
     "decoder": [],
     "ray_train": [],
+    "loader": ["--repeats", "3"],
 }
 """Files that `make bench` runs, with their arguments."""
 LONG: dict[str, list[str]] = {

@@ -33,7 +33,8 @@ from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.model import CachedDecoder, EMLNet
-from emlnet.sample import Targets, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Targets
 from emlnet.speed import compile_training, set_precision
 from emlnet.state import Plan, start
 from shards.loader import Loader

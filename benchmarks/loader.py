@@ -8,8 +8,8 @@ benchmarks/results/loader.json.
 
 `ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
 in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
-photographs, density maps and points, against torchvision's decode_jpeg on the photographs alone, in
-as many processes, which hand nothing on.
+photographs and points, with density maps or without, against torchvision's decode_jpeg on the
+photographs alone, in as many processes, which hand nothing on.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from benchmarks.baseline import loader as usual
 from benchmarks.runner import ROOT, Side, compare, save
 from emlnet.augment import Augmentation
-from emlnet.sample import prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
 from shards.loader import Loader, Reading
 from shards.reader import ShardReader
 from shards.writer import build
@@ -40,7 +40,7 @@ MALLOC = {
 }
 
 
-def ours(shards, ready, cache):
+def ours(shards, ready, cache, maps):
     """One epoch a repetition."""
     loader = Loader(
         ShardReader(Path(shards), "train"),
@@ -48,6 +48,7 @@ def ours(shards, ready, cache):
         shuffle=True,
         augmentation=Augmentation(flip=ready),
         reading=Reading(cache=cache),
+        maps=maps,
         num_workers=PROCESSES,
         reuse=True,
     )
@@ -101,7 +102,7 @@ def main():
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         shards = Path(scratch) / "shards"
-        build(given.data, shards, ["train"], progress=False)
+        build(given.data, shards, progress=False)
         reader = ShardReader(shards, "train")
         stored = sum(shard.num_bytes for shard in reader.shards) / len(reader)
         about = {"images": len(reader), "bytes_per_image": round(stored)}
@@ -120,10 +121,11 @@ def main():
             baseline.close()
 
         for part, cache in (("ready for the loss", "none"), ("ready, --cache ram", "ram")):
-            loader = side("ours", **ours_at, ready=True, cache=cache)
+            loader = side("ours", **ours_at, ready=True, cache=cache, maps=True)
             row(part, "PIL, scipy, float32", 4, loader, side("baseline", **theirs))
-        loader = side("ours", **ours_at, ready=False, cache="none")
-        row("pictures, maps, points", "JPEGs alone", 0.6, loader, side("jpegs", **theirs))
+        for part, maps, reach in (("pictures, points", False, 0.6), ("and maps", True, None)):
+            loader = side("ours", **ours_at, ready=False, cache="none", maps=maps)
+            row(part, "JPEGs alone", reach, loader, side("jpegs", **theirs))
         print(json.dumps({row.part: len(reader) / min(row.ours) for row in rows}), "images/s")
         save("loader", rows, threads=1)
 

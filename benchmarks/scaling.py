@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.losses import LossWeights, saliency_loss
-from emlnet.sample import prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
 from emlnet.state import Plan, start, trainable
 from shards.loader import Loader
 from shards.reader import ShardReader

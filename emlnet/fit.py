@@ -57,6 +57,7 @@ Baseline = Callable[[tuple[int, int]], Tensor]
 Progress = Callable[[int, int, int], None]
 """Called after each step with the epoch, from 0, the steps done in it and its number of steps."""
 Urgent = Callable[[], bool]
+Count = Callable[[], int]
 STEPS_BETWEEN_CHECKS = 25
 """On a GPU, whose losses are not waited for at each step."""
 
@@ -71,6 +72,7 @@ def fit(
     progress: Progress | None = None,
     evaluate_model: EvaluateModel | None = None,
     urgent: Urgent | None = None,
+    count_unread: Count | None = None,
 ) -> TrainState:
     """Trains from where the state is to the plan's last epoch, validating and reporting after each.
 
@@ -78,6 +80,7 @@ def fit(
     the batches that are left.  save: called every `checkpoint_every` steps within an epoch.
     evaluate_model: scores the model after each epoch; default: `evaluate` over `val_batches`.
     urgent: whether to save at once; every rank asks it equally often and must get one answer.
+    count_unread: how many images of the epoch this rank could not read.
     A model that answers well before any training (a decoder that starts at the average of its
     encoders) is a candidate for the best one, reported as epoch 0.
     Raises DivergedError when the loss is not finite, with the step.
@@ -88,12 +91,12 @@ def fit(
         and not state.history
         and getattr(unwrap(state.model), "starts_ready", False)
     ):
-        _validate(state, plan, {}, evaluate_model, report, time.perf_counter())
+        _validate(state, plan, {}, evaluate_model, report, count_unread, time.perf_counter())
     for epoch in range(state.epoch, plan.epochs):
         began = time.perf_counter()
         losses = train_epoch(state, plan, train_batches(epoch, state.step), save, progress, urgent)
         state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
-        _validate(state, plan, losses, evaluate_model, report, began)
+        _validate(state, plan, losses, evaluate_model, report, count_unread, began)
     return state
 
 
@@ -103,6 +106,7 @@ def _validate(
     losses: dict[str, float],
     evaluate_model: EvaluateModel,
     report: Report,
+    count_unread: Count | None,
     began: float,
 ) -> None:
     if dist.is_initialized():
@@ -117,6 +121,7 @@ def _validate(
             best &= not any(better(untrained, scores, metric) for metric in plan.guard)
         if best:
             state.best_weights = trained_weights(state.model)
+    unread = torch.tensor(count_unread() if count_unread else 0, device=_device(state.model))
     entry = EpochReport(
         epoch=state.epoch,
         train_loss=losses,
@@ -124,6 +129,7 @@ def _validate(
         seconds=time.perf_counter() - began,
         best=best,
         skipped=state.skipped,
+        unread=int(sum_over_ranks(unread)),
     )
     state.skipped = 0
     state.history.append(entry)
@@ -276,6 +282,10 @@ def score_output(
         )
 
     return by_frame(output, targets, kind, measure)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _kind(model: nn.Module) -> Kind:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.augment import change_colour
-from emlnet.views import Frame, Size, View, cut, frames, letterbox, show, show_pixels
+from emlnet.views import Frame, Size, View, cut, letterbox
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +47,16 @@ class Decoded:
     points: NDArray[np.int32]
     observers: NDArray[np.int32]
     density: NDArray[np.uint8]
+
+
+class Place(NamedTuple):
+    """Memory for a sample's pictures.
+
+    image: (H, W, 3) uint8.  density: (H, W) uint8; None where density maps are not wanted.
+    """
+
+    image: NDArray[np.uint8]
+    density: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +152,8 @@ def collate(
     without it all have one size.  stretch: fill the canvas, whatever a picture's proportions.
     parts: of each picture what is shown; one that would show no fixation is shown whole.
     colour: (B, 3) factors.  pictures: (N,) uint8 memory for photographs and densities, 4 bytes a
-    pixel; new when there is none.  Raises ValueError when the sizes differ and no canvas is given.
+    pixel, or 3 for photographs alone, with densities of zeros; new when there is none.
+    Raises ValueError when the sizes differ and no canvas is given.
     """
     sizes = [sample.image.shape[:2] for sample in samples]
     mixed = len(set(sizes)) != 1
@@ -168,10 +179,11 @@ def collate(
         )
     if pictures is None:
         pictures = torch.empty(sum(4 * s.density.size for s in samples), dtype=torch.uint8)
-    shape = (len(samples), 3, *sizes[0]) if not mixed else (3 * len(pictures) // 4,)
+    shape = (len(samples), 3, *sizes[0]) if not mixed else (sum(s.image.size for s in samples),)
     image, density = split_pictures(pictures, shape)
     _fill(pictures[: image.numel()], [s.image for s in samples])
-    _fill(pictures[image.numel() :], [s.density for s in samples])
+    if len(pictures) > image.numel():
+        _fill(pictures[image.numel() :], [s.density for s in samples])
     return Batch(
         keys=tuple(s.key for s in samples),
         image=image,
@@ -189,24 +201,29 @@ def collate(
 def split_pictures(pictures: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """A batch's photographs and densities in their memory, (N,) uint8: views of it.
 
-    shape: of the photographs, (B, 3, H, W), or (M,) where sizes differ; the rest is densities.
+    shape: of the photographs, (B, 3, H, W), or (M,) where sizes differ; the rest is densities, or
+    nothing, and densities are zeros that take no memory.
     """
     num = math.prod(shape)
+    densities = pictures[num:] if len(pictures) > num else pictures.new_zeros(1).expand(num // 3)
     if len(shape) == 1:
-        return pictures[:num], pictures[num:]
+        return pictures[:num], densities
     batch, channels, height, width = shape
     image = pictures[:num].view(batch, height, width, channels).permute(0, 3, 1, 2)
-    return image, pictures[num:].view(batch, 1, height, width)
+    return image, densities.view(batch, 1, height, width)
 
 
-def photographs(pictures: Tensor, sizes: Sequence[Size]) -> list[NDArray[np.uint8]]:
-    """The places (H, W, 3) of a batch's photographs, of these sizes, in the memory of `collate`."""
-    ends = np.cumsum([3 * height * width for height, width in sizes])
-    memory = pictures.numpy()
-    return [
-        memory[end - 3 * height * width : end].reshape(height, width, 3)
-        for end, (height, width) in zip(ends, sizes, strict=True)
-    ]
+def places(pictures: Tensor, sizes: Sequence[Size]) -> list[Place]:
+    """Where a batch's pictures, of these sizes, go in the memory of `collate`."""
+    ends = np.cumsum([height * width for height, width in sizes]).tolist()
+    images, densities = np.split(pictures.numpy(), [3 * ends[-1]])
+    found = []
+    for end, (height, width) in zip(ends, sizes, strict=True):
+        start = end - height * width
+        image = images[3 * start : 3 * end].reshape(height, width, 3)
+        density = densities[start:end].reshape(height, width) if len(densities) else None
+        found.append(Place(image, density))
+    return found
 
 
 def _fill(memory: Tensor, pictures: Sequence[NDArray[np.uint8]]) -> None:
@@ -226,80 +243,3 @@ def _part(sample: Decoded, part: Frame) -> Frame:
     if seen.any() or not len(sample.points):
         return part
     return Frame(0, 0, *sample.image.shape[:2])
-
-
-def _pictures(joined: Tensor, views: Sequence[View], channels: int) -> list[Tensor]:
-    """A batch's pictures one by one, (C, H, W) of each its size."""
-    if joined.ndim > 1:
-        return list(joined)
-    lengths = [channels * view.size[0] * view.size[1] for view in views]
-    return [
-        flat.view(*view.size, channels).permute(2, 0, 1)
-        for flat, view in zip(torch.split(joined, lengths), views, strict=True)
-    ]
-
-
-def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets:
-    """A batch's gaze on the device, as shown and mirrored, each density scaled to a sum of 1.
-
-    A density of zeros becomes uniform.
-    """
-    flip = batch.flip.to(device, non_blocking=True)
-    density = batch.density.to(device, non_blocking=True)
-    pixels = batch.pixels.to(device, non_blocking=True)
-    counts = batch.counts.to(device, non_blocking=True)
-    where = None
-    if batch.views is None or batch.canvas is None:
-        density = _mirrored(density, batch.flip)
-        height, width = density.shape[-2:]
-        image, y, x = pixels.unbind(1)
-        x = torch.where(flip[image], width - 1 - x, x)
-        index = (image * height + y) * width + x
-    else:
-        pictures = _pictures(density, batch.views, 1)
-        density = show(pictures, batch.views, batch.canvas, batch.flip)
-        index, counts = show_pixels(pixels, counts, batch.views, batch.canvas, flip)
-        where = frames(batch.views, batch.canvas)
-    return Targets(
-        density=_scaled(density, where),
-        index=index,
-        counts=counts,
-        weight=batch.weight.to(device, non_blocking=True),
-        frames=where,
-    )
-
-
-def _mirrored(pictures: Tensor, flip: Tensor) -> Tensor:
-    """(B, C, H, W) as float32, those that `flip` (B,) on the CPU names mirrored left to right."""
-    shown = torch.empty_like(pictures, dtype=torch.float32)
-    for row, mirrored in enumerate(flip.tolist()):
-        picture = pictures[row : row + 1]
-        shown[row : row + 1].copy_(picture.flip(-1) if mirrored else picture)
-    return shown
-
-
-def _scaled(density: Tensor, where: Sequence[Frame] | None) -> Tensor:
-    """Each density (B, 1, H, W) with a sum of 1; zeros become uniform, in their frame."""
-    total = density.sum(dim=(-2, -1), keepdim=True)
-    height, width = density.shape[-2:]
-    density = density.div_(total.clamp_min(1e-12))
-    if where is None:
-        # Nothing is added to others: the sum of zeros alone is zero.
-        return density.add_((total == 0) / (height * width))
-    for row, frame, empty in zip(density, where, (total == 0).flatten().tolist(), strict=True):
-        if empty:
-            cut(row, frame).fill_(1 / (frame.height * frame.width))
-    return density
-
-
-def prepare_image(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
-    """(B, 3, H, W) float32 in 0..1 on the device, as shown, mirrored and coloured."""
-    image = batch.image.to(device, non_blocking=True)
-    if batch.views is None or batch.canvas is None:
-        image = _mirrored(image, batch.flip).div_(255)
-    else:
-        pictures = _pictures(image, batch.views, 3)
-        image = show(pictures, batch.views, batch.canvas, batch.flip).div_(255)
-    if batch.colour is not None:
-        image = change_colour(image, batch.colour.to(device, non_blocking=True))
-    return image

@@ -104,6 +104,8 @@ class EpochReport:
     """Whether this is the best epoch so far by the plan's metric."""
     skipped: int = 0
     """Steps left out because their gradient was not finite."""
+    unread: int = 0
+    """Images of the epoch, of training and validation, left out because they could not be read."""
 
 
 @dataclass(kw_only=True)

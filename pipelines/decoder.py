@@ -20,7 +20,8 @@ from emlnet.encoder import Encoder
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.model import CachedDecoder, EMLNet
 from emlnet.picture import open_picture, to_grey
-from emlnet.sample import Decoded, Targets, collate, prepare_targets
+from emlnet.prepare import prepare_targets
+from emlnet.sample import Decoded, Targets, collate
 from emlnet.state import Plan
 from pipelines import figures, readouts, runs
 from pipelines.config import flatten
@@ -125,6 +126,10 @@ class CacheSource:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
         return evaluate(model, self.val())
+
+    def count_unread(self) -> int:
+        """None: one that cannot be read stops the readouts before."""
+        return 0
 
     def examples(self, num: int) -> Iterator[figures.Example]:
         """At most `num` validation pictures to look at."""

@@ -16,7 +16,8 @@ from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.finetune import Finetune, prepare
 from emlnet.fit import Batches, Inputs, evaluate
-from emlnet.sample import Batch, Targets, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Batch, Targets
 from emlnet.state import Plan
 from pipelines import figures, runs
 from pipelines.config import EncoderCommand, flatten
@@ -128,6 +129,10 @@ class ShardSource:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
         return evaluate(model, self.val())
+
+    def count_unread(self) -> int:
+        """Images of the latest epoch, training and validation, that this rank could not read."""
+        return self._train.num_unread + self._val.num_unread
 
     def examples(self, num: int) -> Iterator[figures.Example]:
         """At most `num` validation pictures to look at."""

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emlnet.encoder import Encoder
-from emlnet.sample import collate, prepare_image
+from emlnet.prepare import prepare_image
+from emlnet.sample import collate
 from pipelines import tasks
 from pipelines.config import digest
 from pipelines.runs import write_json

@@ -38,9 +38,10 @@ class Reporter:
         scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.scores.items())
         best = ", best so far" if entry.best else ""
         loss = f"loss {entry.train_loss['total']:.3f}, " if entry.train_loss else "untrained, "
+        unread = f", {entry.unread} images could not be read" if entry.unread else ""
         self.say(
             f"epoch {entry.epoch}/{self.job.plan.epochs}: {loss}val {scores} "
-            f"({entry.seconds:.0f} s{best})"
+            f"({entry.seconds:.0f} s{best}{unread})"
         )
         self.urgency.asks()
         self._send({"report": asdict(entry), "pictures": self._pictures(source, state)}, state)

@@ -14,7 +14,8 @@ from emlnet import baselines
 from emlnet.encoder import Encoder
 from emlnet.maps import Kind, density_map, mirror_average, resize, to_density, to_log_density
 from emlnet.model import EMLNet, average_density, encoder_names
-from emlnet.sample import Decoded, Targets, collate, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Decoded, Targets, collate
 
 MODEL, AVERAGE = "model", "average of encoders"
 UNIFORM, CENTRE, OTHER, HALF, TRUTH = (

@@ -235,7 +235,8 @@ class Tracker:
         """Logs what an epoch gave, at its number."""
         values = {f"train_{k}": v for k, v in report["train_loss"].items()}
         values |= {f"val_{k}": v for k, v in report["scores"].items()}
-        values |= {"train_skipped": report["skipped"], EPOCH_SECONDS: report["seconds"]}
+        values |= {"train_skipped": report["skipped"], "images_unread": report.get("unread", 0)}
+        values[EPOCH_SECONDS] = report["seconds"]
         self.metrics(run_id, values, report["epoch"])
 
     def missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:

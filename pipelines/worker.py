@@ -48,6 +48,9 @@ class Source(Protocol):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
 
+    def count_unread(self) -> int:
+        """Images of the latest epoch, training and validation, that this rank could not read."""
+
     def examples(self, num: int) -> Iterable[figures.Example]:
         """At most `num` validation pictures to look at, the same ones each time."""
 
@@ -134,6 +137,7 @@ def run(config: dict[str, Any]) -> Outcome:
                 progress,
                 source.evaluate,
                 urgency.asks,
+                source.count_unread,
             )
     except StoppedError:
         return Outcome(kind="stopped")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from emlnet.picture import open_picture
-from emlnet.sample import Decoded, Sample
+from emlnet.sample import Decoded, Place, Sample
 from shards.pixels import decode_grey, decode_photograph, encode_grey
 
 POINTS = "fixations.npy"
@@ -126,16 +126,20 @@ def unpack(piece: bytes, key: str) -> Sample:
     )
 
 
-def decode(sample: Sample, place: NDArray[np.uint8] | None = None) -> Decoded:
+def decode(sample: Sample, place: Place | None = None) -> Decoded:
     """The sample's pictures as pixels: upright RGB whatever the photograph's mode, alpha on white.
 
-    place: memory for the photograph, (H, W, 3); it is used where that saves a copy.
-
+    place: memory for them, which is used where that saves a copy; in one without room for a density
+    map that map is not decoded, and is zeros.
     Raises ValueError naming the sample when a picture is broken or claims too many pixels, when
     photograph and density differ in size, or when a point lies outside.
     """
-    image = decode_photograph(sample.image, f"{sample.key}: the photograph", place)
-    density = decode_grey(sample.density, f"{sample.key}: the density map")
+    image = decode_photograph(sample.image, f"{sample.key}: the photograph", place and place.image)
+    density: NDArray[np.uint8] = np.broadcast_to(np.uint8(0), image.shape[:2])
+    if place is None or place.density is not None:
+        density = decode_grey(
+            sample.density, f"{sample.key}: the density map", place and place.density
+        )
     if image.shape[:2] != density.shape:
         raise ValueError(
             f"{sample.key}: the photograph is {image.shape[:2]}, its density map {density.shape}"

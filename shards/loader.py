@@ -6,27 +6,23 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from emlnet.augment import Augmentation, colour_factors
-from emlnet.sample import Batch, Decoded, collate, photographs, split_pictures
-from emlnet.views import Size, random_part
+from emlnet.augment import Augmentation
+from emlnet.sample import Batch
+from emlnet.views import Size
 from shards.memory import MemoryReader
 from shards.order import Plan, Step, epoch_plan
 from shards.reader import Reader
+from shards.steps import OnError, Parcel, Steps
 
 PREFETCH = 2
 """Batches that each worker process reads ahead."""
 
 logger = logging.getLogger(__name__)
-
-OnError = Literal["strict", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +48,11 @@ class Loader:
 
     batch_size: of all ranks together.  mix: shares of the data sets that a JointReader joins.
     canvas: (H, W) on which samples of any size are shown; without it all have one size.
-    stretch: fill the canvas instead of letterboxing.
+    stretch: fill the canvas instead of letterboxing.  maps: decode density maps, else all zeros.
     pin_memory: hand batches out in page-locked memory.  reuse: let worker processes write pictures
     where those of an earlier batch were: a batch is good until the next one but one is asked for.
-    micro_batch: a rank's share of a batch,
-    when larger, comes in `num_parts` batches of about that size, one after another; 0: in one.
+    micro_batch: a rank's share of a batch, when larger, comes in `num_parts` batches of about that
+    size, one after another; 0: in one.
     Worker processes live as long as the loader. One epoch is read at a time.
     Raises ValueError when there are more ranks than samples in a batch, or images that would share
     one differ in size.  While it is read, ValueError or OSError for a sample that cannot be.
@@ -75,6 +71,7 @@ class Loader:
         mix: Sequence[float] = (),
         canvas: Size | None = None,
         stretch: bool = False,
+        maps: bool = True,
         reading: Reading | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -91,6 +88,8 @@ class Loader:
         self.augmentation = augmentation or Augmentation()
         self.skipped: set[str] = set()
         """Samples of this rank that could not be read."""
+        self.num_unread = 0
+        """Those of the latest epoch, or of what was read of it."""
         self.num_steps, share = self.plan(0).indices.shape
         self.num_parts = -(-share // (micro_batch or share))
         if batch_size > world_size and canvas is None:
@@ -99,19 +98,20 @@ class Loader:
         if num_workers:
             # To fork a process with threads (Ray's, torch's) can deadlock. Torch is imported once.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["shards.loader"])
+            context.set_forkserver_preload(["shards.steps"])
         # Fresh memory costs as much as decoding: each of its pages is a call of the kernel.
         slots = None
         if reuse and num_workers and not pin_memory:
             pixels = max(height * width for height, width in reader.sizes)
             share = -(-share // self.num_parts)
             # Those that workers are at, the one that is looked at, and the one before.
-            slots = torch.empty(PREFETCH * num_workers + 2, 4 * pixels * share, dtype=torch.uint8)
+            size = (3 + maps) * pixels * share
+            slots = torch.empty(PREFETCH * num_workers + 2, size, dtype=torch.uint8)
             slots.share_memory_()  # type: ignore[no-untyped-call]
         self._slots = slots
         self._rows = _Rows(0 if slots is None else len(slots))
         self._parcels: DataLoader[Parcel] = DataLoader(
-            _Steps(reader, self.augmentation, self.reading.on_error, canvas, stretch, slots),
+            Steps(reader, self.augmentation, self.reading.on_error, canvas, stretch, maps, slots),
             batch_size=None,
             sampler=self._rows,
             collate_fn=_as_it_is,
@@ -142,8 +142,10 @@ class Loader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The epoch's batches from `start_step` on, exactly as if it had never stopped."""
         self._rows.rows = list(self.plan(epoch).steps(start_step, self.num_parts))
+        self.num_unread = 0
         for parcel in self._parcels:
-            for key, reason in parcel.failed:
+            for key, reason, counts in parcel.failed:
+                self.num_unread += counts
                 self._skip(key, reason)
             yield parcel.batch(self._slots)
 
@@ -159,47 +161,6 @@ class Loader:
                 f"{count}, more than the {self.reading.max_skipped:.1%} that may be skipped; "
                 f"the latest: {reason}"
             )
-
-
-class Parcel(NamedTuple):
-    """A batch on its way from a worker process: its pictures in one piece of memory.
-
-    pictures: (N,) uint8, photographs, then densities, or the slot they are in and their number.
-    shape: of the batch's photographs.
-    fields: the batch's others; arrays, since each tensor would need a descriptor of its own.
-    failed: names of samples that could not be read, and why.
-    """
-
-    pictures: Tensor | tuple[int, int]
-    shape: tuple[int, ...]
-    fields: dict[str, Any]
-    failed: list[tuple[str, str]]
-
-    @classmethod
-    def of(
-        cls, batch: Batch, pictures: Tensor | tuple[int, int], failed: list[tuple[str, str]]
-    ) -> Parcel:
-        """Packs a batch whose pictures lie in `pictures`."""
-        fields = {
-            name: value.numpy() if isinstance(value, Tensor) else value
-            for name, value in vars(batch).items()
-            if name not in ("image", "density")
-        }
-        return cls(pictures, tuple(batch.image.shape), fields, failed)
-
-    def batch(self, slots: Tensor | None) -> Batch:
-        """The batch, its pictures where they lie."""
-        if isinstance(self.pictures, tuple):
-            assert slots is not None
-            pictures = slots[self.pictures[0], : self.pictures[1]]
-        else:
-            pictures = self.pictures
-        fields: dict[str, Any] = {
-            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-            for name, value in self.fields.items()
-        }
-        image, density = split_pictures(pictures, self.shape)
-        return Batch(image=image, density=density, **fields)
 
 
 class _Rows(torch.utils.data.Sampler[tuple[Step, int]]):
@@ -220,93 +181,8 @@ class _Rows(torch.utils.data.Sampler[tuple[Step, int]]):
         return len(self.rows)
 
 
-class _Steps(Dataset[Parcel]):
-    """Reads one step's samples and collates them; lives in the worker processes."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        augmentation: Augmentation,
-        on_error: OnError,
-        canvas: Size | None,
-        stretch: bool,
-        slots: Tensor | None,
-    ) -> None:
-        self.reader, self.augmentation, self.on_error = reader, augmentation, on_error
-        self.canvas, self.stretch, self.slots = canvas, stretch, slots
-
-    def __getitem__(self, row: tuple[Step, int]) -> Parcel:
-        step, slot = row
-        sizes = [self.reader.sizes[int(position)] for position in step.indices]
-        num_bytes = sum(4 * height * width for height, width in sizes)
-        pictures = _memory(num_bytes) if self.slots is None else self.slots[slot, :num_bytes]
-        samples, failed = self._read(step, photographs(pictures, sizes))
-        weights = step.weights * np.array([sample is not None for sample in samples])
-        # Another sample of the batch, which weighs nothing, is better than a blank for BatchNorm.
-        spares = {sample.density.shape: sample for sample in samples if sample is not None}
-        shown = [
-            sample or spares.get(size) or blank(size)
-            for sample, size in zip(samples, sizes, strict=True)
-        ]
-        parts, colour = None, None
-        if self.augmentation.crop:
-            parts = [
-                random_part(sample.density.shape, self.augmentation.crop, draws[:3].tolist())
-                for sample, draws in zip(shown, step.draws, strict=True)
-            ]
-        if self.augmentation.colour:
-            colour = colour_factors(step.draws[:, 3:], self.augmentation.colour)
-        batch = collate(
-            shown,
-            weights,
-            step.flips,
-            canvas=self.canvas,
-            stretch=self.stretch,
-            parts=parts,
-            colour=colour,
-            pictures=pictures,
-        )
-        return Parcel.of(batch, pictures if self.slots is None else (slot, num_bytes), failed)
-
-    def _read(
-        self, step: Step, places: Sequence[NDArray[np.uint8]]
-    ) -> tuple[list[Decoded | None], list[tuple[str, str]]]:
-        """A step's samples, their photographs in these places, and what could not be read."""
-        samples: list[Decoded | None] = []
-        failed = []
-        for position, place in zip(map(int, step.indices), places, strict=True):
-            try:
-                samples.append(self.reader.decoded(position, place))
-            except (ValueError, OSError) as error:
-                if self.on_error == "strict":
-                    raise
-                samples.append(None)
-                failed.append((self.reader.keys[position], str(error)))
-        return samples, failed
-
-
 def _as_it_is(parcel: Any) -> Any:
     return parcel
-
-
-def _memory(num_bytes: int) -> Tensor:
-    """(num_bytes,) uint8; in a worker process such as crosses to another without a copy."""
-    if get_worker_info() is None:
-        return torch.empty(num_bytes, dtype=torch.uint8)
-    # As torch's own collate takes it.
-    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(num_bytes)  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (num_bytes,), (1,))
-
-
-def blank(size: Size) -> Decoded:
-    """A black picture that nobody looked at."""
-    return Decoded(
-        key="blank",
-        image=np.zeros((*size, 3), np.uint8),
-        points=np.zeros((0, 2), np.int32),
-        observers=np.zeros(0, np.int32),
-        density=np.zeros(size, np.uint8),
-    )
 
 
 def check_sizes(reader: Reader) -> None:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emlnet.sample import Decoded, Sample
-from shards.reader import Place, Reader
+from emlnet.sample import Decoded, Place, Sample
+from shards.reader import Reader
 
 logger = logging.getLogger(__name__)
 

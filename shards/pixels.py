@@ -86,9 +86,12 @@ def encode_grey(pixels: NDArray[np.uint8]) -> bytes:
     )
 
 
-def decode_grey(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_grey(
+    data: bytes, name: str, place: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """(H, W) uint8 of a grey picture, soonest of one that `encode_grey` made.
 
+    place: memory of the picture's size, which is used where that saves a copy.
     Raises ValueError starting with `name` when it is broken.
     """
     width, height = struct.unpack(">II", data[16:24]) if len(data) > HEADER else (0, 0)
@@ -101,7 +104,10 @@ def decode_grey(data: bytes, name: str) -> NDArray[np.uint8]:
         if len(rows) == height * (width + 1):
             filtered = np.frombuffer(rows, np.uint8).reshape(height, width + 1)
             if (filtered[:, 0] == UP).all():
-                return _sum_up(filtered[:, 1:].copy())
+                if place is None or place.shape != (height, width):
+                    place = np.empty((height, width), np.uint8)
+                np.copyto(place, filtered[:, 1:])
+                return _sum_up(place)
     return to_grey(open_picture(data, name))
 
 

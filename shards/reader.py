@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from emlnet.sample import Decoded, Sample
+from emlnet.sample import Decoded, Place, Sample
 from emlnet.views import Size
 from shards.codec import decode, unpack
 from shards.fetch import Pieces, open_pieces
 from shards.manifest import Manifest
 from shards.order import epoch_plan
-
-Place = NDArray[np.uint8]
-"""Memory of a photograph, (H, W, 3)."""
 
 
 class Reader(Protocol):

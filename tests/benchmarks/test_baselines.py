@@ -12,7 +12,8 @@ from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline.loader import Folder
 from benchmarks.baseline.step import trainer
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.sample import collate, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import collate
 from shards.reader import ShardReader
 from shards.sample import write_sample
 from shards.writer import build

@@ -21,7 +21,8 @@ from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.model import EMLNet
-from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Decoded, collate
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden.npz"
 SIZE = (32, 48)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from emlnet.augment import change_colour, colour_factors
-from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Decoded, collate
 
 IMAGE = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
 

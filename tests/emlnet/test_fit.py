@@ -343,7 +343,9 @@ def test_a_caller_can_score_the_model_in_its_own_way(make_encoder, steps):
         lambda: [],
         lambda entry, state: None,
         evaluate_model=lambda model: next(answers),
+        count_unread=lambda: 3,
     )
+    assert [report.unread for report in state.history] == [3, 3]
     assert [report.scores for report in state.history] == [{"kl": 2.0}, {"kl": 1.0}]
 
 

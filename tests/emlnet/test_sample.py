@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet.sample import (
-    Decoded,
-    collate,
-    decoded_pixels,
-    prepare_image,
-    prepare_targets,
-)
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Decoded, collate, decoded_pixels
 
 
 def decoded(points, size=(4, 5), key="train/a", density=None, seed=0):

@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import evaluate, train_epoch
 from emlnet.losses import LossWeights
+from emlnet.prepare import prepare_image, prepare_targets
 from emlnet.ranks import share_gradients
-from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
+from emlnet.sample import Decoded, collate
 from emlnet.state import Plan, start, unwrap
 
 SIZE, BATCH, NUM_IMAGES, EPOCHS = (32, 48), 4, 9, 2

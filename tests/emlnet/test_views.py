@@ -6,7 +6,8 @@ import torch
 
 from emlnet.fit import score_output
 from emlnet.losses import LossWeights, saliency_loss
-from emlnet.sample import Decoded, collate, prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.sample import Decoded, collate
 from emlnet.views import Frame, letterbox, random_part
 
 CANVAS = (24, 32)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.sample import collate, prepare_image
+from emlnet.prepare import prepare_image
+from emlnet.sample import collate
 from pipelines import readouts
 from shards.reader import ShardReader
 

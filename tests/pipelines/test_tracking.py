@@ -55,6 +55,7 @@ def test_a_report_becomes_metrics_at_its_epoch(tracker: Tracker, tmp_path: Path)
             "scores": {"kl": 0.5},
             "seconds": 2.0,
             "skipped": 1,
+            "unread": 3,
         }
         logger.after_report(None, [{"report": report}], None)
         logger.after_report(None, [{"step": 10}], None)
@@ -62,6 +63,7 @@ def test_a_report_becomes_metrics_at_its_epoch(tracker: Tracker, tmp_path: Path)
     assert (entry.step, entry.value) == (3, 0.5)
     metrics = tracker.client.get_run(run_id).data.metrics
     assert (metrics["train_total"], metrics["train_skipped"]) == (1.5, 1)
+    assert metrics["images_unread"] == 3
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emlnet.augment import Augmentation
-from emlnet.sample import prepare_image, prepare_targets
+from emlnet.prepare import prepare_image, prepare_targets
 from shards.loader import Loader, Reading
 from shards.reader import JointReader, ShardReader
 from shards.writer import build
@@ -114,11 +114,11 @@ def test_skip_leaves_out_counts_and_logs_and_keeps_every_place(packed, reader, c
     batches = list(loader.epoch(0))
     assert [batch.weight.tolist() for batch in batches] == [[1, 0, 1], [1, 1, 1], [1, 0, 0]]
     assert torch.equal(batches[0].image[1], batches[0].image[2])
-    assert loader.skipped == {"train/t1"}
+    assert (loader.skipped, loader.num_unread) == ({"train/t1"}, 1)
     assert "train-000000.tar has changed: the checksum of sample train/t1" in caplog.text
     assert "1 of 7 samples could not be read" in caplog.text
     assert len(list(loader.epoch(1))) == 3
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == loader.num_unread == 1
 
 
 def test_more_than_the_stated_share_stops(packed, reader):
@@ -166,6 +166,16 @@ def test_validation_has_no_augmentation(reader):
     (batch,) = Loader(reader, 7).epoch(0)
     assert batch.views is None is batch.colour
     assert not batch.flip.any()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_photographs_and_points_are_read_without_their_maps(reader, num_workers):
+    whole = list(Loader(reader, 4).epoch(0))
+    alone = list(Loader(reader, 4, maps=False, num_workers=num_workers, reuse=True).epoch(0))
+    for one, two in zip(whole, alone, strict=True):
+        assert_equal([one], [dataclasses.replace(two, density=one.density)])
+        assert two.density.shape == one.density.shape
+        assert not two.density.any()
 
 
 def test_reused_memory_gives_the_same_batches_one_after_another(reader):
