@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emlnet.encoder import Encoder
 from emlnet.maps import resize, to_log_density
-from emlnet.sample import Decoded
+from emlnet.sample import Decoded, Place
 from emlnet.views import Size
 from pipelines.decoder import Readouts, read_gaze
 from pipelines.readouts import Cache
@@ -64,15 +64,11 @@ class SmallReader(ShardReader):
         """(H, W) of each sample in pixels, as it is shown."""
         return tuple(scaled((entry.height, entry.width), self.scale) for entry in self.entries)
 
-    def decoded(self, position: int, place: NDArray[np.uint8] | None = None) -> Decoded:
-        """Reads one sample and decodes its pictures, smaller; place: memory for the photograph."""
+    def decoded(self, position: int, place: Place | None = None) -> Decoded:
+        """Reads one sample and decodes its pictures, smaller; place: memory for them."""
         if self.scale == 1:
             return super().decoded(position, place)
-        sample = shrink(super().decoded(position), self.scale)
-        if place is None:
-            return sample
-        place[...] = sample.image
-        return replace(sample, image=place)
+        return shrink(super().decoded(position), self.scale)
 
 
 class Shrunk:
