@@ -112,7 +112,9 @@ def draw_contours(
     """
     width = width or max(1.5, min(density.shape) / 200)
     drawn = picture.astype(np.float64)
-    slope = np.hypot(*(np.gradient(density.astype(np.float64), axis=axis) for axis in (0, 1)))
+    values = density.astype(np.float64)
+    long = [axis for axis in (0, 1) if values.shape[axis] > 1]
+    slope = np.sqrt(sum((np.gradient(values, axis=a) ** 2 for a in long), np.zeros_like(values)))
     slope = np.maximum(slope, 1e-6 * float(np.ptp(density)) + 1e-300)
     levels = contour_levels(density)
     for level, shade in zip(levels, np.linspace(255, 130, len(levels)), strict=True):

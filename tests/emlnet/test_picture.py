@@ -157,6 +157,11 @@ def test_contours_of_a_constant_map_are_none_or_all_without_a_crash():
     assert drawn.shape == (8, 9, 3)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_contours_of_a_picture_of_one_pixel_or_one_line_do_not_fail(size):
+    assert draw_contours(np.zeros((*size, 3), np.uint8), np.ones(size)).shape == (*size, 3)
+
+
 def test_panels_stand_side_by_side_at_one_size():
     panels = [(name, np.zeros((960, 1280, 3), np.uint8)) for name in "ab"]
     assert side_by_side(panels).size == (2 * 640 + 8, 480 + 28)

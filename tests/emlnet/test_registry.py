@@ -266,7 +266,7 @@ def server(store, tmp_path, free_port):
 
 
 @pytest.mark.slow
-def test_a_model_is_pulled_over_http(server, store, tmp_path, register):
+def test_a_model_is_pulled_over_http(server, store, tmp_path, register, monkeypatch):
     run = register(server, store.models[2], "champion")
     for number, options in enumerate([{}, {"version": 1}, {"run": run}]):
         folder = registry.pull(tmp_path / f"m{number}", server, **options)
@@ -274,5 +274,18 @@ def test_a_model_is_pulled_over_http(server, store, tmp_path, register):
         package.load(folder)
     with pytest.raises(ValueError, match=r"no alias 'x'; its aliases are: champion \(version 1\)"):
         registry.pull(tmp_path / "m", server, alias="x")
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        registry.pull(tmp_path / "m", server, run="0" * 32)
+
+    from mlflow import artifacts
+
+    def elsewhere(**_):
+        raise OSError("No such file or directory")
+
+    # As on a machine that does not see the disk on which the server keeps files.
+    monkeypatch.setattr(artifacts, "download_artifacts", elsewhere)
+    for number, options in enumerate([{}, {"run": run}]):
+        folder = registry.pull(tmp_path / f"far{number}", server, **options)
+        assert weights(folder) == weights(store.models[2])
     with pytest.raises(ValueError, match="cannot be fetched"):
         registry.pull(tmp_path / "m", server, run="0" * 32)
