@@ -69,7 +69,8 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
     size = package.encoders[0].config.size
     if dynamic_size:
         check_dynamic(package)
-    model = DensityModel(copy.deepcopy(package.model).cpu().float().eval())
+    # All of it in eval mode: the traced exporter restores the outermost module's mode afterwards.
+    model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
     if dynamic_size:
         for encoder in Package(model=model.model).encoders:
             # What a picture is resized to: itself.

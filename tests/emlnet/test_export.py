@@ -48,6 +48,11 @@ def test_an_export_of_any_size_sees_the_picture_as_it_is(net, tmp_path):
         np.testing.assert_allclose(run(done.path, image), expected, rtol=1e-3, atol=1e-6)
 
 
+def test_an_encoder_alone_is_exported_for_any_size(make_encoder, tmp_path):
+    done = export.export_onnx(Package(model=make_encoder()), tmp_path / "m.onnx", dynamic_size=True)
+    assert done.error < 1e-4
+
+
 def test_an_eml_model_is_exported_at_its_own_size_alone(make_net, tmp_path):
     net = Package(model=make_net(("eml",), "eml"))
     done = export.export_onnx(net, tmp_path / "m.onnx")
