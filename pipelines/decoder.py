@@ -19,7 +19,6 @@ from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder
 from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.model import CachedDecoder, EMLNet
-from emlnet.picture import open_picture, to_grey
 from emlnet.prepare import prepare_targets
 from emlnet.sample import Decoded, Targets, collate
 from emlnet.state import Plan
@@ -31,6 +30,7 @@ from pipelines.stage import Place, Stage
 from shards.manifest import Manifest
 from shards.order import Plan as ReadingPlan
 from shards.order import epoch_plan
+from shards.pixels import decode_grey
 from shards.reader import ShardReader, step_keys
 
 
@@ -194,7 +194,7 @@ def read_taps(
 def read_gaze(reader: ShardReader, position: int) -> Decoded:
     """A sample without its photograph, which is not decoded."""
     sample = reader.sample(position)
-    density = to_grey(open_picture(sample.density, sample.key))
+    density = decode_grey(sample.density, f"{sample.key}: the density map")
     return Decoded(
         key=sample.key,
         image=np.broadcast_to(np.uint8(0), (*density.shape, 3)),

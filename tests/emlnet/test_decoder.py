@@ -3,8 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emlnet.decoder import DecoderConfig, DensityDecoder, EmlDecoder, build_decoder
-from emlnet.maps import log_softmax, to_log_density
+from emlnet.decoder import (
+    DecoderConfig,
+    DensityDecoder,
+    EmlDecoder,
+    build_decoder,
+    convolve_shown,
+)
+from emlnet.encoder import eml_conv
+from emlnet.maps import log_softmax, resize, to_log_density
 from emlnet.model import average_density
 
 KINDS = [("density",), ("eml", "eml"), ("density", "eml"), ("eml", "density", "density")]
@@ -89,3 +96,26 @@ def test_the_config_says_which_decoder_is_built():
 def test_an_eml_decoder_refuses_readouts_of_another_number():
     with pytest.raises(ValueError, match="shorter"):
         EmlDecoder([2, 2])(readouts(1), [], (20, 30))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size"),
+    [
+        ([(12, 16), (3, 4), (12, 16), (6, 8)], (24, 32)),
+        ([(6, 8), (3, 4)], (24, 40)),
+        ([(6, 8), (24, 32)], (24, 32)),
+        ([(7, 9), (4, 5)], (24, 32)),
+    ],
+    ids=["halves", "three, four and five times", "not enlarged", "no multiples"],
+)
+def test_maps_convolved_at_their_own_sizes_are_those_enlarged_first(sizes, size):
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 1, *shape, dtype=torch.float64, requires_grad=True) for shape in sizes]
+    conv = eml_conv(len(maps)).double()
+    enlarged = torch.cat([resize(given, size, "nearest") for given in maps], 1)
+    weight = torch.randn(2, 1, *size, dtype=torch.float64)
+    answers = [convolve_shown(maps, conv, size), conv(enlarged)]
+    torch.testing.assert_close(*answers)
+    inputs = [*maps, *conv.parameters()]
+    gradients = [torch.autograd.grad((a * weight).sum(), inputs) for a in answers]
+    torch.testing.assert_close(*gradients)
