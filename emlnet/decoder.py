@@ -83,15 +83,16 @@ def convolve_shown(maps: Sequence[Tensor], conv: nn.Module, size: tuple[int, int
         groups.setdefault((given.shape[-2], given.shape[-1]), []).append(number)
     shapes = sorted(groups)
     if any(b[0] % a[0] or b[1] % a[1] for a, b in pairwise([*shapes, size])):
-        return conv(torch.cat([resize(given, size, "nearest") for given in maps], 1))
+        answer: Tensor = conv(torch.cat([resize(given, size, "nearest") for given in maps], 1))
+        return answer
     weight = conv.weight[0].flatten(1)
     total: Tensor | None = None
     for shape in shapes:
         given = torch.cat([maps[number] for number in groups[shape]], 1)
-        products = (weight[groups[shape]].T @ given.flatten(2)).unflatten(2, shape)
+        products = (weight[groups[shape]].T @ given.flatten(2)).view(-1, 9, *shape)
         total = products if total is None else resize(total, shape, "nearest") + products
     assert total is not None
-    rows = _add_shown(total.unflatten(1, (3, 3)).unbind(1), size[0] // shapes[-1][0], -2)
+    rows = _add_shown(total.view(-1, 3, 3, *shapes[-1]).unbind(1), size[0] // shapes[-1][0], -2)
     columns = _add_shown(rows.unbind(1), size[1] // shapes[-1][1], -1)
     return columns[:, None] + conv.bias.view(1, 1, 1, 1)
 
