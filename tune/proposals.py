@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,12 @@ from ray.tune.search import Searcher
 
 from tune.objective import direction
 from tune.results import Spec, TrialRecord, find_record, find_records
-from tune.space import Space
+from tune.space import Point, Space
 from tune.trial import SPEC
 
 Sampler = Literal["tpe", "random"]
+NUM_DRAWS = 20
+"""Of a sampler before it is passed over, when all that it draws was tried before."""
 
 
 class Proposals(Searcher):  # type: ignore[misc]
@@ -24,6 +27,8 @@ class Proposals(Searcher):  # type: ignore[misc]
 
     What the sampler learns from are the records of the search, those of earlier calls of the
     command too.  study: None when there is nothing to draw beyond `first`.
+    No weights are tried twice: whole regions of the space mean the same ones, since small shares
+    become 0, and a sampler that found the best there would draw nothing else.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class Proposals(Searcher):  # type: ignore[misc]
         self.study, self.space, self.seed = study, space, seed
         self.specs: dict[str, Spec] = {}
         self.asked: dict[str, optuna.trial.Trial] = {}
+        known = [record.spec for record in find_records(search)] if space else []
+        self.tried = {self._meaning(spec.point) for spec in [*known, *self.waiting]}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The config of the next trial."""
@@ -47,11 +54,33 @@ class Proposals(Searcher):  # type: ignore[misc]
         elif self.study is None or self.space is None:
             return str(self.FINISHED)
         else:
-            asked = self.study.ask(distributions(self.space))
-            self.asked[trial_id] = asked
-            spec = Spec(point=dict(asked.params), seed=self.seed)
+            self.asked[trial_id], point = self._draw(self.study, self.space)
+            self.tried.add(self._meaning(point))
+            spec = Spec(point=point, seed=self.seed)
         self.specs[trial_id] = spec
         return {SPEC: spec}
+
+    def _draw(
+        self, study: optuna.Study, space: Space
+    ) -> tuple[optuna.trial.Trial, dict[str, float]]:
+        """The first point the sampler draws that means something new, else an even draw."""
+        for _ in range(NUM_DRAWS):
+            asked = study.ask(distributions(space))
+            if self._meaning(asked.params) not in self.tried:
+                return asked, dict(asked.params)
+            study.tell(asked, state=TrialState.FAIL)
+        sampler, study.sampler = study.sampler, optuna.samplers.RandomSampler(len(self.tried))
+        asked = study.ask(distributions(space))
+        study.sampler = sampler
+        return asked, dict(asked.params)
+
+    def _meaning(self, point: Point) -> tuple[float, ...]:
+        """What a point says to training, to 2 digits."""
+        if self.space is None:
+            return ()
+        numbers = [*asdict(self.space.weights(point)).values()]
+        numbers += [point[name] for name in self.space.also]
+        return tuple(round(number, 2) for number in numbers)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

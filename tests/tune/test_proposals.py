@@ -49,6 +49,22 @@ def test_a_search_that_goes_on_draws_other_points_than_it_drew_at_first(tmp_path
     assert proposals_in(tmp_path).suggest("b")[SPEC] != spec  # type: ignore[index]
 
 
+def test_no_weights_are_tried_twice_though_the_best_ones_fill_a_region(tmp_path, make_record):
+    """Whoever weighs NSS most is best, and all points with small kl and cc mean nss alone."""
+    proposals = proposals_in(tmp_path)
+    seen = []
+    for number in range(40):
+        spec = proposals.suggest(str(number))[SPEC]  # type: ignore[index]
+        weights = SPACE.weights(spec.point)
+        seen.append((round(weights.kl, 2), round(weights.cc, 2), round(weights.nss, 2)))
+        replace(make_record(number, weights.nss), spec=spec).save(tmp_path)
+        proposals.on_trial_complete(str(number))
+    assert len(set(seen)) == len(seen)
+    again = proposals_in(tmp_path)
+    weights = SPACE.weights(again.suggest("next")[SPEC].point)  # type: ignore[index]
+    assert (round(weights.kl, 2), round(weights.cc, 2), round(weights.nss, 2)) not in seen
+
+
 def test_without_a_study_only_what_is_named_is_proposed(tmp_path):
     spec = Spec(point=SPACE.point(EQUAL), seed=4, final=True)
     proposals = Proposals(tmp_path, [spec])
