@@ -74,6 +74,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         print(f"MLflow run {run_id} in {command.tracking.uri}", flush=True)
         place = replace(place, parent=run_id)
         stages, results = train(command, place, seconds)
+        results = send(stages, results)
         reader = ShardReader(data, "val")
         answering = ModelSource(
             model=package.load(results[-1].package).model, flip=command.flip_scores
@@ -81,7 +82,6 @@ def run(command: FullCommand) -> dict[str, Any]:
         with timed(seconds, "scores"):
             scores = score(place, answering, results)
             means = table.means(scores.estimates())
-        results = send(stages, results)
         best = best_row(means, results)
         published = publish.publish(
             best.package,

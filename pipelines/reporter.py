@@ -90,6 +90,7 @@ class Reporter:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
         checkpoint.save(state, folder)
         hurried = self.urgency.stops or bool(self.urgency.leaving)
+        self.upload.wait()
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(folder),

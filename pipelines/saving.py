@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -60,13 +61,25 @@ class Uploader:
     """Copies a checkpoint to the run's storage; what stays refused ends training, with the reason.
 
     Half a checkpoint is taken away again, and the last good one stays what training resumes from.
+    One is on its way at a time: where storage is slower than training, `wait` makes training wait.
     """
 
     def __init__(self, bell: Any) -> None:
         self.bell = bell
+        self.busy = threading.Lock()
+
+    def wait(self) -> None:
+        """Until the checkpoint before has arrived; to be called before each one."""
+        self.busy.acquire()
 
     def __call__(self, saved: Checkpoint, name: str) -> Checkpoint:
         """Copies it to the folder of that name; raises OSError after the last attempt."""
+        try:
+            return self._copy(saved, name)
+        finally:
+            self.busy.release()
+
+    def _copy(self, saved: Checkpoint, name: str) -> Checkpoint:
         storage = ray.train.get_context().get_storage()
         for pause in SECONDS_BETWEEN_UPLOADS:
             try:

@@ -27,7 +27,8 @@ CLUSTER = {
     "rayVersion",
     "workerGroupSpecs",
 }
-JOB = {"backoffLimit", "clusterSelector", "entrypoint", "submissionMode"}
+JOB = {"clusterSelector", "entrypoint", "submissionMode"}
+"""Not backoffLimit, which KubeRay refuses beside a selector."""
 GROUP = {"groupName", "maxReplicas", "minReplicas", "rayStartParams", "replicas", "template"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from emlnet import checkpoint
 from emlnet.encoder import EncoderConfig
 from emlnet.state import Plan
 from pipelines.encoders import EncoderJob, ShardSource
@@ -76,7 +78,7 @@ class FaultyBatches:
 
 
 def kill(inputs: Any, job: FaultyJob) -> Any:
-    time.sleep(3)  # The last checkpoint arrives.
+    wait_for_checkpoint(job)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -90,8 +92,8 @@ def nan(inputs: Any, job: FaultyJob) -> Any:
 
 def refuse_storage(inputs: Any, job: FaultyJob) -> Any:
     """From now on the storage is not what it was: a shared folder that is no longer mounted."""
-    time.sleep(3)
-    (job.log.parent / "training" / ".validate_storage_marker").unlink()
+    wait_for_checkpoint(job)
+    (training_of(job) / ".validate_storage_marker").unlink()
     return inputs
 
 
@@ -102,6 +104,37 @@ def bad_input(inputs: Any, job: FaultyJob) -> Any:
 FAULTS: dict[str, Callable[[Any, FaultyJob], Any]] = {
     f.__name__: f for f in (kill, hang, nan, refuse_storage, bad_input)
 }
+
+
+def training_of(job: FaultyJob) -> Path:
+    """Where Ray Train keeps a job's checkpoints, unless told otherwise."""
+    return job.log.parent / "training"
+
+
+def last_checkpoint(training: Path) -> tuple[int, int]:
+    """Epoch and step of the checkpoint that training would go on from; (0, 0) without one."""
+    try:
+        # Ray Train's own list: what lies in the folder and is not in it does not count.
+        known = json.loads((training / "checkpoint_manager_snapshot.json").read_text())
+        newest = training / known["latest_checkpoint_result"]["checkpoint_dir_name"]
+        content = checkpoint.read(newest)
+    except (OSError, TypeError, ValueError):
+        return 0, 0  # There is none, or it is being replaced at this moment.
+    return content["epoch"], content["step"]
+
+
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def wait_for_checkpoint(job: FaultyJob) -> None:
+    """Until the last checkpoint before the fault has arrived."""
+    epoch, step = job.at
+    due = (epoch, step - step % job.plan.checkpoint_every)
+    wait_until(lambda: last_checkpoint(training_of(job)) == due, f"no checkpoint {due}")
 
 
 def make_job(data: Path, folder: Path, fault: str = "", **changes: Any) -> FaultyJob:
@@ -132,13 +165,17 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [k for k, v in one["model"].items() if not torch.equal(v, other["model"][k])]
 
 
-def once(job: FaultyJob, num_steps: int, act: Callable[[], None]) -> threading.Thread:
-    """Acts as soon as so many steps were begun."""
+def begun_twice(job: FaultyJob) -> int:
+    """Steps that were begun a second time."""
+    begun = [step[:2] for step in steps(job)]
+    return len(begun) - len(set(begun))
+
+
+def once(is_so: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
+    """Acts as soon as something is so."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 200
-        while len(steps(job)) < num_steps and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(is_so, "it never came to that", 200)
         act()
 
     thread = threading.Thread(target=wait)

@@ -1,17 +1,26 @@
 """Nodes that go and come while workers train on them."""
 
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
-
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from pipelines import trainer
 from pipelines.config import Compute
-from tests.pipelines.cluster.faults import FaultyJob, difference, make_job, once, steps
+from tests.pipelines.cluster.faults import (
+    FaultyJob,
+    begun_twice,
+    difference,
+    last_checkpoint,
+    make_job,
+    once,
+    steps,
+    training_of,
+    wait_until,
+)
 
 
 def workers_seen(job: FaultyJob) -> list[int]:
@@ -39,42 +48,39 @@ def test_a_node_that_goes_and_another_that_comes_change_no_bit(
     connect(cluster, compute)
     whole = make_job(data, tmp_path / "whole")
     expected = trainer.train(whole, tmp_path / "whole" / "training", compute)
-    job = make_job(data, tmp_path / "broken", pause=0.3)
+    job = make_job(data, tmp_path / "broken", pause=0.5)
 
     def replace_node() -> None:
-        cluster.remove_node(nodes[1])
+        cluster.remove_node(nodes[1], allow_graceful=False)
         cluster.add_node(num_cpus=1)
 
-    thread = once(job, 9, replace_node)
+    thread = once(lambda: last_checkpoint(training_of(job)) == (1, 2), replace_node)
     content = trainer.train(job, tmp_path / "broken" / "training", compute)
     thread.join()
     assert difference(content, expected) == []
     assert workers_seen(job) == [2]
-    assert len(steps(job)) > 24
+    # The checkpoint that was on its way may be lost too.
+    assert 1 <= begun_twice(job) <= 2 * job.plan.checkpoint_every
 
 
 def test_elastic_training_goes_on_smaller_and_grows_again(
     cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "SECONDS_TO_START_SMALLER", "10")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_RESIZES", 5)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     compute = Compute(num_workers="1:2", address=cluster.address, max_failures=2, threads=1)
     connect(cluster, compute)
     job = make_job(data, tmp_path, pause=0.5, plan={"epochs": 14})
-    smaller = once(job, 5, lambda: cluster.remove_node(nodes[1]))
-    content: dict[str, Any] = {}
 
-    def grow() -> None:
-        deadline = time.monotonic() + 150
-        while workers_seen(job)[-1:] != [1] and time.monotonic() < deadline:
-            time.sleep(0.2)
+    def shrink_and_grow() -> None:
+        cluster.remove_node(nodes[1])
+        wait_until(lambda: workers_seen(job) == [2, 1], "it did not go on smaller", 200)
         cluster.add_node(num_cpus=1)
 
-    larger = once(job, 6, grow)
+    thread = once(lambda: len(steps(job)) >= 5, shrink_and_grow)
     content = trainer.train(job, tmp_path / "training", compute)
-    smaller.join()
-    larger.join()
+    thread.join()
     assert workers_seen(job) == [2, 1, 2]
     assert [report["epoch"] for report in content["history"]] == list(range(1, 15))
     # The batch stays the same: as many steps an epoch, whoever shares it.
@@ -98,7 +104,8 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
     ]
 
     def preempt() -> None:
-        command = ["ray", "drain-node", "--address", cluster.address, "--node-id"]
+        ray_command = Path(sys.executable).with_name("ray")
+        command = [str(ray_command), "drain-node", "--address", cluster.address, "--node-id"]
         command += [leaving, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         command += ["--reason-message", "spot", "--deadline-remaining-seconds", "15"]
         subprocess.run(command, check=True)
@@ -106,7 +113,7 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
         cluster.remove_node(nodes[1])
         cluster.add_node(num_cpus=1)
 
-    thread = once(job, 8, preempt)
+    thread = once(lambda: len(steps(job)) >= 8, preempt)
     content = trainer.train(job, tmp_path / "training", compute)
     thread.join()
     assert [report["epoch"] for report in content["history"]] == [1, 2, 3]
