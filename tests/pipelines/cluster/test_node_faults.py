@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
 import pytest
 import ray
 from ray.cluster_utils import Cluster
