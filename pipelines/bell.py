@@ -73,17 +73,18 @@ def listening(bell: Any) -> Iterator[None]:
 def handle_termination() -> None:
     """Makes SIGTERM end this process in order: a checkpoint first, where workers train.
 
-    To be called when Ray has started, whose own handler aborts; only a main thread can.
+    A second one does not wait for that: there may be no workers, where machines are gone.  To be
+    called when Ray has started, whose own handler aborts; only a main thread can.
     """
     if threading.current_thread() is not threading.main_thread():
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
+        again = asked.is_set()
         asked.set()
-        if _listeners:
-            print("SIGTERM: saving a checkpoint, then ending", flush=True)
-        else:
+        if again or not _listeners:
             raise SystemExit(TERMINATED)
+        print("SIGTERM: saving a checkpoint, then ending", flush=True)
 
     signal.signal(signal.SIGTERM, handler)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
 from emlnet import checkpoint
 from emlnet.encoder import EncoderConfig
 from emlnet.state import Plan
+from pipelines import trainer
+from pipelines.config import Compute
 from pipelines.encoders import EncoderJob, ShardSource
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
@@ -124,6 +128,7 @@ def last_checkpoint(training: Path) -> tuple[int, int]:
 
 
 def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Raises AssertionError, with what was waited for, when that takes too long."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, what
@@ -171,13 +176,13 @@ def begun_twice(job: FaultyJob) -> int:
     return len(begun) - len(set(begun))
 
 
-def once(is_so: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
-    """Acts as soon as something is so."""
-
-    def wait() -> None:
-        wait_until(is_so, "it never came to that", 200)
-        act()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
+@contextmanager
+def training(job: FaultyJob, compute: Compute) -> Iterator[Future[dict[str, Any]]]:
+    """A job that trains beside the body: only the main thread may add nodes to a cluster."""
+    with ThreadPoolExecutor(1) as pool:
+        content = pool.submit(trainer.train, job, training_of(job), compute)
+        try:
+            yield content
+        except BaseException:
+            ray.shutdown()  # Else it would be waited for.
+            raise

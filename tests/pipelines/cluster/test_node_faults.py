@@ -17,8 +17,8 @@ from tests.pipelines.cluster.faults import (
     difference,
     last_checkpoint,
     make_job,
-    once,
     steps,
+    training,
     training_of,
     wait_until,
 )
@@ -50,15 +50,11 @@ def test_a_node_that_goes_and_another_that_comes_change_no_bit(
     whole = make_job(data, tmp_path / "whole")
     expected = trainer.train(whole, tmp_path / "whole" / "training", compute)
     job = make_job(data, tmp_path / "broken", pause=0.5)
-
-    def replace_node() -> None:
+    with training(job, compute) as content:
+        wait_until(lambda: last_checkpoint(training_of(job)) >= (1, 2), "no checkpoint")
         cluster.remove_node(nodes[1], allow_graceful=False)
         cluster.add_node(num_cpus=1)
-
-    thread = once(lambda: last_checkpoint(training_of(job)) == (1, 2), replace_node)
-    content = trainer.train(job, tmp_path / "broken" / "training", compute)
-    thread.join()
-    assert difference(content, expected) == []
+    assert difference(content.result(), expected) == []
     assert workers_seen(job) == [2]
     # The checkpoint that was on its way may be lost too.
     assert 1 <= begun_twice(job) <= 2 * job.plan.checkpoint_every
@@ -73,17 +69,13 @@ def test_elastic_training_goes_on_smaller_and_grows_again(
     compute = Compute(num_workers="1:2", address=cluster.address, max_failures=2, threads=1)
     connect(cluster, compute)
     job = make_job(data, tmp_path, pause=0.5, plan={"epochs": 14})
-
-    def shrink_and_grow() -> None:
+    with training(job, compute) as content:
+        wait_until(lambda: len(steps(job)) >= 5, "no fifth step")
         cluster.remove_node(nodes[1])
         wait_until(lambda: workers_seen(job) == [2, 1], "it did not go on smaller", 200)
         cluster.add_node(num_cpus=1)
-
-    thread = once(lambda: len(steps(job)) >= 5, shrink_and_grow)
-    content = trainer.train(job, tmp_path / "training", compute)
-    thread.join()
     assert workers_seen(job) == [2, 1, 2]
-    assert [report["epoch"] for report in content["history"]] == list(range(1, 15))
+    assert [report["epoch"] for report in content.result()["history"]] == list(range(1, 15))
     # The batch stays the same: as many steps an epoch, whoever shares it.
     assert {step for _, step, _ in steps(job)} == set(range(6))
 
@@ -103,8 +95,8 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
         for node in ray.nodes()
         if node["RayletSocketName"] == nodes[1].raylet_socket_name
     ]
-
-    def preempt() -> None:
+    with training(job, compute) as content:
+        wait_until(lambda: len(steps(job)) >= 8, "no eighth step")
         ray_command = Path(sys.executable).with_name("ray")
         command = [str(ray_command), "drain-node", "--address", cluster.address, "--node-id"]
         command += [leaving, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
@@ -113,11 +105,7 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
         time.sleep(15)
         cluster.remove_node(nodes[1])
         cluster.add_node(num_cpus=1)
-
-    thread = once(lambda: len(steps(job)) >= 8, preempt)
-    content = trainer.train(job, tmp_path / "training", compute)
-    thread.join()
-    assert [report["epoch"] for report in content["history"]] == [1, 2, 3]
+    assert [report["epoch"] for report in content.result()["history"]] == [1, 2, 3]
     assert "a node with rank" in "".join(capfd.readouterr())
     begun = [step[:2] for step in steps(job)]
     again = [step for step in set(begun) if begun.count(step) > 1]

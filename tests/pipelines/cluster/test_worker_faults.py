@@ -38,8 +38,14 @@ def test_a_killed_worker_costs_a_few_steps_and_no_bit(
 
 
 def test_a_worker_that_hangs_is_named_with_its_stack_and_started_anew(
-    data: Path, tmp_path: Path, undisturbed: dict[str, Any], capfd: pytest.CaptureFixture[str]
+    data: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # As in every command; here Ray was imported before pipelines could say so.
+    monkeypatch.setattr("ray._private.ray_logging.RAY_DEDUP_LOGS", False)
     job = make_job(data, tmp_path, "hang", at=(1, 3), rank=1)
     compute = Compute(num_workers=2, max_failures=1, timeout=12, threads=1)
     began = time.monotonic()
