@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emlnet.encoder import Encoder, EncoderConfig
@@ -47,11 +48,9 @@ def table(head, rows):
 
 def counted(backbone):
     """Trainable parameters, and operations of one image forwards and backwards at SIZE."""
-    with torch.device("meta"):
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model = Encoder(EncoderConfig(backbone=backbone, weights="none", size=SIZE))
-        image = torch.rand(1, 3, *SIZE)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+        model(torch.rand(1, 3, *SIZE))
     # Backwards twice as much again; counted there, it is too much for grouped convolutions.
     return sum(p.numel() for p in trainable(model)), 3 * counter.get_total_flops()
 
