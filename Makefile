@@ -1,4 +1,4 @@
-# make demo | test | test-slow; see CONTRIBUTING.md
+# make demo | test | test-slow | test-cluster; see CONTRIBUTING.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ STORE ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint types test test-ray test-slow bench bench-long demo ui wheel clean
+.PHONY: help install lint types test test-ray test-slow test-cluster bench bench-long demo ui wheel clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
