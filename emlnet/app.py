@@ -26,6 +26,7 @@ MAX_PIXELS = 25_000_000
 KEEP_SECONDS = 3600
 """How long a file that may be downloaded is kept."""
 CSS = """
+.gradio-container, .gradio-container main { width: 100% !important; }
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 """

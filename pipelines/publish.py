@@ -152,7 +152,7 @@ def decide(difference: compare.Difference, holder: str, reader: ShardReader) -> 
     gain = difference.gain
     words = (
         f"{difference.metric} {difference.first:.4f} against {difference.second:.4f} of {holder}, "
-        f"better by {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.num} images of "
+        f"a gain of {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.num} images of "
         f"{reader.manifest.name}/{reader.split}"
     )
     if difference.better:

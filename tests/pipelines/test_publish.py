@@ -78,7 +78,7 @@ def test_a_model_that_is_better_on_each_image_takes_the_alias(
     assert held.tags["promotion"] == second.reason
     assert (held.tags["licence"], held.tags["data_licence"]) == ("unknown", "CC0 1.0")
     assert second.reason.startswith(
-        "champion: tuebingen_ig 0.7333 against 0.6000 of version 1, better by +0.1333 [+0.1"
+        "champion: tuebingen_ig 0.7333 against 0.6000 of version 1, a gain of +0.1333 [+0.1"
     )
     assert held.tags["data_digest"] == reader.manifest.digest
     assert float(held.tags["score_tuebingen_ig"]) == pytest.approx(0.7333, abs=1e-4)
