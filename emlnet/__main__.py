@@ -91,13 +91,14 @@ class Predict(Model):
 
     def execute(self) -> int:
         """Predicts; 1 when a picture could not be read, after all the others were done."""
-        from emlnet import predict, registry
+        from emlnet import predict, registry, speed
 
         if self.batch_size < 1:
             raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
         pictures = predict.find_pictures(self.images, self.out)
         device = find_device(self.device)
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
+        speed.keep_memory()
         model = registry.load(self.model, device, half, self.tracking_uri)
         try:
             self.out.mkdir(parents=True, exist_ok=True)

@@ -86,6 +86,7 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
         if not error <= TOLERANCE:
             raise ValueError(
                 f"onnxruntime's map differs by {error:.1e}, over {TOLERANCE:.0e}; not exported"
+                + (", leave out --dynamic-size" if dynamic_size else "")
             )
         temporary.replace(path)
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 Precision = Literal["float32", "tf32", "bfloat16"]
 """`float32`.  `tf32`: the same, products rounded to TF32 on a GPU that has it.  `bfloat16`: most
 of a training step in bfloat16; weights, loss, head and validation stay in float32."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
 
 
 def set_precision(precision: Precision) -> None:
@@ -58,6 +63,20 @@ def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
         return plain(*inputs)
 
     model.forward = forward
+
+
+def keep_memory() -> None:
+    """Lets this process keep freed memory for its next batch, where the C library is glibc.
+
+    Without it each batch's activations are given back and faulted in again, page by page: a third
+    of the processor time of predictions on a CPU.  Some 0.3 GB more are held.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, AttributeError):  # Another C library.
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, 64 << 20)
+        library.mallopt(M_TRIM_THRESHOLD, 256 << 20)
 
 
 @contextmanager

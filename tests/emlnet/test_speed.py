@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -113,3 +116,23 @@ def test_a_trace_of_three_steps_is_written_whole(tmp_path, make_encoder, image):
 def test_without_a_path_nothing_is_traced():
     with speed.trace(None) as traced:
         assert traced() is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_memory_that_is_kept_is_not_faulted_in_again():
+    script = """if True:
+        import resource, numpy as np
+        from emlnet.speed import keep_memory
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                np.ones(4_000_000, np.float32)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        plain = faults()
+        keep_memory()
+        faults()
+        print(plain, faults())
+    """
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    plain, kept = map(int, answer.stdout.split())
+    assert kept < plain / 4
