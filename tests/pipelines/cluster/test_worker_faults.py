@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from emlnet import checkpoint
 from emlnet.finite import DivergedError
@@ -68,7 +69,7 @@ def test_a_loss_that_is_not_a_number_stops_at_once_naming_step_and_samples(
     with pytest.raises(DivergedError, match=r"step 4 of 6 in epoch 2.* kept.*samples") as caught:
         trainer.train(job, tmp_path / "training", ALONE)
     named = str(caught.value).rpartition("samples of that step: ")[2].split(", ")
-    assert named == job.source(0, 1, None).keys(1, 3)  # type: ignore[arg-type]
+    assert named == job.source(0, 1, torch.device("cpu")).keys(1, 3)
     assert len(named) == 2
     assert steps(job)[-1][:2] == (1, 3)
     kept = sorted((tmp_path / "training").glob("checkpoint_2*"))[-1]
