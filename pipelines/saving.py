@@ -69,15 +69,17 @@ class Uploader:
         self.busy = threading.Lock()
 
     def wait(self) -> None:
-        """Until the checkpoint before has arrived; to be called before each one."""
+        """Until the checkpoint before has arrived; to be called before each one.
+
+        For ever when that was refused: there Ray ends the worker.
+        """
         self.busy.acquire()
 
     def __call__(self, saved: Checkpoint, name: str) -> Checkpoint:
         """Copies it to the folder of that name; raises OSError after the last attempt."""
-        try:
-            return self._copy(saved, name)
-        finally:
-            self.busy.release()
+        copied = self._copy(saved, name)
+        self.busy.release()
+        return copied
 
     def _copy(self, saved: Checkpoint, name: str) -> Checkpoint:
         storage = ray.train.get_context().get_storage()
