@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from tyro.conf import Suppress
 
 from emlnet.registry import find_tracking_uri
-from pipelines import jobs
+from pipelines import LINES_OF_WORKERS, jobs
 from pipelines.provenance import COMMIT, git_commit
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def run(command: SubmitCommand, parse: Callable[[list[str]], object]) -> int:
         raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
     variables = {
         "MLFLOW_TRACKING_URI": check(command.command, parse),
-        "RAY_DEDUP_LOGS": "0",
+        **LINES_OF_WORKERS,
         "PYTHONUNBUFFERED": "1",
         # For the checkpoint of a job that is stopped; Ray's 3 s are too few.
         "RAY_JOB_STOP_WAIT_TIME_S": SECONDS_TO_STOP,

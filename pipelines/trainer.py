@@ -47,7 +47,6 @@ RAY_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
 }
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 SECONDS_TO_START_SMALLER = "30"
 """After which a range of workers that lost a machine does with fewer."""
@@ -76,8 +75,6 @@ def connect(
             log_to_driver=log_to_driver,
             # Each second a warning that a dashboard, which nobody asked for, is not there.
             logging_config=ray.LoggingConfig(encoding="TEXT", log_level="ERROR"),
-            # Of Ray's own processes: in each run a line on an actor that Ray Train itself starts.
-            runtime_env={"env_vars": {LOG_LEVEL: os.environ.get(LOG_LEVEL, "fatal")}},
             **more,
         )
     except ConnectionError as error:
