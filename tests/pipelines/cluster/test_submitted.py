@@ -39,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def run(words: list[str], log: Path, **variables: str) -> tuple[int, str]:
     with started(words, log, **variables) as process:
-        code = process.wait(timeout=300)
+        code = process.wait(timeout=450)
     return code, log.read_text()
 
 
