@@ -101,7 +101,7 @@ def step(args):
             state.optimizer.zero_grad(set_to_none=True)
             marks.append(time.perf_counter())
             if number:  # The first one warms up.
-                for name, begin, end in zip(seconds, marks, marks[1:], strict=True):
+                for name, begin, end in zip(seconds, marks[:-1], marks[1:], strict=True):
                     seconds[name] += (end - begin) / args.steps / args.batch_size * 1e3
         rows.append((backbone, *(f"{value:.1f}" for value in seconds.values())))
     table(("ms an image", *seconds), rows)
