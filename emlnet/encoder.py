@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from emlnet.backbones import build_backbone, find_backbone
 from emlnet.maps import Kind, gaussian_blur, log_softmax, resize
 from emlnet.speed import in_full, widen
+from emlnet.views import off_canvas, onto_canvas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,15 @@ class EncoderConfig:
     training the folder of a packaged encoder, readouts and all."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
+    letterbox: bool = False
+    """Show a picture of other proportions than `size` whole in its middle, black around it, instead
+    of at a size of its own.  Set where pictures of several sizes train together."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:
             raise ValueError(f"size is height and width in pixels, at least 32: {self.size}")
+        if self.letterbox and self.readout == "eml":
+            raise ValueError("an `eml` encoder stretches every picture, as the paper does")
         find_backbone(self.backbone).check_size(self.size)
 
 
@@ -98,20 +104,33 @@ class Encoder(nn.Module):
         rows, columns = (step * max(least, round(scale * side)) for side in size)
         return rows, columns
 
+    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of what a picture of that size is shown on: its own, or the letterbox's."""
+        height, width = self.config.size
+        fits = size[0] * width == size[1] * height
+        return (height, width) if self.config.letterbox and not fits else size
+
     def readouts(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in 0..1 to one (B, 1, h, w) per tapped layer, at that layer's size."""
-        size = self.input_size((image.shape[-2], image.shape[-1]))
-        image = (resize(image, size) - self.mean) / self.std
+        size = (image.shape[-2], image.shape[-1])
+        canvas = self.canvas(size)
+        if canvas != size:
+            image = onto_canvas(image, canvas)
+        image = (resize(image, self.input_size(canvas)) - self.mean) / self.std
         taps = self.backbone(image)
         return [widen(read(tap)) for read, tap in zip(self.readout, taps, strict=True)]
 
+    def own_map(self, readouts: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Readouts of pictures of a size to the encoder's own map of them, (B, 1, H, W)."""
+        canvas = self.canvas(size)
+        output: Tensor = self.head(readouts, canvas, self.input_size(canvas))
+        return output if canvas == size else off_canvas(output, size, self.kind)
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the encoder's own map, (B, 1, H, W)."""
-        size = (image.shape[-2], image.shape[-1])
         readouts = self.readouts(image)
         with in_full(image.device):
-            output: Tensor = self.head(readouts, size, self.input_size(size))
-        return output
+            return self.own_map(readouts, (image.shape[-2], image.shape[-1]))
 
 
 class Head(nn.Module):

@@ -99,6 +99,8 @@ def check_dynamic(package: Package) -> None:
     """Raises ValueError for a model whose backbones cannot all see the picture as it is."""
     if any(encoder.kind == "eml" for encoder in package.encoders):
         raise ValueError("an `eml` encoder stretches each picture to its own size; export that")
+    if any(encoder.config.letterbox for encoder in package.encoders):
+        raise ValueError("its encoders letterbox each picture to their own size; export that")
     sizes = {encoder.config.size for encoder in package.encoders}
     if len(sizes) > 1:
         raise ValueError(

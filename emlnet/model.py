@@ -12,6 +12,7 @@ from emlnet.decoder import DecoderConfig, build_decoder
 from emlnet.encoder import Encoder
 from emlnet.maps import Kind, resize, to_log_density
 from emlnet.speed import in_full
+from emlnet.views import off_canvas
 
 
 class EMLNet(nn.Module):
@@ -25,6 +26,12 @@ class EMLNet(nn.Module):
         super().__init__()
         if not encoders:
             raise ValueError("a decoder joins at least one encoder")
+        boxes = {e.config.size if e.config.letterbox else None for e in encoders}
+        if len(boxes) > 1:
+            raise ValueError(
+                "encoders that letterbox pictures join only with such of the same size: train all "
+                "of them on the same data, at one --size"
+            )
         self.config = config
         self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.decoder = build_decoder(config, [len(encoder.readout) for encoder in encoders])
@@ -51,21 +58,22 @@ class EMLNet(nn.Module):
     ) -> list[tuple[Tensor, Kind]]:
         """Each encoder's own map (B, 1, H, W) from its readouts, and its kind."""
         return [
-            (encoder.head(given, size, encoder.input_size(size)), encoder.kind)
+            (encoder.own_map(given, size), encoder.kind)
             for encoder, given in zip(self._encoders(), readouts, strict=True)
         ]
 
     def decode(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
         """Readouts, as `readouts` gives them, to the answer (B, 1, H, W)."""
+        first = self._encoders()[0]
+        canvas = first.canvas(size)
         with in_full(readouts[0][0].device):
             if self.kind == "density":
-                maps = self.encoder_maps(readouts, size)
-                answer: Tensor = self.decoder(
-                    readouts, [to_log_density(*given) for given in maps], size
-                )
-                return answer
-            # The paper decodes at the size that the encoders saw, whatever the picture's.
-            return resize(self.decoder(readouts, [], self._encoders()[0].input_size(size)), size)
+                maps = [to_log_density(*given) for given in self.encoder_maps(readouts, canvas)]
+                answer: Tensor = self.decoder(readouts, maps, canvas)
+            else:
+                # The paper decodes at the size that the encoders saw, whatever the picture's.
+                answer = resize(self.decoder(readouts, [], first.input_size(canvas)), canvas)
+            return answer if canvas == size else off_canvas(answer, size, self.kind)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the answer (B, 1, H, W)."""

@@ -84,7 +84,7 @@ def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
         found = [model.readouts(image)] if isinstance(model, Encoder) else model.readouts(image)
     whole = [[tap.float() for tap in taps] for taps in found]
     if isinstance(model, Encoder):
-        answer = model.head(whole[0], size, model.input_size(size))
+        answer = model.own_map(whole[0], size)
         return answer
     return model.decode(whole, size)
 

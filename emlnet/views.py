@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from emlnet.maps import Kind, resize
@@ -47,6 +48,23 @@ def letterbox(size: Size, canvas: Size) -> Frame:
         min(whole, max(1, round(scale * side))) for side, whole in zip(size, canvas, strict=True)
     )
     return Frame((canvas[0] - height) // 2, (canvas[1] - width) // 2, height, width)
+
+
+def onto_canvas(image: Tensor, canvas: Size) -> Tensor:
+    """Pictures (B, C, h, w) of one size in their letterbox, (B, C, H, W), zeros around them."""
+    top, left, height, width = letterbox((image.shape[-2], image.shape[-1]), canvas)
+    right, bottom = canvas[1] - left - width, canvas[0] - top - height
+    return F.pad(resize(image, (height, width)), (left, right, top, bottom))
+
+
+def off_canvas(output: Tensor, size: Size, kind: Kind) -> Tensor:
+    """What an output (B, 1, H, W) says of pictures of a size in its letterbox, at their size.
+
+    A density is scaled to a sum of 1.
+    """
+    canvas = (output.shape[-2], output.shape[-1])
+    part = resize(cut(output, letterbox(size, canvas)), size)
+    return part - part.logsumexp((2, 3), keepdim=True) if kind == "density" else part
 
 
 def random_part(size: Size, crop: float, draws: Sequence[float]) -> Frame:

@@ -137,8 +137,10 @@ class EncoderCommand:
 class DecoderCommand:
     """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
 
-    data: Path
-    """Folder or URL (s3://, gs://, https://) of shards."""
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several train together."""
+    mix: tuple[float, ...] = ()
+    """Share of the batches for each of several data sets; default: by their numbers of images."""
     encoders: tuple[str, ...]
     """Encoders to join, each an MLflow run, a folder, or a model URI, whose encoders are all taken.
     `best`: of each backbone the best run on this very data; `best:3`: the three of them that do
@@ -160,8 +162,8 @@ class DecoderCommand:
 class ReadoutsCommand:
     """Compute and cache the readouts of frozen encoders, which decoders train from."""
 
-    data: Path
-    """Folder or URL (s3://, gs://, https://) of shards."""
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several as the decoder trains on them."""
     encoders: tuple[str, ...]
     """Encoders, each an MLflow run, a folder, or a model URI, whose encoders are all taken; `best`:
     of each backbone the best run on this very data."""
@@ -177,8 +179,11 @@ class ReadoutsCommand:
 class FullCommand:
     """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
 
-    data: Path
-    """Folder of shards, or a raw data set in a layout that `shards build` knows, packed first."""
+    data: tuple[Path, ...]
+    """Folder of shards, or a raw data set in a layout that `shards build` knows, packed first.
+    Several train together; scores are on the first."""
+    mix: tuple[float, ...] = ()
+    """Share of the batches for each of several data sets; default: by their numbers of images."""
     backbones: tuple[str, ...] = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
     """Backbones, one encoder each."""
     readout: Kind = "density"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder
 from emlnet.fit import Batches, Inputs, evaluate
@@ -22,23 +19,24 @@ from emlnet.model import CachedDecoder, EMLNet
 from emlnet.prepare import prepare_targets
 from emlnet.sample import Decoded, Targets, collate
 from emlnet.state import Plan
-from pipelines import figures, readouts, runs
+from pipelines import figures, runs
 from pipelines.config import flatten
-from pipelines.flags import RUN
+from pipelines.encoders import canvas_of
+from pipelines.frozen import FrozenEncoder, compute_readouts
 from pipelines.readouts import Cache
 from pipelines.stage import Place, Stage
-from shards.manifest import Manifest
 from shards.order import Plan as ReadingPlan
 from shards.order import epoch_plan
 from shards.pixels import decode_grey
-from shards.reader import ShardReader, step_keys
+from shards.reader import Reader, open_split, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderJob:
     """A decoder to train.
 
-    caches: folders of the encoders' readouts, in the order of the encoders.
+    caches: folders of the encoders' readouts, in the order of the encoders.  joined, mix: more data
+    sets, and the share of each.
     """
 
     data: Path | str
@@ -48,6 +46,8 @@ class DecoderJob:
     plan: Plan
     seed: int
     num_examples: int = 0
+    joined: tuple[Path | str, ...] = ()
+    mix: tuple[float, ...] = ()
 
     @property
     def title(self) -> str:
@@ -57,6 +57,10 @@ class DecoderJob:
     def build(self) -> nn.Module:
         """The decoder over frozen encoders, without their backbones."""
         return CachedDecoder(EMLNet(self.encoders, self.decoder))
+
+    def reader(self, split: str) -> Reader:
+        """The samples to train on, or to validate with."""
+        return open_split((self.data, *self.joined), split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> CacheSource:
         """One rank's batches."""
@@ -75,11 +79,16 @@ class CacheSource:
 
     def __init__(self, job: DecoderJob, rank: int, world_size: int, device: torch.device) -> None:
         self.job, self.rank, self.world_size, self.device = job, rank, world_size, device
-        self.steps_per_epoch = len(self._plan(len(ShardReader(job.data, "train")), 0).indices)
+        self.readers = {split: job.reader(split) for split in ("train", "val")}
+        sizes = [size for reader in self.readers.values() for size in reader.sizes]
+        self.canvas = canvas_of(job.encoders[0].config, sizes)
+        self.steps_per_epoch = len(self._plan(len(self.readers["train"]), 0).indices)
 
     def _plan(self, num_samples: int, epoch: int, train: bool = True) -> ReadingPlan:
         return epoch_plan(
             num_samples=num_samples,
+            parts=self.readers["train"].parts,
+            mix=self.job.mix if train else (),
             batch_size=self.job.plan.batch_size,
             rank=self.rank,
             world_size=self.world_size,
@@ -95,33 +104,35 @@ class CacheSource:
         return self._batches(split, replace(plan, indices=positions[plan.indices]))
 
     def _batches(self, split: str, plan: ReadingPlan, start_step: int = 0) -> CachedBatches:
-        reader = ShardReader(self.job.data, split)
+        reader = self.readers[split]
         return CachedBatches(
             plan,
             [Cache.open(folder, split) for folder in self.job.caches],
             lambda position: read_gaze(reader, position),
             self.device,
             start_step,
+            self.canvas,
         )
 
     def train(self, epoch: int, start_step: int) -> Batches:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
-        plan = self._plan(len(ShardReader(self.job.data, "train")), epoch)
+        plan = self._plan(len(self.readers["train"]), epoch)
         return self._batches("train", plan, start_step)
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
         return step_keys(
-            ShardReader(self.job.data, "train"),
+            self.readers["train"],
             self.job.plan.batch_size,
             self.job.seed,
             epoch,
             step,
+            self.job.mix,
         )
 
     def val(self) -> Batches:
         """This rank's share of the validation images."""
-        return self.images("val", np.arange(len(ShardReader(self.job.data, "val"))))
+        return self.images("val", np.arange(len(self.readers["val"])))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """A model's scores after an epoch, over the validation images of all ranks."""
@@ -139,7 +150,7 @@ class CacheSource:
             taps = read_taps(caches, [position], [False], self.device)
             return taps, sample.image.shape[:2]
 
-        return figures.examples(ShardReader(self.job.data, "val"), num, prepare)
+        return figures.examples(self.readers["val"], num, prepare)
 
 
 class Readouts(Protocol):
@@ -153,7 +164,7 @@ class CachedBatches:
     """Batches of an epoch: ((readouts of each encoder, size), where people looked).
 
     readouts: of each encoder.  gaze: a sample by position, whose photograph is not looked at.
-    start_step: steps of the plan to leave out.
+    start_step: steps of the plan to leave out.  canvas: what `canvas_of` says.
     """
 
     def __init__(
@@ -163,10 +174,12 @@ class CachedBatches:
         gaze: Callable[[int], Decoded],
         device: torch.device,
         start_step: int = 0,
+        canvas: Mapping[str, Any] | None = None,
     ) -> None:
         self.readouts, self.gaze, self.device = readouts, gaze, device
         rows = list(zip(plan.indices, plan.weights, plan.flips, strict=True))
         self.rows = rows[start_step:]
+        self.canvas = canvas or {}
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -175,7 +188,8 @@ class CachedBatches:
     def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
         """What the model is called with, and where people looked."""
         for indices, weights, flips in self.rows:
-            batch = collate([self.gaze(int(i)) for i in indices], weights, flips)
+            gaze = [self.gaze(int(i)) for i in indices]
+            batch = collate(gaze, weights, flips, **self.canvas)
             targets = prepare_targets(batch, self.device)
             taps = read_taps(self.readouts, indices.tolist(), flips.tolist(), self.device)
             yield (taps, targets.size), targets
@@ -191,7 +205,7 @@ def read_taps(
     return [[tap.to(device).float() for tap in given.read(positions, flips)] for given in readouts]
 
 
-def read_gaze(reader: ShardReader, position: int) -> Decoded:
+def read_gaze(reader: Reader, position: int) -> Decoded:
     """A sample without its photograph, which is not decoded."""
     sample = reader.sample(position)
     density = decode_grey(sample.density, f"{sample.key}: the density map")
@@ -204,69 +218,13 @@ def read_gaze(reader: ShardReader, position: int) -> Decoded:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrozenEncoder:
-    """An encoder to join.
-
-    cache: folder of its readouts, of a name that its weights and the data set give; there or not.
-    weights: SHA-256 of its weights as safetensors writes them.
-    """
-
-    encoder: Encoder
-    cache: Path
-    weights: str
-
-    @property
-    def source(self) -> str:
-        """What it is called in logs."""
-        return f"{self.encoder.config.backbone} {self.weights[:12]}"
-
-
-def open_encoders(
-    packages: Sequence[Path], manifest: Manifest, caches: Path
-) -> list[FrozenEncoder]:
-    """The encoders of packages, all of them where one holds a decoder's model.
-
-    caches: folder of the folders of readouts.
-    """
-    encoders = []
-    for path in packages:
-        for encoder in package.load(path).encoders:
-            # Of an encoder's package, the digest of its weights file.
-            weights = hashlib.sha256(save(encoder.state_dict())).hexdigest()
-            cache = caches / readouts.key(encoder, manifest.digest, weights)
-            encoders.append(FrozenEncoder(encoder=encoder, cache=cache, weights=weights))
-    return encoders
-
-
-def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> list[Path]:
-    """Folders of packaged encoders, each of an MLflow run, a model URI or a folder.
-
-    folder: where those that lie elsewhere are pulled to.
-    """
-    return [
-        registry.resolve(
-            f"runs:/{uri}" if RUN.fullmatch(uri) else uri,
-            tracking_uri,
-            folder / "encoders" / str(number),
-        )
-        for number, uri in enumerate(encoders)
-    ]
-
-
-def compute_readouts(place: Place, encoders: Sequence[FrozenEncoder]) -> None:
-    """Computes what is not cached yet of the readouts of encoders."""
-    splits = ("train", "val")
-    for each in encoders:
-        readouts.build(each.cache, place.data, splits, each.encoder, place.compute.use_gpu)
-
-
 def decoder_job(
     place: Place,
     encoders: Sequence[FrozenEncoder],
     config: DecoderConfig,
     plan: Plan,
     seed: int,
+    mix: tuple[float, ...] = (),
 ) -> DecoderJob:
     """A decoder to train on encoders whose readouts are cached."""
     return DecoderJob(
@@ -277,6 +235,8 @@ def decoder_job(
         plan=plan,
         seed=seed,
         num_examples=figures.NUM_EXAMPLES,
+        joined=place.joined,
+        mix=mix,
     )
 
 
@@ -287,6 +247,7 @@ def decoder_stage(
     plan: Plan,
     seed: int,
     notes: str = "",
+    mix: tuple[float, ...] = (),
 ) -> Stage:
     """The stage that trains the decoder; computes readouts that are not cached yet.
 
@@ -299,15 +260,10 @@ def decoder_stage(
     return Stage(
         name="decoder",
         kind="decoder",
-        job=decoder_job(place, encoders, config, plan, seed),
+        job=decoder_job(place, encoders, config, plan, seed, mix),
         place=place,
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed, "encoders": sources},
         backbones="+".join(each.encoder.config.backbone for each in encoders),
         notes=notes,
     )
-
-
-def cache_folder(given: Path | None, run_folder: Path) -> Path:
-    """The folder of the folders of readouts: as given, or shared by the runs beside this one."""
-    return given.expanduser().absolute() if given else run_folder.parent / "readouts"

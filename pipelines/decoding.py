@@ -9,12 +9,11 @@ from pathlib import Path
 
 from pipelines import readouts, runs, selection, store, trainer
 from pipelines.config import DecoderCommand, ReadoutsCommand
-from pipelines.decoder import (
+from pipelines.decoder import decoder_job, decoder_stage
+from pipelines.frozen import (
     FrozenEncoder,
     cache_folder,
     compute_readouts,
-    decoder_job,
-    decoder_stage,
     find_packages,
     open_encoders,
 )
@@ -34,7 +33,9 @@ def run(command: DecoderCommand) -> runs.StageResult:
     notes = ""
     if command.select_encoders or size:
         encoders, notes = _select(command, place, encoders, size)
-    stage = decoder_stage(place, encoders, command.decoder, command.plan, command.seed, notes)
+    stage = decoder_stage(
+        place, encoders, command.decoder, command.plan, command.seed, notes, command.mix
+    )
     result = stage.run()
     if notes:
         place.tracker.file(result.run_id, place.folder / selection.FILE)
@@ -46,7 +47,7 @@ def _names(command: DecoderCommand | ReadoutsCommand) -> tuple[str, ...]:
     """The encoders that a command names; of `best`, those that the MLflow store holds."""
     if not store.is_best(command.encoders):
         return command.encoders
-    digest = Manifest.load(location(command.data)).digest
+    digest = Manifest.join([Manifest.load(location(data)) for data in command.data]).digest
     metric = command.plan.select if isinstance(command, DecoderCommand) else "kl"
     found = tuple(store.best_encoders(command.tracking.uri, digest, metric))
     wanted = store.number_of_best(command.encoders)
@@ -60,7 +61,7 @@ def _select(
 ) -> tuple[list[FrozenEncoder], str]:
     """The subset that does best, and the table of all that were tried, as Markdown."""
     compute_readouts(place, encoders)
-    job = decoder_job(place, encoders, command.decoder, command.plan, command.seed)
+    job = decoder_job(place, encoders, command.decoder, command.plan, command.seed, command.mix)
     chosen = selection.select_encoders(place, encoders, job, size)
     print(f"\n{chosen.markdown()}\n", flush=True)
     return [encoders[member] for member in chosen.best], chosen.markdown()
@@ -68,11 +69,12 @@ def _select(
 
 def compute(command: ReadoutsCommand) -> None:
     """Computes readouts of encoders, for decoders to come."""
-    data = location(command.data)
-    manifest = Manifest.load(data)
+    data, *joined = map(location, command.data)
+    manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
     trainer.connect(command.compute)
     with tempfile.TemporaryDirectory() as scratch:
         packages = find_packages(_names(command), command.tracking.uri, Path(scratch))
         caches = cache_folder(command.readouts, Path("runs/any").absolute())
         for each in open_encoders(packages, manifest, caches):
-            readouts.build(each.cache, data, command.splits, each.encoder, command.compute.use_gpu)
+            use_gpu = command.compute.use_gpu
+            readouts.build(each.cache, data, command.splits, each.encoder, use_gpu, joined)

@@ -37,7 +37,7 @@ def demo(command: DemoCommand) -> None:
     sample.write_sample(raw, num_images=command.num_images, seed=0)
     print("2/4 shards, two encoders from ImageNet weights, decoder, scores, registry", flush=True)
     tracking = Tracking(out=folder / "run", tracking_uri=uri, experiment="demo")
-    report = full.run(replace(find_preset("demo"), data=raw, tracking=tracking))
+    report = full.run(replace(find_preset("demo"), data=(raw,), tracking=tracking))
     print(f"3/4 emlnet pull: models:/{registry.NAME}@{registry.CHAMPION} -> {folder / 'champion'}")
     model = package.load(registry.pull(folder / "champion", uri))
     picture = sorted((raw / "images" / "val").iterdir())[0]

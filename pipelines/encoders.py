@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from emlnet.fit import Batches, Inputs, evaluate
 from emlnet.prepare import prepare_image, prepare_targets
 from emlnet.sample import Batch, Targets
 from emlnet.state import Plan
+from emlnet.views import Size
 from pipelines import figures, runs
 from pipelines.config import EncoderCommand, flatten
 from pipelines.stage import Place, Stage, open_place, say
 from shards.loader import Loader, Reading
-from shards.order import check_mix
 from shards.reader import Reader, open_split, step_keys
 
 
@@ -78,13 +78,12 @@ class ShardSource:
     def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
         self.job, self.device = job, device
         train, val = job.reader("train"), job.reader("val")
-        mixed = len({*train.sizes, *val.sizes}) > 1
         common: dict[str, Any] = {
             "rank": rank,
             "world_size": world_size,
             "num_workers": job.loader_workers,
             "pin_memory": device.type == "cuda",
-            "canvas": job.encoder.size if mixed else None,
+            **canvas_of(job.encoder, [*train.sizes, *val.sizes]),
             "reading": job.reading,
             "reuse": device.type == "cpu",
         }
@@ -146,6 +145,18 @@ class ShardSource:
         image = prepare_image(batch, self.device)
         image = image.contiguous(memory_format=torch.channels_last)
         return (image,), prepare_targets(batch, self.device)
+
+
+def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
+    """On what pictures of these sizes share a batch, as the loader and `collate` take it."""
+    stretch = encoder.readout == "eml" and len(set(sizes)) > 1
+    return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
+
+
+def letterboxed(config: EncoderConfig, readers: Sequence[Reader]) -> EncoderConfig:
+    """The config, which letterboxes where pictures of several sizes train a `density` encoder."""
+    mixed = len({size for reader in readers for size in reader.sizes}) > 1
+    return replace(config, letterbox=config.letterbox or (mixed and config.readout == "density"))
 
 
 class Prepared:
@@ -227,7 +238,9 @@ def encoder_stage(
 
     name: in tables.  folder: its own in the place's.  mix: shares of the place's data sets.
     """
-    config = absolute(config)
+    folders = (place.data, *place.joined)
+    readers = [open_split(folders, split) for split in ("train", "val")]
+    config = letterboxed(absolute(config), readers)
     job = EncoderJob(
         data=place.data,
         encoder=config,
@@ -257,8 +270,6 @@ def run(command: EncoderCommand) -> runs.StageResult:
     config = command.encoder
     place = open_place(command, "encoder", config.backbone)
     name = f"encoder {config.backbone}"
-    if command.mix:
-        check_mix(command.data, command.mix)
     stage = encoder_stage(
         place,
         name,

@@ -14,21 +14,20 @@ from typing import Any
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.model import encoder_names
-from pipelines import bell, evaluation, nodes, publish, runs, stage, table, tasks, trainer
+from pipelines import bell, evaluation, nodes, packing, publish, runs, stage, table, trainer
 from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
-from pipelines.decoder import cache_folder, decoder_stage, open_encoders
+from pipelines.decoder import decoder_stage
 from pipelines.encoders import encoder_stage
+from pipelines.frozen import cache_folder, open_encoders
 from pipelines.provenance import data_tags
 from pipelines.report import REPORT, write_report
 from pipelines.rows import MODEL, ModelSource
 from pipelines.tracking import Tracker
-from shards.formats import walk
-from shards.loader import check_sizes
-from shards.manifest import MANIFEST, Manifest
+from shards.manifest import Manifest
+from shards.order import check_mix
 from shards.reader import ShardReader
 from shards.store import location
-from shards.writer import build
 
 SCORES = table.JSON
 SECONDS_FOR_MLFLOW = 120
@@ -41,9 +40,14 @@ def run(command: FullCommand) -> dict[str, Any]:
     What was done before in the same folder is found there and not done again.
     """
     began = time.monotonic()
-    source = location(command.data)
-    identity = {"command": "full", "source": str(source), "data": fingerprint(source)}
-    folder = stage.open_folder(command, f"full-{Path(source).name}", identity)
+    sources = [location(source) for source in command.data]
+    identity = {
+        "command": "full",
+        "source": " ".join(map(str, sources)),
+        "data": "+".join(map(packing.fingerprint, sources)),
+    }
+    name = "+".join(Path(source).name for source in sources)
+    folder = stage.open_folder(command, f"full-{name}", identity)
     if (folder / SCORES).is_file():
         print(f"done before, in {folder}")
         report: dict[str, Any] = json.loads((folder / SCORES).read_text())
@@ -52,13 +56,18 @@ def run(command: FullCommand) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     trainer.connect(command.compute)
     with timed(seconds, "shards"):
-        data = pack(source, folder / "shards")
-    manifest = Manifest.load(data)
+        data, *joined = packing.pack_all(sources, folder)
+    manifest = Manifest.join([Manifest.load(each) for each in (data, *joined)])
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    check(command, data)
-    nodes.check([data], folder, command.compute.storage_folder)
+    check(command)
+    nodes.check([data, *joined], folder, command.compute.storage_folder)
     place = stage.Place(
-        folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
+        folder=folder,
+        data=data,
+        joined=tuple(joined),
+        manifest=manifest,
+        tracker=tracker,
+        compute=command.compute,
     )
     with tracker.run(
         folder,
@@ -103,7 +112,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         }
         table.write_parquet(folder / table.PARQUET, scores)
         runs.write_json(folder / SCORES, report)
-        title = f"Scores of {folder.name} on {manifest.name}/val"
+        title = f"Scores of {folder.name} on {reader.manifest.name}/val"
         write_report(folder / REPORT, scores, title, answering, reader)
         for file in (table.PARQUET, SCORES, REPORT):
             tracker.file(run_id, folder / file)
@@ -133,6 +142,7 @@ def train(
             command.plan,
             command.seed + number,
             command.finetune,
+            command.mix,
         )
         for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
     ]
@@ -149,6 +159,7 @@ def train(
             DecoderConfig(readout=command.readout),
             command.decoder_plan,
             command.seed,
+            mix=command.mix,
         )
     results.append(decoder.run())
     seconds[decoder.name] = results[-1].seconds
@@ -195,7 +206,9 @@ def score(
 
     Each stage's run gets its own row, as `scores/<metric>`, so that all can be sorted by one.
     """
-    folder, tracker, manifest = place.folder / "evaluation", place.tracker, place.manifest
+    folder, tracker = place.folder / "evaluation", place.tracker
+    reader = ShardReader(place.data, "val")
+    manifest = reader.manifest
     folder.mkdir(exist_ok=True)
     with tracker.run(
         folder,
@@ -207,7 +220,7 @@ def score(
     ) as run_id:
         scores = evaluation.evaluate(
             [model],
-            ShardReader(place.data, "val"),
+            reader,
             title=f"scores of {results[-1].name}",
             use_gpu=place.compute.use_gpu,
             about={"flip": model.flip},
@@ -227,12 +240,12 @@ def score(
     return scores
 
 
-def check(command: FullCommand, data: Path | str) -> None:
+def check(command: FullCommand) -> None:
     """Raises ValueError for what would stop a later stage, before the first one trains."""
     for plan in (command.plan, command.decoder_plan):
         trainer.check_batch(plan.batch_size, command.compute)
-    for split in ("train", "val"):
-        check_sizes(ShardReader(data, split))
+    if command.mix:
+        check_mix(command.data, command.mix)
 
 
 @contextmanager
@@ -250,22 +263,6 @@ def say(report: dict[str, Any]) -> None:
     print(f"best: {report['best']}; {version}, {report['promotion']}")
     times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
     print(f"seconds: {times}", flush=True)
-
-
-def fingerprint(source: Path | str) -> str:
-    """What tells one data set from another, of a folder of shards or a raw one."""
-    if isinstance(source, str) or (source / MANIFEST).is_file():
-        return Manifest.load(source).digest
-    return walk(source).fingerprint
-
-
-def pack(source: Path | str, out: Path) -> Path | str:
-    """A folder of shards, or its URL, as it is; a raw one packed, a Ray task for each shard."""
-    if isinstance(source, str) or (source / MANIFEST).is_file():
-        return source
-    print(f"shards: packing {source}", flush=True)
-    build(source, out, map_=tasks.each)
-    return out
 
 
 def best_row(scores: table.Means, results: Sequence[runs.StageResult]) -> runs.StageResult:

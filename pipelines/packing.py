@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from pipelines import tasks, trainer
 from pipelines.config import Cluster
 from shards.__main__ import Build, say_built
+from shards.formats import walk
+from shards.manifest import MANIFEST, Manifest
+from shards.writer import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +30,25 @@ def run(command: BuildCommand) -> None:
     """Builds the data set and says what was packed and dropped."""
     trainer.connect(Cluster(address=command.address))
     say_built(command.build(partial(tasks.each, num_workers=command.num_workers)))
+
+
+def fingerprint(source: Path | str) -> str:
+    """What tells one data set from another, of a folder of shards or a raw one."""
+    if isinstance(source, str) or (source / MANIFEST).is_file():
+        return Manifest.load(source).digest
+    return walk(source).fingerprint
+
+
+def pack_all(sources: Sequence[Path | str], folder: Path) -> list[Path | str]:
+    """Each data set as shards, those of raw ones in a run's folder."""
+    names = ["shards", *(f"shards-{number}" for number in range(2, len(sources) + 1))]
+    return [pack(source, folder / name) for source, name in zip(sources, names, strict=True)]
+
+
+def pack(source: Path | str, out: Path) -> Path | str:
+    """A folder of shards, or its URL, as it is; a raw one packed, a Ray task for each shard."""
+    if isinstance(source, str) or (source / MANIFEST).is_file():
+        return source
+    print(f"shards: packing {source}", flush=True)
+    build(source, out, map_=tasks.each)
+    return out

@@ -26,7 +26,7 @@ from pipelines import tasks
 from pipelines.config import digest
 from pipelines.runs import write_json
 from shards.loader import check_sizes
-from shards.reader import ShardReader
+from shards.reader import Reader, open_split
 
 PART = 50
 """Samples of a part: what is lost when a worker dies."""
@@ -45,11 +45,13 @@ def build(
     splits: Sequence[str],
     encoder: Encoder,
     use_gpu: bool | None = None,
+    joined: Sequence[Path | str] = (),
 ) -> Path:
     """Computes an encoder's readouts of whole splits, mirrored too; parts that are there are kept.
 
-    folder: named by `key`; complete when it returns.  Raises ValueError when it holds readouts
-    of another key.
+    folder: named by `key`; complete when it returns.  joined: more data sets, after the first.
+    Raises ValueError when it holds readouts of another key, or pictures of several sizes would
+    need several sizes of readouts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = _check_key(folder)
@@ -62,8 +64,8 @@ def build(
     for name in splits:
         if name in done:
             continue
-        reader = ShardReader(data, name)
-        check_sizes(reader)
+        reader = open_split((data, *joined), name)
+        check_canvas(reader, encoder)
         parts = [
             part
             for part in tasks.split(len(reader), PART)
@@ -71,10 +73,25 @@ def build(
         ]
         if parts:
             title = f"readouts of {encoder.config.backbone}, {name}"
-            tasks.spread(_compute, parts, encoder, reader, folder, title=title, use_gpu=use_gpu)
+            tasks.spread(
+                _compute, parts, encoder, reader, name, folder, title=title, use_gpu=use_gpu
+            )
         done.append(name)
         write_json(folder / DONE, {**about, "splits": done})
     return folder
+
+
+def check_canvas(reader: Reader, encoder: Encoder) -> None:
+    """Raises ValueError when an encoder sees pictures of a split at several sizes."""
+    if encoder.config.letterbox or encoder.kind == "eml":
+        return
+    try:
+        check_sizes(reader)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; the encoder {encoder.config.backbone} was trained on pictures of one size: "
+            "train it on these, and it letterboxes"
+        ) from None
 
 
 def _check_key(folder: Path) -> dict[str, Any]:
@@ -97,7 +114,12 @@ def _check_key(folder: Path) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _compute(
-    part: list[int], device: torch.device, encoder: Encoder, reader: ShardReader, folder: Path
+    part: list[int],
+    device: torch.device,
+    encoder: Encoder,
+    reader: Reader,
+    split: str,
+    folder: Path,
 ) -> None:
     """Readouts of one part; the file of tap 0, which marks the part as done, is written last."""
     encoder = encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -108,7 +130,7 @@ def _compute(
         image = prepare_image(batch, device).contiguous(memory_format=torch.channels_last)
         rows.append([r[:, 0].half().cpu().numpy() for r in encoder.readouts(image)])
     for tap in reversed(range(len(rows[0]))):
-        path = _files(folder, reader.split, part[0], tap)
+        path = _files(folder, split, part[0], tap)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             np.save(file, np.stack([row[tap] for row in rows]), allow_pickle=False)

@@ -22,10 +22,10 @@ from emlnet.fit import evaluate, fit
 from emlnet.model import encoder_names
 from emlnet.state import better, start
 from pipelines import tasks
-from pipelines.decoder import CacheSource, DecoderJob, FrozenEncoder
+from pipelines.decoder import CacheSource, DecoderJob
+from pipelines.frozen import FrozenEncoder
 from pipelines.runs import write_json
 from pipelines.stage import Place
-from shards.reader import ShardReader
 
 FILE = "selection.json"
 EXHAUSTIVE = 4
@@ -163,7 +163,7 @@ def select_encoders(
     if path.is_file():
         for content in json.loads(path.read_text())["trials"]:
             known.append(Trial(**{**content, "members": tuple(content["members"])}))
-    split = halves(len(ShardReader(place.data, "val")), job.seed)
+    split = halves(len(job.reader("val")), job.seed)
     heads = [without_backbone(each.encoder) for each in encoders]
     made = list(known)
 

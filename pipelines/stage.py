@@ -23,7 +23,8 @@ from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullComman
 from pipelines.provenance import data_tags, git_commit
 from pipelines.tracking import AWAY, EpochLogger, Tracker, one_line
 from shards.manifest import Manifest
-from shards.reader import ShardReader
+from shards.order import check_mix
+from shards.reader import Reader
 from shards.store import location
 
 HISTORY, SENT = "history.json", "mlflow-sent.json"
@@ -38,6 +39,9 @@ class StageJob(worker.Job, Protocol):
     def data(self) -> Path | str:
         """Folder of shards."""
 
+    def reader(self, split: str) -> Reader:
+        """The samples to train on, or to validate with."""
+
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder | EMLNet:
         """The whole model, in eval mode, from the weights of the best epoch."""
 
@@ -47,7 +51,7 @@ class Place:
     """Where a command's stages work.
 
     folder: the run's own, absolute.  data: folder of shards, absolute, or its URL.  joined: those
-    of more data sets that encoders train on.  manifest: of all.  parent: the MLflow run that the
+    of more data sets to train on.  manifest: of all.  parent: the MLflow run that the
     stages are children of.
     """
 
@@ -163,7 +167,7 @@ class Stage:
         history = [EpochReport(**report) for report in content["history"]]
         best = next(report for report in reversed(history) if report.best)
         model = self.job.finish(content["best_weights"])
-        reader, data = ShardReader(self.job.data, "val"), self.place.manifest
+        reader, data = self.job.reader("val"), self.place.manifest
         about = {
             # A decoder's package is the whole model.
             "name": f"EML-NET of {data.name}" if self.kind == "decoder" else self.name,
@@ -243,8 +247,9 @@ def weight_files(command: EncoderCommand | DecoderCommand | FullCommand) -> list
 
 def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) -> Place:
     """The place of a stage that runs alone; connects to Ray."""
-    given = command.data if isinstance(command, EncoderCommand) else (command.data,)
-    data, *joined = map(location, given)
+    if command.mix:
+        check_mix(command.data, command.mix)
+    data, *joined = map(location, command.data)
     manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
     identity = {"command": stage, "data": manifest.digest}
     folder = open_folder(command, f"{stage}-{what}", identity)

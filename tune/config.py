@@ -157,6 +157,11 @@ def check(command: LossWeightsCommand) -> None:
 
 def check_full(command: SearchedFullCommand) -> None:
     """Raises ValueError for what the command cannot mean."""
+    if len(command.full.data) > 1:
+        raise ValueError(
+            "a search takes one data set; search on one (`tune loss-weights`), then give "
+            "`pipelines full` all of them with --loss-weights @FILE"
+        )
     if command.backbone not in command.full.backbones:
         known = ", ".join(command.full.backbones)
         raise ValueError(f"--search-on {command.backbone} is none of the backbones {known}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emlnet.losses import LossWeights
-from pipelines import full, runs
+from pipelines import full, packing, runs
 from pipelines.config import digest
 from shards.store import location
 from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
@@ -20,18 +20,18 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
     """Searches and trains, or goes on with both; the report of `pipelines full`."""
     check_full(command)
     chosen = command.full
-    source = location(chosen.data)
+    source = location(chosen.data[0])
     elsewhere = ("tracking", "compute", "data")
     config = {k: v for k, v in asdict(chosen).items() if k not in elsewhere}
     identity = {
         "command": "tune full",
-        "data": full.fingerprint(source),
+        "data": packing.fingerprint(source),
         "config": digest(config=config, search=command.search, on=command.backbone),
         "store": digest(uri=chosen.tracking.uri),
     }
     default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"
     folder = runs.open_folder(chosen.tracking.out or default, identity)
-    data = Path(full.pack(source, folder / "shards"))
+    data = Path(packing.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
     check(search)
     best = json.loads(loss_weights(search).read_text())
@@ -63,4 +63,4 @@ def with_winner(command: SearchedFullCommand, best: dict[str, Any], data: Path, 
     plan = replace(chosen.plan, loss_weights=LossWeights(**best["weights"]))
     if "lr" in best["other"]:
         plan = replace(plan, lr=best["other"]["lr"])
-    return replace(chosen, data=data, plan=plan, tracking=replace(chosen.tracking, out=out))
+    return replace(chosen, data=(data,), plan=plan, tracking=replace(chosen.tracking, out=out))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipelines import runs, stage, trainer
 from pipelines.config import flatten
-from pipelines.decoder import FrozenEncoder
 from pipelines.encoders import checked
 from pipelines.flags import BEST_WEIGHTS
+from pipelines.frozen import FrozenEncoder
 from pipelines.provenance import data_tags
 from pipelines.tracking import Tracker
 from shards.loader import check_sizes

@@ -110,8 +110,7 @@ class Shrunk:
 @torch.no_grad()
 def _own_map(encoder: Encoder, readouts: list[Tensor], size: Size) -> Tensor:
     """The encoder's log-density (B, 1, H, W) from its readouts."""
-    output = encoder.head(readouts, size, encoder.input_size(size))
-    return to_log_density(output, encoder.kind)
+    return to_log_density(encoder.own_map(readouts, size), encoder.kind)
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import ray
 from emlnet import package
 from pipelines import runs, stage, trainer
 from pipelines.config import digest, num_cpus
-from pipelines.decoder import (
+from pipelines.frozen import (
     FrozenEncoder,
     cache_folder,
     compute_readouts,

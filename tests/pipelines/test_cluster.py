@@ -33,7 +33,9 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_full_runs_with_two_workers_on_two_nodes(address: str, raw: Path, tmp_path: Path) -> None:
     tracking = Tracking(out=tmp_path / "run", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     compute = Compute(num_workers=2, address=address)
-    report = full.run(replace(find_preset("smoke"), data=raw, tracking=tracking, compute=compute))
+    report = full.run(
+        replace(find_preset("smoke"), data=(raw,), tracking=tracking, compute=compute)
+    )
     assert len([node for node in ray.nodes() if node["Alive"]]) == 3
     for stage in ("encoder-0-tiny", "decoder"):
         folder = sorted((tmp_path / "run" / stage / "training").glob("checkpoint_2*"))[-1]

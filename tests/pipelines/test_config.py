@@ -27,7 +27,7 @@ def test_flags_change_a_preset() -> None:
         ["full", "--preset", "osie-cpu", "--data", "x", "--epochs", "2", "--lr", "0.01"]
     )
     assert isinstance(command, FullCommand)
-    assert command.data == Path("x")
+    assert command.data == (Path("x"),)
     assert (command.plan.epochs, command.plan.lr) == (2, 0.01)
     assert command.size == find_preset("osie-cpu").size == (360, 480)
 
@@ -117,10 +117,10 @@ def test_loss_weights_come_from_a_searchs_run_in_the_store_that_the_command_name
 
 
 def test_one_weight_for_all_backbones_or_one_each() -> None:
-    command = FullCommand(data=Path("d"), backbones=("tiny", "resnet50"), weights=("none",))
+    command = FullCommand(data=(Path("d"),), backbones=("tiny", "resnet50"), weights=("none",))
     assert [config.weights for config in command.encoders()] == ["none", "none"]
     with pytest.raises(ValueError, match="one each"):
-        FullCommand(data=Path("d"), backbones=("tiny", "tiny", "tiny"), weights=("a", "b"))
+        FullCommand(data=(Path("d"),), backbones=("tiny", "tiny", "tiny"), weights=("a", "b"))
 
 
 def test_equal_configs_have_equal_digests() -> None:
@@ -138,7 +138,7 @@ def test_a_tree_flattens_to_dotted_names() -> None:
 def test_full_needs_no_preset_but_data() -> None:
     command = parse(["full", "--data", "x"])
     assert isinstance(command, FullCommand)
-    assert command.data == Path("x")
+    assert command.data == (Path("x"),)
 
 
 @pytest.mark.parametrize("words", [["full"], ["full", "--preset", "osie-cpu"]])

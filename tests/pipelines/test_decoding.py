@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(data: Path, packages: list[str], place: Path) -> DecoderCommand:
     return DecoderCommand(
-        data=data,
+        data=(data,),
         encoders=tuple(packages[:2]),
         plan=replace(DECODER_PLAN, epochs=1),
         tracking=Tracking(out=place / "first", tracking_uri=f"sqlite:///{place / 'mlflow.db'}"),

@@ -113,7 +113,7 @@ def test_the_job_runs_on_the_cluster_with_a_command_that_parses() -> None:
     assert isinstance(command, FullCommand)
     (group,) = only("RayCluster", "emlnet")["spec"]["workerGroupSpecs"]
     assert command.compute.worker_range[1] <= group["maxReplicas"]
-    for path in (command.data, command.tracking.out):
+    for path in (*command.data, command.tracking.out):
         assert str(path).startswith("/mnt/emlnet/")
 
 

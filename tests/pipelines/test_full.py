@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 def command(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> FullCommand:
     folder = tmp_path_factory.mktemp("full")
     tracking = Tracking(out=folder / "run", tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    return replace(find_preset("smoke"), data=raw, tracking=tracking)
+    return replace(find_preset("smoke"), data=(raw,), tracking=tracking)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_a_plan_of_the_paper_runs_from_end_to_end(
     preset = find_preset(name)
     command = replace(
         preset,
-        data=raw,
+        data=(raw,),
         size=size,
         weights=("none",),
         plan=replace(preset.plan, epochs=1, batch_size=4),

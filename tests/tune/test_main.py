@@ -138,7 +138,7 @@ def test_full_trains_with_the_winner_and_all_else_as_the_command_says():
     best = {"weights": {"kl": 2, "cc": 1, "nss": 0, "sim": 0, "mse": 0}, "other": {"lr": 0.002}}
     full = with_winner(command, best, Path("shards"), Path("out"))
     assert full.plan.loss_weights == LossWeights(kl=2, cc=1, nss=0)
-    assert (full.plan.epochs, full.plan.lr, full.data) == (7, 0.002, Path("shards"))
+    assert (full.plan.epochs, full.plan.lr, full.data) == (7, 0.002, (Path("shards"),))
     assert full.decoder_plan == find_preset("osie-cpu").decoder_plan
 
 

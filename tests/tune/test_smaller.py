@@ -66,10 +66,7 @@ class FakeEncoder:
 
     kind = "density"
 
-    def input_size(self, size):
-        return size
-
-    def head(self, readouts, size, input_size):
+    def own_map(self, readouts, size):
         return readouts[0].mean((2, 3), keepdim=True).expand(-1, 1, *size)
 
 

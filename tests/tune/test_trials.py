@@ -20,8 +20,8 @@ from emlnet.model import EMLNet
 from emlnet.state import Plan
 from pipelines import readouts, tasks
 from pipelines.config import Compute
-from pipelines.decoder import open_encoders
 from pipelines.encoders import EncoderJob
+from pipelines.frozen import open_encoders
 from pipelines.readouts import Cache
 from shards.manifest import Manifest
 from shards.reader import ShardReader

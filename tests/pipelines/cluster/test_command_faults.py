@@ -84,7 +84,7 @@ def test_training_goes_on_without_its_mlflow_server_which_gets_all_of_it_later(
 ) -> None:
     port = free_port()
     tracking = Tracking(out=tmp_path / "run", tracking_uri=f"http://127.0.0.1:{port}")
-    asked = replace(find_preset("smoke"), data=raw, tracking=tracking)
+    asked = replace(find_preset("smoke"), data=(raw,), tracking=tracking)
     monkeypatch.setattr(full, "SECONDS_FOR_MLFLOW", 1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # It is away for good.
     train, serving = full.train, ExitStack()
