@@ -44,7 +44,7 @@ def test_full_trains_on_two_data_sets_and_scores_the_first(
         tracking=Tracking(out=tmp_path / "run", tracking_uri=f"sqlite:///{tmp_path / 'm.db'}"),
     )
     report = full.run(command)
-    assert report["about"]["num_images"] == 3
+    assert report["num_images"] == 3
     assert all(np.isfinite(value) for value in report["scores"]["decoder"].values())
     model = package.load(tmp_path / "run" / "decoder" / "package")
     assert [encoder.config.letterbox for encoder in model.encoders] == [kind == "density"] * 2
