@@ -14,7 +14,7 @@ from typing import Any
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.model import encoder_names
-from pipelines import bell, evaluation, nodes, packing, publish, runs, stage, table, trainer
+from pipelines import bell, evaluation, packing, publish, runs, stage, table, trainer
 from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import decoder_stage
@@ -60,15 +60,7 @@ def run(command: FullCommand) -> dict[str, Any]:
     manifest = Manifest.join([Manifest.load(each) for each in (data, *joined)])
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     check(command)
-    nodes.check([data, *joined], folder, command.compute.storage_folder)
-    place = stage.Place(
-        folder=folder,
-        data=data,
-        joined=tuple(joined),
-        manifest=manifest,
-        tracker=tracker,
-        compute=command.compute,
-    )
+    place = stage.Place.over((data, *joined), folder, manifest, tracker, command.compute)
     with tracker.run(
         folder,
         f"{command.preset or 'full'} {time.strftime('%Y-%m-%d %H:%M', time.gmtime())}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +62,27 @@ class Place:
     compute: Compute
     joined: tuple[Path | str, ...] = ()
     parent: str | None = None
+
+    @classmethod
+    def over(
+        cls,
+        data: Sequence[Path | str],
+        folder: Path,
+        manifest: Manifest,
+        tracker: Tracker,
+        compute: Compute,
+    ) -> Place:
+        """The place of one data set or several; ValueError when a node does not see all of it."""
+        nodes.check(list(data), folder, compute.storage_folder)
+        first, *joined = data
+        return cls(
+            folder=folder,
+            data=first,
+            joined=tuple(joined),
+            manifest=manifest,
+            tracker=tracker,
+            compute=compute,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,22 +270,14 @@ def open_place(command: EncoderCommand | DecoderCommand, stage: str, what: str) 
     """The place of a stage that runs alone; connects to Ray."""
     if command.mix:
         check_mix(command.data, command.mix)
-    data, *joined = map(location, command.data)
-    manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
+    data = [location(given) for given in command.data]
+    manifest = Manifest.join([Manifest.load(folder) for folder in data])
     identity = {"command": stage, "data": manifest.digest}
     folder = open_folder(command, f"{stage}-{what}", identity)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     trainer.connect(command.compute)
     trainer.check_batch(command.plan.batch_size, command.compute)
-    nodes.check([data, *joined], folder, command.compute.storage_folder)
-    return Place(
-        folder=folder,
-        data=data,
-        joined=tuple(joined),
-        manifest=manifest,
-        tracker=tracker,
-        compute=command.compute,
-    )
+    return Place.over(data, folder, manifest, tracker, command.compute)
 
 
 def say(result: runs.StageResult) -> None:
