@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.runner import RESULTS, ROOT, table
+from benchmarks.records import RESULTS, ROOT, table
 
 SHORT = {
     "loss": [],

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.runner import ROOT
+from benchmarks.records import ROOT
 from shards.sample import write_sample
 from shards.writer import build
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.runner import REPEATS, Row, compare, save
+from benchmarks.records import Row, save
+from benchmarks.runner import REPEATS, compare
 from benchmarks.step import PAPER
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline import metric_loops
 from benchmarks.loss import inputs as loss_inputs
-from benchmarks.runner import RESULTS, commit, machine
+from benchmarks.records import RESULTS, commit, machine
 from emlnet import metrics
 from emlnet.augment import Augmentation
 from emlnet.decoder import DecoderConfig

@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.baseline import loader as usual
-from benchmarks.runner import ROOT, Side, compare, save
+from benchmarks.records import ROOT, save
+from benchmarks.runner import Side, compare
 from emlnet.augment import Augmentation
 from emlnet.prepare import prepare_image, prepare_targets
 from shards.loader import Loader, Reading

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline.metric_inputs import make_inputs
-from benchmarks.runner import Side, compare, compare_memory, save
+from benchmarks.records import save
+from benchmarks.runner import Side, compare, compare_memory
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.sample import Targets
 

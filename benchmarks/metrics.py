@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.baseline import metric_loops
 from benchmarks.baseline.metric_inputs import make_inputs
-from benchmarks.runner import REPEATS, Row, compare, line, peak, reset_peak, save
+from benchmarks.records import Row, line, save
+from benchmarks.runner import REPEATS, compare, peak, reset_peak
 from emlnet import metrics
 
 HERE = Path(__file__).parent

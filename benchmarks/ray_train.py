@@ -22,7 +22,8 @@ import torch
 from ray.train import UserCallback
 
 from benchmarks.data import pictures
-from benchmarks.runner import REPEATS, Row, Side, compare, line, save
+from benchmarks.records import Row, line, save
+from benchmarks.runner import REPEATS, Side, compare
 from benchmarks.step import Next, endless
 from emlnet.encoder import EncoderConfig
 from emlnet.fit import train_epoch

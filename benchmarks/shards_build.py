@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.baseline import shard_writer
-from benchmarks.runner import ROOT, Side, compare, save
+from benchmarks.records import ROOT, save
+from benchmarks.runner import Side, compare
 from shards.parallel import default_num_workers, processes
 from shards.sample import write_sample
 from shards.writer import build

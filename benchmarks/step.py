@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.baseline import step as baseline_step
 from benchmarks.data import pictures
-from benchmarks.runner import Side, compare, compare_memory, save
+from benchmarks.records import save
+from benchmarks.runner import Side, compare, compare_memory
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
 from emlnet.state import Plan, start

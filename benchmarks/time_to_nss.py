@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.baseline.step import trainer
 from benchmarks.data import pictures
-from benchmarks.runner import Row, Side, line, save
+from benchmarks.records import Row, line, save
+from benchmarks.runner import Side
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import evaluate, train_epoch
 from emlnet.state import Plan, start

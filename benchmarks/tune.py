@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.runner import RESULTS, Row, line, save
+from benchmarks.records import RESULTS, Row, line, save
 from pipelines.config import num_cpus
 from pipelines.flags import BEST_WEIGHTS
 from shards.manifest import Manifest

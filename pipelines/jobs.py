@@ -94,7 +94,7 @@ def run(command: JobsCommand) -> int:
     if command.job not in known:
         raise ValueError(f"no job {command.job!r} there; it has {', '.join(known) or 'none'}")
     if command.action == "logs":
-        return follow(client, command.job)
+        return follow(client, command.job, address=command.address)
     stop(client, command.job)
     return 0
 
@@ -121,10 +121,22 @@ def stop(client: JobSubmissionClient, job: str) -> None:
     print(f"{job}: asked to stop" if stopped else f"{job}: had ended before", flush=True)
 
 
-def follow(client: JobSubmissionClient, job: str, ask: Callable[[], bool] | None = None) -> int:
+def how_to_follow(job: str, address: str | None) -> str:
+    """The line that says how a job is followed later, at the address that was named."""
+    there = f" --address {address}" if address else ""
+    return f"follow it with: python -m pipelines jobs logs {job}{there}"
+
+
+def follow(
+    client: JobSubmissionClient,
+    job: str,
+    ask: Callable[[], bool] | None = None,
+    address: str | None = None,
+) -> int:
     """Prints a job's log until the job ends; returns its own exit code.
 
     ask: called on Ctrl-C, whether to stop the job too; default: a question on the terminal.
+    address: that the user named, for the line that says how to go on.
     A connection that breaks is made again, and the log goes on where it was.
     """
     printed = 0
@@ -139,7 +151,7 @@ def follow(client: JobSubmissionClient, job: str, ask: Callable[[], bool] | None
         if (ask or _ask)():
             stop(client, job)
         else:
-            print(f"\n{job} goes on; follow it with: python -m pipelines jobs logs {job}")
+            print(f"\n{job} goes on; {how_to_follow(job, address)}")
         return STOPPED_FOLLOWING
     code = details.driver_exit_code
     if details.status == "SUCCEEDED":

@@ -144,6 +144,6 @@ def run(command: SubmitCommand, parse: Callable[[list[str]], object]) -> int:
         )
     print(f"job {job}: {shlex.join(command.command)}", flush=True)
     if command.detach:
-        print(f"follow it with: python -m pipelines jobs logs {job}", file=sys.stderr)
+        print(jobs.how_to_follow(job, command.address), file=sys.stderr)
         return 0
-    return jobs.follow(client, job)
+    return jobs.follow(client, job, address=command.address)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.runner import Row, Side, compare, save, table
+from benchmarks.records import Row, save, table
+from benchmarks.runner import Side, compare
 
 
 def side(name, seconds, calls):

@@ -131,6 +131,13 @@ def test_ctrl_c_asks_whether_to_stop_the_job_too(answer: bool, capsys: Any) -> N
     assert ("goes on" in capsys.readouterr().out) is not answer
 
 
+def test_the_line_that_says_how_to_follow_a_job_names_its_address():
+    assert jobs.how_to_follow("job", None).endswith("jobs logs job")
+    assert jobs.how_to_follow("job", "http://head:8265").endswith(
+        "jobs logs job --address http://head:8265"
+    )
+
+
 def test_a_machine_without_a_package_is_told_which(capsys: Any) -> None:
     lacking = preflight.missing(
         [Requirement("numpy>=1"), Requirement("no-such-thing>=3"), Requirement("numpy>=999")]

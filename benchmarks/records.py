@@ -1,0 +1,177 @@
+"""What a benchmark leaves behind: rows, one JSON file per part, one Markdown table of all parts.
+
+    save("loss", [row], threads=2)              # benchmarks/results/loss.json and table.md
+
+Every row has a ratio, baseline over ours, that is to reach `reach` or more: 3 is three times faster
+(or three times less memory), 0.98 is 2 % slower. A row with a limit instead of a baseline (15 s,
+say) has the limit as its baseline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+VERSIONS = ("torch", "torchvision", "timm", "numpy", "ray", "webdataset", "mlflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    part: what was measured.  against: what with.  ours, baseline: one value per repetition, or
+    per run, less is better.  reach: the least ratio that is wanted, None where none is.
+    unit: of the values.  about: sizes, counts, whatever else the figures depend on.
+    """
+
+    part: str
+    against: str
+    ours: tuple[float, ...]
+    baseline: tuple[float, ...]
+    reach: float | None = None
+    unit: str = "s"
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """Median of the baseline over the median of ours."""
+        return statistics.median(self.baseline) / statistics.median(self.ours)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Lowest and highest ratio of a pair of repetitions."""
+        longest = max(len(self.ours), len(self.baseline))
+        ours, baseline = (side * (longest // len(side)) for side in (self.ours, self.baseline))
+        ratios = [theirs / own for own, theirs in zip(ours, baseline, strict=True)]
+        return min(ratios), max(ratios)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the ratio is what was wanted."""
+        return None if self.reach is None else self.ratio >= self.reach
+
+
+def save(name: str, rows: Sequence[Row], *, threads: int, folder: Path = RESULTS) -> Path:
+    """Writes the rows of a part with all that they depend on, and the table of all parts."""
+    content = {
+        "machine": machine(),
+        "threads": threads,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "rows": [
+            {**asdict(row), "ratio": row.ratio, "spread": row.spread, "reached": row.reached}
+            for row in rows
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    _write(path, json.dumps(content, indent=1) + "\n")
+    _write(folder / "table.md", table(folder))
+    return path
+
+
+def table(folder: Path = RESULTS) -> str:
+    """The Markdown table of all results in a folder."""
+    parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    parts = [
+        part for part in parts if "rows" in part
+    ]  # A card's figures have a table of their own.
+    lines = [
+        "| part | against | ours | baseline | ratio (pairs) | to reach | threads | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for part in parts:
+        for row in part["rows"]:
+            low, high = row["spread"]
+            reach = "" if row["reach"] is None else f"{row['reach']:g}"
+            mark = {True: "", False: ", **not reached**", None: ""}[row["reached"]]
+            cells = [
+                row["part"],
+                row["against"],
+                amount(row["ours"], row["unit"]),
+                amount(row["baseline"], row["unit"]),
+                f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})",
+                reach + mark,
+                str(part["threads"]),
+                re.sub("^(.{7})[0-9a-f]*", r"\1", part["commit"] or ""),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    about = sorted({machine_line(part["machine"]) for part in parts})
+    notes = "Medians; ratio is baseline over ours, in brackets its range over pairs of repetitions."
+    return "\n".join([*lines, "", notes, *about]) + "\n"
+
+
+def amount(values: Sequence[float], unit: str) -> str:
+    """The median of some values, three digits, in a unit that suits."""
+    value = statistics.median(values)
+    if unit == "s" and value < 1:
+        value, unit = value * 1000, "ms"
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+
+
+def line(row: Row) -> str:
+    """A row in words, for the terminal."""
+    low, high = row.spread
+    wanted = "" if row.reach is None else f", wanted {row.reach:g}"
+    values = f"{amount(row.ours, row.unit)} against {amount(row.baseline, row.unit)}"
+    return f"{row.part}: {values}, ratio {row.ratio:.2f} ({low:.2f} to {high:.2f}{wanted})"
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that figures depend on."""
+    import torch
+
+    installed = {}
+    for name in VERSIONS:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [text.partition(":")[2].strip() for text in info.splitlines() if "model name" in text]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": installed,
+    }
+
+
+def machine_line(about: dict[str, Any]) -> str:
+    """A machine in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    what = f"{about['cpu']} ({about['capability']}), {about['cores']} cores"
+    gpu = f", {about['gpu']}" if about["gpu"] else ""
+    return f"{what}, {about['memory_gib']} GiB{gpu}; Python {about['python']}, {versions}."
+
+
+def commit() -> str | None:
+    """The checkout's commit, with `-dirty` when files differ from it."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
