@@ -57,6 +57,15 @@ class Urgency:
             raise StoppedError
 
 
+def refusal(place: str, error: Exception) -> str:
+    """What to tell a person whose storage refuses what training has to keep."""
+    refused = str(error).partition("\n")[0] or type(error).__name__
+    return (
+        f"{place} takes no checkpoint ({refused}); the last good one is kept. Make room there, and "
+        "the same command goes on from it"
+    )
+
+
 class Uploader:
     """Copies a checkpoint to the run's storage; what stays refused ends training, with the reason.
 
@@ -87,14 +96,11 @@ class Uploader:
             try:
                 return storage.persist_current_checkpoint(saved, name)
             except (OSError, RuntimeError) as error:
-                refused = str(error).partition("\n")[0] or type(error).__name__
+                refused = error
                 with suppress(OSError):
                     folder = storage.build_checkpoint_path_from_name(name)
                     storage.storage_filesystem.delete_dir(folder)
             time.sleep(pause)
-        reason = (
-            f"{storage.experiment_fs_path} takes no checkpoint ({refused}); the last good one is "
-            "kept. Make room there, and the same command goes on from it"
-        )
+        reason = refusal(storage.experiment_fs_path, refused)
         ray.get(self.bell.give_up.remote(reason))
         raise OSError(reason)

@@ -28,8 +28,6 @@ from shards.reader import Reader
 from shards.store import location
 
 HISTORY, SENT = "history.json", "mlflow-sent.json"
-ELSEWHERE = ("tracking", "compute", "data", "preset")
-"""Fields of a command that don't make its run another one."""
 
 
 class StageJob(worker.Job, Protocol):
@@ -231,7 +229,7 @@ def summary(history: list[dict[str, Any]], best: runs.StageResult, select: str) 
     )
 
 
-ELSEWHERE = ("tracking", "compute", "data", "readouts")
+ELSEWHERE = ("tracking", "compute", "data", "readouts", "preset")
 """Fields of a command that say where it runs, reads and writes, not what comes out."""
 
 

@@ -14,6 +14,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.train import (
     CheckpointConfig,
+    ControllerError,
     FailureConfig,
     LoggingConfig,
     RunConfig,
@@ -28,6 +29,7 @@ from emlnet.finite import DivergedError
 from pipelines import worker
 from pipelines.bell import StoppedError, handle_termination, hang, listening
 from pipelines.config import Cluster, Compute, digest
+from pipelines.saving import refusal
 from pipelines.watch import collective_timeout
 
 # Freed memory stays with the process, in one arena (training runs in a thread, whose own arena
@@ -225,6 +227,9 @@ def train(
             result = trainer.fit()
     except TrainingFailedError as error:
         _, reason = ray.get(bell.look.remote())
+        cause = error.controller_failure if isinstance(error, ControllerError) else None
+        if isinstance(cause, OSError):  # Its own record of the checkpoints.
+            reason = reason or refusal(checkpoints_of(storage, compute), cause)
         if reason:
             raise ValueError(f"{job.title}: {reason}") from error
         raise RuntimeError(f"{job.title}: training failed: {error}") from error

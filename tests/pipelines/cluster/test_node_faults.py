@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -39,6 +40,16 @@ def connect(cluster: Cluster, compute: Compute) -> None:
     trainer.connect(compute)
 
 
+def leaving(nodes: list[Any]) -> tuple[Any, str]:
+    """One of two nodes on which this process is not, and its id: of nodes with one address Ray
+    gives a driver any.
+    """
+    ids = {node["RayletSocketName"]: node["NodeID"] for node in ray.nodes()}
+    mine = ray.get_runtime_context().get_node_id()
+    node = next(node for node in reversed(nodes) if ids[node.raylet_socket_name] != mine)
+    return node, ids[node.raylet_socket_name]
+
+
 def test_a_node_that_goes_and_another_that_comes_change_no_bit(
     cluster: Cluster, data: Path, tmp_path: Path
 ) -> None:
@@ -50,9 +61,10 @@ def test_a_node_that_goes_and_another_that_comes_change_no_bit(
     whole = make_job(data, tmp_path / "whole")
     expected = trainer.train(whole, tmp_path / "whole" / "training", compute)
     job = make_job(data, tmp_path / "broken", pause=0.5)
+    node, _ = leaving(nodes)
     with training(job, compute) as content:
         wait_until(lambda: last_checkpoint(training_of(job)) >= (1, 2), "no checkpoint")
-        cluster.remove_node(nodes[1], allow_graceful=False)
+        cluster.remove_node(node, allow_graceful=False)
         cluster.add_node(num_cpus=1)
     assert difference(content.result(), expected) == []
     assert workers_seen(job) == [2]
@@ -69,9 +81,10 @@ def test_elastic_training_goes_on_smaller_and_grows_again(
     compute = Compute(num_workers="1:2", address=cluster.address, max_failures=2, threads=1)
     connect(cluster, compute)
     job = make_job(data, tmp_path, pause=0.5, plan={"epochs": 14})
+    node, _ = leaving(nodes)
     with training(job, compute) as content:
         wait_until(lambda: len(steps(job)) >= 5, "no fifth step")
-        cluster.remove_node(nodes[1])
+        cluster.remove_node(node)
         wait_until(lambda: workers_seen(job) == [2, 1], "it did not go on smaller", 200)
         cluster.add_node(num_cpus=1)
     assert workers_seen(job) == [2, 1, 2]
@@ -89,21 +102,16 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
     )
     connect(cluster, compute)
     job = make_job(data, tmp_path, pause=2.0, plan={"checkpoint_every": 0, "epochs": 3})
-
-    (leaving,) = [
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["RayletSocketName"] == nodes[1].raylet_socket_name
-    ]
+    node, node_id = leaving(nodes)
     with training(job, compute) as content:
         wait_until(lambda: len(steps(job)) >= 8, "no eighth step")
         ray_command = Path(sys.executable).with_name("ray")
         command = [str(ray_command), "drain-node", "--address", cluster.address, "--node-id"]
-        command += [leaving, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += [node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         command += ["--reason-message", "spot", "--deadline-remaining-seconds", "15"]
         subprocess.run(command, check=True)
         time.sleep(15)
-        cluster.remove_node(nodes[1])
+        cluster.remove_node(node)
         cluster.add_node(num_cpus=1)
     assert [report["epoch"] for report in content.result()["history"]] == [1, 2, 3]
     assert "a node with rank" in "".join(capfd.readouterr())
