@@ -46,7 +46,7 @@ RUN: dict[type, Callable[[Any], object]] = {
     boards.ExportBoardCommand: boards.run,
     FullCommand: full.run,
     demo.DemoCommand: demo.demo,
-    submit.SubmitCommand: lambda command: submit.run(command, parse),
+    submit.SubmitCommand: submit.run,
     jobs.JobsCommand: jobs.run,
     backbones.BackbonesCommand: backbones.run,
     grid.GridCommand: grid.run,
@@ -67,6 +67,7 @@ VERBS = (
     "full",
     "demo",
     "predict",
+    "promote",
 )
 """The commands that can be sent to a cluster."""
 
@@ -123,7 +124,7 @@ def parse_submit(argv: list[str]) -> submit.SubmitCommand:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; a user's error is one line on stderr and exit code 1.
 
-    `submit` and `jobs logs` exit with the job's own code.
+    `submit` and `jobs logs` exit with the job's own code, 1 for a job that was stopped.
     """
     try:
         command = parse(sys.argv[1:] if argv is None else argv)

@@ -7,10 +7,9 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from tyro.conf import Suppress
@@ -24,6 +23,8 @@ ROOMS = ("pipelines", "tune", "shards")
 """Whose commands can be sent, as `python -m ROOM`; one without a room is of the first."""
 SENT = ("emlnet", "shards", "pipelines", "tune", "pyproject.toml")
 """What a job brings: the code, so that nothing else in the checkout is ever sent."""
+PATHS = ("--data", "--out", "--json", "--readouts", "--storage")
+"""Flags whose values are the cluster's folders and files."""
 SECONDS_TO_STOP = "60"
 SERVERS = ("http", "https", "databricks")
 
@@ -32,8 +33,8 @@ SERVERS = ("http", "https", "databricks")
 class SubmitCommand(jobs.Server):
     """Send a command to a cluster as a Ray job, follow its log, and exit with its exit code.
 
-    The command comes last: any of these with its flags, `tune ...` or `shards ...`; paths in it
-    are the cluster's.
+    The command comes last, with its flags: full, encoder, decoder, readouts, evaluate, score,
+    compare, build, predict, promote, `tune ...` or `shards ...`; paths in it are the cluster's.
     """
 
     command: Suppress[tuple[str, ...]] = ()
@@ -50,28 +51,23 @@ def split(argv: Sequence[str], verbs: Sequence[str]) -> tuple[list[str], list[st
     return list(argv), []
 
 
-def check(words: Sequence[str], parse: Callable[[list[str]], object]) -> str:
+def check(words: Sequence[str]) -> str:
     """Raises ValueError for what could not work on a cluster; returns the MLflow server to use.
 
-    words: the command, without its room when it is of pipelines.  parse: their parser.
+    words: the command, without its room when it is of pipelines.
     """
-    given = None
-    if words[0] not in ROOMS:
-        parsed: Any = parse(list(words))
-        given = getattr(getattr(parsed, "tracking", None), "tracking_uri", None)
-    paths = _paths(words)
+    paths = _values(words, PATHS)
     for flag, value in paths:
         if "://" not in value and not value.startswith("/"):
             raise ValueError(
                 f"{flag} {value} is relative to this folder, which the cluster does not have; "
                 "give the path that its nodes see, or a URL"
             )
-    if words[0] in ("full", "encoder", "decoder") and not any(
-        f == "--out" for f, _ in _paths(words)
-    ):
+    if words[0] in ("full", "encoder", "decoder") and "--out" not in dict(paths):
         raise ValueError(
             "a job needs --out, a folder that all nodes see: its own working folder ends with it"
         )
+    given = dict(_values(words, ("--tracking-uri",))).get("--tracking-uri")
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or ""
     parts = urlsplit(uri)
     if parts.scheme not in SERVERS:
@@ -87,14 +83,18 @@ def check(words: Sequence[str], parse: Callable[[list[str]], object]) -> str:
     return find_tracking_uri(uri)
 
 
-def _paths(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The flags that name a folder or file, and what they name."""
-    found = []
-    for position, word in enumerate(words):
+def _values(words: Sequence[str], flags: Sequence[str]) -> list[tuple[str, str]]:
+    """Each value of some flags, which may take several, with its flag."""
+    found, open_flag = [], ""
+    for word in words:
         flag, equals, value = word.partition("=")
-        if flag in ("--data", "--out", "--json", "--storage"):
-            follows = words[position + 1] if position + 1 < len(words) else ""
-            found.append((flag, value if equals else follows))
+        flag = flag.replace("_", "-")
+        if word.startswith("--"):
+            open_flag = flag if flag in flags else ""
+            if open_flag and equals:
+                found.append((flag, value))
+        elif open_flag:
+            found.append((open_flag, word))
     return found
 
 
@@ -116,7 +116,7 @@ def entrypoint(words: Sequence[str]) -> str:
     return f"python -m pipelines.preflight && exec {command}"
 
 
-def run(command: SubmitCommand, parse: Callable[[list[str]], object]) -> int:
+def run(command: SubmitCommand) -> int:
     """Sends the job and follows it; returns its exit code, 0 at once with `--detach`.
 
     Raises ValueError for a command that could not work there, RuntimeError when it is refused.
@@ -124,7 +124,7 @@ def run(command: SubmitCommand, parse: Callable[[list[str]], object]) -> int:
     if not command.command:
         raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
     variables = {
-        "MLFLOW_TRACKING_URI": check(command.command, parse),
+        "MLFLOW_TRACKING_URI": check(command.command),
         **LINES_OF_WORKERS,
         "PYTHONUNBUFFERED": "1",
         # For the checkpoint of a job that is stopped; Ray's 3 s are too few.

@@ -123,6 +123,8 @@ def _wait_for(each: dict[str, int], least: int, most: int, seconds: float) -> bo
     began, asked = time.monotonic(), False
     while any(ray.cluster_resources().get(kind, 0) < least * n for kind, n in each.items()):
         if time.monotonic() - began >= seconds:
+            if asked:
+                request_resources(bundles=[])  # Else it would stand for ever.
             return False
         if not asked:
             asked = True

@@ -59,3 +59,14 @@ def test_a_batch_has_an_image_for_each_worker_and_need_not_divide(has: Any) -> N
     trainer.check_batch(10, Compute(num_workers="2:8"))
     with pytest.raises(ValueError, match="batch of 6 cannot be shared by 8 workers"):
         trainer.check_batch(6, Compute(num_workers="2:8"))
+
+
+def test_machines_that_did_not_come_in_time_are_no_longer_asked_for(
+    has: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has((2, 0))
+    asked: list[Any] = []
+    monkeypatch.setattr(trainer, "request_resources", lambda bundles: asked.append(bundles))
+    with pytest.raises(ValueError, match="3 workers want a CPU each, the cluster has 2"):
+        trainer.scaling(Compute(num_workers=3, wait=1))
+    assert asked == [[{"CPU": 1}] * 3, []]

@@ -79,6 +79,7 @@ def test_code_alone_is_packed(tmp_path: Path) -> None:
     ("words", "uri", "message"),
     [
         ([*FULL[:2], "packed", *FULL[3:]], "http://m", "--data packed is relative"),
+        ([*FULL[:3], "more", *FULL[3:]], "http://m", "--data more is relative"),
         ([*FULL[:3], "--out=runs/a"], "http://m", "--out runs/a is relative"),
         (FULL[:3], "http://m", "a job needs --out"),
         (FULL, "", "a job needs an MLflow server .* the default file"),
@@ -91,8 +92,15 @@ def test_what_a_cluster_could_not_do_is_refused(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ValueError, match=message) as caught:
-        submit.check(words, parse)
+        submit.check(words)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("room", ["full", "tune"])
+def test_the_server_that_a_command_names_wins(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    words = [room, *FULL[1:], "--tracking-uri", "http://mlflow:5000"]
+    assert submit.check(words) == "http://mlflow:5000"
 
 
 def test_an_address_where_nothing_listens_is_one_sentence(capsys: Any) -> None:
