@@ -64,10 +64,15 @@ VERBS = (
     "evaluate",
     "score",
     "compare",
+    "export-board",
     "full",
     "demo",
-    "predict",
+    "backbones",
+    "grid",
     "promote",
+    "rollback",
+    "predict",
+    "runs",
 )
 """The commands that can be sent to a cluster."""
 

@@ -33,8 +33,8 @@ SERVERS = ("http", "https", "databricks")
 class SubmitCommand(jobs.Server):
     """Send a command to a cluster as a Ray job, follow its log, and exit with its exit code.
 
-    The command comes last, with its flags: full, encoder, decoder, readouts, evaluate, score,
-    compare, build, predict, promote, `tune ...` or `shards ...`; paths in it are the cluster's.
+    The command comes last: any of these with its flags, `tune ...` or `shards ...`; paths in it
+    are the cluster's.
     """
 
     command: Suppress[tuple[str, ...]] = ()
