@@ -17,9 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A head without CPUs; tests add nodes of one CPU each."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray.shutdown()
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     yield made
