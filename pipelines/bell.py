@@ -44,7 +44,7 @@ class _Bell:
 def hang() -> Any:
     """A new bell, an actor on this machine: ring() ends training, give_up(reason) for good."""
     node = ray.get_runtime_context().get_node_id()
-    strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(_Bell).options(num_cpus=0, scheduling_strategy=strategy).remote()
 
 
