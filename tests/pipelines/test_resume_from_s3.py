@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import s3fs
@@ -20,14 +21,35 @@ from pipelines import trainer
 from pipelines.config import Compute
 from pipelines.encoders import EncoderJob, ShardSource
 from shards.reader import ShardReader, step_keys
+from shards.writer import build
 from tests.shards.conftest import s3, s3_server  # noqa: F401
+from tests.shards.test_osie import OSIE, needs_osie
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
-BATCH = 2
-DIES_AT = 4
-"""Step of the second epoch; a checkpoint is written after every second."""
+
+
+class Pictures(NamedTuple):
+    """Shards, and how they are trained on."""
+
+    shards: Path
+    batch_size: int
+    checkpoint_every: int
+
+    @property
+    def dies_at(self) -> int:
+        """Step of the second epoch at which the last worker is killed."""
+        return 2 * self.checkpoint_every
+
+
+@pytest.fixture(params=["synthetic", pytest.param("osie", marks=needs_osie)])
+def pictures(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> Pictures:
+    """A few synthetic pictures, and OSIE's photographs."""
+    if request.param == "synthetic":
+        return Pictures(data, batch_size=2, checkpoint_every=2)
+    build(OSIE, tmp_path / "osie", progress=False)
+    return Pictures(tmp_path / "osie", batch_size=8, checkpoint_every=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +57,7 @@ class TracedJob(EncoderJob):
     """Writes down what it reads; its last worker is killed once, in the middle of an epoch."""
 
     trace: Path
+    dies_at: int
 
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
         os.environ["EMLNET_SHARD_CACHE"] = str(self.trace / "cache")
@@ -44,7 +67,7 @@ class TracedJob(EncoderJob):
         def traced(epoch: int, start_step: int = 0) -> Iterator[Batch]:
             for step, batch in enumerate(read(epoch, start_step), start_step):
                 killed = self.trace / "killed"
-                dies = epoch == 1 and step == DIES_AT and rank == world_size - 1
+                dies = epoch == 1 and step == self.dies_at and rank == world_size - 1
                 if dies and not killed.exists():
                     killed.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -61,19 +84,24 @@ class TracedJob(EncoderJob):
 @pytest.mark.parametrize("num_workers", [2, 1])
 def test_a_killed_run_resumes_at_the_next_sample_with_as_many_or_fewer_workers(
     s3,  # noqa: F811
-    data: Path,
+    pictures: Pictures,
     tmp_path: Path,
     num_workers: int,
 ) -> None:
-    s3fs.S3FileSystem().put(str(data), "tests/set", recursive=True)
+    s3fs.S3FileSystem().put(str(pictures.shards), "tests/set", recursive=True)
     trace = tmp_path / "trace"
     trace.mkdir()
     job = TracedJob(
         data="s3://tests/set",
         encoder=TINY,
-        plan=Plan(epochs=2, batch_size=BATCH, checkpoint_every=2),
+        plan=Plan(
+            epochs=2,
+            batch_size=pictures.batch_size,
+            checkpoint_every=pictures.checkpoint_every,
+        ),
         seed=3,
         trace=trace,
+        dies_at=pictures.dies_at,
     )
     first = Compute(num_workers=2, max_failures=0)
     with pytest.raises(RuntimeError):
@@ -81,15 +109,15 @@ def test_a_killed_run_resumes_at_the_next_sample_with_as_many_or_fewer_workers(
     before = (trace / "lines").read_text().splitlines()
     trainer.train(job, tmp_path / "run", Compute(num_workers=num_workers, max_failures=0))
     after = [json.loads(line) for line in (trace / "lines").read_text().splitlines()[len(before) :]]
-    reader = ShardReader(data, "train")
-    num_steps = -(-len(reader) // BATCH)
+    reader = ShardReader(pictures.shards, "train")
+    num_steps = -(-len(reader) // pictures.batch_size)
     started = min(step for _, _, step, _, _ in after)
     assert {world for world, *_ in after} == {num_workers}
     assert {epoch for _, epoch, *_ in after} == {1}
-    assert 2 <= started <= DIES_AT
+    assert pictures.checkpoint_every <= started <= pictures.dies_at
     done = {step: ranks for step, ranks in _by_step(before, 1).items() if step < started}
     seen = {**done, **_by_step(map(json.dumps, after), 1)}
-    order = [step_keys(reader, BATCH, 3, 1, step) for step in range(num_steps)]
+    order = [step_keys(reader, pictures.batch_size, 3, 1, step) for step in range(num_steps)]
     assert [seen[step] for step in range(num_steps)] == order
     assert sorted(key for keys in seen.values() for key in keys) == sorted(reader.keys)
 

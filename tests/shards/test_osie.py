@@ -18,9 +18,10 @@ from shards.writer import build
 
 ROOT = Path(__file__).parents[2]
 OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
-pytestmark = pytest.mark.skipif(
+needs_osie = pytest.mark.skipif(
     not OSIE.is_dir(), reason=f"no OSIE photographs at {OSIE}; set EMLNET_OSIE to their folder"
 )
+pytestmark = needs_osie
 
 
 @pytest.fixture(scope="module")

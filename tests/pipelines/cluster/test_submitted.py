@@ -1,5 +1,6 @@
 """A job sent over HTTP to a cluster that wants a token, followed to a model that can be pulled."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -26,12 +27,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log, port = tmp_path_factory.mktemp("ray") / "log", free_port()
     # Sockets lie in it, whose paths must be short.
     sessions = tempfile.mkdtemp(prefix="ray-")
-    words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    folder = Path(sys.executable).parent
+    words = [str(folder / "ray"), "start", "--head", "--block"]
     words += ["--port", str(free_port()), "--dashboard-port", str(port), "--num-cpus", "2"]
     words += ["--node-ip-address", "127.0.0.1", "--temp-dir", sessions]
     words += ["--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port"]
     words += [str(free_port())]
-    with started(words, log, **TOKEN) as process:
+    # Jobs run the `python` of the environment in which Ray was started.
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    with started(words, log, **TOKEN, PATH=path) as process:
         wait_for_answer(f"http://127.0.0.1:{port}/api/version", log, process)
         yield f"http://127.0.0.1:{port}"
     shutil.rmtree(sessions, ignore_errors=True)
@@ -46,7 +50,8 @@ def run(words: list[str], log: Path, **variables: str) -> tuple[int, str]:
 def test_a_job_is_followed_to_a_model_that_is_pulled(
     address: str, raw: Path, tmp_path: Path
 ) -> None:
-    full = ["full", "--preset", "smoke", "--data", str(raw), "--out", str(tmp_path / "run")]
+    full = ["full", "--preset", "smoke", "--backbones", "tiny", "--data", str(raw)]
+    full += ["--out", str(tmp_path / "run")]
     submit = ["submit", "--address", address, *full]
     with mlflow_server(tmp_path, free_port()) as uri:
         code, told = run(command(*submit), tmp_path / "job.log", MLFLOW_TRACKING_URI=uri, **TOKEN)
