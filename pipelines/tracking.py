@@ -83,10 +83,7 @@ class Tracker:
 
     @classmethod
     def existing(cls, uri: str) -> Tracker:
-        """A store that is there, for a caller that makes no runs.
-
-        Raises ValueError when there is none.
-        """
+        """A store, for a caller that makes no runs.  Raises ValueError when it is not there."""
         connect(uri)
         return cls(uri=uri, experiment_id="")
 
