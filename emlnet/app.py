@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,10 +109,9 @@ class Answer:
 def write_downloads(folder: Path, name: str, prediction: Prediction) -> tuple[str, str]:
     """The map as PNG and NumPy files to download; old ones are removed."""
     for old in folder.iterdir():
-        if time.time() - old.stat().st_mtime > KEEP_SECONDS:
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+        with suppress(FileNotFoundError):  # Another request was faster.
+            if time.time() - old.stat().st_mtime > KEEP_SECONDS:
+                shutil.rmtree(old)
     own = Path(tempfile.mkdtemp(dir=folder))
     png, npy = own / f"{name}_smap.png", own / f"{name}_smap.npy"
     Image.fromarray(prediction.picture()).save(png)

@@ -27,9 +27,10 @@ def density_maps(
 ) -> dict[str, Tensor]:
     """Maps (B, 1, H, W) by metric: nss, cc, kl, sim, auc, sauc.
 
-    log_density: (B, 1, H, W), natural log.  baseline_log_density: the same, of the fixations that
-    are sAUC's negatives.  sigma: pixels, of the blur in the density maps that the model is scored
-    against.  num_fixations: fixations per image of the data.  seeds: (B,) int64, one per image.
+    log_density: (B, 1, H, W), natural log.  baseline_log_density: the same, of where people look
+    whatever the picture, as sAUC's negatives do: the training images' mean.  sigma: pixels, of the
+    blur in the density maps that the model is scored against.  num_fixations: fixations per image
+    of the data.  seeds: (B,) int64, one per image.
     NSS takes p; AUC too, since equalising p keeps its order; sAUC log p - log baseline; CC and KL
     p blurred as density maps are; SIM `expected_similarity_map`.
     """

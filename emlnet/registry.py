@@ -113,14 +113,6 @@ def find_version(client: MlflowClient, alias: str | None = None, version: int | 
     raise NotRegisteredError(f"{NAME} has no {wanted}; its aliases are: {aliases}")
 
 
-def champion(client: MlflowClient) -> Any | None:
-    """The version that holds the alias `champion`, or None."""
-    try:
-        return find_version(client, CHAMPION)
-    except NotRegisteredError:
-        return None
-
-
 def find_uri(client: MlflowClient, uri: str) -> Any:
     """The registered version that `models:/emlnet@alias` or `models:/emlnet/version` names.
 

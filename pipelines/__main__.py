@@ -30,7 +30,7 @@ from pipelines import (
     scoring,
     submit,
 )
-from pipelines.bell import TERMINATED, StoppedError
+from pipelines.bell import INTERRUPTED, TERMINATED, StoppedError
 from pipelines.config import DecoderCommand, EncoderCommand, FullCommand, ReadoutsCommand
 from pipelines.flags import registry, spell_out, take_flag
 from pipelines.presets import PRESETS, find_preset
@@ -120,6 +120,7 @@ def parse(argv: list[str]) -> object:
 def parse_submit(argv: list[str]) -> submit.SubmitCommand:
     """What follows `submit`: its own flags, then a command, which must parse too."""
     own, sent = submit.split(argv, VERBS)
+    sent = sent[1:] if sent[:1] == ["pipelines"] else sent
     if sent and sent[0] in VERBS:
         parse(sent)
     prog = "python -m pipelines submit [flags] COMMAND ..."
@@ -134,6 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         answer = RUN[type(command)](command)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return TERMINATED

@@ -1,7 +1,8 @@
 """Who holds an alias of the registry, since when, and what it beat; one change at a time.
 
 A version's tags: `<alias>_since`, `<alias>_until` (when it held it), `<alias>_after` (the version
-that held it before, empty for none), `<alias>_reason`.
+that held it before, empty for none), `<alias>_reason`.  The registered model's tag
+`<alias>_history` has all its holders in order, but for those that a rollback took back.
 """
 
 from __future__ import annotations
@@ -32,28 +33,51 @@ def holder(client: MlflowClient, alias: str) -> str | None:
     """The version that holds an alias, None when nobody does."""
     try:
         return str(client.get_model_version_by_alias(registry.NAME, alias).version)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in registry.ABSENT:
+            raise
         return None
 
 
+def history(client: MlflowClient, alias: str) -> list[str]:
+    """The versions that held an alias in turn, the one that holds it last."""
+    held = holder(client, alias)
+    if held is None:
+        return []
+    tags = client.get_registered_model(registry.NAME).tags
+    past = [version for version in tags.get(f"{alias}_history", "").split(",") if version]
+    return past if past[-1:] == [held] else [*past, held]  # Somebody set it elsewhere.
+
+
 def hand_over(
-    client: MlflowClient, alias: str, version: str, expected: str | None, reason: str
+    client: MlflowClient,
+    alias: str,
+    version: str,
+    expected: str | None,
+    reason: str,
+    back: bool = False,
 ) -> bool:
     """Gives an alias to a version if `expected` still holds it, and notes it in tags.
 
+    back: the version is the one that held it before, and `expected` is taken out of the history.
     Returns False, with nothing changed, when another caller was faster: compare anew.
     """
     with locked(client):
-        if holder(client, alias) != expected:
+        past = history(client, alias)
+        if past[-1:] != ([expected] if expected else []):
             return False
+        if version == expected:
+            return True
+        past = past[:-1] if back else [*past, version]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         tags = {"since": now, "until": "", "after": expected or "", "reason": reason}
         for name, value in tags.items():
             client.set_model_version_tag(registry.NAME, version, f"{alias}_{name}", value)
+        client.set_registered_model_tag(registry.NAME, f"{alias}_history", ",".join(past))
         client.set_registered_model_alias(registry.NAME, alias, version)
         if alias == registry.CHAMPION and holder(client, CHALLENGER) == version:
             client.delete_registered_model_alias(registry.NAME, CHALLENGER)
-        if expected is not None and expected != version:
+        if expected is not None:
             client.set_model_version_tag(registry.NAME, expected, f"{alias}_until", now)
     return True
 

@@ -140,9 +140,10 @@ def holds(run: Run, name: str, operator: str, value: str) -> bool:
 
 
 def find_metric(run: Run, name: str) -> float | None:
-    """A metric by its name, or without `scores/`, `best_`, `val_`, `mit_` before it."""
-    for prefix in ("", "scores/", "best_", "val_", "scores/mit_"):
-        value = run.data.metrics.get(f"{prefix}{name}")
+    """A metric by its name; `mit_kl` or `kl` is the evaluation's, else the best epoch's on val."""
+    bare = name.removeprefix("mit_")
+    for known in (name, f"scores/{name}", f"scores/mit_{bare}", f"best_{bare}", f"val_{bare}"):
+        value = run.data.metrics.get(known)
         if value is not None:
             return float(value)
     return None
@@ -176,7 +177,7 @@ def table(runs: Sequence[Run], columns: Sequence[str], experiments: dict[str, st
         backbone = tags.get("backbone", "-")
         rows.append(
             [
-                info.run_id[:8],
+                info.run_id,
                 f"{info.run_name}{status}",
                 tags.get("data", experiments.get(info.experiment_id, "-")),
                 tags.get("stage", "-"),

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiohttp import ClientError
 from tyro.conf import Positional
 
+from pipelines.bell import INTERRUPTED
+
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DASHBOARD = "http://127.0.0.1:8265"
 SECONDS_TO_START_AGAIN = 2
 """Between attempts to follow a log whose connection broke."""
-STOPPED_FOLLOWING = 130
-"""Exit code when the user stops following a job: that of any command that Ctrl-C ends."""
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -152,7 +152,7 @@ def follow(
             stop(client, job)
         else:
             print(f"\n{job} goes on; {how_to_follow(job, address)}")
-        return STOPPED_FOLLOWING
+        return INTERRUPTED
     code = details.driver_exit_code
     if details.status == "SUCCEEDED":
         print(f"{job}: succeeded", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import h5py
@@ -191,10 +191,12 @@ def _pair(
     found: dict[int, str] = {}
     surplus = []
     for place in known:
-        stem = Path(place).stem
-        if stem not in stems:
-            stem = stem.removesuffix(SUFFIX)
-        if stem not in stems:
+        # A picture in a folder is called after both: Action/001.jpg is Action-001.
+        whole = str(PurePosixPath(place).with_suffix("")).strip("/").replace("/", "-")
+        named = whole, Path(place).stem
+        names = [*named, *(name.removesuffix(SUFFIX) for name in named)]
+        stem = next((name for name in names if name in stems), None)
+        if stem is None:
             surplus.append(place)
             continue
         position = stems[stem]

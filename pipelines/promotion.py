@@ -75,20 +75,17 @@ def promote(command: PromoteCommand) -> int:
 def rollback(command: RollbackCommand) -> None:
     """Rolls an alias back.  Raises ValueError when nobody held it before."""
     client = Tracker.existing(command.tracking.uri).client
-    version = aliases.holder(client, command.alias)
-    if version is None:
+    past = aliases.history(client, command.alias)
+    if not past:
         raise ValueError(f"nobody holds the alias {command.alias!r}")
-    tags = client.get_model_version(registry.NAME, version).tags
-    before = tags.get(f"{command.alias}_after")
-    if not before:
+    version = past[-1]
+    if len(past) == 1:
         raise ValueError(
             f"version {version} is the first that holds {command.alias!r}; `promote` names another"
         )
+    before = past[-2]
     registry.find_version(client, version=int(before))
-    earlier = client.get_model_version(registry.NAME, before).tags.get(f"{command.alias}_after")
     reason = f"rolled back from version {version}: {command.reason}"
-    if not aliases.hand_over(client, command.alias, before, version, reason):
+    if not aliases.hand_over(client, command.alias, before, version, reason, back=True):
         raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
-    # A second rollback goes one further back, not forth again.
-    client.set_model_version_tag(registry.NAME, before, f"{command.alias}_after", earlier or "")
     print(aliases.describe(client, command.alias))

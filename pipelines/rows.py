@@ -123,8 +123,8 @@ class ModelSource:
 class BaselineSource:
     """What needs no model: the bounds between which scores lie.
 
-    prior: (H, W) mean training density, None without a train split.  other: reads the sample at a
-    position.  num_images: of the split.  sigma: pixels, of the data's density maps.
+    prior: (H, W) mean training density, None without a train split.  sigma: pixels, of the data's
+    density maps.
     """
 
     prior: Tensor | None

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet import package, registry
 from pipelines import compare, evaluation, publish, runs, table, trainer
-from pipelines.config import Cluster, Store
+from pipelines.config import Cluster, Store, digest
 from pipelines.map_files import MapFiles, MapKind
 from pipelines.report import COMPARISON, REPORT, write_comparison, write_report
 from pipelines.rows import MODEL, ModelSource, Source
@@ -124,11 +124,12 @@ def run_evaluate(command: EvaluateCommand) -> Table:
         scores = _score(
             source, MODEL, command.model, reader, command.scoring, command.compute, command.flip
         )
-        folder = _write(scores, source, reader, command.scoring, Path(command.model).name)
+        folder = _write(scores, source, reader, command.scoring, command.model)
     run_id = _run_of(command.model, command.tracking)
     if run_id:
         tracker = Tracker(uri=command.tracking.uri, experiment_id="")
-        tracker.file(run_id, folder, publish.FOLDER)
+        for name in (table.PARQUET, table.JSON, REPORT):
+            tracker.file(run_id, folder / name, publish.FOLDER)
         print(f"logged with MLflow run {run_id}, under {publish.FOLDER}/", flush=True)
     return scores
 
@@ -139,7 +140,7 @@ def run_score(command: ScoreCommand) -> Table:
         source = MapFiles.find(command.maps, reader.keys, command.kind, command.resize)
         name = str(command.maps)
         scores = _score(source, source.name, name, reader, command.scoring, command.compute)
-        _write(scores, source, reader, command.scoring, source.name)
+        _write(scores, source, reader, command.scoring, name)
     return scores
 
 
@@ -155,10 +156,12 @@ def run_compare(command: CompareCommand) -> list[compare.Difference]:
         )
         print(f"\n{compare.text(differences, names)}\n")
         gains = gains.dropna().sort_values(ascending=False, kind="stable")
-        num = command.num_pictures
-        for title, part in (("better", gains.head(num)), ("worse", gains.iloc[::-1].head(num))):
+        num, worst = command.num_pictures, gains.iloc[::-1]
+        parts = {"better": gains[gains > 0].head(num), "worse": worst[worst < 0].head(num)}
+        for title, part in parts.items():
             print(f"where the first is {title} by {command.metric}:")
-            print("\n".join(f"  {image}  {gain:+.3f}" for image, gain in part.items()))
+            lines = [f"  {image}  {gain:+.3f}" for image, gain in part.items()]
+            print("\n".join(lines or ["  nowhere"]))
         content = {
             "first": command.first,
             "second": command.second,
@@ -241,9 +244,13 @@ def _scores_of(
 
 
 def _write(scores: Table, source: Source, reader: ShardReader, scoring: Scoring, name: str) -> Path:
-    """Prints the scores and writes them and the report; returns the folder."""
+    """Prints the scores and writes them and the report; returns the folder.
+
+    name: folder or URI of what is scored; its last part is shown.
+    """
+    own, name = digest(scored=name)[:6], Path(name).name
     safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:40]
-    default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{safe}"
+    default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{safe}-{own}"
     folder = (scoring.out or default).absolute()
     scores.save(folder)
     if scoring.json:

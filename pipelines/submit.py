@@ -23,6 +23,8 @@ ROOMS = ("pipelines", "tune", "shards")
 """Whose commands can be sent, as `python -m ROOM`; one without a room is of the first."""
 SENT = ("emlnet", "shards", "pipelines", "tune", "pyproject.toml")
 """What a job brings: the code, so that nothing else in the checkout is ever sent."""
+WITHOUT_SERVER = ("shards", "build", "backbones")
+"""Commands that write no runs and look up no model."""
 PATHS = ("--data", "--out", "--json", "--readouts", "--storage")
 """Flags whose values are the cluster's folders and files."""
 SECONDS_TO_STOP = "60"
@@ -52,7 +54,7 @@ def split(argv: Sequence[str], verbs: Sequence[str]) -> tuple[list[str], list[st
 
 
 def check(words: Sequence[str]) -> str:
-    """Raises ValueError for what could not work on a cluster; returns the MLflow server to use.
+    """Raises ValueError for what could not work on a cluster; returns its MLflow server, if any.
 
     words: the command, without its room when it is of pipelines.
     """
@@ -68,6 +70,8 @@ def check(words: Sequence[str]) -> str:
             "a job needs --out, a folder that all nodes see: its own working folder ends with it"
         )
     given = dict(_values(words, ("--tracking-uri",))).get("--tracking-uri")
+    if words[0] in WITHOUT_SERVER:
+        return ""
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or ""
     parts = urlsplit(uri)
     if parts.scheme not in SERVERS:
@@ -123,8 +127,9 @@ def run(command: SubmitCommand) -> int:
     """
     if not command.command:
         raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
+    server = check(command.command)
     variables = {
-        "MLFLOW_TRACKING_URI": check(command.command),
+        **({"MLFLOW_TRACKING_URI": server} if server else {}),
         **LINES_OF_WORKERS,
         "PYTHONUNBUFFERED": "1",
         # For the checkpoint of a job that is stopped; Ray's 3 s are too few.

@@ -122,6 +122,39 @@ def test_rolling_back_goes_to_the_one_before_and_further(
         promotion.rollback(promotion.RollbackCommand(tracking=where))
 
 
+def test_a_version_that_held_an_alias_twice_is_rolled_back_from_twice(
+    client: MlflowClient, store: Tracker
+) -> None:
+    for version, held in (("1", None), ("2", "1"), ("1", "2"), ("3", "1")):
+        assert aliases.hand_over(client, "champion", version, held, "better")
+    seen = []
+    for _ in range(3):
+        promotion.rollback(promotion.RollbackCommand(tracking=Store(tracking_uri=store.uri)))
+        seen.append(aliases.holder(client, "champion"))
+    assert seen == ["1", "2", "1"]
+
+
+def test_promoting_the_version_that_holds_an_alias_forgets_nothing(
+    client: MlflowClient, store: Tracker
+) -> None:
+    where = Store(tracking_uri=store.uri)
+    aliases.hand_over(client, "champion", "1", None, "the first")
+    aliases.hand_over(client, "champion", "2", "1", "better")
+    promotion.promote(promotion.PromoteCommand(version=2, force="again", tracking=where))
+    assert tags(client, "2")["champion_reason"] == "better"
+    promotion.rollback(promotion.RollbackCommand(tracking=where))
+    assert aliases.holder(client, "champion") == "1"
+
+
+def test_an_alias_that_was_set_in_mlflows_pages_is_rolled_back_too(
+    client: MlflowClient, store: Tracker
+) -> None:
+    aliases.hand_over(client, "champion", "1", None, "the first")
+    client.set_registered_model_alias(NAME, "champion", "3")
+    promotion.rollback(promotion.RollbackCommand(tracking=Store(tracking_uri=store.uri)))
+    assert aliases.holder(client, "champion") == "1"
+
+
 def test_a_version_is_promoted_by_hand_with_a_reason(client: MlflowClient, store: Tracker) -> None:
     where = Store(tracking_uri=store.uri)
     promotion.promote(promotion.PromoteCommand(version=2, force="we ship it", tracking=where))

@@ -1,5 +1,6 @@
 """The table of runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,15 @@ def test_a_line_shows_run_backbone_and_scores(
     assert first.split()[-2:] == ["0.200", "-"]
     assert second.split()[-2:] == ["0.300", "-"]
     assert more == "3 more; --num shows them"
+
+
+def test_a_run_without_an_evaluation_shows_its_best_epochs_scores_and_its_whole_id(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    browse.list_runs(browse.RunsCommand(tracking=store, sort="kl", columns=("mit_kl",), num=1))
+    _, line, _ = capsys.readouterr().out.splitlines()
+    assert line.split()[-1] == "0.200"
+    assert re.fullmatch("[0-9a-f]{32}", line.split()[0])
 
 
 def test_no_run_that_fits_is_said(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

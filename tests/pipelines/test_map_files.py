@@ -68,6 +68,13 @@ def test_the_part_of_the_split_and_the_name_of_a_prediction_are_found(tmp_path: 
     assert MapFiles.find(tmp_path, KEYS).places == ("a_smap.png", "b_smap.png")
 
 
+def test_a_map_in_a_folder_is_that_of_the_picture_called_after_both(tmp_path: Path) -> None:
+    for folder in ("Action", "Art"):
+        write_png(tmp_path / folder, "001_smap.png", np.ones(SIZE, np.uint8))
+    found = MapFiles.find(tmp_path, ("val/Art-001", "val/Action-001"))
+    assert found.places == ("Art/001_smap.png", "Action/001_smap.png")
+
+
 def test_missing_maps_are_counted_and_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, maps(), ("a", "other"))
     expected = r"no map for 1 of 2 images \(first: val/b\).*1 of them.*first: other.npy"

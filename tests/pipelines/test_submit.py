@@ -96,6 +96,17 @@ def test_what_a_cluster_could_not_do_is_refused(
     assert "secret" not in str(caught.value)
 
 
+def test_a_command_that_writes_no_runs_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert submit.check(["shards", "verify", "/mnt/shards"]) == ""
+
+
+def test_a_command_with_its_room_is_checked_as_without() -> None:
+    command = parse(["submit", "pipelines", *FULL])
+    assert isinstance(command, submit.SubmitCommand)
+    assert command.command == tuple(FULL)
+
+
 @pytest.mark.parametrize("room", ["full", "tune"])
 def test_the_server_that_a_command_names_wins(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
