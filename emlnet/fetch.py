@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import re
 import shutil
 import sys
 import tarfile
@@ -27,6 +28,7 @@ from emlnet.package import CARD, MODEL, WEIGHTS, file_digest, read_files
 FILES = (MODEL, WEIGHTS, CARD)
 """All that a packaged model can hold."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+HEX = re.compile("[0-9a-fA-F]{64}")
 TRIES = 5
 """Attempts at one download; each goes on where the one before broke off."""
 MAX_DESCRIPTION = 16 * 2**20
@@ -49,22 +51,30 @@ def is_source(text: str) -> bool:
 def fetch(source: str, folder: Path) -> Path:
     """Fetches a packaged model into a folder of its own and returns it.
 
-    source: a folder, an archive (.tar, .tar.gz, .tgz, .zip), or the http(s) address of either; the
-    address of an archive may end in `#sha256=HEX`.  The folder must be new, empty, or hold an
+    source: a folder, an archive (.tar, .tar.gz, .tgz, .zip), or the http(s) address of either; an
+    archive may be followed by `#sha256=HEX`.  The folder must be new, empty, or hold an
     earlier pull.  Raises ValueError when the source holds no model, or a file is not what was
     saved, BrokenDownloadError when the network ended it.
     """
-    source, _, digest = source.partition("#sha256=")
-    if source.startswith(("http://", "https://")):
-        path = urllib.parse.urlsplit(source).path
-        if path.endswith(ARCHIVES):
-            return assemble(folder, lambda part: _from_remote_archive(source, digest, part), source)
+    source, mark, digest = source.partition("#sha256=")
+    is_remote = source.startswith(("http://", "https://"))
+    address = urllib.parse.urlsplit(source if is_remote else "")
+    local = Path(source).expanduser()
+    is_archive = (is_remote or local.is_file()) and (address.path or source).endswith(ARCHIVES)
+    if address.fragment or (mark and not (is_archive and HEX.fullmatch(digest))):
+        raise ValueError(
+            f"#{address.fragment or 'sha256=' + digest} after {_public(source)} says nothing: "
+            f"#sha256= and 64 hexadecimal digits come after an archive ({', '.join(ARCHIVES)}); "
+            "a folder's files are checked against its model.json"
+        )
+    if is_remote and is_archive:
+        return assemble(folder, lambda part: _from_remote_archive(source, digest, part), source)
+    if is_remote:
         base = source.removesuffix(MODEL).rstrip("/")
         return assemble(folder, lambda part: _over_http(base, part), source)
-    local = Path(source).expanduser()
     if (local / MODEL).is_file():
         return assemble(folder, lambda _: lambda name, to: _copy(local / name, to), source)
-    if local.is_file() and local.name.endswith(ARCHIVES):
+    if is_archive:
         _check_digest(local, digest, source)
         return assemble(folder, lambda part: _from_archive(local, part), source)
     raise ValueError(
@@ -118,7 +128,6 @@ def check_target(folder: Path) -> None:
 
 def _check_digest(path: Path, digest: str, name: str) -> None:
     if digest and file_digest(path) != digest.lower():
-        path.unlink() if path.name.endswith(digest[:16]) else None
         raise ValueError(f"{name} is not the file that was saved: its SHA-256 is not {digest}")
 
 

@@ -71,6 +71,17 @@ def to_grey(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L"))
 
 
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files below a folder with one of the suffixes, in order, hidden ones left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
 def read_picture(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of a picture file.  Raises ValueError that names the file."""
     try:

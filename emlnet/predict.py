@@ -6,6 +6,7 @@ import glob
 import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emlnet.package import Package
-from emlnet.picture import draw_contours, heat, overlay, read_picture, side_by_side
+from emlnet.picture import draw_contours, files_below, heat, overlay, read_picture, side_by_side
 from emlnet.prediction import Prediction
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -99,15 +100,15 @@ def _write(path: Path, save: Callable[[Path], None]) -> Path:
 def find_pictures(given: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
     """Each picture and the stem of its answers below `out`.
 
-    given: files, folders (searched through, their shape kept below `out`), and glob patterns.
-    Raises ValueError for a folder or pattern without pictures, and for two pictures whose answers
-    would overwrite each other.
+    given: files, folders (searched through but for `out`, their shape kept below it), and glob
+    patterns.  Raises ValueError for a folder or pattern without pictures, a folder that is `out`,
+    and for two pictures whose answers would overwrite each other.
     """
     found: list[tuple[Path, Path]] = []
     for text in given:
         path = Path(text)
         if path.is_dir():
-            inside = [p for p in _walk(path) if not p.is_relative_to(out)]
+            inside = _search(path, out)
             if not inside:
                 raise ValueError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
             found += [(p, out / p.relative_to(path).with_suffix("")) for p in inside]
@@ -121,26 +122,33 @@ def find_pictures(given: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
             found.append((path, out / path.stem))
     if not found:
         raise ValueError("name at least one picture, folder or pattern")
-    stems = [stem for _, stem in found]
-    if len(set(stems)) < len(stems):
-        twice = sorted({s.name for s in stems if stems.count(s) > 1}) if len(stems) < 10**4 else []
-        shown = ", ".join(twice[:5]) or "some of them"
-        raise ValueError(
-            f"pictures of one name would overwrite each other: {shown}; rename them, or predict "
-            "them apart, each with an --out of its own"
-        )
+    check_stems([str(stem) for _, stem in found])
     return found
 
 
-def _walk(folder: Path) -> list[Path]:
-    """The pictures below a folder, in order, without hidden ones."""
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
+def check_stems(stems: Sequence[str]) -> None:
+    """Raises ValueError when the answers of two pictures would have one path."""
+    twice = sorted(Path(stem).name for stem, count in Counter(stems).items() if count > 1)
+    if twice:
+        raise ValueError(
+            f"maps of pictures of one name would overwrite each other: {', '.join(twice[:5])}; "
+            "rename them, or predict them apart, each into a folder of its own"
+        )
+
+
+def _search(folder: Path, out: Path) -> list[Path]:
+    """The pictures below a folder, in order, but for what is below `out`."""
+    root, answers = folder.resolve(), out.resolve()
+    if answers == root:
+        raise ValueError(
+            f"{out} is the folder of the pictures, so the next run would take its maps for some; "
+            f"name another with --out, {out / 'maps'} may be one"
+        )
+    found = files_below(folder, SUFFIXES)
+    if not answers.is_relative_to(root):
+        return found
+    own = folder / answers.relative_to(root)
+    return [path for path in found if not path.is_relative_to(own)]
 
 
 def predict_all(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines import readouts, runs, selection, store, trainer
+from pipelines import nodes, readouts, runs, selection, store, trainer
 from pipelines.config import DecoderCommand, ReadoutsCommand
 from pipelines.decoder import decoder_job, decoder_stage
 from pipelines.frozen import (
@@ -71,10 +71,11 @@ def compute(command: ReadoutsCommand) -> None:
     """Computes readouts of encoders, for decoders to come."""
     data, *joined = map(location, command.data)
     manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
+    caches = cache_folder(command.readouts, Path("runs/any").absolute())
     trainer.connect(command.compute)
+    nodes.check([data, *joined], caches)
     with tempfile.TemporaryDirectory() as scratch:
         packages = find_packages(_names(command), command.tracking.uri, Path(scratch))
-        caches = cache_folder(command.readouts, Path("runs/any").absolute())
         for each in open_encoders(packages, manifest, caches):
             use_gpu = command.compute.use_gpu
             readouts.build(each.cache, data, command.splits, each.encoder, use_gpu, joined)

@@ -15,18 +15,21 @@ from pipelines import preflight
 SECONDS_TO_ANSWER = 180
 
 
-def check(paths: Sequence[Path | str], folder: Path, storage: Path | None = None) -> None:
+def check(
+    paths: Sequence[Path | str], folder: Path | str | None = None, storage: Path | None = None
+) -> None:
     """Raises ValueError when a node lacks a package, or does not see a path or folder.
 
-    paths: what workers read; URLs are not looked at.  folder: the run's own, and storage: that of
-    checkpoints, when it is another; a file put there must be seen everywhere.  A cluster of one
-    node is this machine.
+    paths: what workers read; URLs are not looked at.  folder: what they write to, and storage: that
+    of checkpoints, when it is another; a file put there must be seen everywhere.  A cluster of
+    one node is this machine.
     """
     local = [path for path in paths if isinstance(path, Path)]
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:
         return
-    probes = [each / f".probe-{uuid.uuid4().hex}" for each in (folder, storage) if each]
+    written = [each for each in (folder, storage) if isinstance(each, Path)]
+    probes = [each / f".probe-{uuid.uuid4().hex}" for each in written]
     for probe in probes:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()

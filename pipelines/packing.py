@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pipelines import tasks, trainer
+from pipelines import nodes, tasks, trainer
 from pipelines.config import Cluster
 from shards.__main__ import Build, say_built
 from shards.formats import walk
 from shards.manifest import MANIFEST, Manifest
+from shards.store import location
 from shards.writer import build
 
 
@@ -28,7 +29,9 @@ class BuildCommand(Build):
 
 def run(command: BuildCommand) -> None:
     """Builds the data set and says what was packed and dropped."""
+    command = replace(command, src=command.src.expanduser().absolute())
     trainer.connect(Cluster(address=command.address))
+    nodes.check([command.src], location(command.out))
     say_built(command.build(partial(tasks.each, num_workers=command.num_workers)))
 
 
@@ -49,6 +52,7 @@ def pack(source: Path | str, out: Path) -> Path | str:
     """A folder of shards, or its URL, as it is; a raw one packed, a Ray task for each shard."""
     if isinstance(source, str) or (source / MANIFEST).is_file():
         return source
+    nodes.check([source], out)
     print(f"shards: packing {source}", flush=True)
     build(source, out, map_=tasks.each)
     return out

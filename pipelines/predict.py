@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import fsspec
 import numpy as np
 import ray
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet import package, registry
 from emlnet.package import Package
-from emlnet.picture import decode_picture
-from emlnet.predict import SUFFIXES, Drawing, Format
-from pipelines import trainer
+from emlnet.predict import SUFFIXES, Drawing, Format, check_stems
+from pipelines import nodes, trainer
 from pipelines.config import Cluster, Store
-from shards.manifest import MANIFEST, Manifest
-from shards.reader import ShardReader
+from pipelines.pictures import Pictures, Place
+from shards.manifest import MANIFEST
 
 MARKER = "predict.json"
 """The file of OUT that says what its maps are of."""
@@ -58,88 +53,9 @@ class PredictCommand:
     compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
     tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A folder on this machine or in an object store."""
-
-    url: str
-
-    @property
-    def _opened(self) -> tuple[Any, str]:
-        files, root = fsspec.core.url_to_fs(self.url)
-        return files, root.rstrip("/")
-
-    def names(self) -> list[str]:
-        """The files below it, hidden ones left out, as relative paths in order."""
-        files, root = self._opened
-        found = [PurePosixPath(path).relative_to(root) for path in files.find(root)]
-        return sorted(str(p) for p in found if not any(part.startswith(".") for part in p.parts))
-
-    def read(self, name: str) -> bytes:
-        """A file's bytes."""
-        files, root = self._opened
-        return bytes(files.cat_file(f"{root}/{name}"))
-
-    def put(self, local: Path, name: str) -> None:
-        """Brings a local file there, whole or not at all."""
-        files, root = self._opened
-        target = f"{root}/{name}"
-        if isinstance(files, LocalFileSystem):
-            temporary = Path(target).with_name(f".{Path(target).name}.tmp")
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            files.put_file(str(local), str(temporary))
-            temporary.replace(target)
-        else:
-            files.put_file(str(local), target)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """What is predicted: files of a folder, or the samples of shards.
-
-    Its items are names: a relative path, or `split/position` of a sample.
-    """
-
-    place: Place
-    shards: bool
-
-    def items(self) -> Iterator[tuple[str, str]]:
-        """Each picture's name and the stem of its answers."""
-        if not self.shards:
-            for name in self.place.names():
-                if PurePosixPath(name).suffix.lower() in SUFFIXES:
-                    yield name, str(PurePosixPath(name).with_suffix(""))
-            return
-        for split in Manifest.load(self.place.url).splits:
-            for position, key in enumerate(ShardReader(self.place.url, split).keys):
-                yield f"{split}/{position}", key
-
-    def reader(self) -> PictureReader:
-        """What reads them, in a worker."""
-        return PictureReader(self)
-
-
-class PictureReader:
-    """Reads pictures by name; keeps each split's manifest."""
-
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
-        self.splits: dict[str, ShardReader] = {}
-
-    def read(self, name: str) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8.  Raises ValueError that names the picture."""
-        if not self.pictures.shards:
-            try:
-                data = self.pictures.place.read(name)
-            except OSError as error:
-                raise ValueError(f"{name} cannot be read: {error}") from error
-            return decode_picture(data, name)
-        split, _, position = name.rpartition("/")
-        if split not in self.splits:
-            self.splits[split] = ShardReader(self.pictures.place.url, split)
-        sample = self.splits[split].sample(int(position))
-        return decode_picture(sample.image, sample.key)
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
 
 
 class Predictor:
@@ -152,7 +68,7 @@ class Predictor:
         if device == "cpu":
             torch.set_num_threads(1)
         loaded: Package = ray.get(model)
-        self.model = Package(model=loaded.model.to(device).eval(), half=half or device == "cuda")
+        self.model = Package(model=loaded.model.to(device).eval(), half=half)
         self.reader, self.out, self.drawing, self.flip = pictures.reader(), out, drawing, flip
 
     def __call__(self, batch: Columns) -> Columns:
@@ -179,8 +95,17 @@ class Predictor:
 
 def run(command: PredictCommand) -> int:
     """Predicts what has no map yet; 1 when a picture could not be read."""
-    source, out = _absolute(command.source), Place(url=_absolute(command.out))
-    pictures = Pictures(place=Place(url=source), shards=_is_shards(source))
+    source, out = Place(url=_absolute(command.source)), Place(url=_absolute(command.out))
+    if source.holds(out):
+        raise ValueError(
+            f"{out.url} lies in {source.url}, where its maps would be taken for pictures; name an "
+            "OUT elsewhere"
+        )
+    pictures = Pictures(place=source, shards=source.store.exists(MANIFEST))
+    everything = list(pictures.items())
+    if not everything:
+        raise ValueError(f"{source.url} holds no pictures ({', '.join(SUFFIXES)})")
+    check_stems([stem for _, stem in everything])
     with tempfile.TemporaryDirectory() as scratch:
         folder = registry.resolve(command.model, command.tracking.uri, Path(scratch) / "model")
         weights = package.read_description(folder)["files"][package.WEIGHTS]
@@ -188,23 +113,22 @@ def run(command: PredictCommand) -> int:
     drawing = Drawing(format=command.format, overlay=command.overlay)
     about = {
         "weights_sha256": weights,
-        "source": source,
+        "source": source.url,
         "format": command.format,
+        "precision": command.precision,
         "flip": command.flip,
         "overlay": command.overlay,
     }
     done = open_out(out, about)
     ending = "_smap.npy" if command.format.endswith("npy") else "_smap.png"
-    everything = list(pictures.items())
     items = [
         {"name": name, "stem": stem} for name, stem in everything if f"{stem}{ending}" not in done
     ]
-    if not everything:
-        raise ValueError(f"{source} holds no pictures ({', '.join(SUFFIXES)})")
     print(f"{len(everything)} pictures, {len(everything) - len(items)} done before", flush=True)
     if not items:
         return 0
     trainer.connect(command.compute)
+    nodes.check([source.local or source.url], out.local)
     failed = predict_items(items, model, pictures, out, drawing, command)
     for line in failed[:50]:
         print(f"could not be read: {line}")
@@ -266,10 +190,8 @@ def open_out(out: Place, about: dict[str, Any]) -> set[str]:
         known = json.loads(out.read(MARKER))
     except FileNotFoundError:
         known = None
-    names = set(out.names()) if known is not None else set()
+    names = set(out.names())
     if known is None:
-        with contextlib.suppress(FileNotFoundError):
-            names = set(out.names())
         if names:
             raise ValueError(f"{out.url} holds other files ({sorted(names)[0]}); name a new OUT")
         with tempfile.TemporaryDirectory() as scratch:
@@ -292,8 +214,3 @@ def quiet_data() -> None:
 def _absolute(url: str) -> str:
     """A URL as it is, a path absolute: workers have other working folders."""
     return url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
-
-
-def _is_shards(url: str) -> bool:
-    files, root = fsspec.core.url_to_fs(f"{url}/{MANIFEST}")
-    return bool(files.isfile(root))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet import registry
-from pipelines import aliases, publish, trainer
+from pipelines import aliases, nodes, publish, trainer
 from pipelines.config import Cluster, Store
 from pipelines.tracking import Tracker
 from shards.reader import ShardReader
@@ -63,6 +63,7 @@ def promote(command: PromoteCommand) -> int:
     else:
         reader = ShardReader(location(command.data), command.split)
         trainer.connect(command.compute)
+        nodes.check([reader.folder])
         scores = publish.scores_of(found, reader, command.flip, tracker)
         verdict = publish.contend(command.alias, version, scores, reader, command.flip, tracker)
         if not verdict.promoted:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet import package, registry
-from pipelines import compare, evaluation, publish, runs, table, trainer
+from pipelines import compare, evaluation, nodes, publish, runs, table, trainer
 from pipelines.config import Cluster, Store, digest
 from pipelines.map_files import MapFiles, MapKind
 from pipelines.report import COMPARISON, REPORT, write_comparison, write_report
@@ -209,6 +209,7 @@ def _score(
 ) -> Table:
     """The table of a source, whose first row is called `row`.  name: what the user calls it."""
     trainer.connect(compute)
+    nodes.check([reader.folder])
     notes = source.notes if isinstance(source, MapFiles) else []
     return evaluation.evaluate(
         [source],

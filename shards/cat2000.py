@@ -36,7 +36,8 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     """Finds the samples; opens none of them.  Raises ValueError for a missing folder."""
     root = child(source, "trainSet") if has(source, "trainSet") else source
     stimuli, locations = child(root, "Stimuli"), child(root, "FIXATIONLOCS")
-    maps = child(root, "FIXATIONMAPS") if options.maps != "fixations" else None
+    with_maps = options.maps == "files" or (options.maps == "auto" and has(root, "FIXATIONMAPS"))
+    maps = child(root, "FIXATIONMAPS") if with_maps else None
     samples, faults = [], []
     for category, folder in subfolders(stimuli).items():
         gaze = files_by_stem(child(locations, category), (".mat",))

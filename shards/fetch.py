@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ ATTEMPTS = 4
 FIRST_PAUSE = 0.25
 """Seconds before another attempt; doubled each time."""
 CHUNK = 16 << 20
+OWN = re.compile(r"[0-9a-f]{32}")
+"""Names of the cache's folders: each is that of a data set."""
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """Errors, of the cache's disk above all, that another attempt does not mend."""
 
@@ -92,12 +95,13 @@ class RemotePieces:
     """Samples of an object store, by way of a folder here that the processes of a node share.
 
     cache: that folder; each data set has its own in it, named by its digest, and holds a lock on it
-    as long as a process reads from it.  limit: bytes of all together.
+    as long as a process reads from it.  limit: bytes of all together.  What else lies there is
+    neither counted nor touched.
     """
 
     def __init__(self, store: Store, digest: str, cache: Path, limit: int) -> None:
         self.store, self.cache, self.limit = store, cache, limit
-        self.folder = cache / digest.replace("+", "-")[:32]
+        self.folder = cache / digest[:32]
         self._lock: IO[bytes] | None = None
         self._uncached: set[str] = set()
 
@@ -165,7 +169,7 @@ class RemotePieces:
         while self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / ".lock"
-            lock = path.open("ab")
+            lock = path.open("a+b")  # On NFS a shared lock wants a file that can be read.
             fcntl.flock(lock, fcntl.LOCK_SH)
             if path.is_file() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 self._lock = lock
@@ -177,12 +181,10 @@ class RemotePieces:
         with _locked(self.cache / ".lock"):
             part = self.folder / f"{shard.file}.part"
             part.unlink(missing_ok=True)
-            room = self.limit - _bytes_in(self.cache) - shard.num_bytes
-            others = [
-                path for path in self.cache.iterdir() if path.is_dir() and path != self.folder
-            ]
-            for other in sorted(others, key=lambda path: path.stat().st_mtime):
-                if room < 0:
+            own = [path for path in self.cache.iterdir() if _is_own(path)]
+            room = self.limit - sum(map(_bytes_in, own)) - shard.num_bytes
+            for other in sorted(own, key=lambda path: path.stat().st_mtime):
+                if room < 0 and other != self.folder:
                     room += _remove_unused(other)
             if room < 0:
                 return False
@@ -246,6 +248,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _is_own(folder: Path) -> bool:
+    """Whether a folder of the cache is a data set's, by its name and its lock."""
+    return bool(OWN.fullmatch(folder.name)) and (folder / ".lock").is_file()
+
+
 def _bytes_in(folder: Path) -> int:
     """Bytes of all files under a folder, whatever others remove meanwhile."""
     total = 0
@@ -257,7 +264,7 @@ def _bytes_in(folder: Path) -> int:
 
 def _remove_unused(folder: Path) -> int:
     """Removes a data set that no process reads; returns the bytes that are free now."""
-    with (folder / ".lock").open("ab") as lock:
+    with (folder / ".lock").open("r+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

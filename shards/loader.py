@@ -86,8 +86,8 @@ class Loader:
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.shuffle, self.mix = shuffle, tuple(mix)
         self.augmentation = augmentation or Augmentation()
-        self.skipped: set[str] = set()
-        """Samples of this rank that could not be read."""
+        self.skipped: set[int] = set()
+        """Positions of this rank's samples that could not be read."""
         self.num_unread = 0
         """Those of the latest epoch, or of what was read of it."""
         self.num_steps, share = self.plan(0).indices.shape
@@ -144,18 +144,18 @@ class Loader:
         self._rows.rows = list(self.plan(epoch).steps(start_step, self.num_parts))
         self.num_unread = 0
         for parcel in self._parcels:
-            for key, reason, counts in parcel.failed:
+            for position, reason, counts in parcel.failed:
                 self.num_unread += counts
-                self._skip(key, reason)
+                self._skip(position, reason)
             yield parcel.batch(self._slots)
 
-    def _skip(self, key: str, reason: str) -> None:
+    def _skip(self, position: int, reason: str) -> None:
         """Counts a sample that could not be read; ValueError when there are too many."""
-        if key in self.skipped:
+        if position in self.skipped:
             return
-        self.skipped.add(key)
+        self.skipped.add(position)
         count = f"{len(self.skipped)} of {len(self.reader)} samples could not be read"
-        logger.warning("skipped %s: %s (%s)", key, reason, count)
+        logger.warning("skipped %s: %s (%s)", self.reader.keys[position], reason, count)
         if len(self.skipped) > self.reading.max_skipped * len(self.reader):
             raise ValueError(
                 f"{count}, more than the {self.reading.max_skipped:.1%} that may be skipped; "

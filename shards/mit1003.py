@@ -34,7 +34,8 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     """Finds the samples; opens none of them.  Raises ValueError for a missing folder."""
     photographs = files_by_stem(child(source, "ALLSTIMULI"), PHOTOGRAPHS)
     maps = files_by_stem(child(source, "ALLFIXATIONMAPS"), PHOTOGRAPHS)
-    with_maps = options.maps != "fixations"
+    has_maps = any(stem.endswith("_fixMap") for stem in maps)
+    with_maps = options.maps == "files" or (options.maps == "auto" and has_maps)
     samples, faults = [], []
     for stem, photograph in photographs.items():
         image = photograph.relative_to(source).as_posix()

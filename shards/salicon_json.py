@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from emlnet.picture import files_below
 from shards.gaze import ONE_BASED, Gaze
 from shards.layout import child, has
 from shards.pictures import PHOTOGRAPHS
@@ -115,9 +116,9 @@ def _by_name(
 ) -> dict[str, str]:
     """Files below a folder, by name, relative to the source; `without` is a folder left out."""
     found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder, suffixes):
         name = path.relative_to(source)
-        if path.suffix.lower() in suffixes and name.parts[0].lower() != without:
+        if name.parts[0].lower() != without:
             if path.name in found:
                 raise ValueError(f"{source / found[path.name]} and {path} have one name")
             found[path.name] = name.as_posix()

@@ -25,17 +25,17 @@ class Parcel(NamedTuple):
     pictures: (N,) uint8, photographs, then densities, or the slot they are in and their number.
     shape: of the batch's photographs.
     fields: the batch's others; arrays, since each tensor would need a descriptor of its own.
-    failed: names of samples that could not be read, why, and whether they would have had weight.
+    failed: positions of samples that could not be read, why, and whether they would have counted.
     """
 
     pictures: Tensor | tuple[int, int]
     shape: tuple[int, ...]
     fields: dict[str, Any]
-    failed: list[tuple[str, str, bool]]
+    failed: list[tuple[int, str, bool]]
 
     @classmethod
     def of(
-        cls, batch: Batch, pictures: Tensor | tuple[int, int], failed: list[tuple[str, str, bool]]
+        cls, batch: Batch, pictures: Tensor | tuple[int, int], failed: list[tuple[int, str, bool]]
     ) -> Parcel:
         """Packs a batch whose pictures lie in `pictures`."""
         fields = {
@@ -111,7 +111,7 @@ class Steps(Dataset[Parcel]):
 
     def _read(
         self, step: Step, free: Sequence[Place]
-    ) -> tuple[list[Decoded | None], list[tuple[str, str, bool]]]:
+    ) -> tuple[list[Decoded | None], list[tuple[int, str, bool]]]:
         """A step's samples, their pictures in these places, and what could not be read."""
         samples: list[Decoded | None] = []
         failed = []
@@ -122,7 +122,7 @@ class Steps(Dataset[Parcel]):
                 if self.on_error == "strict":
                     raise
                 samples.append(None)
-                failed.append((self.reader.keys[position], str(error), bool(weight)))
+                failed.append((position, str(error), bool(weight)))
         return samples, failed
 
 

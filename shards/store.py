@@ -99,6 +99,15 @@ class Store:
         }
         return dict(sorted(entries.items()))
 
+    def find(self) -> list[str]:
+        """All files below the folder, as relative paths; none when it is not there."""
+        with self._errors(self.folder):
+            try:
+                found = self.files.find(self.root)
+            except FileNotFoundError:
+                return []
+        return [path.removeprefix(self.root).lstrip("/") for path in found]
+
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, by name, sorted; empty when the folder is not there."""
         return {name: size for name, size in self.entries().items() if size is not None}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emlnet.picture import files_below
 from shards.gaze import NO_OBSERVER, Gaze
 from shards.layout import child, files_by_stem, has
 from shards.pictures import PHOTOGRAPHS
@@ -68,14 +69,22 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     maps = files_by_stem(child(source, "maps"), PHOTOGRAPHS) if with_maps else {}
     photographs = _photographs(source)
     splits: dict[str, list[RawSample]] = defaultdict(list)
-    faults, seen = [], set()
+    faults: list[IncompleteSampleError] = []
+    seen: dict[str, str] = {}
     for name, rows in sorted(read_table(table).items()):
-        image = photographs.get(name)
-        if image is None:
+        files = photographs.get(name, [])
+        if not files:
             faults.append(IncompleteSampleError(f"{name}, for {table}", "are missing"))
             continue
+        if len(files) > 1:
+            raise ValueError(
+                f"{table}: {name} may be {' or '.join(files)}; write its path or rename one"
+            )
+        (image,) = files
+        if image in seen:
+            raise ValueError(f"{table} calls {image} both {seen[image]} and {name}; use one name")
+        seen[image] = name
         stem = _stem(image)
-        seen.add(image)
         if with_maps and stem not in maps:
             faults.append(IncompleteSampleError(image, "have no density map"))
             continue
@@ -84,7 +93,8 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         splits[rows.split].append(
             RawSample(key=key, image=image, gaze=rows.gaze(), density=density)
         )
-    for image in sorted(set(photographs.values()) - seen):
+    every = {image for files in photographs.values() for image in files}
+    for image in sorted(every - seen.keys()):
         faults.append(IncompleteSampleError(f"{image}, in {table}", "have no fixations"))
     if "" in splits and len(splits) > 1:
         raise ValueError(f"{table}: {splits[''][0].image} has no split, others have; fill it in")
@@ -159,20 +169,18 @@ def _number(row: dict[str, str], name: str) -> float:
         raise ValueError(f"{name} is {text!r}, not a number") from None
 
 
-def _photographs(source: Path) -> dict[str, str]:
+def _photographs(source: Path) -> dict[str, list[str]]:
     """Files by what a table may call them: path below the source or `images/`, suffix or not."""
-    found: dict[str, str] = {}
-    twice: set[str] = set()
-    for path in sorted(source.rglob("*")):
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in files_below(source, PHOTOGRAPHS):
         name = path.relative_to(source)
-        if path.suffix.lower() not in PHOTOGRAPHS or name.parts[0].lower() == "maps":
+        if name.parts[0].lower() == "maps":
             continue
         below = name.parts[1:] if name.parts[0].lower() == "images" else name.parts
         inner = Path(*below)
         for called in {name.as_posix(), inner.as_posix(), inner.with_suffix("").as_posix()}:
-            twice |= {called} if called in found else set()
-            found[called] = name.as_posix()
-    return {called: file for called, file in found.items() if called not in twice}
+            found[called].append(name.as_posix())
+    return found
 
 
 def _stem(image: str) -> str:

@@ -72,7 +72,8 @@ def build(
     out: a folder, or one of an object store (`s3://`, `gs://`).  format: the source's layout, found
     when None.  sigma: pixels of the Gaussian of density maps, the layout's when None.
     edition: of the source, where it is known better than by its statistics.
-    licence: of the source, the first line of its file LICENSE when None.
+    licence: of the source, the first line of its file LICENSE when None.  Both are no part of the
+    data: stated for a finished build, they are recorded in it, else what it says stays.
     shard_size: most samples of a shard.  skip_incomplete: leave out, count and record samples that
     cannot be used.  map_: applies a function to each shard's task, here or elsewhere.
     Raises ValueError for input that cannot be used or an `out` that holds anything else; then
@@ -97,7 +98,6 @@ def build(
         maps="files" if raw.has_maps else "fixations",
         sigma=sigma,
     )
-    licence = licence or find_licence(source)
     store = Store(out)
     if store.exists(MANIFEST):
         finished = Manifest.load(out)
@@ -106,17 +106,21 @@ def build(
                 f"{out} holds a data set built from other files or options; "
                 "delete it or choose another folder"
             )
-        if licence and finished.licence != licence:  # No part of the data, nor of its digest.
-            finished = replace(finished, licence=licence)
-            store.put(MANIFEST, finished.dump().encode())
-        clean(store, finished)
+        stated = replace(
+            finished,
+            edition=edition or finished.edition,
+            licence=licence or finished.licence or find_licence(source),
+        )
+        if stated != finished:
+            store.put(MANIFEST, stated.dump().encode())
+        clean(store, stated)
         logger.info("%s is already built from %s", out, source)
-        return finished
+        return stated
     if raw.faults and not skip_incomplete:
         raise ValueError(_summary(_skipped(raw), raw.num_images))
     with unfinished(store, origin):
         _write_parts(store, raw, origin, map_, progress)
-        manifest = _collect(store, raw, origin, edition, licence)
+        manifest = _collect(store, raw, origin, edition, licence or find_licence(source))
         _put_in_place(store, manifest)
     return manifest
 

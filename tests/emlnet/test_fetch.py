@@ -142,6 +142,16 @@ def test_an_archive_on_the_web_is_fetched_and_checked(model, target, server, tmp
     assert same(target, model)
 
 
+@pytest.mark.parametrize(
+    "source", ["{model}#sha256={hex}", "http://h/model#sha256={hex}", "http://h/m.tgz#sha256=",
+               "http://h/m.tgz#sha256=12ab", "http://h/m.tgz#sha265={hex}"],
+)  # fmt: skip
+def test_a_digest_that_would_not_be_checked_is_refused(model, target, source):
+    with pytest.raises(ValueError, match=r"says nothing: #sha256= and 64 hexadecimal digits"):
+        fetch.fetch(source.format(model=model, hex="a" * 64), target)
+    assert not target.exists()
+
+
 def test_the_card_and_the_licence_are_said(model, target, capsys):
     main(["pull", str(target), "--from", str(model)])
     said = capsys.readouterr().out

@@ -54,6 +54,29 @@ def test_maps_inside_the_folder_are_not_pictures_of_the_next_run(model, album):
     assert len(names(album / "maps")) == 4
 
 
+def test_a_folder_below_the_one_for_the_maps_is_searched(model, album, monkeypatch):
+    monkeypatch.chdir(album)
+    assert run(model, ".", "deep") == 0
+    assert {"a_smap.png", "c_smap.png"} <= set(names(album))
+
+
+def test_maps_named_by_a_relative_path_are_no_pictures_of_an_absolute_folder(
+    model, album, monkeypatch
+):
+    monkeypatch.chdir(album.parent)
+    for _ in range(2):
+        assert run(model, "album/maps", album) == 0
+    assert len(names(album / "maps")) == 4
+
+
+def test_maps_do_not_go_among_the_pictures(model, album, monkeypatch, capsys):
+    monkeypatch.chdir(album.parent)
+    before = names(album)
+    assert run(model, "album", album) == 1
+    assert "album is the folder of the pictures, so the next run" in capsys.readouterr().err
+    assert names(album) == before
+
+
 def test_a_pattern_is_spread_out(model, album, tmp_path):
     assert run(model, tmp_path / "out", album / "*.[jp]*g") == 0
     assert names(tmp_path / "out") == ["a_smap.png", "b_smap.png"]

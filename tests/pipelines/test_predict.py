@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import s3fs
 from PIL import Image
 
 from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.package import load, save
+from emlnet.package import Package, load, save
+from emlnet.predict import Drawing
 from pipelines import predict
-from pipelines.predict import Place, PredictCommand
+from pipelines.pictures import Pictures, Place
+from pipelines.predict import PredictCommand
 from tests.shards.conftest import s3, s3_server  # noqa: F401
 
 
@@ -52,6 +55,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(predict, "predict_items", predict_items)
     monkeypatch.setattr(predict.trainer, "connect", lambda compute: None)
+    monkeypatch.setattr(predict.nodes, "check", lambda paths, folder: None)
     return seen
 
 
@@ -91,8 +95,69 @@ def test_another_models_maps_and_strangers_files_are_left_alone(
     predict.run(command(album, tmp_path / "out", model))
     with pytest.raises(ValueError, match=r"maps of another run \(flip differ\)"):
         predict.run(command(album, tmp_path / "out", model, flip=True))
-    with pytest.raises(ValueError, match=r"album holds other files \(a\.png\)"):
-        predict.run(command(album, album, model))
+    with pytest.raises(ValueError, match=r"maps of another run \(precision differ\)"):
+        predict.run(command(album, tmp_path / "out", model, precision="half"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").touch()
+    with pytest.raises(ValueError, match=r"mine holds other files \(thesis\.txt\)"):
+        predict.run(command(album, tmp_path / "mine", model))
+
+
+@pytest.mark.parametrize("out", ["", "maps"])
+def test_maps_do_not_go_where_they_would_be_taken_for_pictures(
+    album: Path, model: Path, direct: list[str], out: str
+) -> None:
+    with pytest.raises(ValueError, match="album, where its maps would be taken for pictures"):
+        predict.run(command(album, album / out, model))
+    assert not list(album.rglob("predict.json"))
+
+
+def test_two_pictures_whose_maps_would_have_one_name_are_refused(
+    album: Path, model: Path, tmp_path: Path, direct: list[str]
+) -> None:
+    (album / "c.png").write_bytes((album / "a.png").read_bytes())
+    with pytest.raises(ValueError, match="would overwrite each other: c; rename them"):
+        predict.run(command(album, tmp_path / "out", model))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_no_picture_is_refused(album: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one picture, not 0"):
+        command(album, tmp_path / "out", model, batch_size=0)
+
+
+def test_a_bucket_without_its_package_says_what_to_install(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any, **__: Any) -> Any:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(ValueError, match=r"cannot be reached: .*; pip install s3fs"):
+        predict.run(command("s3://tests/album", "s3://tests/out", model))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_gpu_computes_in_the_precision_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, half: bool
+) -> None:
+    net = MagicMock()
+    monkeypatch.setattr(predict.ray, "get", lambda given: given)
+    monkeypatch.setattr(predict.ray, "get_gpu_ids", lambda: [0])
+    place = Place(url=str(tmp_path))
+    pictures = Pictures(place=place, shards=False)
+    worker = predict.Predictor(Package(model=net), pictures, place, Drawing(), False, half)
+    net.to.assert_called_once_with("cuda")
+    assert worker.model.half is half
+
+
+def test_every_node_must_see_the_pictures_and_the_maps_folder(
+    album: Path, model: Path, tmp_path: Path, direct: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(predict.nodes, "check", lambda *given: seen.append(given))
+    predict.run(command(album, tmp_path / "out", model))
+    assert seen == [([album], tmp_path / "out")]
 
 
 def test_shards_are_predicted_by_their_keys(

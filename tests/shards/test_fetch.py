@@ -88,7 +88,7 @@ def test_nonsense_as_the_size_of_the_cache_is_refused(bucket, monkeypatch):
 
 def test_a_data_set_that_nobody_reads_makes_room(bucket, cache, monkeypatch):
     monkeypatch.setenv("EMLNET_SHARD_CACHE_GB", "45e-6")
-    old, held = cache / "old", cache / "held"
+    old, held = cache / ("0" * 32), cache / ("1" * 32)
     for folder in (old, held):
         folder.mkdir(parents=True)
         (folder / ".lock").touch()
@@ -98,6 +98,20 @@ def test_a_data_set_that_nobody_reads_makes_room(bucket, cache, monkeypatch):
         ShardReader(URL, "train").sample(0)
         assert not old.exists()
         assert held.exists()
+
+
+def test_what_else_lies_in_the_caches_folder_is_neither_counted_nor_touched(
+    bucket, cache, monkeypatch
+):
+    monkeypatch.setenv("EMLNET_SHARD_CACHE_GB", "45e-6")
+    strangers = (cache / "thesis/final.tar", cache / ("2" * 32) / "no-lock.tar")
+    for path in strangers:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(1_000_000))
+    ShardReader(URL, "train").sample(0)
+    assert list(cache.rglob("train-000000.tar"))
+    for path in strangers:
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_cut_download_is_fetched_again(bucket, packed):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,21 @@ def test_an_mit1003_photograph_that_misses_a_file_is_a_fault(tmp_path, kind):
     assert (fault.what, fault.kind) == ("ALLSTIMULI/i1.jpeg", f"have no {kind} file")
 
 
+@pytest.mark.parametrize(
+    ("layout", "maps"),
+    [("mit1003", "ALLFIXATIONMAPS/*_fixMap.jpg"), ("cat2000", "trainSet/FIXATIONMAPS")],
+)
+def test_without_files_of_them_maps_are_made_of_the_fixations(tmp_path, layout, maps):
+    source = getattr(layouts, layout)(tmp_path / "raw")
+    for path in source.glob(maps):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(ValueError, match=r"has no density maps, .* say how wide"):
+        build(source, tmp_path / "out", progress=False)
+    manifest = build(source, tmp_path / "out", sigma=3, progress=False)
+    assert manifest.origin.maps == "fixations"
+    assert not manifest.dropped.samples
+
+
 def test_cat2000_is_read_by_category_without_its_output_folders(tmp_path):
     found = samples(layouts.cat2000(tmp_path))
     assert sorted(found) == ["Action-001", "Action-002", "Art-001", "Art-002"]
@@ -132,6 +148,7 @@ def test_salicons_json_takes_maps_where_there_are_any(tmp_path):
     for split in ("train", "val"):
         name = f"maps/{split}/COCO_{split}2014_000000000009.png"
         layouts.put(tmp_path / name, encode_png(layouts.ramp((30, 40))))
+    layouts.put(tmp_path / "images/val/._COCO_val2014_000000000009.jpg", b"of a file manager")
     assert walk(tmp_path).has_maps
     assert not walk(tmp_path, SourceOptions(maps="fixations")).has_maps
 
@@ -183,8 +200,9 @@ def test_the_licence_is_the_sources_first_line_of_it_or_what_is_stated(tiny, tmp
     before = (out / "train-000000.tar").stat().st_mtime_ns
     found = build(tiny.path, out, progress=False)
     assert found.licence == "The MIT License (MIT)"
-    stated = build(tiny.path, out, licence="CC BY 4.0", progress=False)
-    assert Manifest.load(out).licence == stated.licence == "CC BY 4.0"
+    stated = build(tiny.path, out, licence="CC BY 4.0", edition="mine", progress=False)
+    assert build(tiny.path, out, progress=False) == stated == Manifest.load(out)
+    assert (stated.licence, stated.edition) == ("CC BY 4.0", "mine")
     assert stated.digest == found.digest
     assert (out / "train-000000.tar").stat().st_mtime_ns == before
 

@@ -124,6 +124,24 @@ def test_photographs_in_folders_and_the_same_name_are_told_apart(tmp_path):
     assert found["B-x"].sample.points.tolist() == [[2, 2]]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a", r"a may be images/a\.jpg or images/a\.png; write its path"), (
+        "images/a.jpg", r"calls images/a\.jpg both a\.jpg and images/a\.jpg; use one name")],
+)  # fmt: skip
+def test_a_photographs_name_is_one_and_of_one_alone(tmp_path, name, reason):
+    rows = f"image,x,y\na.jpg,1,1\na.png,2,2\n{name},3,3\n"
+    source = layouts.table(tmp_path, rows, ("a.jpg", "a.png"))
+    with pytest.raises(ValueError, match=rf"fixations\.csv:? {reason}"):
+        walk(source)
+
+
+def test_hidden_files_are_no_photographs(tmp_path):
+    source = layouts.table(tmp_path, ROWS)
+    layouts.put(source / "images/._a.jpg", b"of a file manager")
+    assert not walk(source).faults
+
+
 def test_a_table_elsewhere_may_be_named(tmp_path):
     source = layouts.table(tmp_path / "raw", ROWS)
     (source / "fixations.csv").rename(tmp_path / "other.csv")
