@@ -98,10 +98,9 @@ class Encoder(nn.Module):
         row = find_backbone(self.config.backbone)
         if self.kind == "eml" or row.only_size or size[0] * width == size[1] * height:
             return height, width
-        step = row.multiple if 8 % row.multiple else 8
-        least = -(-32 // step)
-        scale = math.sqrt(height * width / (size[0] * size[1])) / step
-        rows, columns = (step * max(least, round(scale * side)) for side in size)
+        least = -(-32 // row.step)
+        scale = math.sqrt(height * width / (size[0] * size[1])) / row.step
+        rows, columns = (row.step * max(least, round(scale * side)) for side in size)
         return rows, columns
 
     def canvas(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -60,7 +60,12 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
                 f"timm computes {row.name} again with its BatchNorm's statistics moving twice; "
                 "pass --eval-batchnorm with --recompute"
             )
-        getattr(network, "model", network).set_grad_checkpointing(True)
+        try:
+            getattr(network, "model", network).set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise ValueError(
+                f"{row.name} has no way to compute its activations again; leave --recompute out"
+            ) from error
     return encoder.train(encoder.training)
 
 

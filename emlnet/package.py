@@ -61,6 +61,11 @@ class Package:
         """The model's encoders; of an encoder, itself."""
         return [self.model] if isinstance(self.model, Encoder) else self.model._encoders()
 
+    @property
+    def licence(self) -> str:
+        """Of the weights, as the folder's model.json says."""
+        return str(self.about.get("licence") or "unknown")
+
     def predict(self, image: Picture, flip: bool = False) -> Prediction:
         """Where people look in a picture, at its own size.
 

@@ -265,5 +265,6 @@ def decoder_stage(
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed, "encoders": sources},
         backbones="+".join(each.encoder.config.backbone for each in encoders),
+        licence=", ".join(dict.fromkeys(each.licence for each in encoders)),
         notes=notes,
     )

@@ -36,9 +36,9 @@ def run(command: DecoderCommand) -> runs.StageResult:
     stage = decoder_stage(
         place, encoders, command.decoder, command.plan, command.seed, notes, command.mix
     )
-    result = stage.run()
     if notes:
-        place.tracker.file(result.run_id, place.folder / selection.FILE)
+        stage = replace(stage, artifacts=(place.folder / selection.FILE,))
+    result = stage.run()
     say(result)
     return result
 
@@ -69,6 +69,11 @@ def _select(
 
 def compute(command: ReadoutsCommand) -> None:
     """Computes readouts of encoders, for decoders to come."""
+    if store.number_of_best(command.encoders):
+        raise ValueError(
+            f"{command.encoders[0]} is a choice by decoders, which `decoder` makes; readouts are "
+            "of `best`, the best encoder of each backbone"
+        )
     data, *joined = map(location, command.data)
     manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
     caches = cache_folder(command.readouts, Path("runs/any").absolute())

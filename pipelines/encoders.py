@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from emlnet import package
+from emlnet.backbones import find_backbone
 from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.finetune import Finetune, prepare
@@ -184,13 +185,14 @@ class Prepared:
         return map(self._prepare, self._batches())
 
 
-def checked(config: EncoderConfig) -> EncoderConfig:
+def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
     """The config for workers.
 
-    Raises ValueError for weights that don't fit, before any worker starts.
+    Raises ValueError for weights that don't fit, or that can't be finetuned so, before any worker
+    starts.
     """
     config = absolute(config)
-    start_encoder(config)
+    prepare(start_encoder(config), finetune)
     return config
 
 
@@ -222,6 +224,20 @@ def start_encoder(config: EncoderConfig) -> Encoder:
     encoder = Encoder(config, load_weights=False)
     encoder.load_state_dict(same[0].state_dict())
     return encoder
+
+
+def licence_of(config: EncoderConfig) -> str:
+    """The licence, where it is known, of the weights that an encoder starts from."""
+    path = Path(config.weights).expanduser()
+    if config.weights == "none":
+        licence = "from random weights"
+    elif config.weights in WORDS:
+        licence = find_backbone(config.backbone).licence or "unknown"
+    elif path.is_dir():
+        return package.load(path).licence
+    else:
+        licence = f"unknown ({path.name})"
+    return f"{config.backbone} {licence}"
 
 
 def encoder_stage(
@@ -262,6 +278,7 @@ def encoder_stage(
         folder=place.folder / folder,
         params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
         backbones=config.backbone,
+        licence=licence_of(config),
     )
 
 

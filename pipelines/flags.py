@@ -83,8 +83,8 @@ def take_flag(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """`--use-gpu` and `--no-use-gpu` as the value they stand for; `--select` without a metric as
-    the choice among encoders.
+    """`--use-gpu` and `--no-use-gpu` as the value they stand for; `--select` of `decoder` without a
+    metric as the choice among encoders.
     """
     rest: list[str] = []
     for position, word in enumerate(argv):
@@ -93,7 +93,7 @@ def spell_out(argv: Sequence[str]) -> list[str]:
             rest += ["--use-gpu", "False"]
         elif word == "--use-gpu" and following not in ("True", "False", "None"):
             rest += ["--use-gpu", "True"]
-        elif word == "--select" and (not following or following.startswith("--")):
+        elif word == "--select" and argv[0] == "decoder" and following[:2] in ("", "--"):
             rest.append("--select-encoders")
         else:
             rest.append(word)

@@ -22,12 +22,14 @@ class FrozenEncoder:
     """An encoder to join.
 
     cache: folder of its readouts, of a name that its weights and the data set give; there or not.
-    weights: SHA-256 of its weights as safetensors writes them.
+    weights: SHA-256 of its weights as safetensors writes them.  licence: what its package says of
+    theirs.
     """
 
     encoder: Encoder
     cache: Path
     weights: str
+    licence: str
 
     @property
     def source(self) -> str:
@@ -44,11 +46,16 @@ def open_encoders(
     """
     encoders = []
     for path in packages:
-        for encoder in package.load(path).encoders:
+        packaged = package.load(path)
+        for encoder in packaged.encoders:
             # Of an encoder's package, the digest of its weights file.
             weights = hashlib.sha256(save(encoder.state_dict())).hexdigest()
             cache = caches / readouts.key(encoder, manifest.digest, weights)
-            encoders.append(FrozenEncoder(encoder=encoder, cache=cache, weights=weights))
+            encoders.append(
+                FrozenEncoder(
+                    encoder=encoder, cache=cache, weights=weights, licence=packaged.licence
+                )
+            )
     return encoders
 
 

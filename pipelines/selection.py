@@ -242,7 +242,8 @@ def halves(num_images: int, seed: int) -> tuple[Positions, Positions]:
     """
     if num_images < 2:
         raise ValueError(
-            f"{num_images} validation image cannot both choose among encoders and score the choice"
+            f"val has {num_images} pictures; one half chooses and the other scores the choice, so "
+            "it takes at least 2"
         )
     order = np.random.default_rng(seed).permutation(num_images)
     middle = (num_images + 1) // 2

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 
 from emlnet import package
-from emlnet.backbones import find_backbone
 from emlnet.encoder import Encoder
 from emlnet.metrics import LABELS
 from emlnet.model import EMLNet
@@ -87,8 +86,9 @@ class Place:
 class Stage:
     """One training stage: what it trains, where, and what is logged of it.
 
-    kind: `encoder` or `decoder`.  folder: its own, under the place's.  notes: what its MLflow run
-    says besides, Markdown.
+    kind: `encoder` or `decoder`.  folder: its own, under the place's.  licence: of the weights that
+    training starts from.  notes: what its MLflow run says besides, Markdown; artifacts: files that
+    it holds besides.
     """
 
     name: str
@@ -98,7 +98,9 @@ class Stage:
     folder: Path
     params: Mapping[str, Any]
     backbones: str
+    licence: str
     notes: str = ""
+    artifacts: tuple[Path, ...] = ()
 
     def run(self) -> runs.StageResult:
         """Trains, goes on, or finds what was done; logs curves, pictures and the package.
@@ -146,6 +148,8 @@ class Stage:
                 tracker.file(run_id, trace)
             for file in ("curves.png", "pictures.png", PACKAGE):
                 tracker.file(run_id, self.folder / file, PACKAGE if file == PACKAGE else None)
+            for path in self.artifacts:
+                tracker.file(run_id, path)
             tracker.metrics(run_id, {f"best_{k}": v for k, v in result.scores.items()})
             words = summary(history, result, self.job.plan.select)
             tracker.describe(run_id, f"{words}\n\n{self.notes}".strip())
@@ -199,7 +203,7 @@ class Stage:
             },
             "config": dict(self.params),
             "commit": git_commit(),
-            "licence": licences(model),
+            "licence": self.licence,
         }
         package.save(self.folder / PACKAGE, model, about)
         figures.curves(history, self.name).savefig(self.folder / "curves.png")
@@ -209,13 +213,6 @@ class Stage:
         figures.grid(model, shown).save(self.folder / "pictures.png")
         runs.write_json(self.folder / HISTORY, content["history"])
         return best
-
-
-def licences(model: Encoder | EMLNet) -> str:
-    """The licences of the weights that a model's encoders started from, where known."""
-    encoders = [model] if isinstance(model, Encoder) else model._encoders()
-    known = {e.config.backbone: find_backbone(e.config.backbone).licence for e in encoders}
-    return ", ".join(f"{name} {licence or 'unknown'}" for name, licence in known.items())
 
 
 def summary(history: list[dict[str, Any]], best: runs.StageResult, select: str) -> str:
@@ -244,7 +241,7 @@ def open_folder(
     identity = {
         **identity,
         "config": digest(config=config),
-        "weights": digest(files=weight_files(command)),
+        "weights": digest(files=weight_files(_weights(command))),
         "store": digest(uri=command.tracking.uri),
     }
     safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:60]
@@ -252,13 +249,15 @@ def open_folder(
     return runs.open_folder(command.tracking.out or default, identity)
 
 
-def weight_files(command: EncoderCommand | DecoderCommand | FullCommand) -> list[str]:
-    """SHA-256 of each weights file that a command names by its path."""
-    given: tuple[str, ...] = ()
+def _weights(command: EncoderCommand | DecoderCommand | FullCommand) -> tuple[str, ...]:
+    """The weights that a command starts from, as it names them."""
     if isinstance(command, FullCommand):
-        given = command.weights
-    elif isinstance(command, EncoderCommand):
-        given = (command.encoder.weights,)
+        return command.weights
+    return (command.encoder.weights,) if isinstance(command, EncoderCommand) else ()
+
+
+def weight_files(given: Sequence[str]) -> list[str]:
+    """SHA-256 of the file of weights, of all that are given, that are named by their path."""
     paths = [Path(name).expanduser() for name in given]
     paths = [path / package.WEIGHTS if path.is_dir() else path for path in paths]
     return [package.file_digest(path) for path in paths if path.is_file()]

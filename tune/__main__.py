@@ -10,6 +10,7 @@ import tyro
 from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
+from pipelines.bell import INTERRUPTED, TERMINATED, StoppedError
 from pipelines.config import DECODER_PLAN
 from pipelines.flags import registry, spell_out, take_flag
 from pipelines.presets import PRESETS, find_preset
@@ -53,12 +54,15 @@ def main(argv: list[str] | None = None) -> int:
             full.run(command)
         else:
             loss_weights(command)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return TERMINATED
     except (ValueError, RuntimeError, OSError, MlflowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import EncoderConfig
+from emlnet.finetune import Finetune
 from emlnet.losses import LossWeights
 from emlnet.state import Plan
 from pipelines.config import Compute, FullCommand, Tracking
+from shards.order import check_mix
 from tune.objective import parse_objectives
 from tune.proposals import Sampler
-from tune.space import EQUAL, KL_LED, Space
+from tune.space import EQUAL, KL_LED, Space, short
 
 ENCODER_SCALE, DECODER_SCALE = 0.5, 0.25
+LENGTHS = ("num_trials", "max_hours", "final_seeds", "retry_failed", "first")
+"""Fields of a search that may change when it goes on in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,16 @@ class Search:
         return parse_objectives(self.objective)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the search this one: all that may not change when it goes on."""
+        return {k: v for k, v in asdict(self).items() if k not in LENGTHS}
+
+    @property
+    def lengths(self) -> dict[str, float]:
+        """How far it goes."""
+        return {name: getattr(self, name) for name in ("num_trials", "max_hours", "final_seeds")}
+
+    @property
     def stops(self) -> bool:
         """Whether bad trials are stopped early."""
         return self.stop_by != "none" and not (self.stop_by == "auto" and len(self.objectives) > 1)
@@ -94,6 +109,7 @@ class LossWeightsCommand:
     """Encoders whose decoder is tuned, each an MLflow run, a folder, or a model URI."""
     search: OmitArgPrefixes[Search] = field(default_factory=Search)
     encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
+    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     decoder_config: DecoderConfig = field(default_factory=DecoderConfig)
     readouts: Path | None = None
     """Folder of cached readouts, for all decoders; default: readouts/ beside the search."""
@@ -142,8 +158,20 @@ def check(command: LossWeightsCommand) -> None:
             "--loss-weights is what the search finds; leave it out, or name weights to try "
             "with --first"
         )
-    if plan.select != Plan().select:
-        raise ValueError("trials keep the best epoch by --objective; leave --select out")
+    if plan.select != Plan().select or plan.guard:
+        raise ValueError(
+            "trials keep the best epoch by --objective alone; leave --select and --guard out"
+        )
+    for weights in search.first:
+        # The default is tried as far as the space holds it.
+        if (lost := search.space.lost(weights)) and weights != KL_LED:
+            told = ", ".join(f"{term} with {share:.0%} of the sum" for term, share in lost.items())
+            raise ValueError(
+                f"{short(weights)} are to be tried first, and weigh {told}, which the search "
+                f"leaves out: it weighs {' '.join(search.space.terms)} with at least "
+                f"{search.space.min_share:.0%} each; give --extra-terms, a smaller --min-share, or "
+                "other weights (--first, in `full` also --loss-weights)"
+            )
     if search.stops and search.grace_epochs > command.trial_epochs:
         raise ValueError(
             f"a trial has {command.trial_epochs} epochs, not the {search.grace_epochs} of "
@@ -151,8 +179,15 @@ def check(command: LossWeightsCommand) -> None:
         )
     if command.decoder and search.warm_start_epochs:
         raise ValueError("--warm-start-epochs is for an encoder; the decoder's trials take seconds")
-    if search.warm_start_epochs and "width" in search.space.also:
-        raise ValueError("readouts of another width cannot start from one warm-up: drop one")
+    if command.decoder and command.finetune != Finetune():
+        raise ValueError("the decoder's encoders are frozen: leave out how to finetune one")
+    if "width" in search.space.also and not command.decoder:
+        packaged = Path(command.encoder.weights).expanduser().is_dir()
+        if search.warm_start_epochs or packaged:
+            raise ValueError(
+                "readouts of another width cannot start from one "
+                f"{'warm-up' if search.warm_start_epochs else 'packaged encoder'}: drop one"
+            )
 
 
 def check_full(command: SearchedFullCommand) -> None:
@@ -162,6 +197,8 @@ def check_full(command: SearchedFullCommand) -> None:
             "a search takes one data set; search on one (`tune loss-weights`), then give "
             "`pipelines full` all of them with --loss-weights @FILE"
         )
+    if command.mix:
+        check_mix(command.data, command.mix)
     if command.backbone not in command.full.backbones:
         known = ", ".join(command.full.backbones)
         raise ValueError(f"--search-on {command.backbone} is none of the backbones {known}")

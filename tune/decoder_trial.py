@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from emlnet.decoder import Decoder, DecoderConfig
 from emlnet.encoder import Encoder
 from emlnet.fit import Batches, evaluate, fit
-from emlnet.maps import Kind
+from emlnet.maps import Kind, resize
 from emlnet.model import EMLNet
 from emlnet.sample import Decoded
 from emlnet.state import EpochReport, TrainState, start
+from emlnet.views import Size
 from pipelines.decoder import CachedBatches, DecoderJob, Readouts, read_gaze
 from pipelines.readouts import Cache
 from shards.order import epoch_plan
 from shards.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
-from tune.smaller import Gaze, Part, Shrunk
+from tune.smaller import Gaze, Part, Shrunk, scaled
 from tune.trial import Result, Trial
 
 
@@ -42,16 +43,24 @@ class SplitData:
 
 
 class Joined(nn.Module):
-    """A decoder that is given, as the last of an encoder's readouts, the encoder's own map."""
+    """A decoder that is given, as the last of an encoder's readouts, the encoder's own map.
 
-    def __init__(self, decoder: Decoder, kind: Kind) -> None:
+    inner_size: the (H, W) at which the `eml` decoder decodes a picture of a size, as
+    `EMLNet.decode` does.
+    """
+
+    def __init__(self, decoder: Decoder, kind: Kind, inner_size: Callable[[Size], Size]) -> None:
         super().__init__()
-        self.decoder, self.kind = decoder, kind
+        self.decoder, self.kind, self.inner_size = decoder, kind, inner_size
 
-    def forward(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
+    def forward(self, readouts: list[list[Tensor]], size: Size) -> Tensor:
         """Readouts of each encoder and the picture's (H, W) to the answer (B, 1, H, W)."""
-        maps = [given[-1] for given in readouts] if self.kind == "density" else []
-        answer: Tensor = self.decoder([given[:-1] for given in readouts], maps, size)
+        taps = [given[:-1] for given in readouts]
+        answer: Tensor
+        if self.kind == "density":
+            answer = self.decoder(taps, [given[-1] for given in readouts], size)
+        else:
+            answer = resize(self.decoder(taps, [], self.inner_size(size)), size)
         return answer
 
 
@@ -96,7 +105,7 @@ class DecoderSubject:
     @property
     def title(self) -> str:
         """What it is called in tables."""
-        return "decoder of " + "+".join(encoder.config.backbone for encoder in self.encoders)
+        return decoder_title(self.encoders)
 
     @property
     def width(self) -> int:
@@ -121,7 +130,11 @@ class DecoderSubject:
         model = (
             job.build()
             if final
-            else Joined(EMLNet(self.encoders, job.decoder).decoder, job.decoder.readout)
+            else Joined(
+                EMLNet(self.encoders, job.decoder).decoder,
+                job.decoder.readout,
+                lambda size: scaled(self.encoders[0].input_size(size), trial.scale),
+            )
         )
         model.to(device)
         train, val = (
@@ -142,6 +155,11 @@ class DecoderSubject:
             send,
             evaluate_model=lambda model: _evaluate(model, trial, val, self.data, device),
         )
+
+
+def decoder_title(encoders: Sequence[Encoder]) -> str:
+    """What a decoder over encoders is called in tables."""
+    return "decoder of " + "+".join(encoder.config.backbone for encoder in encoders)
 
 
 class _Batches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from emlnet.backbones import check_keys
+from emlnet.backbones import check_keys, find_backbone
 from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.finetune import Finetune, prepare
 from emlnet.fit import evaluate
 from emlnet.state import Plan
+from emlnet.views import Size
 from pipelines import trainer
 from pipelines.config import Compute
 from pipelines.encoders import EncoderJob, Prepared, ShardSource
 from shards.loader import Loader
 from shards.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
+from tune.results import TRAINING
 from tune.smaller import SmallReader, scaled
 from tune.space import EQUAL, short
 from tune.trial import REPORT, Half, Result, Trial
@@ -48,12 +51,13 @@ class TrialJob(EncoderJob):
 
     def build(self) -> nn.Module:
         """The encoder, as the warm-up left it if there was one."""
-        encoder = Encoder(self.encoder, load_weights=self.warm_start is None)
-        if self.warm_start:
-            weights = load_file(self.warm_start)
-            check_keys(encoder.state_dict(), weights, str(self.warm_start))
-            encoder.load_state_dict(weights)
-        return encoder
+        if self.warm_start is None:
+            return super().build()
+        encoder = Encoder(self.encoder, load_weights=False)
+        weights = load_file(self.warm_start)
+        check_keys(encoder.state_dict(), weights, str(self.warm_start))
+        encoder.load_state_dict(weights)
+        return prepare(encoder, self.finetune)
 
     def reader(self, split: str) -> ShardReader:
         """The pictures to train on, or to choose the best epoch with."""
@@ -75,7 +79,9 @@ class TrialSource(ShardSource):
         if "held_out" in job.halves:
             reader = SmallReader(job.data, "val", job.scale)
             rest = reader.subset(halves(len(reader))[1])
-            self._held_out = Loader(rest, job.plan.batch_size, rank=rank, world_size=world_size)
+            self._held_out = Loader(
+                rest, job.plan.batch_size, rank=rank, world_size=world_size, reading=job.reading
+            )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Scores of the tuned half, and with a prefix those of the held-out one."""
@@ -113,6 +119,7 @@ class EncoderSubject:
     data: Path | str
     encoder: EncoderConfig
     compute: Compute
+    finetune: Finetune = field(default_factory=Finetune)
     warm_start: Path | None = None
 
     # A process whose training was stopped from outside is not fit for another.
@@ -132,9 +139,7 @@ class EncoderSubject:
 
     def job(self, trial: Trial) -> TrialJob:
         """The training of a trial; the final ones start anew, at the real size."""
-        size = self.encoder.size
-        if trial.scale != 1:
-            size = scaled(size, trial.scale, multiple=8)
+        size = trial_size(self.encoder, trial.scale)
         final = "held_out" in trial.halves
         return TrialJob(
             data=self.data,
@@ -142,23 +147,24 @@ class EncoderSubject:
             plan=trial.plan,
             seed=trial.seed,
             loader_workers=self.compute.loader_workers,
+            reading=self.compute.reading,
+            finetune=self.finetune,
             scale=trial.scale,
             halves=trial.halves,
             warm_start=None if final else self.warm_start,
         )
 
     def train(self, trial: Trial, folder: Path, result: Result) -> None:
-        """Trains under Ray Train; what it wrote is removed when it ended."""
+        """Trains under Ray Train."""
         content = trainer.train(
             self.job(trial),
-            folder / "training",
+            folder / TRAINING,
             self.compute,
             [EpochReporter(result)],
             start_failures=0,
         )
         # The last epoch may have been on its way when training ended; told twice, it counts once.
         tune.report(result(content["history"][-1]))
-        shutil.rmtree(folder / "training", ignore_errors=True)
 
     def warm_up(self, plan: Plan, epochs: int, scale: float, seed: int, folder: Path) -> Path:
         """Trains with equal weights for a few epochs, once; the file of weights it ends with."""
@@ -167,9 +173,21 @@ class EncoderSubject:
             return path
         plan = replace(plan, epochs=epochs, loss_weights=EQUAL)
         trial = Trial(plan=plan, width=self.width, seed=seed, scale=scale, halves=("tuned",))
-        content = trainer.train(self.job(trial), folder / WARM_UP, self.compute)
+        job = self.job(trial)
+        content = trainer.train(job, folder / WARM_UP, self.compute)
         temporary = path.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in content["model"].items()}, temporary)
+        weights = job.finish(content["model"]).state_dict()
+        save_file({k: v.contiguous() for k, v in weights.items()}, temporary)
         temporary.replace(path)
         shutil.rmtree(folder / WARM_UP, ignore_errors=True)
         return path
+
+
+def trial_size(encoder: EncoderConfig, scale: float) -> Size:
+    """(H, W) in pixels, of those the backbone takes, at which it sees pictures at a scale."""
+    row = find_backbone(encoder.backbone)
+    if scale == 1 or row.only_size:
+        return encoder.size
+    least = -(-32 // row.step) * row.step
+    height, width = (max(least, side) for side in scaled(encoder.size, scale, row.step))
+    return height, width

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from emlnet.losses import LossWeights
-from pipelines import full, packing, runs
+from emlnet.state import Plan
+from pipelines import full, packing, runs, stage
 from pipelines.config import digest
 from shards.store import location
 from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
@@ -20,22 +21,24 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
     """Searches and trains, or goes on with both; the report of `pipelines full`."""
     check_full(command)
     chosen = command.full
+    check(search_command(command, chosen.data[0], Path()))
     source = location(chosen.data[0])
-    elsewhere = ("tracking", "compute", "data")
-    config = {k: v for k, v in asdict(chosen).items() if k not in elsewhere}
+    config = {k: v for k, v in asdict(chosen).items() if k not in stage.ELSEWHERE}
     identity = {
         "command": "tune full",
         "data": packing.fingerprint(source),
-        "config": digest(config=config, search=command.search, on=command.backbone),
+        "config": digest(config=config, search=command.search.identity, on=command.backbone),
+        "weights": digest(files=stage.weight_files(chosen.weights)),
         "store": digest(uri=chosen.tracking.uri),
     }
     default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"
     folder = runs.open_folder(chosen.tracking.out or default, identity)
     data = Path(packing.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
-    check(search)
     best = json.loads(loss_weights(search).read_text())
-    return full.run(with_winner(command, best, data, folder / "full"))
+    # A search that goes on may find another winner.
+    found = digest(weights=best["weights"], other=best["other"])[:8]
+    return full.run(with_winner(command, best, data, folder / f"full-{found}"))
 
 
 def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
@@ -48,9 +51,8 @@ def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossW
         data=data,
         search=search,
         encoder=chosen.encoders()[number],
-        plan=replace(
-            chosen.plan, loss_weights=EQUAL, select=LossWeightsCommand(data=data).plan.select
-        ),
+        finetune=chosen.finetune,
+        plan=replace(chosen.plan, loss_weights=EQUAL, select=Plan().select, guard=()),
         seed=chosen.seed,
         compute=chosen.compute,
         tracking=replace(chosen.tracking, out=out),

@@ -11,15 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 from torch import Tensor
 
 from emlnet.baselines import centre_prior
 from emlnet.fit import Baseline
+from emlnet.state import LOWER_IS_BETTER
+from pipelines import selection
 from shards.reader import ShardReader
 
 Objective = Literal["ig", "nss", "cc", "kl", "sim", "auc"]
-LOWER_IS_BETTER = ("kl",)
 HELD_OUT = "held_out_"
 """What the name of a score on the pictures that no trial is tuned on begins with."""
 VAL_SEED = 20
@@ -48,14 +48,8 @@ def gain(objective: str, scores: dict[str, float], than: dict[str, float]) -> fl
 
 def halves(num_samples: int) -> tuple[list[int], list[int]]:
     """Positions of val that trials are tuned on, and those that results are reported on."""
-    if num_samples < 2:
-        raise ValueError(
-            f"val has {num_samples} pictures; one half is tuned on and the other reported on, so "
-            "it takes at least 2"
-        )
-    order = np.random.default_rng(VAL_SEED).permutation(num_samples).tolist()
-    middle = -(-num_samples // 2)
-    return sorted(order[:middle]), sorted(order[middle:])
+    tuned, held_out = selection.halves(num_samples, VAL_SEED)
+    return tuned.tolist(), held_out.tolist()
 
 
 def centre_baseline(data: Path | str) -> Baseline:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from textwrap import shorten
 from typing import Any
 
-from emlnet.losses import LossWeights
 from tune.objective import HELD_OUT, gain
 from tune.pareto import Choice, name, rank
 from tune.results import TrialRecord, find_baseline
@@ -71,12 +70,9 @@ def _spreads(records: Sequence[TrialRecord]) -> dict[str, Spread]:
     }
 
 
-def kept_weights(
-    choice: Choice, objectives: Sequence[str], final: Comparison | None
-) -> LossWeights:
-    """The weights to train with: the winner's, or 1:1:1 where the final runs say that it lost."""
-    lost = final is not None and all(final.gain(name)[0] < 0 for name in objectives)
-    return EQUAL if lost else choice.winner.weights
+def is_lost(objectives: Sequence[str], final: Comparison | None) -> bool:
+    """Whether the final runs say that 1:1:1 is better than the winner, in all that is sought."""
+    return final is not None and all(final.gain(name)[0] < 0 for name in objectives)
 
 
 def verdict(
@@ -84,8 +80,24 @@ def verdict(
     choice: Choice,
     objectives: Sequence[str],
     final: Comparison | None,
+    failed: Sequence[TrialRecord] = (),
 ) -> str:
-    """What was found against 1:1:1, and how far to trust it, in words."""
+    """What was found against 1:1:1, and how far to trust it, in words.  failed: final runs."""
+    text = _verdict(records, choice, objectives, final)
+    if failed:
+        text += (
+            f" Final runs that failed: {len(failed)}, the first by {failed[0].cause}. When the "
+            "cause is gone, --retry-failed runs them again."
+        )
+    return text
+
+
+def _verdict(
+    records: Sequence[TrialRecord],
+    choice: Choice,
+    objectives: Sequence[str],
+    final: Comparison | None,
+) -> str:
     winner = choice.winner
     if winner.is_baseline:
         return f"No weights that were tried beat 1:1:1: it is {choice.reason}."
@@ -108,7 +120,7 @@ def verdict(
         f"{picked}. Trained in full with {seeds} and scored on the half of val that no trial "
         f"was tuned on, against 1:1:1: {'; '.join(told)}."
     )
-    if kept_weights(choice, objectives, final) == EQUAL:
+    if is_lost(objectives, final):
         text += " The winner of the search lost there, so 1:1:1 is kept."
     elif final.num_seeds == 1:
         text += " One seed shows no spread."
@@ -193,12 +205,14 @@ def summary(
 ) -> dict[str, Any]:
     """The content of best-weights.json: `weights`, which commands read, and all trials."""
     final, baseline = compare(finals, choice.winner), find_baseline(records)
+    lost = is_lost(objectives, final)
+    failed = [record for record in finals if record.state == "failed"]
     return {
-        "weights": asdict(kept_weights(choice, objectives, final)),
-        "other": choice.winner.other,
+        "weights": asdict(EQUAL if lost else choice.winner.weights),
+        "other": {} if lost else choice.winner.other,
         "objectives": list(objectives),
         **about,
-        "verdict": verdict(records, choice, objectives, final),
+        "verdict": verdict(records, choice, objectives, final, failed),
         "winner": asdict(choice.winner),
         "baseline": asdict(baseline) if baseline else None,
         "front": [record.spec.key for record in choice.front],

@@ -13,9 +13,9 @@ from emlnet.losses import LossWeights
 from pipelines.config import digest
 from pipelines.runs import write_json
 from tune.objective import gain
-from tune.space import EQUAL
+from tune.space import EQUAL, FACTORS
 
-TRIALS, RESULT = "trials", "result.json"
+TRIALS, RESULT, TRAINING = "trials", "result.json", "training"
 State = Literal["running", "finished", "stopped", "failed"]
 """`stopped`: early, by the scheduler or because time was up."""
 
@@ -65,7 +65,8 @@ class TrialRecord:
     @property
     def is_baseline(self) -> bool:
         """Whether the weights are 1:1:1, and nothing else differs from the command."""
-        return self.weights == EQUAL and self.spec.point.get("lr", 1.0) == 1.0
+        same = all(self.spec.point.get(name, 1.0) == 1.0 for name in FACTORS)
+        return self.weights == EQUAL and same
 
     @property
     def num_trained(self) -> int:
@@ -129,6 +130,12 @@ def forget_failed(search: Path) -> None:
     for record in find_records(search) + find_records(search, final=True):
         if record.state == "failed":
             shutil.rmtree(trial_folder(search, record.spec))
+
+
+def forget_training(search: Path) -> None:
+    """Removes the checkpoints of trials that will not go on."""
+    for record in ended(find_records(search) + find_records(search, final=True)):
+        shutil.rmtree(trial_folder(search, record.spec) / TRAINING, ignore_errors=True)
 
 
 def seconds_spent(records: Sequence[TrialRecord]) -> float:

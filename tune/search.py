@@ -21,6 +21,7 @@ from shards.reader import ShardReader
 from shards.store import location
 from tune import report
 from tune.config import LossWeightsCommand, check
+from tune.halving import Halving
 from tune.live import Display, duration
 from tune.objective import halves
 from tune.page import write_page
@@ -30,7 +31,7 @@ from tune.results import Spec, TrialRecord, ended, find_records, forget_failed, 
 from tune.space import EQUAL, short
 from tune.subjects import make_subject, open_folder, title
 from tune.trial import Setting
-from tune.tuner import Halving, has_dashboard, run_trials
+from tune.tuner import has_dashboard, run_trials
 
 UNUSED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that say nothing about a search."""
@@ -50,10 +51,10 @@ def loss_weights(command: LossWeightsCommand) -> Path:
         check_sizes(ShardReader(data, split))
     halves(len(ShardReader(data, "val")))
     if not command.decoder:
-        command = replace(command, encoder=checked(command.encoder))
+        command = replace(command, encoder=checked(command.encoder, command.finetune))
     folder, frozen = open_folder(command, manifest)
-    best = folder / BEST_WEIGHTS
-    if best.is_file() and not command.search.retry_failed and _lengths(command) == _asked(best):
+    best, search = folder / BEST_WEIGHTS, command.search
+    if best.is_file() and not search.retry_failed and search.lengths == _asked(best):
         print(f"done before, in {folder}", flush=True)
         say(folder)
         return best
@@ -77,7 +78,7 @@ def open_search(
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     # What workers print would tear up the table.
-    frees = command.search.stops and not frozen
+    frees = bool(command.search.stops or command.search.max_hours) and not frozen
     trainer.connect(command.compute, include_dashboard=frees, log_to_driver=False)
     params = {k: v for k, v in flatten(command).items() if k not in UNUSED}
     tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
@@ -105,15 +106,6 @@ def open_search(
             trial_scale=command.scale,
         )
         yield setting, place, at_once
-
-
-def _lengths(command: LossWeightsCommand) -> dict[str, float]:
-    search = command.search
-    return {
-        "num_trials": search.num_trials,
-        "max_hours": search.max_hours,
-        "final_seeds": search.final_seeds,
-    }
 
 
 def _asked(best: Path) -> dict[str, float]:
@@ -156,7 +148,13 @@ def run_search(
         halving = None
         if search.stops:
             halving = Halving(grace=search.grace_epochs, factor=search.reduction)
-        if halving and not setting.subject.reuse_actors and not has_dashboard():
+        stops = halving is not None or seconds is not None
+        if stops and not setting.subject.reuse_actors and not has_dashboard():
+            if seconds is not None:
+                raise ValueError(
+                    "--max-hours stops trials, whose workers would never be free again, since this "
+                    "Ray cluster runs no dashboard: start it with one, or leave --max-hours out"
+                )
             print(
                 "no trial is stopped early: the workers of one that is would never be free again, "
                 "since this Ray cluster runs no dashboard",
@@ -178,16 +176,17 @@ def run_search(
             raise KeyboardInterrupt
     records = find_records(place.folder)
     if choose(records, search.objectives) is None:
-        _raise_first_cause(records)
+        _raise_first_cause(records, search.num_trials)
 
 
-def _raise_first_cause(records: Sequence[TrialRecord]) -> None:
+def _raise_first_cause(records: Sequence[TrialRecord], num_trials: int) -> None:
     failed = [record for record in records if record.state == "failed"]
     if not failed:
         raise ValueError("time was up before any trial had an epoch; allow more --max-hours")
     raise ValueError(
-        f"all {len(failed)} trials failed; the first, {short(failed[0].weights)}: "
-        f"{failed[0].cause}. When the cause is gone, --retry-failed runs them again"
+        f"none of {num_trials} trials has scores, {len(failed)} trials failed; the first, "
+        f"{short(failed[0].weights)}: {failed[0].cause}. When the cause is gone, --retry-failed "
+        "runs them again"
     )
 
 
@@ -245,7 +244,7 @@ def finish(command: LossWeightsCommand, setting: Setting, place: stage.Place) ->
         seed=command.seed,
         data={"name": place.manifest.name, "digest": place.manifest.digest},
         run_id=place.parent,
-        asked=_lengths(command),
+        asked=command.search.lengths,
         cost={
             "trial_epochs": trained,
             "full_epochs": command.search.num_trials * command.plan.epochs,

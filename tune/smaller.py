@@ -64,6 +64,11 @@ class SmallReader(ShardReader):
         """(H, W) of each sample in pixels, as it is shown."""
         return tuple(scaled((entry.height, entry.width), self.scale) for entry in self.entries)
 
+    @property
+    def digest(self) -> str:
+        """That of the data set at this scale."""
+        return super().digest if self.scale == 1 else f"{super().digest} x {self.scale:g}"
+
     def decoded(self, position: int, place: Place | None = None) -> Decoded:
         """Reads one sample and decodes its pictures, smaller; place: memory for them."""
         if self.scale == 1:

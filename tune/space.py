@@ -54,7 +54,9 @@ class Space:
         for names in (self.extra_terms, self.also):
             if len(set(names)) < len(names):
                 raise ValueError(f"each name once, not {' '.join(names)}")
-        if not 0 <= self.min_share < 1 / len(self.terms):
+        if self.min_share < 0:
+            raise ValueError(f"a share is at least 0, not {self.min_share}")
+        if self.min_share >= 1 / len(self.terms):
             raise ValueError(
                 f"a share of at least {self.min_share} each is too much for {len(self.terms)} terms"
             )
@@ -75,8 +77,9 @@ class Space:
         return replace(plan, loss_weights=self.weights(point), lr=lr)
 
     def width(self, point: Point, width: int) -> int:
-        """Hidden channels: a multiple of 4 when they are searched."""
-        return max(4, 4 * round(width * point["width"] / 4)) if "width" in point else width
+        """Hidden channels: as given, times the point's factor to a multiple of 4."""
+        factor = point.get("width", 1.0)
+        return width if factor == 1 else max(4, 4 * round(width * factor / 4))
 
     def weights(self, point: Point) -> LossWeights:
         """The loss weights at a point; they sum to TOTAL, rounded to 4 digits after the point.
@@ -88,6 +91,16 @@ class Space:
         kept = shares({t: share if share >= self.min_share else 0.0 for t, share in drawn.items()})
         zeros = dict.fromkeys(asdict(EQUAL), 0.0)
         return LossWeights(**zeros | {t: round(share * TOTAL, 4) for t, share in kept.items()})
+
+    def lost(self, weights: LossWeights) -> dict[str, float]:
+        """The shares of weights, by term, that no point has: of terms that are not weighed, and
+        those smaller than the least share.
+        """
+        return {
+            term: share
+            for term, share in shares(asdict(weights)).items()
+            if share and (term not in self.terms or share < self.min_share)
+        }
 
     def point(self, weights: LossWeights) -> dict[str, float]:
         """A point whose weights these are, up to scale, and whose factors are 1."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import ray
 
-from emlnet import package
 from pipelines import runs, stage, trainer
 from pipelines.config import digest, num_cpus
 from pipelines.frozen import (
@@ -20,14 +19,11 @@ from pipelines.frozen import (
 )
 from shards.manifest import Manifest
 from tune.config import LossWeightsCommand
-from tune.decoder_trial import DecoderSubject, share
+from tune.decoder_trial import DecoderSubject, decoder_title, share
 from tune.encoder_trial import EncoderSubject
 from tune.space import EQUAL, short
 from tune.trial import Subject, trial_compute
 from tune.tuner import num_at_once
-
-LENGTHS = ("num_trials", "max_hours", "final_seeds", "retry_failed", "first")
-"""Fields of a search that may change when it goes on in its folder."""
 
 
 def open_folder(
@@ -36,10 +32,9 @@ def open_folder(
     """The search's own folder, absolute: `--out`, or one under runs/, the same each time; and the
     encoders whose decoder is tuned, if it is one.
     """
-    elsewhere = ("tracking", "compute", "data", "readouts", "decoder")
+    elsewhere = (*stage.ELSEWHERE, "decoder")
     config = {k: v for k, v in asdict(command).items() if k not in elsewhere}
-    config["search"] = {k: v for k, v in config["search"].items() if k not in LENGTHS}
-    files: list[str] = []
+    config["search"] = command.search.identity
     frozen: list[FrozenEncoder] = []
     if command.decoder:
         pulled = Path("runs") / "pulled" / digest(encoders=command.decoder)[:8]
@@ -47,8 +42,8 @@ def open_folder(
         frozen = open_encoders(packages, manifest, Path())
         config.pop("encoder")
         files = [each.weights for each in frozen]
-    elif (weights := Path(command.encoder.weights)).is_file():
-        files = [package.file_digest(weights)]
+    else:
+        files = stage.weight_files([command.encoder.weights])
     identity = {
         "command": "tune loss-weights",
         "data": manifest.digest,
@@ -68,7 +63,7 @@ def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
     """What is tuned, in words."""
     if not command.decoder:
         return command.encoder.backbone
-    return "decoder of " + "+".join(each.encoder.config.backbone for each in frozen)
+    return decoder_title([each.encoder for each in frozen])
 
 
 def make_subject(
@@ -80,9 +75,11 @@ def make_subject(
     """
     scaled = trainer.scaling(command.compute)
     num_workers = 1 if frozen else scaled.max_workers
-    free = ray.available_resources()
     use_gpu = bool(scaled.use_gpu)
-    at_once = min(num_at_once(num_workers, use_gpu, free), command.search.num_trials)
+    takes = {"CPU": 1 if frozen else num_workers * command.compute.cpus}
+    if use_gpu:
+        takes["GPU"] = num_workers
+    at_once = min(num_at_once(takes, ray.available_resources()), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
         compute_readouts(place, frozen)
@@ -100,7 +97,9 @@ def make_subject(
         return decoder, at_once
     trainer.check_batch(command.plan.batch_size, command.compute)
     compute = trial_compute(command.compute, num_threads)
-    encoder = EncoderSubject(data=place.data, encoder=command.encoder, compute=compute)
+    encoder = EncoderSubject(
+        data=place.data, encoder=command.encoder, compute=compute, finetune=command.finetune
+    )
     epochs = command.search.warm_start_epochs
     if epochs:
         print(f"warm-up: {epochs} epoch{'s' * (epochs > 1)} with {short(EQUAL)}", flush=True)

@@ -99,7 +99,6 @@ class Setting:
             self.space.plan(spec.point, self.plan),
             epochs=self.plan.epochs if spec.final else self.trial_epochs,
             select=self.objectives[0],  # type: ignore[arg-type]  # IG, too, is scored here.
-            guard=(),
         )
         return Trial(
             plan=plan,

@@ -7,12 +7,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.stopper import Stopper
 from ray.util.state import list_actors
 
@@ -20,7 +18,7 @@ from pipelines.config import flatten
 from pipelines.provenance import data_tags
 from pipelines.stage import Place
 from pipelines.tracking import Tracker
-from tune.objective import direction
+from tune.halving import Halving, make_scheduler, stopped_by
 from tune.pareto import name
 from tune.proposals import Proposals
 from tune.results import (
@@ -28,10 +26,10 @@ from tune.results import (
     ended,
     find_record,
     find_records,
-    scored,
+    forget_training,
     trial_folder,
 )
-from tune.trial import CAUSE, EPOCH, REPORT, SCORE, SPEC, Setting, run_trial
+from tune.trial import CAUSE, EPOCH, REPORT, SPEC, Setting, run_trial
 
 FOLDER = "tuner"
 # Without Tune's own display and log files: MLflow and the trials' records have all that.
@@ -40,23 +38,17 @@ HOPELESS = 5
 """Trials that fail before any other ended after which a search is given up."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Halving:
-    """ASHA: at epochs grace, grace * factor, ... a trial stops unless among the best 1 / factor."""
+def num_at_once(takes: Mapping[str, int], free: Mapping[str, float]) -> int:
+    """Trials, of which each takes so much, that the free resources hold at once.
 
-    grace: int
-    factor: int
-
-
-def num_at_once(num_workers: int, use_gpu: bool, free: Mapping[str, float]) -> int:
-    """Trials that the free resources hold at once.  Raises ValueError when not even one fits."""
-    kinds = ("CPU", "GPU") if use_gpu else ("CPU",)
-    for kind in kinds:
-        if free.get(kind, 0) < num_workers:
+    Raises ValueError when not even one fits.
+    """
+    for kind, number in takes.items():
+        if free.get(kind, 0) < number:
             raise ValueError(
-                f"a trial wants {num_workers} {kind}s, the cluster has {free.get(kind, 0):g} free"
+                f"a trial wants {number} {kind}s, the cluster has {free.get(kind, 0):g} free"
             )
-    return min(int(free[kind] // num_workers) for kind in kinds)
+    return min(int(free[kind] // number) for kind, number in takes.items())
 
 
 def has_dashboard(seconds: float = 30) -> bool:
@@ -100,7 +92,7 @@ def run_trials(
     scheduler = make_scheduler(setting, halving)
     watch = Watch(setting, seconds)
     recorder = Recorder(
-        setting, place, show, lambda trial_id: watch.stopped or trial_id in stopped_by(scheduler)
+        setting, place, show, lambda key: watch.stopped or key in stopped_by(scheduler)
     )
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, setting=setting), setting.subject.resources
@@ -123,47 +115,8 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
         ),
     ).fit()
+    forget_training(setting.folder)  # What workers wrote while their trial was being stopped.
     return recorder.num_ended >= num_trials or watch.stopped
-
-
-def make_scheduler(setting: Setting, halving: Halving | None) -> TrialScheduler:
-    """ASHA that knows the scores of earlier calls, or none that stops a trial."""
-    if halving is None:
-        return FIFOScheduler()
-    scheduler = RememberingASHA(
-        time_attr=EPOCH,
-        metric=SCORE,
-        mode=direction(setting.stop_by),
-        grace_period=halving.grace,
-        reduction_factor=halving.factor,
-        # Beyond the last epoch: a trial that reaches it ends by itself, and in good order.
-        max_t=setting.trial_epochs + 1,
-    )
-    for record in find_records(setting.folder):
-        trial = SimpleNamespace(trial_id=record.spec.key)
-        scheduler.on_trial_add(None, trial)
-        for report in record.history if record.state != "failed" else ():
-            score = report["scores"][setting.stop_by]
-            scheduler.on_trial_result(None, trial, {EPOCH: report["epoch"], SCORE: score})
-    return scheduler
-
-
-class RememberingASHA(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that knows which trials it stopped."""
-
-    stopped: frozenset[str] = frozenset()
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
-        action: str = super().on_trial_result(controller, trial, result)
-        if action == TrialScheduler.STOP:
-            self.stopped |= {trial.trial_id}
-        return action
-
-
-def stopped_by(scheduler: TrialScheduler) -> frozenset[str]:
-    """The trials that a scheduler stopped early, by Tune's names for them."""
-    return scheduler.stopped if isinstance(scheduler, RememberingASHA) else frozenset()
 
 
 class Watch(Stopper):  # type: ignore[misc]
@@ -183,8 +136,9 @@ class Watch(Stopper):  # type: ignore[misc]
         if self.stopped or now - self.looked < 1:
             return self.stopped
         self.looked = now
-        records = ended(find_records(self.setting.folder))
-        hopeless = len(records) >= HOPELESS and not scored(records)
+        records = find_records(self.setting.folder)
+        lost = all(record.state == "failed" or not record.scores for record in records)
+        hopeless = lost and len(ended(records)) >= HOPELESS
         late = self.seconds is not None and now - self.began >= self.seconds
         self.stopped = late or hopeless
         return self.stopped
@@ -249,7 +203,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             return
         if record.num_trained >= record.num_epochs:
             self._end(replace(record, state="finished"), "FINISHED")
-        elif record.num_trained and self.was_stopped(trial.trial_id):
+        elif record.num_trained and self.was_stopped(record.spec.key):
             self._end(replace(record, state="stopped"), "KILLED")
         # Else it was broken off, and is run again.
 
@@ -283,6 +237,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def _end(self, record: TrialRecord, status: str) -> None:
         self.num_ended += 1
         self._save(record)
+        forget_training(self.setting.folder)
         if record.run_id:
             self._tell(lambda tracker: end_run(tracker, record, status))
 

@@ -56,6 +56,11 @@ class Backbone:
     licence: str = ""
     eml_kernel: int = 3
 
+    @property
+    def step(self) -> int:
+        """Pixels in whose multiples heights and widths are chosen: 8, or a transformer's patch."""
+        return self.multiple if 8 % self.multiple else 8
+
     def check_size(self, size: tuple[int, int]) -> None:
         """Raises ValueError, with the nearest size that fits, for one the network cannot take."""
         if self.only_size and size != self.size:

@@ -90,6 +90,13 @@ def test_timms_batchnorm_would_move_twice_so_computing_again_wants_it_still():
     assert next(model.backbone.parameters()).grad.abs().sum() > 0
 
 
+def test_a_network_that_has_no_way_to_compute_again_says_so(monkeypatch):
+    model = Encoder(EncoderConfig(backbone="tiny", weights="none", size=SIZE))
+    model.backbone = torch.nn.Conv2d(3, 8, 3)
+    with pytest.raises(ValueError, match="leave --recompute out"):
+        prepare(model, Finetune(recompute=True))
+
+
 def test_a_transformer_computes_again_without_more_ado():
     model = encoder("timm:test_vit", recompute=True)
     step(model)

@@ -12,6 +12,7 @@ from pipelines import trainer
 from pipelines.__main__ import main, parse
 from pipelines.config import (
     Compute,
+    DecoderCommand,
     EncoderCommand,
     FullCommand,
     digest,
@@ -57,6 +58,18 @@ def test_encoder_flags_reach_their_places() -> None:
     assert command.plan.loss_weights == LossWeights(kl=10, cc=2, nss=0)
     assert (command.compute.num_workers, command.compute.use_gpu) == (2, False)
     assert (command.seed, command.tracking.uri) == (7, "http://127.0.0.1:1")
+
+
+def test_select_without_a_metric_chooses_encoders_in_decoder_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = parse(["decoder", "--data", "x", "--encoders", "a", "b", "--select"])
+    assert isinstance(chosen, DecoderCommand)
+    assert chosen.select_encoders
+    with pytest.raises(SystemExit):
+        parse(["encoder", "--data", "x", "--select"])
+    printed = capsys.readouterr()
+    assert "--select-encoders" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize(

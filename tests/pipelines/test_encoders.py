@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from emlnet import package
+from emlnet.backbones.weights import WORDS
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.finetune import Finetune
 from emlnet.state import Plan, trained_weights
-from pipelines.encoders import EncoderJob, start_encoder
+from pipelines.encoders import EncoderJob, licence_of, start_encoder
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
 
@@ -37,6 +38,17 @@ def test_finetuning_goes_on_from_a_packaged_encoder(tmp_path: Path) -> None:
     assert again.config.size == (96, 128)
     for key, value in before.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_a_licence_is_that_of_the_weights_that_training_starts_from(tmp_path: Path) -> None:
+    given = {name: EncoderConfig(backbone="resnet50", weights=name) for name in WORDS}
+    assert licence_of(given["default"]) == "resnet50 BSD-3-Clause"
+    assert licence_of(given["none"]) == "resnet50 from random weights"
+    places = EncoderConfig(backbone="resnet50", weights="somewhere/places.pth.tar")
+    assert licence_of(places) == "resnet50 unknown (places.pth.tar)"
+    package.save(tmp_path / "model", Encoder(TINY).eval(), {"licence": "none given"})
+    packaged = EncoderConfig(backbone="tiny", weights=str(tmp_path / "model"), size=(48, 64))
+    assert licence_of(packaged) == "none given"
 
 
 def test_a_package_without_such_an_encoder_is_refused(tmp_path: Path) -> None:

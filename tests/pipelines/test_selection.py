@@ -87,7 +87,7 @@ def test_the_halves_share_no_image_and_hold_them_all() -> None:
 
 
 def test_one_image_cannot_choose_and_score() -> None:
-    with pytest.raises(ValueError, match="1 validation image cannot both"):
+    with pytest.raises(ValueError, match="val has 1 pictures"):
         halves(1, seed=0)
 
 

@@ -1,8 +1,12 @@
 """The best encoders that an MLflow store holds."""
 
+from pathlib import Path
+
 import pytest
 
 from emlnet.package import MODEL
+from pipelines import decoding
+from pipelines.config import ReadoutsCommand
 from pipelines.store import best_encoders, is_best, number_of_best
 from pipelines.tracking import Tracker
 
@@ -57,3 +61,8 @@ def test_best_is_a_word_with_or_without_a_number(
     words: tuple[str, ...], best: bool, number: int
 ) -> None:
     assert (is_best(words), number_of_best(words)) == (best, number)
+
+
+def test_readouts_of_a_choice_by_decoders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="best:3 is a choice by decoders"):
+        decoding.compute(ReadoutsCommand(data=(tmp_path,), encoders=("best:3",)))

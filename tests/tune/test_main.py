@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tune.__main__
+from emlnet.finetune import Finetune
 from emlnet.losses import LossWeights
+from pipelines.bell import TERMINATED, StoppedError
 from pipelines.presets import find_preset
+from tune import full
 from tune.__main__ import main, parse
 from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
 from tune.full import search_command, with_winner
@@ -76,6 +83,11 @@ def test_a_line_that_is_no_command_is_refused(line):
         ("--grace-epochs 5 --epochs 2", "--grace-epochs"),
         ("--decoder a --warm-start-epochs 1", "--warm-start-epochs"),
         ("--also width --warm-start-epochs 1", "width"),
+        ("--also width --weights .", "packaged encoder"),
+        ("--decoder a --freeze 2", "frozen"),
+        ("--guard nss", "--guard"),
+        ("--first sim=1", "sim with 100%.*--extra-terms"),
+        ("--first kl=10,cc=2,nss=0.1", "nss with 1% of the sum.*--min-share"),
     ],
 )
 def test_flags_that_contradict_a_search_are_refused(flags, reason):
@@ -100,15 +112,16 @@ def test_a_users_error_is_one_line_and_exit_code_1(tmp_path, capsys):
 
 
 def test_trials_at_once_are_those_that_the_free_resources_hold():
-    assert num_at_once(1, False, {"CPU": 2.0}) == 2
-    assert num_at_once(2, False, {"CPU": 5.0}) == 2
-    assert num_at_once(1, True, {"CPU": 16.0, "GPU": 3.0}) == 3
+    assert num_at_once({"CPU": 1}, {"CPU": 2.0}) == 2
+    assert num_at_once({"CPU": 2}, {"CPU": 5.0}) == 2
+    assert num_at_once({"CPU": 4, "GPU": 1}, {"CPU": 16.0, "GPU": 3.0}) == 3
+    assert num_at_once({"CPU": 8, "GPU": 1}, {"CPU": 16.0, "GPU": 3.0}) == 2
 
 
 @pytest.mark.parametrize("free", [{}, {"CPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}])
 def test_a_trial_that_fits_nowhere_is_refused_before_it_waits_for_ever(free):
     with pytest.raises(ValueError, match=r"a trial wants 2 .PUs, the cluster has"):
-        num_at_once(2, True, free)
+        num_at_once({"CPU": 2, "GPU": 2}, free)
 
 
 def test_what_broke_off_runs_first_then_equal_weights_then_those_named(make_record):
@@ -142,7 +155,51 @@ def test_full_trains_with_the_winner_and_all_else_as_the_command_says():
     assert full.decoder_plan == find_preset("osie-cpu").decoder_plan
 
 
-@pytest.mark.parametrize("flags", ["--search-on resnet50", "--also width"])
+@pytest.mark.parametrize("flags", ["--search-on resnet50", "--also width", "--mix 0.5 0.5"])
 def test_full_refuses_what_it_cannot_hand_on(flags):
-    with pytest.raises(ValueError, match=r"backbones|width"):
+    with pytest.raises(ValueError, match=r"backbones|width|shares|mix"):
         check_full(whole(flags))
+
+
+def test_full_searches_with_the_finetuning_that_it_trains_with(tmp_path):
+    searched = search_command(whole("--freeze 2 --eval-batchnorm"), tmp_path, tmp_path)
+    assert searched.finetune == Finetune(freeze=2, eval_batchnorm=True)
+
+
+def test_full_refuses_weights_that_its_search_leaves_out_before_it_packs(tmp_path, monkeypatch):
+    monkeypatch.setattr(full.packing, "fingerprint", lambda source: pytest.fail("read the data"))
+    with pytest.raises(ValueError, match=r"mse with 100% .*--extra-terms"):
+        full.run(whole("--preset paper-nasnet --weights none"))
+
+
+def test_full_goes_on_with_a_longer_search_and_trains_for_another_winner_elsewhere(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(full.full, "run", lambda command: command.tracking.out)
+    best = {"weights": asdict(EQUAL), "other": {}}
+    file = tmp_path / "best-weights.json"
+    monkeypatch.setattr(full, "loss_weights", lambda command: file)
+
+    def run(flags: str) -> Path:
+        file.write_text(json.dumps(best))
+        line = f"full --data {data} --out {tmp_path / 'out'} --search-on resnet18 {flags}"
+        command = parse([*line.split(), "--backbones", "resnet18"])
+        assert isinstance(command, SearchedFullCommand)
+        out: Any = full.run(command)
+        return Path(out)
+
+    first = run("--num-trials 4")
+    assert run("--num-trials 9 --retry-failed --max-hours 2 --final-seeds 1") == first
+    best["weights"] = asdict(KL_LED)
+    assert run("--num-trials 12") != first
+    with pytest.raises(ValueError, match="another run"):
+        run("--objective kl")
+
+
+def test_training_that_was_asked_to_end_exits_as_that_of_pipelines(monkeypatch, capsys):
+    def stopped(command: object) -> None:
+        raise StoppedError("stopped as asked")
+
+    monkeypatch.setattr(tune.__main__, "loss_weights", stopped)
+    assert main(["loss-weights", "--data", "shards"]) == TERMINATED
+    assert capsys.readouterr().err == "stopped as asked\n"

@@ -10,11 +10,11 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
+from tune.halving import Halving, make_scheduler
 from tune.proposals import Proposals, learn, make_study
 from tune.results import Spec
 from tune.space import EQUAL, Space
 from tune.trial import EPOCH, SCORE, SPEC, Setting
-from tune.tuner import Halving, make_scheduler
 
 SPACE = Space()
 
@@ -117,8 +117,12 @@ def setting_in(folder) -> Setting:
     return SimpleNamespace(folder=folder, stop_by="ig", trial_epochs=9)  # type: ignore[return-value]
 
 
+def spec_of(name) -> Spec:
+    return Spec(point={name: 1.0}, seed=0)
+
+
 def decide(scheduler, name, epoch, ig) -> str:
-    trial = SimpleNamespace(trial_id=name)
+    trial = SimpleNamespace(trial_id="of this call", config={SPEC: spec_of(name)})
     if epoch == 1:
         scheduler.on_trial_add(None, trial)
     action: str = scheduler.on_trial_result(None, trial, {EPOCH: epoch, SCORE: ig})
@@ -131,7 +135,18 @@ def test_a_trial_stops_that_is_not_among_the_best_third_of_those_known(tmp_path,
     scheduler = make_scheduler(setting_in(tmp_path), Halving(grace=1, factor=3))
     assert decide(scheduler, "good", 1, 0.35) == TrialScheduler.CONTINUE
     assert decide(scheduler, "bad", 1, 0.15) == TrialScheduler.STOP
-    assert scheduler.stopped == {"bad"}  # type: ignore[attr-defined]
+    assert scheduler.stopped == {spec_of("bad").key}  # type: ignore[attr-defined]
+
+
+def test_a_trial_that_goes_on_is_ranked_once_at_each_stop(tmp_path, make_record):
+    for number, ig in enumerate((0.1, 0.2)):
+        make_record(number, ig).save(tmp_path)
+    broken = replace(make_record(2, 0.3, state="running"), spec=spec_of("broken"))
+    broken.save(tmp_path)
+    scheduler = make_scheduler(setting_in(tmp_path), Halving(grace=1, factor=3))
+    assert decide(scheduler, "broken", 2, 0.05) == TrialScheduler.CONTINUE
+    (rung,) = [known for milestone, known in scheduler._brackets[0]._rungs if milestone == 1]  # type: ignore[attr-defined]
+    assert sorted(rung.values()) == [0.1, 0.2, 0.3]
 
 
 def test_a_trial_at_its_last_epoch_ends_by_itself(tmp_path):

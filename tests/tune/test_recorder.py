@@ -16,10 +16,10 @@ from pipelines.stage import Place
 from pipelines.tracking import Tracker
 from shards.manifest import Manifest
 from tune.encoder_trial import EncoderSubject
-from tune.results import Spec, find_record, trial_folder
+from tune.results import TRAINING, Spec, find_record, trial_folder
 from tune.space import EQUAL, Space
 from tune.trial import CAUSE, EPOCH, REPORT, SPEC, Setting
-from tune.tuner import Recorder
+from tune.tuner import Recorder, Watch
 
 SPEC_OF_EQUAL = Spec(point=Space().point(EQUAL), seed=0)
 TRIAL: Any = SimpleNamespace(config={SPEC: SPEC_OF_EQUAL}, trial_id="a")
@@ -52,7 +52,7 @@ def recorder(tracker: Tracker, data: Path, tmp_path: Path) -> Recorder:
         tracker=tracker,
         compute=Compute(),
     )
-    return Recorder(setting, place, lambda: None, lambda trial_id: trial_id == "stopped")
+    return Recorder(setting, place, lambda: None, lambda key: False)
 
 
 def report(epoch: int, ig: float) -> dict[str, Any]:
@@ -105,8 +105,12 @@ def test_a_trial_that_the_scheduler_ends_is_stopped_and_one_that_broke_off_goes_
     begin(recorder, epochs=1)
     recorder.on_trial_complete(0, [], TRIAL)
     assert record_of(recorder).state == "running"
-    recorder.on_trial_complete(0, [], SimpleNamespace(**{**vars(TRIAL), "trial_id": "stopped"}))
+    training = trial_folder(recorder.setting.folder, SPEC_OF_EQUAL) / TRAINING
+    training.mkdir()
+    recorder.was_stopped = lambda key: key == SPEC_OF_EQUAL.key
+    recorder.on_trial_complete(0, [], TRIAL)
     assert record_of(recorder).state == "stopped"
+    assert not training.exists()
 
 
 def test_a_trial_that_fails_says_why(recorder, tracker):
@@ -130,6 +134,22 @@ def test_a_trial_that_goes_on_keeps_its_run_and_its_epochs(recorder):
     again.on_trial_result(0, [], TRIAL, report(2, 0.05))
     record = record_of(again)
     assert (record.run_id, record.num_trained, record.epoch) == (first.run_id, 2, 1)
+
+
+def test_a_search_is_given_up_when_its_first_trials_failed_and_none_has_scores(
+    recorder, make_record
+):
+    watch = Watch(recorder.setting, None)
+    for number in range(5):
+        record = make_record(number, 0.1, state="failed", scores={}, history=[])
+        record.save(recorder.setting.folder)
+    running = make_record(5, 0.1, state="running", num_epochs=3)
+    running.save(recorder.setting.folder)
+    watch.looked -= 2
+    assert not watch.stop_all()  # One trains, and has scores.
+    replace(running, state="failed").save(recorder.setting.folder)
+    watch.looked -= 2
+    assert watch.stop_all()
 
 
 def test_a_store_that_is_away_does_not_stop_a_search(recorder, tmp_path, capsys):

@@ -88,6 +88,21 @@ def test_weights_that_lost_in_the_final_are_not_kept(make_record):
     assert "1:1:1 is kept" in content["verdict"]
 
 
+def test_one_to_one_to_one_that_is_kept_has_not_the_losers_learning_rate(make_record):
+    finals = final_runs(make_record, 2, (1.0, 1.1)) + final_runs(make_record, 0, (1.2, 1.3))
+    records = [make_record(0, 0.3), make_record(2, 0.5, other={"lr": 0.01})]
+    assert report.summary(records, finals, chosen(records), ["ig"])["other"] == {}
+    assert report.summary(records, [], chosen(records), ["ig"])["other"] == {"lr": 0.01}
+
+
+def test_final_runs_that_failed_are_told_with_the_first_cause(make_record):
+    failed = final_runs(make_record, 2, (1.0, 1.1), state="failed", cause="its process died")
+    records = [make_record(0, 0.3), make_record(2, 0.5)]
+    content = report.summary(records, failed, chosen(records), ["ig"])
+    assert "Final runs that failed: 2, the first by its process died." in content["verdict"]
+    assert "--retry-failed" in content["verdict"]
+
+
 def test_without_final_runs_the_verdict_says_what_one_seed_is_worth(make_record):
     records = [make_record(0, 0.3), make_record(2, 0.5)]
     text = report.verdict(records, chosen(records), ["ig"], None)

@@ -64,6 +64,24 @@ def test_failed_trials_are_forgotten_before_they_run_again(tmp_path, make_record
     assert results.find_records(tmp_path) == [kept]
 
 
+def test_checkpoints_of_trials_that_ended_are_removed_and_of_others_kept(tmp_path, make_record):
+    for number, state in enumerate(("running", "stopped", "failed")):
+        record = make_record(number, 0.1, state=state)
+        record.save(tmp_path)
+        (results.trial_folder(tmp_path, record.spec) / results.TRAINING).mkdir()
+    results.forget_training(tmp_path)
+    (kept,) = tmp_path.glob(f"*/*/{results.TRAINING}")
+    assert kept.parent.name == make_record(0, 0.1).spec.key
+
+
+@pytest.mark.parametrize("factor", ["lr", "width"])
+def test_the_baseline_is_all_as_the_command_says(make_record, factor):
+    record = make_record(0, 0.1)
+    assert record.is_baseline
+    point = {**record.spec.point, factor: 2.0}
+    assert not replace(record, spec=replace(record.spec, point=point)).is_baseline
+
+
 def test_trials_at_the_same_time_count_once_in_the_time_of_a_search(make_record):
     times = [(0.0, 10.0), (5.0, 10.0), (100.0, 1.0)]
     records = [make_record(n, 0, started=t, seconds=s) for n, (t, s) in enumerate(times)]

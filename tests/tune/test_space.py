@@ -66,10 +66,30 @@ def test_a_point_changes_the_loss_weights_of_a_plan_and_nothing_else():
     assert (tried.epochs, tried.lr) == (7, 0.5)
 
 
-@pytest.mark.parametrize("wrong", [{"min_share": 0.4}, {"extra_terms": ("sim", "sim")}])
-def test_a_space_that_cannot_be_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"share|once"):
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"min_share": 0.4}, "too much for 3 terms"),
+        ({"min_share": -0.1}, "at least 0"),
+        ({"extra_terms": ("sim", "sim")}, "once"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(wrong, reason):
+    with pytest.raises(ValueError, match=reason):
         Space(**wrong)
+
+
+def test_the_shares_that_no_point_has_are_told():
+    space = Space(min_share=0.1)
+    assert space.lost(EQUAL) == {}
+    assert space.lost(LossWeights(kl=18, cc=1, nss=1)) == {"cc": 0.05, "nss": 0.05}
+    assert space.lost(LossWeights(kl=1, cc=1, nss=1, sim=1)) == {"sim": 0.25}
+
+
+def test_a_width_that_is_not_changed_is_as_given():
+    space = Space(also=("width",))
+    assert space.width(space.point(EQUAL), 30) == 30
+    assert space.width({"width": 0.5}, 30) == 16
 
 
 def test_short_weights_are_those_that_a_command_reads():

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from emlnet import package
 from emlnet.decoder import DecoderConfig
 from emlnet.encoder import Encoder, EncoderConfig
+from emlnet.finetune import Finetune
 from emlnet.fit import evaluate
 from emlnet.losses import LossWeights
 from emlnet.model import EMLNet
@@ -23,11 +24,12 @@ from pipelines.config import Compute
 from pipelines.encoders import EncoderJob
 from pipelines.frozen import open_encoders
 from pipelines.readouts import Cache
+from shards.loader import Reading
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from tune import decoder_trial, encoder_trial
 from tune.decoder_trial import DecoderSubject
-from tune.encoder_trial import EncoderSubject, TrialJob
+from tune.encoder_trial import EncoderSubject, TrialJob, trial_size
 from tune.objective import halves
 from tune.results import Spec
 from tune.space import EQUAL, Space
@@ -76,6 +78,44 @@ def test_a_trial_of_an_encoder_is_short_and_small(data, tmp_path):
 def test_a_final_run_is_the_real_training_and_starts_from_no_warm_up(data, tmp_path):
     job = job_of(data, tmp_path, final=True, warm_start=tmp_path / "warm-up.safetensors")
     assert (job.plan.epochs, job.encoder.size, job.warm_start) == (3, (96, 128), None)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "small"),
+    [
+        ("tiny", (360, 480), (176, 240)),
+        ("tiny", (48, 64), (32, 32)),
+        ("timm:vit_small_patch14_dinov2.lvd142m", (476, 644), (238, 322)),
+        ("timm:mixer_b16_224", (224, 224), (224, 224)),
+    ],
+)
+def test_a_trial_is_of_a_size_that_the_backbone_takes(backbone, size, small):
+    config = EncoderConfig(backbone=backbone, weights="none", size=size)
+    assert trial_size(config, 0.5) == small
+    assert replace(config, size=small).size == small
+    assert trial_size(config, 1) == size
+
+
+def test_a_trial_starts_from_a_packaged_encoder_and_finetunes_as_asked(data, tmp_path):
+    packaged = Encoder(TINY).eval()
+    package.save(tmp_path / "package", packaged, {})
+    config = replace(TINY, weights=str(tmp_path / "package"))
+    reading = Reading(on_error="skip", max_skipped=0.5)
+    subject = EncoderSubject(
+        data=data,
+        encoder=config,
+        compute=Compute(reading=reading),
+        finetune=Finetune(freeze=1),
+    )
+    spec = Spec(point=Space().point(EQUAL), seed=4, final=True)
+    job = subject.job(setting(subject, tmp_path, space=Space()).trial(spec))
+    built = job.build()
+    for name, value in built.state_dict().items():
+        assert torch.equal(value, packaged.state_dict()[name]), name
+    assert not all(weight.requires_grad for weight in built.parameters())
+    source = job.source(0, 1, torch.device("cpu"))
+    assert source._held_out is not None
+    assert source._train.reading == source._held_out.reading == reading
 
 
 def test_a_trial_starts_from_the_warm_up(data, tmp_path):
@@ -223,8 +263,20 @@ def test_what_trials_of_the_decoder_share_gives_the_answers_of_the_whole_model(d
     with torch.no_grad():
         expected = net.eval().decode([[tap.float() for tap in cached]], size)
         given = [[tap.float() for tap in shared.readouts[0].read([0, 1], [False, True])]]
-        found = decoder_trial.Joined(net.decoder, "density").eval()(given, size)
+        found = decoder_trial.Joined(net.decoder, "density", _same).eval()(given, size)
     assert (found - expected).abs().max() < 0.02  # half precision of the encoder's map
+
+
+def test_the_papers_decoder_decodes_at_the_size_that_the_encoders_saw(decoder):
+    """At the full size, with pictures of another size than the encoder's."""
+    net = EMLNet(decoder.encoders, DecoderConfig(readout="eml")).eval()
+    size = ShardReader(decoder.data, "val").sizes[0]
+    taps = [tap.float() for tap in Cache.open(decoder.caches[0], "val").read([0], [False])]
+    assert net._encoders()[0].input_size(size) != size
+    joined = decoder_trial.Joined(net.decoder, "eml", net._encoders()[0].input_size).eval()
+    with torch.no_grad():
+        found = joined([[*taps, torch.empty(0)]], size)
+        assert torch.allclose(found, net.decode([taps], size), atol=1e-6)
 
 
 def test_the_papers_decoder_is_tuned_as_well(decoder, tmp_path):
