@@ -9,7 +9,7 @@ import pytest
 
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.package import save
-from emlnet.registry import NAME, champion, find_version
+from emlnet.registry import CHAMPION, NAME, find_version
 from pipelines import promotion, publish
 from pipelines.config import Store
 from pipelines.tracking import Tracker
@@ -72,7 +72,7 @@ def test_a_model_that_is_better_on_each_image_takes_the_alias(
     second = register([0.1, 0.2, 0.1], tracker, packages[1], reader, tmp_path / "1")
     assert (first.promoted, second.promoted) == (True, True)
     assert first.reason == "champion: there was none"
-    held = champion(tracker.client)
+    held = find_version(tracker.client, CHAMPION)
     assert held is not None
     assert int(held.version) == second.version
     assert held.tags["promotion"] == second.reason
@@ -92,7 +92,7 @@ def test_a_higher_mean_alone_makes_a_challenger_and_says_why(
     assert not answer.promoted
     assert answer.reason.startswith("challenger: tuebingen_ig 0.7000 against 0.6000 of version 1")
     assert answer.reason.endswith("the 95 % interval is not above 0")
-    held = champion(tracker.client)
+    held = find_version(tracker.client, CHAMPION)
     assert held is not None
     assert int(held.version) == 1
     assert int(find_version(tracker.client, publish.CHALLENGER).version) == answer.version
@@ -139,7 +139,7 @@ def test_a_champion_without_scores_on_this_data_is_scored_on_it(
         return make_table(values, data_digest=reader.manifest.digest)
 
     monkeypatch.setattr(publish.evaluation, "evaluate", score)
-    holder = champion(tracker.client)
+    holder = find_version(tracker.client, CHAMPION)
     kept = publish.scores_of(holder, reader, False, tracker)
     assert (kept.models, asked) == (["tiny"], [])
     fresh = publish.scores_of(holder, reader, True, tracker)
