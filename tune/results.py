@@ -134,8 +134,10 @@ def forget_failed(search: Path) -> None:
 
 def forget_training(search: Path) -> None:
     """Removes the checkpoints of trials that will not go on."""
-    for record in ended(find_records(search) + find_records(search, final=True)):
-        shutil.rmtree(trial_folder(search, record.spec) / TRAINING, ignore_errors=True)
+    for folder in (search / TRIALS).glob(f"*/{TRAINING}"):
+        record = _read(folder.parent / RESULT)
+        if record is not None and record.state != "running":
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def seconds_spent(records: Sequence[TrialRecord]) -> float:

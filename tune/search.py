@@ -153,11 +153,12 @@ def run_search(
             if seconds is not None:
                 raise ValueError(
                     "--max-hours stops trials, whose workers would never be free again, since this "
-                    "Ray cluster runs no dashboard: start it with one, or leave --max-hours out"
+                    "Ray cluster runs no dashboard, or another cluster runs on this machine: end "
+                    "that, start this with a dashboard, or leave --max-hours out"
                 )
             print(
                 "no trial is stopped early: the workers of one that is would never be free again, "
-                "since this Ray cluster runs no dashboard",
+                "since this Ray cluster runs no dashboard, or another one runs on this machine",
                 flush=True,
             )
             halving = None

@@ -54,7 +54,8 @@ def num_at_once(takes: Mapping[str, int], free: Mapping[str, float]) -> int:
 def has_dashboard(seconds: float = 30) -> bool:
     """Whether the cluster answers questions about its state, now or within some seconds.
 
-    Ray Train frees the workers of a run that was stopped from outside only where it does.
+    Ray Train frees the workers of a run that was stopped from outside only where it does; it asks
+    the machine's only cluster, so that none answers where there are two.
     """
     until = time.monotonic() + seconds
     while True:
