@@ -37,7 +37,8 @@ class PredictCommand:
     source: Positional[str]
     """Folder of pictures (searched through) or of shards; a path, s3:// or gs://."""
     out: Positional[str]
-    """Folder for the maps, <stem>_smap.png below it as in the source; a path, s3:// or gs://."""
+    """Folder for the maps, outside the source: <stem>_smap.png below it as there; a path, s3:// or
+    gs://."""
     model: str = f"models:/{registry.NAME}@{registry.CHAMPION}"
     """Folder, archive or address of a model, models:/emlnet@ALIAS, ... or runs:/RUN_ID."""
     format: Format = "png"
