@@ -40,6 +40,7 @@ def make_scheduler(setting: Setting, halving: Halving | None) -> TrialScheduler:
         for report in record.history if record.state != "failed" else ():
             score = report["scores"][setting.stop_by]
             scheduler.on_trial_result(None, trial, {EPOCH: report["epoch"], SCORE: score})
+    scheduler.stopped = frozenset()  # What it would say today of earlier calls' trials.
     return scheduler
 
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from tune.halving import Halving, make_scheduler
+from tune.halving import Halving, make_scheduler, stopped_by
 from tune.proposals import Proposals, learn, make_study
 from tune.results import Spec
 from tune.space import EQUAL, Space
@@ -147,6 +147,13 @@ def test_a_trial_that_goes_on_is_ranked_once_at_each_stop(tmp_path, make_record)
     assert decide(scheduler, "broken", 2, 0.05) == TrialScheduler.CONTINUE
     (rung,) = [known for milestone, known in scheduler._brackets[0]._rungs if milestone == 1]  # type: ignore[attr-defined]
     assert sorted(rung.values()) == [0.1, 0.2, 0.3]
+
+
+def test_a_trial_that_goes_on_was_not_stopped_whatever_came_before_it(tmp_path, make_record):
+    make_record(0, 0.9).save(tmp_path)
+    make_record(1, 0.1, state="running").save(tmp_path)
+    scheduler = make_scheduler(setting_in(tmp_path), Halving(grace=1, factor=3))
+    assert stopped_by(scheduler) == frozenset()
 
 
 def test_a_trial_at_its_last_epoch_ends_by_itself(tmp_path):
