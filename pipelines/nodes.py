@@ -83,6 +83,6 @@ def judge(answers: dict[str, tuple[list[str], list[str]]], probes: Sequence[Path
         if str(probe) in paths:
             return (
                 f"a file that this process wrote into {probe.parent} is not seen on {where}: it is "
-                "a local folder; with --out, and --storage, name one that all nodes share"
+                "a local folder; name one that all nodes share (OUT, --out, --readouts, --storage)"
             )
     return f"{paths[0]} is not seen on {where}; put it where all nodes mount it"
