@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,16 +60,10 @@ def _mirrored(pictures: Tensor, flip: Tensor, divisor: int = 1) -> Tensor:
     shown = torch.empty_like(pictures, dtype=torch.float32)
     for row, mirrored in enumerate(flip.tolist()):
         picture, place = pictures[row : row + 1], shown[row : row + 1]
-        if mirrored:
-            picture = picture.flip(-1)
-        if divisor != 1 and not shown.is_cuda:
-            # One pass over the memory where torch takes two; channels last, it is in one piece.
-            given, out = (tensor.permute(0, 2, 3, 1).numpy() for tensor in (picture, place))
-            np.divide(given, np.float32(divisor), out=out)
-        else:
-            place.copy_(picture)
-            if divisor != 1:
-                place.div_(divisor)
+        # A picture at a time, which stays in the processor's cache.
+        place.copy_(picture.flip(-1) if mirrored else picture)
+        if divisor != 1:
+            place.div_(divisor)
     return shown
 
 
