@@ -27,7 +27,9 @@ from pipelines.readouts import Cache
 from shards.loader import Reading
 from shards.manifest import Manifest
 from shards.reader import ShardReader
-from tune import decoder_trial, encoder_trial
+from tune import decoder_trial, encoder_trial, search
+from tune.__main__ import parse
+from tune.config import LossWeightsCommand
 from tune.decoder_trial import DecoderSubject
 from tune.encoder_trial import EncoderSubject, TrialJob, trial_size
 from tune.objective import halves
@@ -116,6 +118,17 @@ def test_a_trial_starts_from_a_packaged_encoder_and_finetunes_as_asked(data, tmp
     source = job.source(0, 1, torch.device("cpu"))
     assert source._held_out is not None
     assert source._train.reading == source._held_out.reading == reading
+
+
+def test_hours_are_refused_where_the_workers_of_a_stopped_trial_would_never_be_free(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search, "has_dashboard", lambda: False)
+    command = parse(f"loss-weights --data {data} --max-hours 1 --objective nss,kl".split())
+    assert isinstance(command, LossWeightsCommand)
+    place: Any = SimpleNamespace(folder=tmp_path, parent="run")
+    with pytest.raises(ValueError, match=r"no dashboard.*leave --max-hours out"):
+        search.run_search(command, setting(encoder_subject(data), tmp_path), place, 1)
 
 
 def test_a_trial_starts_from_the_warm_up(data, tmp_path):
