@@ -186,11 +186,7 @@ class Prepared:
 
 
 def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
-    """The config for workers.
-
-    Raises ValueError for weights that don't fit, or that can't be finetuned so, before any worker
-    starts.
-    """
+    """The config for workers.  Raises ValueError for weights that don't fit or finetune so."""
     config = absolute(config)
     prepare(start_encoder(config), finetune)
     return config
