@@ -73,8 +73,8 @@ def hand_over(
         tags = {"since": now, "until": "", "after": expected or "", "reason": reason}
         for name, value in tags.items():
             client.set_model_version_tag(registry.NAME, version, f"{alias}_{name}", value)
-        client.set_registered_model_tag(registry.NAME, f"{alias}_history", ",".join(past))
         client.set_registered_model_alias(registry.NAME, alias, version)
+        client.set_registered_model_tag(registry.NAME, f"{alias}_history", ",".join(past))
         if alias == registry.CHAMPION and holder(client, CHALLENGER) == version:
             client.delete_registered_model_alias(registry.NAME, CHALLENGER)
         if expected is not None:

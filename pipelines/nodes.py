@@ -24,6 +24,8 @@ def check(
     of checkpoints, when it is another; a file put there must be seen everywhere.  A cluster of
     one node is this machine.
     """
+    if not ray.is_initialized():
+        return  # No cluster was joined.
     local = [path for path in paths if isinstance(path, Path)]
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:

@@ -31,7 +31,7 @@ from tune.results import Spec, TrialRecord, ended, find_records, forget_failed, 
 from tune.space import EQUAL, short
 from tune.subjects import make_subject, open_folder, title
 from tune.trial import Setting
-from tune.tuner import has_dashboard, run_trials
+from tune.tuner import end_runs, has_dashboard, run_trials
 
 UNUSED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that say nothing about a search."""
@@ -124,6 +124,7 @@ def run_search(
     search = command.search
     known = find_records(place.folder)
     done = ended(known)
+    end_runs(place.tracker, known)
     left, budget = search.num_trials - len(done), search.max_hours * 3600
     seconds = budget - seconds_spent(known) if budget else None
     print(

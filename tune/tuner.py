@@ -6,10 +6,12 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.stopper import Stopper
 from ray.util.state import list_actors
@@ -34,6 +36,8 @@ from tune.trial import CAUSE, EPOCH, REPORT, SPEC, Setting, run_trial
 FOLDER = "tuner"
 # Without Tune's own display and log files: MLflow and the trials' records have all that.
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""What MLflow calls the ends of a trial."""
 HOPELESS = 5
 """Trials that fail before any other ended after which a search is given up."""
 
@@ -203,9 +207,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         if record.state == "failed":
             return
         if record.num_trained >= record.num_epochs:
-            self._end(replace(record, state="finished"), "FINISHED")
+            self._end(replace(record, state="finished"))
         elif record.num_trained and self.was_stopped(record.spec.key):
-            self._end(replace(record, state="stopped"), "KILLED")
+            self._end(replace(record, state="stopped"))
         # Else it was broken off, and is run again.
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -213,7 +217,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         told = trial_folder(self.setting.folder, trial.config[SPEC]) / CAUSE
         cause = told.read_text() if told.is_file() else "its process died"
         told.unlink(missing_ok=True)
-        self._end(replace(self._record(trial), state="failed", cause=cause), "FAILED")
+        self._end(replace(self._record(trial), state="failed", cause=cause))
 
     def _record(self, trial: Any) -> TrialRecord:
         setting, spec = self.setting, trial.config[SPEC]
@@ -235,12 +239,12 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         replace(record, seconds=before + time.time() - began).save(self.setting.folder)
         self.show()
 
-    def _end(self, record: TrialRecord, status: str) -> None:
+    def _end(self, record: TrialRecord) -> None:
         self.num_ended += 1
         self._save(record)
         forget_training(self.setting.folder)
         if record.run_id:
-            self._tell(lambda tracker: end_run(tracker, record, status))
+            self._tell(lambda tracker: end_run(tracker, record))
 
     def _tell(self, write: Callable[[Tracker], Any]) -> Any:
         """Writes to MLflow; a store that is away is no reason to stop a search."""
@@ -253,7 +257,16 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             return None
 
 
-def end_run(tracker: Tracker, record: TrialRecord, status: str) -> None:
+def end_runs(tracker: Tracker, records: Sequence[TrialRecord]) -> None:
+    """Tells MLflow of trials that ended when it was away, or just before the command was killed."""
+    for record in records:
+        if record.state in STATUS and record.run_id:
+            with suppress(MlflowException):  # The run may have been deleted.
+                if tracker.client.get_run(record.run_id).info.status == "RUNNING":
+                    end_run(tracker, record)
+
+
+def end_run(tracker: Tracker, record: TrialRecord) -> None:
     """What became of a trial, in its MLflow run: its epochs, scores and state."""
     tracker.missing_epochs(record.run_id, record.history)
     if record.scores:
@@ -261,4 +274,4 @@ def end_run(tracker: Tracker, record: TrialRecord, status: str) -> None:
         tracker.metrics(record.run_id, scores)
     note = f"Failed: {record.cause}" if record.cause else f"{record.state.capitalize()}."
     tracker.describe(record.run_id, note, state=record.state)
-    tracker.client.set_terminated(record.run_id, status=status)
+    tracker.client.set_terminated(record.run_id, status=STATUS[record.state])

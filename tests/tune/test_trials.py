@@ -126,7 +126,7 @@ def test_hours_are_refused_where_the_workers_of_a_stopped_trial_would_never_be_f
     monkeypatch.setattr(search, "has_dashboard", lambda: False)
     command = parse(f"loss-weights --data {data} --max-hours 1 --objective nss,kl".split())
     assert isinstance(command, LossWeightsCommand)
-    place: Any = SimpleNamespace(folder=tmp_path, parent="run")
+    place: Any = SimpleNamespace(folder=tmp_path, parent="run", tracker=None)
     with pytest.raises(ValueError, match=r"no dashboard.*leave --max-hours out"):
         search.run_search(command, setting(encoder_subject(data), tmp_path), place, 1)
 
