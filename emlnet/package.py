@@ -64,7 +64,7 @@ class Package:
     @property
     def licence(self) -> str:
         """Of the weights, as the folder's model.json says."""
-        return str(self.about.get("licence") or "unknown")
+        return licence_of(self.about)
 
     def predict(self, image: Picture, flip: bool = False) -> Prediction:
         """Where people look in a picture, at its own size.
@@ -148,6 +148,11 @@ def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = Fa
     check_keys(model.state_dict(), weights, str(folder / WEIGHTS))
     model.load_state_dict(weights)
     return Package(model=model.eval().to(device), about=about, half=half)
+
+
+def licence_of(about: dict[str, Any]) -> str:
+    """The licence that `about`, of a package or of its data, holds; `unknown` without one."""
+    return str(about.get("licence") or "unknown")
 
 
 def read_description(folder: Path) -> dict[str, Any]:

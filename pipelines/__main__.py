@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
-from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
 from pipelines import (
@@ -30,8 +29,8 @@ from pipelines import (
     scoring,
     submit,
 )
-from pipelines.bell import INTERRUPTED, TERMINATED, StoppedError
 from pipelines.config import DecoderCommand, EncoderCommand, FullCommand, ReadoutsCommand
+from pipelines.exits import exit_code
 from pipelines.flags import registry, spell_out, take_flag
 from pipelines.presets import PRESETS, find_preset
 
@@ -128,23 +127,16 @@ def parse_submit(argv: list[str]) -> submit.SubmitCommand:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a user's error is one line on stderr and exit code 1.
+    """Runs one command and returns its exit code.
 
     `submit` and `jobs logs` exit with the job's own code, 1 for a job that was stopped.
     """
-    try:
+
+    def run() -> object:
         command = parse(sys.argv[1:] if argv is None else argv)
-        answer = RUN[type(command)](command)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except StoppedError as stopped:
-        print(stopped, file=sys.stderr)
-        return TERMINATED
-    except (ValueError, RuntimeError, OSError, MlflowException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return answer if isinstance(answer, int) else 0
+        return RUN[type(command)](command)
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def run(command: PredictCommand) -> int:
     source, out = Place(url=_absolute(command.source)), Place(url=_absolute(command.out))
     if source.holds(out):
         raise ValueError(
-            f"{out.url} lies in {source.url}, where its maps would be taken for pictures; name an "
-            "OUT elsewhere"
+            f"{out.url} lies in {source.url}: maps do not belong among what they are made of; name "
+            "an OUT elsewhere"
         )
     pictures = Pictures(place=source, shards=source.store.exists(MANIFEST))
     everything = list(pictures.items())

@@ -83,8 +83,8 @@ def publish(
         "flip": str(flip),
         "weights_sha256": weights,
         registry.DIGEST_TAG: package.file_digest(folder / package.MODEL),
-        "licence": str(about.get("licence") or "unknown"),
-        "data_licence": str((about.get("data") or {}).get("licence") or "unknown"),
+        "licence": package.licence_of(about),
+        "data_licence": package.licence_of(about.get("data") or {}),
         **{f"score_{k}": f"{v.mean:.6f}" for k, v in estimates.items() if k in METRICS},
         **{f"interval_{k}": str(estimates[k]) for k in SHORT if k in estimates},
     }

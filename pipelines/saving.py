@@ -61,8 +61,8 @@ def refusal(place: str, error: Exception) -> str:
     """What to tell a person whose storage refuses what training has to keep."""
     refused = str(error).partition("\n")[0] or type(error).__name__
     return (
-        f"{place} takes no checkpoint ({refused}); the last good one is kept. Make room there, and "
-        "the same command goes on from it"
+        f"{place} takes no checkpoint ({refused}); the last good one is kept. When it takes files "
+        "again, the same command goes on from it"
     )
 
 

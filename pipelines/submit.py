@@ -69,9 +69,9 @@ def check(words: Sequence[str]) -> str:
         raise ValueError(
             "a job needs --out, a folder that all nodes see: its own working folder ends with it"
         )
-    given = dict(_values(words, ("--tracking-uri",))).get("--tracking-uri")
     if words[0] in WITHOUT_SERVER:
         return ""
+    given = dict(_values(words, ("--tracking-uri",))).get("--tracking-uri")
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or ""
     parts = urlsplit(uri)
     if parts.scheme not in SERVERS:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
-from mlflow.exceptions import MlflowException
 from tyro.conf import subcommand
 
-from pipelines.bell import INTERRUPTED, TERMINATED, StoppedError
 from pipelines.config import DECODER_PLAN
+from pipelines.exits import exit_code
 from pipelines.flags import registry, spell_out, take_flag
 from pipelines.presets import PRESETS, find_preset
 from tune import full
@@ -47,23 +46,16 @@ def parse(argv: list[str]) -> LossWeightsCommand | SearchedFullCommand:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a user's error is one line on stderr and exit code 1."""
-    try:
+    """Runs one command and returns its exit code."""
+
+    def run() -> None:
         command = parse(sys.argv[1:] if argv is None else argv)
         if isinstance(command, SearchedFullCommand):
             full.run(command)
         else:
             loss_weights(command)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except StoppedError as stopped:
-        print(stopped, file=sys.stderr)
-        return TERMINATED
-    except (ValueError, RuntimeError, OSError, MlflowException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_another_models_maps_and_strangers_files_are_left_alone(
 def test_maps_do_not_go_where_they_would_be_taken_for_pictures(
     album: Path, model: Path, direct: list[str], out: str
 ) -> None:
-    with pytest.raises(ValueError, match="album, where its maps would be taken for pictures"):
+    with pytest.raises(ValueError, match="album: maps do not belong among what they are made of"):
         predict.run(command(album, album / out, model))
     assert not list(album.rglob("predict.json"))
 

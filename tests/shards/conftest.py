@@ -13,6 +13,7 @@ import s3fs
 import scipy.io
 from PIL import Image
 
+from shards.raw import SourceOptions
 from shards.writer import build
 from tests.shards.s3 import Server
 
@@ -150,3 +151,17 @@ def s3(s3_server: Server) -> Iterator[Server]:
     s3_server.open()
     files.invalidate_cache()
     files.rm("tests", recursive=True)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def pack_tiny(tiny, out, splits=(), **options):
+    source = SourceOptions(splits=splits)
+    return build(tiny.path, out, source, progress=False, **{"shard_size": 3, **options})
