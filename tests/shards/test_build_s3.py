@@ -10,7 +10,7 @@ from shards.parallel import processes
 from shards.store import Store
 from shards.verify import verify
 from shards.writer import build
-from tests.shards.test_writer import run_build
+from tests.shards.test_unfinished import run_build
 
 OUT = "s3://tests/deep/out"
 
