@@ -30,6 +30,7 @@ LONG: dict[str, list[str]] = {
     "time_to_nss": [],
     "shards_build": [],
     "loader": [],
+    "tune": [],
 }
 """Files that `make bench-long` runs."""
 

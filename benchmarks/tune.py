@@ -1,24 +1,28 @@
 """What a search over loss weights costs, and what its cheap ranking is worth.
 
+    python -m benchmarks.tune
     python -m benchmarks.tune --data SHARDS --out FOLDER -- --backbone efficientnet_lite0
 
-Searches as `python -m tune loss-weights` does, with the flags after `--`. Two rows: epochs that
-trials ran, against all of them in full; and the rank correlation (Spearman) of the scores that the
-search saw with those of some of its trials, evenly spread over the ranking, trained again in full:
-all epochs, whole pictures. The search's scores are those of the last epoch that all trials have, so
-that one that was stopped early counts as well. Goes on where it was broken off.
+Searches as `python -m tune loss-weights` does, on OSIE or on other shards, with FLAGS or with those
+after `--`. Two rows: epochs that trials ran, against all of them in full; and the rank correlation
+(Spearman) of the scores that the search saw with those of some of its trials, evenly spread over
+the ranking, trained again in full: all epochs, whole pictures. The search's scores are those of the
+last epoch that all trials have, so that one that was stopped early counts as well. Goes on where it
+was broken off.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.records import RESULTS, Row, line, save
+from benchmarks.data import pictures
+from benchmarks.records import RESULTS, ROOT, Row, line, save
 from pipelines.config import num_cpus
 from pipelines.flags import BEST_WEIGHTS
 from shards.manifest import Manifest
@@ -32,21 +36,34 @@ from tune.search import finish, open_search, run_search
 from tune.subjects import open_folder
 from tune.tuner import run_trials
 
+FLAGS = (
+    *("--backbone", "efficientnet_lite0", "--size", "360", "480", "--epochs", "4"),
+    *("--num-trials", "24", "--trial-scale", "0.67", "--trial-epochs", "3"),
+)
+"""Of the search, unless others are given."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the search")
+    parser.add_argument("--data", type=Path, help="folder of shards; default: OSIE's pictures")
+    parser.add_argument("--out", type=Path, help="folder of the search; default: runs/bench-tune")
     parser.add_argument("--num-full", type=int, default=8, help="trials to train in full")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
-    parser.add_argument("flags", nargs="*", help="of the search")
+    parser.add_argument("flags", nargs="*", default=FLAGS, help="of the search")
     given = parser.parse_args()
-    line_of_flags = ["loss-weights", "--data", str(given.data), "--out", str(given.out)]
+    with ExitStack() as stack:
+        data = given.data or stack.enter_context(pictures())[1]
+        measure(data, given.out or ROOT / "runs" / "bench-tune", given)
+
+
+def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
+    """Searches, trains some of the trials in full, and writes both rows."""
+    line_of_flags = ["loss-weights", "--data", str(data), "--out", str(out)]
     command = parse([*line_of_flags, "--final-seeds", "0", *given.flags])
     assert isinstance(command, LossWeightsCommand)
-    folder, frozen = open_folder(command, Manifest.load(given.data))
+    folder, frozen = open_folder(command, Manifest.load(data))
     objective = command.search.objectives[0]
     with open_search(command, folder, frozen) as (setting, place, at_once):
         run_search(command, setting, place, at_once)
