@@ -22,14 +22,13 @@ SHORT = {
     "step": ["--steps", "1"],
     "decoder": [],
     "ray_train": [],
-    "loader": ["--repeats", "3"],
+    "loader": [],
 }
 """Files that `make bench` runs, with their arguments."""
 LONG: dict[str, list[str]] = {
     "metrics": ["--num-images", "200"],
     "time_to_nss": [],
     "shards_build": [],
-    "loader": [],
     "tune": [],
 }
 """Files that `make bench-long` runs."""
