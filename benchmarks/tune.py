@@ -38,7 +38,7 @@ from tune.tuner import run_trials
 
 FLAGS = (
     *("--backbone", "efficientnet_lite0", "--size", "360", "480", "--epochs", "4"),
-    *("--num-trials", "24", "--trial-scale", "0.67", "--trial-epochs", "3"),
+    *("--num-trials", "24", "--trial-epochs", "3"),
 )
 """Of the search, unless others are given."""
 
