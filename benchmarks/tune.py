@@ -37,8 +37,8 @@ from tune.subjects import open_folder
 from tune.tuner import run_trials
 
 FLAGS = (
-    *("--backbone", "efficientnet_lite0", "--size", "360", "480", "--epochs", "4"),
-    *("--num-trials", "24", "--trial-epochs", "3"),
+    *("--backbone", "efficientnet_lite0", "--size", "240", "320", "--epochs", "4"),
+    *("--num-trials", "24", "--trial-scale", "0.67", "--trial-epochs", "3"),
 )
 """Of the search, unless others are given."""
 
