@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,37 +21,35 @@ Spread = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The winner against 1:1:1, trained in full with several seeds, on the held-out half of val.
+    """The winner against 1:1:1, trained in full with the same seeds, on the held-out half of val.
 
-    winner, equal: by metric.  untrained: of a decoder before any training.
+    winner, equal: by metric.  gain: how much better the winner is, seed by seed, so that what a
+    seed does to both (new weights, order and flips of the images) cancels.  untrained: of a decoder
+    before any training.
     """
 
     num_seeds: int
     winner: dict[str, Spread]
     equal: dict[str, Spread]
+    gain: dict[str, Spread]
     untrained: dict[str, float] | None = None
-
-    def gain(self, metric: str) -> Spread:
-        """How much better the winner's mean is, and the spread of such a difference: the root of
-        the two variances' sum.
-        """
-        means = [{metric: side[metric][0]} for side in (self.winner, self.equal)]
-        spread = math.hypot(self.winner[metric][1], self.equal[metric][1])
-        return gain(metric, means[0], means[1]), spread
 
 
 def compare(finals: Sequence[TrialRecord], winner: TrialRecord) -> Comparison | None:
-    """The final runs of the winner and of 1:1:1; None when one of the two has none."""
+    """The final runs of the winner and of 1:1:1, of the seeds that both have; None without any."""
     done = [record for record in finals if record.state == "finished"]
-    ours = [record for record in done if record.spec.point == winner.spec.point]
-    theirs = [record for record in done if record.is_baseline]
-    if not ours or not theirs:
+    ours = {r.spec.seed: r for r in done if r.spec.point == winner.spec.point}
+    theirs = {r.spec.seed: r for r in done if r.is_baseline}
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
         return None
-    untrained = [report for report in theirs[0].history if report["epoch"] == 0]
+    pairs = [(_held_out(ours[seed].scores), _held_out(theirs[seed].scores)) for seed in seeds]
+    untrained = [report for report in theirs[seeds[0]].history if report["epoch"] == 0]
     return Comparison(
-        num_seeds=min(len(ours), len(theirs)),
-        winner=_spreads(ours),
-        equal=_spreads(theirs),
+        num_seeds=len(seeds),
+        winner=_spreads([own for own, _ in pairs]),
+        equal=_spreads([other for _, other in pairs]),
+        gain=_spreads([{m: gain(m, own, other) for m in own} for own, other in pairs]),
         untrained=_held_out(untrained[0]["scores"]) if untrained else None,
     )
 
@@ -61,8 +58,7 @@ def _held_out(scores: dict[str, float]) -> dict[str, float]:
     return {k.removeprefix(HELD_OUT): v for k, v in scores.items() if k.startswith(HELD_OUT)}
 
 
-def _spreads(records: Sequence[TrialRecord]) -> dict[str, Spread]:
-    scores = [_held_out(record.scores) for record in records]
+def _spreads(scores: Sequence[dict[str, float]]) -> dict[str, Spread]:
     values = {metric: [each[metric] for each in scores] for metric in scores[0]}
     return {
         metric: (statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0)
@@ -72,7 +68,7 @@ def _spreads(records: Sequence[TrialRecord]) -> dict[str, Spread]:
 
 def is_lost(objectives: Sequence[str], final: Comparison | None) -> bool:
     """Whether the final runs say that 1:1:1 is better than the winner, in all that is sought."""
-    return final is not None and all(final.gain(name)[0] < 0 for name in objectives)
+    return final is not None and all(final.gain[name][0] < 0 for name in objectives)
 
 
 def verdict(
@@ -128,12 +124,12 @@ def _verdict(
 
 
 def _told(metric: str, final: Comparison) -> str:
-    difference, spread = final.gain(metric)
+    difference, spread = final.gain[metric]
     values = f"{metric} {_spread(final.winner[metric])} against {_spread(final.equal[metric])}"
     if final.num_seeds == 1:
         return values
     if abs(difference) <= spread:
-        return f"{values}, within the spread between seeds"
+        return f"{values}, a difference within its spread between seeds"
     return f"{values}, {'better' if difference > 0 else 'worse'} beyond the spread"
 
 
@@ -180,7 +176,7 @@ def final_rows(choice: Choice, final: Comparison) -> list[tuple[str, dict[str, s
         (f"{short(EQUAL)} (baseline)", final.equal),
     ]
     told = [(row, {c: _spread(side[c]) for c in COLUMNS}) for row, side in rows]
-    told.append(("gain", {c: f"{final.gain(c)[0]:+.4f} ± {final.gain(c)[1]:.4f}" for c in COLUMNS}))
+    told.append(("gain", {c: f"{final.gain[c][0]:+.4f} ± {final.gain[c][1]:.4f}" for c in COLUMNS}))
     if final.untrained:
         untrained = {c: f"{final.untrained[c]:.4f}" for c in COLUMNS}
         told.append(("untrained: the encoders' average", untrained))

@@ -268,7 +268,7 @@ def finish(command: LossWeightsCommand, setting: Setting, place: stage.Place) ->
     scores = {f"best_{name}": value for name, value in choice.winner.scores.items()}
     if final:
         scores |= {f"final_{name}": mean for name, (mean, _) in final.winner.items()}
-        scores |= {f"final_gain_{name}": final.gain(name)[0] for name in final.winner}
+        scores |= {f"final_gain_{name}": mean for name, (mean, _) in final.gain.items()}
     tracker.metrics(place.parent, scores)
 
 

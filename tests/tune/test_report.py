@@ -26,7 +26,7 @@ def final_runs(make_record, number, values, **changes):
     """Runs of one weights with one seed for each value of the held-out IG."""
     runs = []
     for seed, ig in enumerate(values):
-        held_out = {"held_out_ig": ig, "held_out_nss": 3.0, "held_out_kl": 0.4}
+        held_out = {"held_out_ig": ig, "held_out_nss": 3.0, "held_out_kl": 2 - ig / 2}
         others = {f"held_out_{name}": 0.5 for name in ("cc", "sim", "auc")}
         scores = {**held_out, **others}
         runs.append(make_record(number, 0.5, final=True, seed=seed, scores=scores, **changes))
@@ -61,14 +61,30 @@ def test_means_and_spreads_are_those_of_the_seeds(make_record):
     assert final is not None
     assert final.num_seeds == 3
     assert final.winner["ig"] == pytest.approx((1.32, statistics.stdev(ours)))
-    assert final.gain("ig")[0] == pytest.approx(1.32 - statistics.fmean(theirs))
-    variance = statistics.variance(ours) + statistics.variance(theirs)
-    assert final.gain("ig")[1] == pytest.approx(variance**0.5)
+
+
+def test_gains_are_those_of_each_seed_so_that_what_a_seed_does_to_both_cancels(make_record):
+    ours, theirs = (1.3, 2.4, 3.5), (1.1, 2.1, 3.1)
+    finals = final_runs(make_record, 2, ours) + final_runs(make_record, 0, theirs)
+    final = report.compare(finals, make_record(2, 0.5))
+    assert final is not None
+    assert final.gain["ig"] == pytest.approx((0.3, 0.1))
+    assert final.gain["kl"] == pytest.approx((0.15, 0.05))  # Lower, so better.
+
+
+def test_only_seeds_that_both_have_are_compared(make_record):
+    finals = final_runs(make_record, 2, (1.3, 1.4, 9.0)) + final_runs(make_record, 0, (1.2, 1.2))
+    final = report.compare(finals, make_record(2, 0.5))
+    assert final is not None
+    assert final.num_seeds == 2
+    assert final.winner["ig"][0] == pytest.approx(1.35)
+    assert final.gain["ig"][0] == pytest.approx(0.15)
+    assert report.compare(final_runs(make_record, 2, (1.3,)), make_record(2, 0.5)) is None
 
 
 @pytest.mark.parametrize(
     ("ours", "told"),
-    [((1.30, 1.34, 1.32), "better beyond the spread"), ((1.2, 1.3, 1.25), "within the spread")],
+    [((1.30, 1.34, 1.32), "better beyond the spread"), ((1.2, 1.3, 1.15), "within its spread")],
 )
 def test_the_verdict_says_whether_a_gain_is_beyond_the_spread(make_record, ours, told):
     finals = final_runs(make_record, 2, ours) + final_runs(make_record, 0, (1.20, 1.23, 1.19))
