@@ -125,11 +125,12 @@ def _verdict(
 
 def _told(metric: str, final: Comparison) -> str:
     difference, spread = final.gain[metric]
-    values = f"{metric} {_spread(final.winner[metric])} against {_spread(final.equal[metric])}"
+    values = f"{metric} {final.winner[metric][0]:.4f} against {final.equal[metric][0]:.4f}"
     if final.num_seeds == 1:
         return values
+    values += f", a gain of {difference:+.4f} ± {spread:.4f}"
     if abs(difference) <= spread:
-        return f"{values}, a difference within its spread between seeds"
+        return f"{values}, within the spread between seeds"
     return f"{values}, {'better' if difference > 0 else 'worse'} beyond the spread"
 
 

@@ -84,7 +84,7 @@ def test_only_seeds_that_both_have_are_compared(make_record):
 
 @pytest.mark.parametrize(
     ("ours", "told"),
-    [((1.30, 1.34, 1.32), "better beyond the spread"), ((1.2, 1.3, 1.15), "within its spread")],
+    [((1.30, 1.34, 1.32), "better beyond the spread"), ((1.2, 1.3, 1.15), "within the spread")],
 )
 def test_the_verdict_says_whether_a_gain_is_beyond_the_spread(make_record, ours, told):
     finals = final_runs(make_record, 2, ours) + final_runs(make_record, 0, (1.20, 1.23, 1.19))
