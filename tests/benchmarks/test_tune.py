@@ -34,7 +34,7 @@ def record(number: int, igs: list[float]) -> TrialRecord:
 
 
 def test_chosen_trials_lie_evenly_over_the_ranking():
-    # Ranked by the first epoch, which all have: the last two would change places by their ends.
+    # Ranked by the first epoch, which all have: by its last, the fifth would be the best.
     records = [record(n, [ig]) for n, ig in enumerate([0.3, 0.1, 0.5, 0.2])]
     records.append(record(4, [0.4, 0.9]))
     chosen = tune.spread_out(records, "ig", 3)
