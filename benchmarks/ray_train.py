@@ -48,6 +48,8 @@ class WaitingJob(EncoderJob):
     waits: bool = True
 
     def build(self):
+        import timm  # noqa: F401  # As all backbones but the tiny one do, or torchvision alike.
+
         self.stamp("process", psutil.Process().create_time())
         self.stamp("build", time.time())
         return super().build()

@@ -162,13 +162,16 @@ def machine_line(about: dict[str, Any]) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `-dirty` when files differ from it."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """The checkout's commit, with `-dirty` when files differ from it, be it not results alone."""
+    changed = ["git", "status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}"]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        head, changes = (
+            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            for command in (["git", "rev-parse", "HEAD"], changed)
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() or None
+    return head.strip() + "-dirty" * bool(changes.strip())
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from emlnet.state import LOWER_IS_BETTER, EpochReport
 from pipelines import figures, nodes, runs, trainer, worker
 from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
 from pipelines.provenance import data_tags, git_commit
-from pipelines.tracking import AWAY, EpochLogger, Tracker, one_line
+from pipelines.tracking import EpochLogger, Tracker, away, one_line
 from shards.manifest import Manifest
 from shards.order import check_mix
 from shards.reader import Reader
@@ -154,7 +154,7 @@ class Stage:
             words = summary(history, result, self.job.plan.select)
             tracker.describe(run_id, f"{words}\n\n{self.notes}".strip())
             tracker.end(run_id)
-        except AWAY as error:
+        except away() as error:
             print(
                 f"{self.name}: MLflow does not answer ({one_line(error)}); its curves, pictures "
                 f"and package are kept in {self.folder}",

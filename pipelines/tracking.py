@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.exceptions import MlflowException
 from ray.train import UserCallback
 
 from emlnet.registry import ABSENT, connect
@@ -37,14 +36,20 @@ EXPERIMENT_TAGS = {
     "mlflow.note.content": "A run of `full` is a parent; its stages, their trials and the "
     "evaluation are its children. The report is among the parent's artifacts.",
 }
-AWAY = (MlflowException, OSError, ValueError)
-"""What a store that does not answer raises, through its client."""
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """Training waits for no server; what it did not get is sent later."""
 SECONDS_BETWEEN_TRIES = 3
 STOPS = (StoppedError, KeyboardInterrupt, SystemExit)
 PICTURES = "pictures"
 """The folder among a run's artifacts that holds a picture for each epoch."""
+
+
+def away() -> tuple[type[Exception], ...]:
+    """What a store that does not answer raises, through its client."""
+    # Workers import this file and log nothing: MLflow is imported at first use.
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, OSError, ValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,7 @@ class Tracker:
         """
         try:
             run_id = self.begin(folder, name, **about)
-        except AWAY as error:
+        except away() as error:
             print(f"{name}: MLflow does not answer ({one_line(error)}); it goes on without")
             yield ""
             return
@@ -175,7 +180,7 @@ class Tracker:
         while True:
             try:
                 self.client.get_experiment(self.experiment_id)
-            except AWAY:
+            except away():
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(SECONDS_BETWEEN_TRIES)
@@ -206,6 +211,8 @@ class Tracker:
         known = json.loads(path.read_text())
         if known["store"] != digest(uri=self.uri):
             return None
+        from mlflow.exceptions import MlflowException
+
         try:
             self.client.get_run(known["run_id"])
         except MlflowException as error:

@@ -1,4 +1,7 @@
-"""Backbones of timm: rows with packaged weights, and a row made at need for any other model."""
+"""Backbones of timm: rows with packaged weights, and a row made at need for any other model.
+
+The package, which takes seconds to import, is imported at first use.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import os
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -48,6 +50,8 @@ def timm_row(name: str) -> Backbone:
 
     Raises ValueError when timm has no such model, or it gives no feature maps.
     """
+    import timm
+
     model = name.removeprefix(PREFIX)
     if not timm.is_model(model):
         known = timm.list_models(f"*{model.partition('.')[0][:6]}*")[:5]
@@ -87,6 +91,8 @@ def timm_row(name: str) -> Backbone:
 
 
 def _network(model: str, options: dict[str, Any]) -> Any:
+    import timm
+
     network: nn.Module = timm.create_model(model, features_only=True, **options)
     return network
 

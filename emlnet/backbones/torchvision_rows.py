@@ -1,4 +1,7 @@
-"""Backbones of torchvision, whose pretrained weights are its own."""
+"""Backbones of torchvision, whose pretrained weights are its own.
+
+The package, which takes seconds to import, is imported at first use.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,27 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from emlnet.backbones.row import Backbone, Rename
 from emlnet.backbones.taps import SequentialTaps
 
+URL = "https://download.pytorch.org/models/"
 STEM_AND_STAGES = (2, 4, 8, 16, 32)
 
 
 def _plain(name: str) -> Any:
+    import torchvision
+
     return torchvision.models.get_model(name, weights=None)
 
 
-def _row(name: str, **more: Any) -> Backbone:
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    return Backbone(
-        name=name, source="torchvision", url=weights.url, licence="BSD-3-Clause", **more
-    )
+def _row(name: str, digest: str, **more: Any) -> Backbone:
+    url = f"{URL}{name}-{digest}.pth"
+    return Backbone(name=name, source="torchvision", url=url, licence="BSD-3-Clause", **more)
 
 
-def _resnet(name: str, channels: tuple[int, ...]) -> Backbone:
+def _resnet(name: str, digest: str, channels: tuple[int, ...]) -> Backbone:
     """The stem before its pooling, and the four stages."""
 
     def build() -> nn.Module:
@@ -34,11 +37,12 @@ def _resnet(name: str, channels: tuple[int, ...]) -> Backbone:
         del layers["avgpool"], layers["fc"]
         return SequentialTaps(layers, ("relu", "layer1", "layer2", "layer3", "layer4"))
 
-    return _row(name, build=build, channels=channels, reductions=STEM_AND_STAGES)
+    return _row(name, digest, build=build, channels=channels, reductions=STEM_AND_STAGES)
 
 
 def _features(
     name: str,
+    digest: str,
     *,
     at: Sequence[str],
     rename: Rename = lambda key: key.removeprefix("features."),
@@ -53,7 +57,7 @@ def _features(
         kept = names[: names.index(at[-1]) + 1]
         return SequentialTaps({key: layers[key] for key in kept}, at, channels_last)
 
-    return _row(name, build=build, rename=rename, **more)
+    return _row(name, digest, build=build, rename=rename, **more)
 
 
 def _densenet_key(key: str) -> str:
@@ -63,11 +67,12 @@ def _densenet_key(key: str) -> str:
 
 
 ROWS = (
-    _resnet("resnet18", (64, 64, 128, 256, 512)),
-    _resnet("resnet50", (64, 256, 512, 1024, 2048)),
-    _resnet("resnet101", (64, 256, 512, 1024, 2048)),
+    _resnet("resnet18", "f37072fd", (64, 64, 128, 256, 512)),
+    _resnet("resnet50", "11ad3fa6", (64, 256, 512, 1024, 2048)),
+    _resnet("resnet101", "cd907fc2", (64, 256, 512, 1024, 2048)),
     _features(
         "densenet161",
+        "8d451a50",
         at=("relu0", "denseblock1", "denseblock2", "denseblock3", "norm5"),
         channels=(96, 384, 768, 2112, 2208),
         reductions=STEM_AND_STAGES,
@@ -75,18 +80,21 @@ ROWS = (
     ),
     _features(
         "convnext_tiny",
+        "983f1562",
         at=("1", "3", "5", "7"),
         channels=(96, 192, 384, 768),
         reductions=(4, 8, 16, 32),
     ),
     _features(
         "convnext_base",
+        "6075fbad",
         at=("1", "3", "5", "7"),
         channels=(128, 256, 512, 1024),
         reductions=(4, 8, 16, 32),
     ),
     _features(
         "efficientnet_v2_s",
+        "dd5fe13b",
         at=("1", "2", "3", "5", "6"),
         channels=(24, 48, 64, 160, 256),
         reductions=STEM_AND_STAGES,
@@ -95,6 +103,7 @@ ROWS = (
     ),
     _features(
         "swin_v2_t",
+        "b137f0e2",
         at=("1", "3", "5", "7"),
         channels=(96, 192, 384, 768),
         reductions=(4, 8, 16, 32),

@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -126,6 +125,8 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
         ) from None
     (file_class,) = (vars(module)[n] for n in dir(module) if n.endswith("ModelFile"))
     packaged = read_state_dict(Path(file_class.get_model_file_path()))
+    import timm
+
     full = timm.create_model(f"tf_{row.name}").state_dict()
     shapes = [v.shape for v in full.values()]
     if [v.shape for v in packaged.values()] != shapes:
