@@ -3,8 +3,9 @@
     python -m benchmarks.ray_train
 
 The same steps of the same encoder, in a Ray worker and in a plain process, in turn: a worker waits
-for each repetition until a file appears.  Start-up is the time of a whole stage less what its
-worker spends on the model and the steps, by cause.  Writes benchmarks/results/ray_train.json.
+for each repetition until a file appears.  Two workers against one, and beside them two plain
+processes against one: the limit of the machine.  Start-up is the time of a whole stage less what
+its worker spends on the model and the steps, by cause.  Writes benchmarks/results/ray_train.json.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,35 +201,47 @@ def time_start_up(folder, options, repeats):
 
 def time_steps(folder, options, num_steps, repeats, threads):
     """Steps in one Ray worker against the same without Ray, `threads` each; then in two workers
-    of one thread each against one.
+    of one thread each against one, and in two plain processes against one.
     """
     epochs = repeats + 1
     common = {"num_steps": num_steps, "epochs": epochs, **options}
+
+    def plain(name, threads, **changed):
+        more = {"data": str(options["data"]), "folder": str(folder / name), **changed}
+        side = "benchmarks.ray_train:alone"
+        return Side(side, threads=threads, env=trainer.WORKER_ENV, **{**common, **more})
 
     def in_ray(name, num_workers, threads):
         place = folder / f"{name}-{num_workers}"
         job = make_job(folder=place / "job", **common)
         return RaySide(job, Compute(num_workers=num_workers, threads=threads), place / "training")
 
-    plain = Side(
-        "benchmarks.ray_train:alone",
-        threads=threads,
-        env=trainer.WORKER_ENV,
-        **{**common, "data": str(options["data"]), "folder": str(folder / "alone")},
-    )
+    without = plain("alone", threads)
     within = in_ray("steps", 1, threads)
     part = f"{num_steps} steps in a Ray Train worker"
     about = {k: v for k, v in options.items() if k != "data"}
     rows = [
-        compare(part, "the same without Ray", within, plain, reach=0.98, repeats=repeats, **about)
+        compare(part, "the same without Ray", within, without, reach=0.98, repeats=repeats, **about)
     ]
     within.close()
-    plain.close()
+    without.close()
     two, one = in_ray("pair", 2, 1), in_ray("pair", 1, 1)
     part = f"{num_steps} steps, two workers of one thread each"
     rows.append(compare(part, "one worker", two, one, reach=1.7, repeats=repeats, **about))
     two.close()
     one.close()
+    # What the machine's cores give to two processes that never wait for each other.
+    halves = [plain(f"half-{n}", 1, batch_size=options["batch_size"] // 2) for n in range(2)]
+    whole = plain("whole", 1)
+    with ThreadPoolExecutor() as pool:
+
+        def at_once():
+            return max(pool.map(Side.__call__, halves))
+
+        part = f"{num_steps} steps without Ray, two processes of half a batch and one thread each"
+        rows.append(compare(part, "one process", at_once, whole, repeats=repeats, **about))
+    for side in (*halves, whole):
+        side.close()
     return rows
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.step
 
 ResNet-50 from scratch, 480 x 640, batch 8, the `eml` readout and the `reference` loss, SGD: what
-emlnet.fit does in a worker, in float32 and in bfloat16, and benchmarks/baseline/step.py.
-Writes benchmarks/results/step.json.
+emlnet.fit does in a worker, in float32 and, where the CPU has it, in bfloat16, and
+benchmarks/baseline/step.py.  Writes benchmarks/results/step.json.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from benchmarks.records import save
 from benchmarks.runner import Side, compare, compare_memory
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
+from emlnet.speed import multiplies_bfloat16
 from emlnet.state import Plan, start
 from pipelines.encoders import EncoderJob
 from pipelines.trainer import WORKER_ENV
@@ -112,6 +113,9 @@ def main():
             "benchmarks.step:baseline", folder=str(raw), num_workers=args.loader_workers, **common
         )
         for precision, reach in (("float32", 1.3), ("bfloat16", None)):
+            if precision == "bfloat16" and not multiplies_bfloat16():
+                print("bfloat16: left out, this CPU has no instructions for it")
+                continue
             own = Side(
                 "benchmarks.step:ours",
                 env=WORKER_ENV,

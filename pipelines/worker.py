@@ -18,7 +18,7 @@ from emlnet import checkpoint
 from emlnet.finite import DivergedError
 from emlnet.fit import Batches, fit
 from emlnet.ranks import share_gradients
-from emlnet.speed import compile_training, set_precision, trace
+from emlnet.speed import compile_training, multiplies_bfloat16, set_precision, trace
 from emlnet.state import Plan, TrainState, start, unwrap
 from pipelines import figures
 from pipelines.bell import Ear, StoppedError
@@ -160,6 +160,8 @@ def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], Non
     model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # From here on each rank draws for itself.
     torch.manual_seed(job.seed * 100_003 + rank)
+    if job.plan.precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+        say("this CPU has no instructions for bfloat16: --precision float32 is far faster")
     if compute.compile:
         compile_training(model, say)
     if world_size > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +75,13 @@ def test_a_room_imports_only_rooms_to_its_left():
 
 def test_mlflow_is_imported_at_first_use_alone():
     assert early_imports(ROOT) == []
+
+
+def test_what_ray_starts_leaves_slow_packages_for_their_first_use():
+    script = "import sys, pipelines.encoders, pipelines.decoder, pipelines.tracking\n"
+    script += "print(*{'mlflow', 'pretrainedmodels', 'timm', 'torchvision'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert answer.stdout.split() == []
 
 
 def put(root, file, text):

@@ -44,6 +44,12 @@ def test_default_weights_are_fetched_and_the_classifier_is_left_out(published, c
     assert "fetching" not in capsys.readouterr().out
 
 
+def test_the_table_names_the_files_of_torchvision():
+    rows = [row for row in BACKBONES.values() if row.source == "torchvision"]
+    theirs = [torchvision.models.get_model_weights(row.name).DEFAULT.url for row in rows]
+    assert [row.url for row in rows] == theirs
+
+
 def test_a_damaged_file_is_refused_by_name(published):
     build_backbone("resnet18")
     path = download_path(BACKBONES["resnet18"])

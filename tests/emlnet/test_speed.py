@@ -118,6 +118,12 @@ def test_without_a_path_nothing_is_traced():
         assert traced() is None
 
 
+@pytest.mark.parametrize(("capability", "has"), [("AVX2", False), ("AVX512", True)])
+def test_a_cpu_without_instructions_for_bfloat16_is_known(monkeypatch, capability, has):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert speed.multiplies_bfloat16() == has
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
 def test_memory_that_is_kept_is_not_faulted_in_again():
     script = """if True:
