@@ -18,7 +18,7 @@ from benchmarks.records import RESULTS, ROOT, table
 
 SHORT = {
     "loss": [],
-    "metrics": ["--num-images", "40"],
+    "metrics": ["--num-images", "40", "--referee="],
     "step": ["--steps", "1"],
     "decoder": [],
     "ray_train": [],

@@ -3,7 +3,8 @@
     python -m benchmarks.metrics --referee PATH/TO/python
 
 The referee is a Python that has pysaliency 0.2.22 (tests/emlnet/make_pysaliency_expected.py says
-how to make one); without it that row is left out.  Writes benchmarks/results/metrics.json.
+how to make one); without it its rows are left out.  Writes benchmarks/results/metrics.json, and
+pysaliency.json beside it.
 """
 
 import argparse
@@ -73,10 +74,12 @@ def compare_values(part, against, ours, baseline, *, repeats, reach=None, **abou
 
     sides = keeping("ours", ours), keeping("baseline", baseline)
     row = compare(part, against, *sides, reach=reach, repeats=repeats, **about)
-    row.about["largest_difference"] = {
+    differences = {
         name: float(np.abs(value - values["baseline"][name]).max())
         for name, value in values["ours"].items()
     }
+    row.about["largest_difference"] = differences
+    print(f"{part}: largest difference {max(differences.values()):.1e}", flush=True)
     return row
 
 
@@ -166,7 +169,6 @@ def main():
         "fixations_per_image": args.num_fixations,
         "batch_size": args.batch_size,
     }
-    rows = []
     if args.referee:
         referee = Referee(args.referee, args.num_images, args.num_fixations)
         part = "all tuebingen metrics"
@@ -178,9 +180,7 @@ def main():
             peaks.append((peak() - before) / 2**20)
             return answer
 
-        rows.append(
-            compare_values(part, "pysaliency", score_all_watched, referee.run, reach=10, **about)
-        )
+        row = compare_values(part, "pysaliency", score_all_watched, referee.run, reach=10, **about)
         referee.close()
         memories = Row(
             part=f"memory of {part}",
@@ -191,13 +191,12 @@ def main():
             unit="MiB",
         )
         print(line(memories))
-        rows.append(memories)
-    rows.append(compare_values("AUC-Judd", "loop over thresholds", judd, judd_loop, **about))
+        save("pysaliency", [row, memories], threads=1)
     part = "mit NSS, CC, KL, SIM, AUC-Judd"
-    rows.append(compare_values(part, "numpy, image by image", mit, mit_loop, **about))
-    for row in rows:
-        difference = row.about.get("largest_difference", {})
-        print(f"{row.part}: largest difference {max(difference.values(), default=0):.1e}")
+    rows = [
+        compare_values("AUC-Judd", "loop over thresholds", judd, judd_loop, **about),
+        compare_values(part, "numpy, image by image", mit, mit_loop, **about),
+    ]
     save("metrics", rows, threads=1)
 
 

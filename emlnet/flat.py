@@ -136,7 +136,8 @@ def positions(values: Tensor, below: bool = False) -> Tensor:
 
 def log(values: Tensor) -> Tensor:
     """Natural logarithm of float64 values, which it overwrites."""
-    if values.device.type == "cpu":  # Up to three times faster than torch's.
+    # With AVX-512 numpy's is up to three times faster than torch's, without it half as fast.
+    if values.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
         np.log(values.numpy(), out=values.numpy())
         return values
     return values.log_()
