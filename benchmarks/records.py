@@ -162,7 +162,7 @@ def machine_line(about: dict[str, Any]) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `-dirty` when files differ from it, be it not results alone."""
+    """The checkout's commit, with `-dirty` when files other than results differ from it."""
     changed = ["git", "status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}"]
     try:
         head, changes = (

@@ -47,7 +47,7 @@ class Side:
     """
 
     def __init__(
-        self, target: str, *, threads: int = 1, env: dict[str, str] | None = None, **options: Any
+        self, target: str, /, *, threads: int = 1, env: dict[str, str] | None = None, **options: Any
     ) -> None:
         self.peaks: list[int] = []
         """Most memory in use during each repetition above what the process began with, bytes."""
