@@ -205,14 +205,14 @@ class Tracker:
             monitor.finish()
 
     def _known(self, folder: Path) -> str | None:
+        from mlflow.exceptions import MlflowException
+
         path = folder / RUN_ID
         if not path.is_file():
             return None
         known = json.loads(path.read_text())
         if known["store"] != digest(uri=self.uri):
             return None
-        from mlflow.exceptions import MlflowException
-
         try:
             self.client.get_run(known["run_id"])
         except MlflowException as error:

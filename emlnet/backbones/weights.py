@@ -112,6 +112,8 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
 
     The packages' tensors are those of timm's model in order and shape, under other names.
     """
+    import timm
+
     if not row.package:
         raise ValueError(
             f"no package ships weights for {row.name}; pass --weights PATH, or none (scratch)"
@@ -125,8 +127,6 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
         ) from None
     (file_class,) = (vars(module)[n] for n in dir(module) if n.endswith("ModelFile"))
     packaged = read_state_dict(Path(file_class.get_model_file_path()))
-    import timm
-
     full = timm.create_model(f"tf_{row.name}").state_dict()
     shapes = [v.shape for v in full.values()]
     if [v.shape for v in packaged.values()] != shapes:
