@@ -3,9 +3,11 @@
     python -m benchmarks.ray_train
 
 The same steps of the same encoder, in a Ray worker and in a plain process, in turn: a worker waits
-for each repetition until a file appears.  Two workers against one, and beside them two plain
-processes against one: the limit of the machine.  Start-up is the time of a whole stage less what
-its worker spends on the model and the steps, by cause.  Writes benchmarks/results/ray_train.json.
+for each repetition until a file appears, and a side's turn is over when its workers wait again, so
+that what ends an epoch falls into nobody's steps.  Two workers against one, and beside them two
+plain processes against one: the limit of the machine.  Start-up is the time of a whole stage less
+what its worker spends on the model and the steps, by cause.  Writes
+benchmarks/results/ray_train.json.
 """
 
 import argparse
@@ -84,6 +86,7 @@ class WaitingEpoch(Next):
 
     def __iter__(self):
         job = self.source.job
+        (job.folder / f"ready-{self.epoch}-{self.source.rank}").touch()
         while job.waits and not (job.folder / f"go-{self.epoch}").exists():
             time.sleep(0.005)
         began = time.perf_counter()
@@ -120,13 +123,23 @@ class RaySide:
 
     def __call__(self):
         (self.job.folder / f"go-{self.epoch}").touch()
-        paths = [self.job.folder / f"done-{self.epoch}-{r}" for r in range(self.num_workers)]
+        paths = self.wait("done")
+        self.epoch += 1
+        if self.epoch < self.job.plan.epochs:
+            self.wait("ready")
+        else:
+            self.thread.join()
+        return max(float(path.read_text()) for path in paths)
+
+    def wait(self, what):
+        """The files `what` of all workers for this epoch, when they are there."""
+        names = [f"{what}-{self.epoch}-{rank}" for rank in range(self.num_workers)]
+        paths = [self.job.folder / name for name in names]
         while not all(path.exists() for path in paths):
             if not self.thread.is_alive():
                 raise RuntimeError("the Ray workers ended early")
             time.sleep(0.01)
-        self.epoch += 1
-        return max(float(path.read_text()) for path in paths)
+        return paths
 
     def close(self):
         self.thread.join()
