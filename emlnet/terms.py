@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from emlnet.flat import log
 from emlnet.maps import TINY
 from emlnet.scoring import PIXELS_AT_ONCE
 
@@ -50,20 +51,20 @@ class MapTerms(torch.autograd.Function):
         total, square, product, q_square, kl, sim = output.new_zeros(6, num_images)
         for rows, work in _rows(output):
             values, q = _values(output[rows], logarithmic, work[0]), density[rows]
-            total[rows] = values.sum(1)
+            total[rows], q_total = values.sum(1), q.sum(1)
             centred = torch.sub(values, (total[rows] / num_pixels)[:, None], out=work[1])
             square[rows] = _dot(centred, centred, work[2])
             if "cc" in names:
-                q_centred = torch.sub(q, q.mean(1, keepdim=True), out=work[2])
+                q_centred = torch.sub(q, (q_total / num_pixels)[:, None], out=work[2])
                 product[rows] = _dot(centred, q_centred, work[1])
                 q_square[rows] = _dot(q_centred, q_centred, work[1])
             scale = _scale(total[rows], logarithmic)
             if "kl" in names and logarithmic and not reference:
-                logarithm = torch.add(q, SMALLEST, out=work[1]).log_()
+                logarithm = log(torch.add(q, SMALLEST, out=work[1]))
                 kl[rows] = _dot(q, logarithm.sub_(output[rows]), work[1])
             elif "kl" in names:
                 ratio = _ratio(values, q, scale, reference, work)
-                kl[rows] = _dot(q, ratio.log_(), ratio) + q.sum(1) * scale.log()
+                kl[rows] = _dot(q, log(ratio), ratio) + q_total * scale.log()
             if "sim" in names:
                 p = torch.div(values, scale[:, None], out=work[1])
                 sim[rows] = 1 - torch.minimum(p, q, out=p).sum(1)
@@ -103,24 +104,24 @@ class MapTerms(torch.autograd.Function):
         for rows, work in _rows(output):
             values, q = _values(output[rows], logarithmic, work[0]), density[rows]
             result = torch.mul(values, own[rows, None], out=gradient[rows])
-            result.add_(torch.mul(q, other[rows, None], out=work[1]))
+            result.addcmul_(q, other[rows, None])
             rest = constant[rows]
             if "kl" in names and (reference or not logarithmic):
                 slope = _slope(values, q, scale[rows], reference, work)
                 if not logarithmic:
                     rest = rest + kl[rows] * _dot(slope, values, work[2]) / scale[rows]
-                result.sub_(slope.mul_(kl[rows, None]))
+                result.addcmul_(slope, -kl[rows, None])
             if "sim" in names:
                 p = torch.div(values, scale[rows, None], out=work[1])
                 below = torch.sub(q, p, out=work[2]).sign_().add_(1).mul_(0.5)  # A tie is half.
                 if not logarithmic:
                     rest = rest + sim[rows] * _dot(below, p, p) / scale[rows]
-                result.sub_(below.mul_((sim / scale)[rows, None]))
+                result.addcmul_(below, -(sim / scale)[rows, None])
             result.add_(rest[:, None])
             if logarithmic:
                 result.mul_(values)
             if "kl" in names and logarithmic and not reference:
-                result.sub_(torch.mul(q, kl[rows, None], out=work[1]))
+                result.addcmul_(q, -kl[rows, None])
         here = at[index // num_pixels]
         if logarithmic:
             here = here * _seen(output, index, logarithmic)
@@ -179,21 +180,21 @@ def _scale(total: Tensor, logarithmic: bool) -> Tensor:
 def _ratio(values: Tensor, q: Tensor, scale: Tensor, reference: bool, work: Tensor) -> Tensor:
     """Density over prediction, divided by `scale`, guards and all, (b, N)."""
     if reference:
-        ratio = _reference_ratio(values, q, scale, work)
-        return ratio.add_((REFERENCE_EPS / scale)[:, None])
+        below = _reference_below(values, scale, work)
+        return torch.addcdiv((REFERENCE_EPS / scale)[:, None], q, below, out=below)
     below = torch.add(values, (TINY * scale)[:, None], out=work[1])
     return torch.add(q, SMALLEST, out=work[2]).div_(below)
 
 
-def _reference_ratio(values: Tensor, q: Tensor, scale: Tensor, work: Tensor) -> Tensor:
-    below = torch.add(values, (REFERENCE_EPS * scale)[:, None], out=work[1])
-    return torch.div(q, below, out=below)
+def _reference_below(values: Tensor, scale: Tensor, work: Tensor) -> Tensor:
+    return torch.add(values, (REFERENCE_EPS * scale)[:, None], out=work[1])
 
 
 def _slope(values: Tensor, q: Tensor, scale: Tensor, reference: bool, work: Tensor) -> Tensor:
     """How KL falls when a pixel's value alone rises, were `scale` to stay, (b, N)."""
     if reference:
-        ratio = _reference_ratio(values, q, scale, work)
+        below = _reference_below(values, scale, work)
+        ratio = torch.div(q, below, out=below)
         guarded = torch.add(ratio, (REFERENCE_EPS / scale)[:, None], out=work[2])
         return ratio.mul_(ratio).div_(guarded)
     below = torch.add(values, (TINY * scale)[:, None], out=work[1])
