@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NUMPY_THREADS = 3
+NUMPY_THREADS = 2
 """Threads of torch that take a logarithm no sooner than numpy's one does with AVX-512."""
 
 

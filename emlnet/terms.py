@@ -179,26 +179,26 @@ def _scale(total: Tensor, logarithmic: bool) -> Tensor:
 
 def _ratio(values: Tensor, q: Tensor, scale: Tensor, reference: bool, work: Tensor) -> Tensor:
     """Density over prediction, divided by `scale`, guards and all, (b, N)."""
+    below = _guarded(values, scale, reference, work[1])
     if reference:
-        below = _reference_below(values, scale, work)
         return torch.addcdiv((REFERENCE_EPS / scale)[:, None], q, below, out=below)
-    below = torch.add(values, (TINY * scale)[:, None], out=work[1])
     return torch.add(q, SMALLEST, out=work[2]).div_(below)
-
-
-def _reference_below(values: Tensor, scale: Tensor, work: Tensor) -> Tensor:
-    return torch.add(values, (REFERENCE_EPS * scale)[:, None], out=work[1])
 
 
 def _slope(values: Tensor, q: Tensor, scale: Tensor, reference: bool, work: Tensor) -> Tensor:
     """How KL falls when a pixel's value alone rises, were `scale` to stay, (b, N)."""
+    below = _guarded(values, scale, reference, work[1])
+    slope = torch.div(q, below, out=below)
     if reference:
-        below = _reference_below(values, scale, work)
-        ratio = torch.div(q, below, out=below)
-        guarded = torch.add(ratio, (REFERENCE_EPS / scale)[:, None], out=work[2])
-        return ratio.mul_(ratio).div_(guarded)
-    below = torch.add(values, (TINY * scale)[:, None], out=work[1])
-    return torch.div(q, below, out=below)
+        guarded = torch.add(slope, (REFERENCE_EPS / scale)[:, None], out=work[2])
+        slope.mul_(slope).div_(guarded)
+    return slope
+
+
+def _guarded(values: Tensor, scale: Tensor, reference: bool, out: Tensor) -> Tensor:
+    """The map with what keeps a division by it finite, (b, N)."""
+    eps = REFERENCE_EPS if reference else TINY
+    return torch.add(values, (eps * scale)[:, None], out=out)
 
 
 def _inverse(values: Tensor, none: Tensor) -> Tensor:
