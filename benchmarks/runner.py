@@ -13,8 +13,8 @@
     save("loss", [row], threads=2)              # benchmarks/results/loss.json and table.md
 
 A side is called once for each repetition; it returns its own seconds, or None to be timed from
-outside. Each pair of repetitions runs back to back, and the order turns round from pair to pair,
-so that a slow moment of the machine meets both.
+outside. Repetitions of the sides run back to back, and the order turns round each time, so that a
+slow moment of the machine meets all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,25 +100,26 @@ def compare(
     **about: Any,
 ) -> Row:
     """Seconds of both sides in alternating repetitions, after `warm` that do not count."""
-    seconds: dict[Repetition, list[float]] = {ours: [], baseline: []}
+    own, theirs = alternate((ours, baseline), repeats=repeats, warm=warm)
+    row = Row(part=part, against=against, ours=own, baseline=theirs, reach=reach, about=about)
+    print(line(row), flush=True)
+    return row
+
+
+def alternate(
+    sides: Sequence[Repetition], *, repeats: int = REPEATS, warm: int = 1
+) -> list[tuple[float, ...]]:
+    """Seconds of each side's repetitions, all sides in turn, after `warm` that do not count."""
+    seconds: list[list[float]] = [[] for _ in sides]
     for repetition in range(-warm, repeats):
-        pair = (ours, baseline) if repetition % 2 == 0 else (baseline, ours)
-        for side in pair:
+        turn = list(zip(sides, seconds, strict=True))
+        for side, kept in turn if repetition % 2 == 0 else reversed(turn):
             start = time.perf_counter()
             own = side()
             taken = time.perf_counter() - start if own is None else own
             if repetition >= 0:
-                seconds[side].append(taken)
-    row = Row(
-        part=part,
-        against=against,
-        ours=tuple(seconds[ours]),
-        baseline=tuple(seconds[baseline]),
-        reach=reach,
-        about=about,
-    )
-    print(line(row), flush=True)
-    return row
+                kept.append(taken)
+    return [tuple(kept) for kept in seconds]
 
 
 def compare_memory(part: str, against: str, ours: Side, baseline: Side, **about: Any) -> Row:

@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.baseline import step as baseline_step
 from benchmarks.data import pictures
-from benchmarks.records import save
-from benchmarks.runner import Side, compare, compare_memory
+from benchmarks.records import Row, line, save
+from benchmarks.runner import Side, alternate, compare_memory
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
 from emlnet.speed import multiplies_bfloat16
@@ -107,16 +107,17 @@ def main():
         "batch_size": args.batch_size,
         "num_steps": args.steps,
     }
-    rows = []
+    precisions = ["float32"]
+    if multiplies_bfloat16():
+        precisions.append("bfloat16")
+    else:
+        print("bfloat16: left out, this CPU has no instructions for it")
     with pictures() as (raw, packed):
         script = Side(
             "benchmarks.step:baseline", folder=str(raw), num_workers=args.loader_workers, **common
         )
-        for precision, reach in (("float32", 1.3), ("bfloat16", None)):
-            if precision == "bfloat16" and not multiplies_bfloat16():
-                print("bfloat16: left out, this CPU has no instructions for it")
-                continue
-            own = Side(
+        own = [
+            Side(
                 "benchmarks.step:ours",
                 env=WORKER_ENV,
                 data=str(packed),
@@ -124,16 +125,29 @@ def main():
                 loader_workers=args.loader_workers,
                 **common,
             )
-            script.peaks.clear()
-            part = f"{args.steps} encoder steps, {args.backbone}, {precision}, data included"
-            against = "plain script, float32"
-            about = {**common, "loader_workers": args.loader_workers}
-            row = compare(part, against, own, script, reach=reach, repeats=args.repeats, **about)
-            row.about["images_per_second"] = args.batch_size * args.steps / min(row.ours)
-            name = f"memory of encoder steps, {precision}"
-            rows += [row, compare_memory(name, against, own, script)]
-            own.close()
-        script.close()
+            for precision in precisions
+        ]
+        *seconds, scripts = alternate((*own, script), repeats=args.repeats)
+        for side in (*own, script):
+            side.close()
+    rows = []
+    against = "plain script, float32"
+    for precision, side, taken in zip(precisions, own, seconds, strict=True):
+        row = Row(
+            part=f"{args.steps} encoder steps, {args.backbone}, {precision}, data included",
+            against=against,
+            ours=taken,
+            baseline=scripts,
+            reach=1.3 if precision == "float32" else None,
+            about={
+                **common,
+                "loader_workers": args.loader_workers,
+                "images_per_second": args.batch_size * args.steps / min(taken),
+            },
+        )
+        print(line(row))
+        name = f"memory of encoder steps, {precision}"
+        rows += [row, compare_memory(name, against, side, script)]
     save("step", rows, threads=args.threads)
 
 

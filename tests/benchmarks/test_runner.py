@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.records import Row, save, table
-from benchmarks.runner import Side, compare
+from benchmarks.runner import Side, alternate, compare
 
 
 def side(name, seconds, calls):
@@ -33,6 +33,13 @@ def test_the_sides_take_turns_and_the_warm_up_does_not_count():
     assert len(row.ours) == len(row.baseline) == 4
     assert row.ratio == 3
     assert row.reached is None
+
+
+def test_three_sides_take_turns():
+    calls = []
+    sides = [side(name, seconds, calls) for name, seconds in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
+    assert alternate(sides, repeats=2, warm=1) == [(1, 1), (2, 2), (3, 3)]
+    assert "".join(calls) == "cba" + "abc" + "cba"
 
 
 def test_the_ratio_is_of_medians_and_the_spread_of_pairs():
