@@ -3,11 +3,11 @@
     python -m benchmarks.ray_train
 
 The same steps of the same encoder, in a Ray worker and in a plain process, in turn: a worker waits
-for each repetition until a file appears, and a side's turn is over when its workers wait again, so
-that what ends an epoch falls into nobody's steps.  Two workers against one, and beside them two
-plain processes against one: the limit of the machine.  Start-up is the time of a whole stage less
-what its worker spends on the model and the steps, by cause.  Writes
-benchmarks/results/ray_train.json.
+at a named pipe for each repetition, which takes no time of the other side's processors, and a
+side's turn is over when its workers wait again, so that what ends an epoch falls into nobody's
+steps.  Two workers against one process, and beside them two plain processes: the limit of the
+machine.  Start-up is the time of a whole stage less what its worker spends on the model and the
+steps, by cause.  Writes benchmarks/results/ray_train.json.
 """
 
 import argparse
@@ -27,10 +27,11 @@ from ray.train import UserCallback
 
 from benchmarks.data import pictures
 from benchmarks.records import Row, line, save
-from benchmarks.runner import REPEATS, Side, compare
+from benchmarks.runner import REPEATS, Side, alternate, compare
 from benchmarks.step import Next, endless
 from emlnet.encoder import EncoderConfig
 from emlnet.fit import train_epoch
+from emlnet.speed import lay_out
 from emlnet.state import Plan, start
 from pipelines import trainer
 from pipelines.config import Compute
@@ -45,7 +46,9 @@ calls the job; and from the last step until the driver goes on."""
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingJob(EncoderJob):
-    """Epochs of a few steps, each of which waits for a file `go-<epoch>` and leaves its seconds."""
+    """Epochs of a few steps: each waits at a pipe `go-<epoch>-<rank>`, and leaves its seconds in
+    `done-<epoch>-<rank>`.
+    """
 
     folder: Path
     num_steps: int
@@ -86,9 +89,10 @@ class WaitingEpoch(Next):
 
     def __iter__(self):
         job = self.source.job
-        (job.folder / f"ready-{self.epoch}-{self.source.rank}").touch()
-        while job.waits and not (job.folder / f"go-{self.epoch}").exists():
-            time.sleep(0.005)
+        if job.waits:
+            pipe = job.folder / f"go-{self.epoch}-{self.source.rank}"
+            os.mkfifo(pipe)
+            pipe.read_bytes()
         began = time.perf_counter()
         yield from super().__iter__()
         seconds = time.perf_counter() - began
@@ -122,11 +126,12 @@ class RaySide:
         self.thread.start()
 
     def __call__(self):
-        (self.job.folder / f"go-{self.epoch}").touch()
+        for pipe in self.wait("go"):
+            pipe.write_bytes(b"")
         paths = self.wait("done")
         self.epoch += 1
         if self.epoch < self.job.plan.epochs:
-            self.wait("ready")
+            self.wait("go")
         else:
             self.thread.join()
         return max(float(path.read_text()) for path in paths)
@@ -138,7 +143,7 @@ class RaySide:
         while not all(path.exists() for path in paths):
             if not self.thread.is_alive():
                 raise RuntimeError("the Ray workers ended early")
-            time.sleep(0.01)
+            time.sleep(0.05)
         return paths
 
     def close(self):
@@ -151,7 +156,7 @@ def alone(**options):
     job = make_job(**options)
     job.folder.mkdir(parents=True)
     torch.manual_seed(0)
-    model = job.build().to(memory_format=torch.channels_last)
+    model = lay_out(job.build(), torch.device("cpu"))
     source = job.source(0, 1, torch.device("cpu"))
     state = start(model, job.plan, job.num_steps)
 
@@ -214,7 +219,7 @@ def time_start_up(folder, options, repeats):
 
 def time_steps(folder, options, num_steps, repeats, threads):
     """Steps in one Ray worker against the same without Ray, `threads` each; then in two workers
-    of one thread each against one, and in two plain processes against one.
+    and in two plain processes against a plain one, one thread each.
     """
     epochs = repeats + 1
     common = {"num_steps": num_steps, "epochs": epochs, **options}
@@ -238,23 +243,32 @@ def time_steps(folder, options, num_steps, repeats, threads):
     ]
     within.close()
     without.close()
-    two, one = in_ray("pair", 2, 1), in_ray("pair", 1, 1)
-    part = f"{num_steps} steps, two workers of one thread each"
-    rows.append(compare(part, "one worker", two, one, reach=1.7, repeats=repeats, **about))
-    two.close()
-    one.close()
-    # What the machine's cores give to two processes that never wait for each other.
+    # Beside no other training of Ray's: its processes take time even when they have nothing to do.
+    two, whole = in_ray("pair", 2, 1), plain("whole", 1)
     halves = [plain(f"half-{n}", 1, batch_size=options["batch_size"] // 2) for n in range(2)]
-    whole = plain("whole", 1)
     with ThreadPoolExecutor() as pool:
 
         def at_once():
             return max(pool.map(Side.__call__, halves))
 
-        part = f"{num_steps} steps without Ray, two processes of half a batch and one thread each"
-        rows.append(compare(part, "one process", at_once, whole, repeats=repeats, **about))
-    for side in (*halves, whole):
+        pair, unbound, single = alternate((two, at_once, whole), repeats=repeats)
+    for side in (two, *halves, whole):
         side.close()
+    for part, seconds, reach in (
+        ("two Ray Train workers", pair, 1.7),
+        # What the machine's cores give to two processes that never wait for each other.
+        ("two processes of half a batch without Ray", unbound, None),
+    ):
+        row = Row(
+            part=f"{num_steps} steps, {part}, one thread each",
+            against="one process without Ray, one thread",
+            ours=seconds,
+            baseline=single,
+            reach=reach,
+            about=about,
+        )
+        print(line(row), flush=True)
+        rows.append(row)
     return rows
 
 
@@ -270,10 +284,9 @@ def main():
     args = parser.parse_args()
     os.environ.update(trainer.RAY_ENV)
     began = time.monotonic()
-    # One worker waits while two work, and the other way round: three CPUs for Ray to give.
     ray.init(
         "local",
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=False,
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(encoding="TEXT", log_level="ERROR"),

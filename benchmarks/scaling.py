@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.prepare import prepare_image, prepare_targets
+from emlnet.speed import lay_out
 from emlnet.state import Plan, start, trainable
 from shards.loader import Loader
 from shards.reader import ShardReader
@@ -80,7 +81,7 @@ def step(args):
     rows = []
     for backbone in args.backbones:
         model = Encoder(EncoderConfig(backbone=backbone, weights="none", size=tuple(args.size)))
-        model = model.to(memory_format=torch.channels_last)
+        model = lay_out(model, torch.device("cpu"))
         state = start(model, plan, 100)
         seconds = dict.fromkeys(
             ("read, decode", "prepare", "forward", "backward", "optimizer"), 0.0

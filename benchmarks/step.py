@@ -19,7 +19,7 @@ from benchmarks.records import Row, line, save
 from benchmarks.runner import Side, alternate, compare_memory
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import train_epoch
-from emlnet.speed import multiplies_bfloat16
+from emlnet.speed import lay_out, multiplies_bfloat16
 from emlnet.state import Plan, start
 from pipelines.encoders import EncoderJob
 from pipelines.trainer import WORKER_ENV
@@ -71,7 +71,7 @@ def ours(data, backbone, size, batch_size, num_steps, precision, loader_workers)
         loader_workers=loader_workers,
     )
     torch.manual_seed(0)
-    model = job.build().to(memory_format=torch.channels_last)
+    model = lay_out(job.build(), torch.device("cpu"))
     source = job.source(0, 1, torch.device("cpu"))
     state = start(model, plan, source.steps_per_epoch)
     stream = endless(source)

@@ -20,6 +20,7 @@ from benchmarks.records import Row, line, save
 from benchmarks.runner import Side
 from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.fit import evaluate, train_epoch
+from emlnet.speed import lay_out
 from emlnet.state import Plan, start
 from pipelines.encoders import EncoderJob
 from pipelines.trainer import WORKER_ENV
@@ -52,8 +53,7 @@ def prepare(data, size, seed, readout, **plan):
 
 def ours(folder, data, size, target, longest, seed, epochs):
     job, model, source = prepare(data, size, seed, "density", epochs=epochs)
-    model = model.to(memory_format=torch.channels_last)
-    state = start(model, job.plan, source.steps_per_epoch)
+    state = start(lay_out(model, torch.device("cpu")), job.plan, source.steps_per_epoch)
 
     def train(epoch):
         if epoch == job.plan.epochs:

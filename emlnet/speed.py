@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
 Precision = Literal["float32", "tf32", "bfloat16"]
 """`float32`.  `tf32`: the same, products rounded to TF32 on a GPU that has it.  `bfloat16`: most
 of a training step in bfloat16; weights, loss, head and validation stay in float32."""
@@ -35,6 +36,20 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16, without which float32 is far faster."""
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+
+
+def lay_out(model: Model, device: torch.device) -> Model:
+    """The model on its device, as training steps are fastest: channels last, 1x1 by oneDNN.
+
+    Where one thread shows fewer than 16 pictures, torch leaves 1x1 convolutions to a way of its own
+    that takes twice as long, unless they are dilated, which a single tap never notices.
+    """
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+                module.dilation = (2, 2)
+    return model
 
 
 def in_full(device: torch.device) -> AbstractContextManager[object]:

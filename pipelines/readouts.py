@@ -22,6 +22,7 @@ from torch import Tensor
 from emlnet.encoder import Encoder
 from emlnet.prepare import prepare_image
 from emlnet.sample import collate
+from emlnet.speed import lay_out
 from pipelines import tasks
 from pipelines.config import digest
 from pipelines.runs import write_json
@@ -122,7 +123,7 @@ def _compute(
     folder: Path,
 ) -> None:
     """Readouts of one part; the file of tap 0, which marks the part as done, is written last."""
-    encoder = encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    encoder = lay_out(encoder, device).eval()
     rows: list[list[NDArray[np.float16]]] = []
     for position in part:
         sample = reader.decoded(position)

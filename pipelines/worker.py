@@ -18,7 +18,7 @@ from emlnet import checkpoint
 from emlnet.finite import DivergedError
 from emlnet.fit import Batches, fit
 from emlnet.ranks import share_gradients
-from emlnet.speed import compile_training, multiplies_bfloat16, set_precision, trace
+from emlnet.speed import compile_training, lay_out, multiplies_bfloat16, set_precision, trace
 from emlnet.state import Plan, TrainState, start, unwrap
 from pipelines import figures
 from pipelines.bell import Ear, StoppedError
@@ -157,7 +157,7 @@ def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], Non
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
-    model = job.build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = lay_out(job.build(), device)
     # From here on each rank draws for itself.
     torch.manual_seed(job.seed * 100_003 + rank)
     if job.plan.precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import platform
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from emlnet import speed
 from emlnet.fit import train_epoch
@@ -64,6 +66,23 @@ def test_products_of_float32_are_rounded_only_where_asked():
     finally:
         for each, value in zip(settings, before, strict=True):
             each.fp32_precision = value
+
+
+def test_few_pictures_on_one_thread_go_through_onednn_too(image):
+    def way(dilation):
+        return torch._C._select_conv_backend(
+            image, plain.weight, None, (1, 1), (0, 0), dilation, False, (0, 0), 1
+        ).name
+
+    plain = nn.Conv2d(3, 4, 1)
+    fast = speed.lay_out(copy.deepcopy(plain), CPU)
+    torch.testing.assert_close(fast(image), plain(image))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert (way(plain.dilation), way(fast.dilation)) == ("Slow2d", "Mkldnn")
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_compiler_that_fails_costs_one_line(make_encoder, steps, monkeypatch):
