@@ -22,6 +22,7 @@ from pipelines.config import Compute
 from pipelines.encoders import EncoderJob, ShardSource
 from shards.reader import ShardReader, step_keys
 from shards.writer import build
+from tests.pipelines.cluster.faults import last_checkpoint, wait_until
 from tests.shards.conftest import s3, s3_server  # noqa: F401
 from tests.shards.test_osie import OSIE, needs_osie
 
@@ -39,8 +40,8 @@ class Pictures(NamedTuple):
 
     @property
     def dies_at(self) -> int:
-        """Step of the second epoch at which the last worker is killed."""
-        return 2 * self.checkpoint_every
+        """Step of the second epoch, from 0, that the last worker reads when it is killed."""
+        return self.checkpoint_every + 1
 
 
 @pytest.fixture(params=["synthetic", pytest.param("osie", marks=needs_osie)])
@@ -54,10 +55,18 @@ def pictures(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> Pict
 
 @dataclass(frozen=True, kw_only=True)
 class TracedJob(EncoderJob):
-    """Writes down what it reads; its last worker is killed once, in the middle of an epoch."""
+    """Writes down what it reads; its last worker is killed once, in the middle of an epoch.
+
+    training: where its checkpoints lie; one of that epoch has arrived when the worker is killed.
+    """
 
     trace: Path
+    training: Path
     dies_at: int
+
+    def has_saved(self) -> bool:
+        """Whether the only checkpoint within the second epoch before the kill has arrived."""
+        return last_checkpoint(self.training) == (1, self.plan.checkpoint_every)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
         os.environ["EMLNET_SHARD_CACHE"] = str(self.trace / "cache")
@@ -69,6 +78,7 @@ class TracedJob(EncoderJob):
                 killed = self.trace / "killed"
                 dies = epoch == 1 and step == self.dies_at and rank == world_size - 1
                 if dies and not killed.exists():
+                    wait_until(self.has_saved, "no checkpoint within the epoch")
                     killed.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 keys = [k for k, w in zip(batch.keys, batch.weight.tolist(), strict=True) if w]
@@ -101,6 +111,7 @@ def test_a_killed_run_resumes_at_the_next_sample_with_as_many_or_fewer_workers(
         ),
         seed=3,
         trace=trace,
+        training=tmp_path / "run",
         dies_at=pictures.dies_at,
     )
     first = Compute(num_workers=2, max_failures=0)
@@ -114,7 +125,7 @@ def test_a_killed_run_resumes_at_the_next_sample_with_as_many_or_fewer_workers(
     started = min(step for _, _, step, _, _ in after)
     assert {world for world, *_ in after} == {num_workers}
     assert {epoch for _, epoch, *_ in after} == {1}
-    assert pictures.checkpoint_every <= started <= pictures.dies_at
+    assert started == pictures.checkpoint_every
     done = {step: ranks for step, ranks in _by_step(before, 1).items() if step < started}
     seen = {**done, **_by_step(map(json.dumps, after), 1)}
     order = [step_keys(reader, pictures.batch_size, 3, 1, step) for step in range(num_steps)]
