@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
+from emlnet.exits import exit_code
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pull:
@@ -221,15 +223,8 @@ def parse(argv: list[str]) -> Pull | Predict | Export | App | ImportReference:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a user's error is one line on stderr and exit code 1."""
-    try:
-        return parse(sys.argv[1:] if argv is None else argv).execute()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    """Runs one command and returns its exit code."""
+    return exit_code(lambda: parse(sys.argv[1:] if argv is None else argv).execute())
 
 
 if __name__ == "__main__":

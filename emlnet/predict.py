@@ -185,7 +185,8 @@ def predict_all(
                 last = now
                 rate = done / (now - began)
                 print(f"[{done}/{len(pictures)}] {rate:.1f} pictures a second", flush=True)
-    print(f"{len(pictures) - len(failed)} pictures, {done / (last - began):.1f} a second")
+    predicted = len(pictures) - len(failed)
+    print(f"{predicted} pictures, {predicted / (last - began):.1f} a second")
     return failed
 
 

@@ -15,8 +15,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 SECONDS_BETWEEN_LOOKS = 1.0
 TERMINATED = 143
 """Exit code of a command that SIGTERM ended."""
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended."""
 
 asked = threading.Event()
 """Set by SIGTERM while workers train, which then save and end."""

@@ -1,4 +1,4 @@
-"""What a command's end is to the shell."""
+"""What the end of a command of the pipeline is to the shell."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from collections.abc import Callable
 
 from mlflow.exceptions import MlflowException
 
-from pipelines.bell import INTERRUPTED, TERMINATED, StoppedError
+from emlnet import exits
+from pipelines.bell import TERMINATED, StoppedError
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command; returns the number that it returns, or else 0.
+    """As `emlnet.exits.exit_code`; also a failed run's error is a line and 1, SIGTERM gives 143."""
 
-    A user's error is one line on stderr and 1; Ctrl-C gives 130, SIGTERM 143.
-    """
-    try:
-        answer = command()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except StoppedError as stopped:
-        print(stopped, file=sys.stderr)
-        return TERMINATED
-    except (ValueError, RuntimeError, OSError, MlflowException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return answer if isinstance(answer, int) else 0
+    def run() -> object:
+        try:
+            return command()
+        except StoppedError as stopped:
+            print(stopped, file=sys.stderr)
+            return TERMINATED
+
+    return exits.exit_code(run, (ValueError, RuntimeError, OSError, MlflowException))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiohttp import ClientError
 from tyro.conf import Positional
 
-from pipelines.bell import INTERRUPTED
+from emlnet.exits import INTERRUPTED
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

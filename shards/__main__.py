@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from emlnet.exits import exit_code
 from shards.formats import Format
 from shards.gaze import Frame
 from shards.manifest import Manifest
@@ -226,15 +227,10 @@ def parse(argv: list[str]) -> Sample | Build | Verify | Show | Stats:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a user's error is one line on stderr and exit code 1."""
+    """Runs one command and returns its exit code."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("shards").setLevel(logging.INFO)
-    try:
-        parse(sys.argv[1:] if argv is None else argv).run()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: parse(sys.argv[1:] if argv is None else argv).run())
 
 
 if __name__ == "__main__":

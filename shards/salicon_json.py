@@ -86,12 +86,14 @@ def read_table(path: Path) -> dict[str, Gaze]:
         for row in content["annotations"]:
             points = np.asarray(row["fixations"], np.float64).reshape(-1, 2)[:, ::-1]
             fixations[row["image_id"]].append(points)
-        return {
-            image["file_name"]: Gaze.of_observers(
-                fixations[image["id"]], (int(image["height"]), int(image["width"]))
-            )
-            for image in content["images"]
-        }
+        gazes: dict[str, Gaze] = {}
+        for image in content["images"]:
+            name = image["file_name"]
+            if name in gazes:
+                raise ValueError(f"two entries for {name}")
+            size = int(image["height"]), int(image["width"])
+            gazes[name] = Gaze.of_observers(fixations[image["id"]], size)
+        return gazes
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is no JSON of `images` and `annotations` as SALICON has it: {error!r}"

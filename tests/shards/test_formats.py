@@ -167,6 +167,15 @@ def test_a_broken_salicon_json_is_named(tmp_path, text):
         walk(tmp_path)
 
 
+def test_a_photograph_that_a_json_has_twice_is_named(tmp_path):
+    path = layouts.salicon_json(tmp_path) / "fixations_val2014.json"
+    content = json.loads(path.read_text())
+    content["images"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"two entries for COCO_val2014_000000000009\.jpg"):
+        walk(tmp_path)
+
+
 def test_a_json_of_another_size_than_its_photograph_is_named(tmp_path):
     path = layouts.salicon_json(tmp_path) / "fixations_train2014.json"
     content = json.loads(path.read_text())
