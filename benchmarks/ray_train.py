@@ -3,11 +3,11 @@
     python -m benchmarks.ray_train
 
 The same steps of the same encoder, in a Ray worker and in a plain process, in turn: a worker waits
-at a named pipe for each repetition, which takes no time of the other side's processors, and a
-side's turn is over when its workers wait again, so that what ends an epoch falls into nobody's
-steps.  Two workers against one process, and beside them two plain processes: the limit of the
-machine.  Start-up is the time of a whole stage less what its worker spends on the model and the
-steps, by cause.  Writes benchmarks/results/ray_train.json.
+at a named pipe for each repetition, and a side's turn is over when its workers wait again, so that
+what ends an epoch, or training, falls into nobody's steps.  Two workers against one process, and
+beside them two plain processes: the limit of the machine.  Start-up is the time of a whole stage
+less what its worker spends on the model and the steps, by cause.  Writes
+benchmarks/results/ray_train.json.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def make_job(data, folder, num_steps, epochs, backbone, size, batch_size, waits=
 
 
 class RaySide:
-    """Steps in Ray workers, a repetition when it is called."""
+    """Steps in Ray workers, a repetition when it is called; the last epoch is left for the end."""
 
     def __init__(self, job, compute, storage):
         self.job, self.num_workers, self.epoch = job, compute.num_workers, 0
@@ -126,15 +126,15 @@ class RaySide:
         self.thread.start()
 
     def __call__(self):
-        for pipe in self.wait("go"):
-            pipe.write_bytes(b"")
+        self.let_go()
         paths = self.wait("done")
         self.epoch += 1
-        if self.epoch < self.job.plan.epochs:
-            self.wait("go")
-        else:
-            self.thread.join()
+        self.wait("go")
         return max(float(path.read_text()) for path in paths)
+
+    def let_go(self):
+        for pipe in self.wait("go"):
+            pipe.write_bytes(b"")
 
     def wait(self, what):
         """The files `what` of all workers for this epoch, when they are there."""
@@ -147,6 +147,7 @@ class RaySide:
         return paths
 
     def close(self):
+        self.let_go()
         self.thread.join()
 
 
@@ -221,7 +222,7 @@ def time_steps(folder, options, num_steps, repeats, threads):
     """Steps in one Ray worker against the same without Ray, `threads` each; then in two workers
     and in two plain processes against a plain one, one thread each.
     """
-    epochs = repeats + 1
+    epochs = repeats + 2  # The first warms up, the last ends training.
     common = {"num_steps": num_steps, "epochs": epochs, **options}
 
     def plain(name, threads, **changed):
@@ -243,7 +244,8 @@ def time_steps(folder, options, num_steps, repeats, threads):
     ]
     within.close()
     without.close()
-    # Beside no other training of Ray's: its processes take time even when they have nothing to do.
+    # Beside no other training of Ray's: one takes time even while it waits, as these two workers do
+    # while the plain processes step.
     two, whole = in_ray("pair", 2, 1), plain("whole", 1)
     halves = [plain(f"half-{n}", 1, batch_size=options["batch_size"] // 2) for n in range(2)]
     with ThreadPoolExecutor() as pool:

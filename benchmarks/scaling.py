@@ -91,7 +91,7 @@ def step(args):
             marks = [time.perf_counter()]
             batch = next(batches)
             marks.append(time.perf_counter())
-            image = prepare_image(batch).contiguous(memory_format=torch.channels_last)
+            image = prepare_image(batch)
             targets = prepare_targets(batch)
             marks.append(time.perf_counter())
             loss, _ = saliency_loss(model(image), targets, plan.loss_weights, "density")

@@ -21,23 +21,26 @@ def exit_code(
     """
     try:
         answer = command()
-        sys.stdout.flush()
+        code = answer if isinstance(answer, int) else 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
     except errors as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        # What could not be written may be forgotten by now, so something is.
+        if isinstance(error, BrokenPipeError) and not _is_read("\n"):
             return UNREAD
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return answer if isinstance(answer, int) else 0
+        code = 1
+    finally:
+        is_read = _is_read("")
+    return code if is_read or code else UNREAD
 
 
-def _nobody_reads() -> bool:
-    """Whether the output's reader has left; from then on nothing is written to it."""
+def _is_read(text: str) -> bool:
+    """Prints a text and what is held back; if its reader has left, nothing is printed any more."""
     try:
-        print(flush=True)  # What could not be written before may be forgotten.
+        print(text, end="", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        return False
+    return True

@@ -22,6 +22,7 @@ from emlnet.encoder import Encoder
 from emlnet.maps import min_max, to_density
 from emlnet.model import EMLNet
 from emlnet.package import Package
+from emlnet.speed import dilate_single_taps
 
 OPSET, TRACED_OPSET = 20, 18
 """Of a fixed size, and of any."""
@@ -71,6 +72,7 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
         check_dynamic(package)
     # All of it in eval mode: the traced exporter restores the outermost module's mode afterwards.
     model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
+    dilate_single_taps(model, 1)  # As other runtimes are fastest.
     if dynamic_size:
         for encoder in Package(model=model.model).encoders:
             # What a picture is resized to: itself.

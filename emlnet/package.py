@@ -29,6 +29,7 @@ from emlnet.encoder import Encoder, EncoderConfig
 from emlnet.maps import Kind
 from emlnet.model import EMLNet
 from emlnet.prediction import Picture, Prediction, predict_output, to_predictions, to_tensors
+from emlnet.speed import lay_out
 
 FORMAT = 1
 MODEL, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
@@ -88,6 +89,8 @@ class Package:
         answers: dict[int, Prediction] = {}
         for chosen in rows.values():
             pixels = torch.stack([tensors[row] for row in chosen]).to(self.device)
+            if self.device.type == "cpu":
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
             output = predict_output(self.model, pixels, flip, self.half)
             answers |= zip(chosen, to_predictions(output, self.kind), strict=True)
         return [answers[row] for row in range(len(tensors))]
@@ -147,7 +150,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = Fa
     weights = read_state_dict(folder / WEIGHTS)
     check_keys(model.state_dict(), weights, str(folder / WEIGHTS))
     model.load_state_dict(weights)
-    return Package(model=model.eval().to(device), about=about, half=half)
+    device = torch.device(device)
+    model = lay_out(model, device) if device.type == "cpu" else model.to(device)
+    return Package(model=model.eval(), about=about, half=half)
 
 
 def licence_of(about: dict[str, Any]) -> str:

@@ -183,7 +183,7 @@ def predict_all(
             now = time.perf_counter()
             if now - last > SECONDS_BETWEEN_LINES or done == len(pictures):
                 last = now
-                rate = done / (now - began)
+                rate = (done - len(failed)) / (now - began)
                 print(f"[{done}/{len(pictures)}] {rate:.1f} pictures a second", flush=True)
     predicted = len(pictures) - len(failed)
     print(f"{predicted} pictures, {predicted / (last - began):.1f} a second")

@@ -13,7 +13,7 @@ from emlnet.views import Frame, View, cut, frames, show, show_pixels
 
 
 def prepare_image(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
-    """(B, 3, H, W) float32 in 0..1 on the device, as shown, mirrored and coloured."""
+    """(B, 3, H, W) float32 in 0..1 on the device, channels last; as shown, mirrored, coloured."""
     image = batch.image.to(device, non_blocking=True)
     if batch.views is None or batch.canvas is None:
         image = _mirrored(image, batch.flip, 255)
@@ -22,7 +22,7 @@ def prepare_image(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
         image = show(pictures, batch.views, batch.canvas, batch.flip).div_(255)
     if batch.colour is not None:
         image = change_colour(image, batch.colour.to(device, non_blocking=True))
-    return image
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets:

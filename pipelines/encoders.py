@@ -143,9 +143,7 @@ class ShardSource:
         )
 
     def _prepare(self, batch: Batch) -> tuple[Inputs, Targets]:
-        image = prepare_image(batch, self.device)
-        image = image.contiguous(memory_format=torch.channels_last)
-        return (image,), prepare_targets(batch, self.device)
+        return (prepare_image(batch, self.device),), prepare_targets(batch, self.device)
 
 
 def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def open_encoders(
         packaged = package.load(path)
         for encoder in packaged.encoders:
             # Of an encoder's package, the digest of its weights file.
-            weights = hashlib.sha256(save(encoder.state_dict())).hexdigest()
+            tensors = {k: v.contiguous() for k, v in encoder.state_dict().items()}
+            weights = hashlib.sha256(save(tensors)).hexdigest()
             cache = caches / readouts.key(encoder, manifest.digest, weights)
             encoders.append(
                 FrozenEncoder(

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,15 +164,16 @@ def follow(
 async def _tail(client: JobSubmissionClient, job: str, printed: int) -> int:
     """Prints the log from its `printed`-th character on; returns how many there are."""
     seen = 0
-    with suppress(
-        RuntimeError, OSError, ClientError
-    ):  # The connection broke; the caller looks at the job.
-        async for text in client.tail_job_logs(job):
-            seen += len(text)
-            if seen > printed:
-                print(text[printed - seen :], end="", flush=True)
-                printed = seen
-    return printed
+    texts = aiter(client.tail_job_logs(job))
+    while True:
+        try:
+            text = await anext(texts)
+        except (StopAsyncIteration, RuntimeError, OSError, ClientError):
+            return printed  # Also where the connection broke: the caller looks at the job.
+        seen += len(text)
+        if seen > printed:
+            print(text[printed - seen :], end="", flush=True)
+            printed = seen
 
 
 def _ask() -> bool:

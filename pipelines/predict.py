@@ -176,8 +176,8 @@ def predict_items(
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES or number == len(items):
             last = now
-            rate = number / (now - began)
-            left = (len(items) - number) / rate
+            rate = (number - len(failed)) / (now - began)
+            left = (now - began) / number * (len(items) - number)
             print(f"[{number}/{len(items)}] {rate:.1f} pictures a second, {left:.0f} s left")
     return failed
 

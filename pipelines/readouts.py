@@ -128,8 +128,8 @@ def _compute(
     for position in part:
         sample = reader.decoded(position)
         batch = collate([sample, sample], np.ones(2, np.float32), np.array([False, True]))
-        image = prepare_image(batch, device).contiguous(memory_format=torch.channels_last)
-        rows.append([r[:, 0].half().cpu().numpy() for r in encoder.readouts(image)])
+        found = encoder.readouts(prepare_image(batch, device))
+        rows.append([readout[:, 0].half().cpu().numpy() for readout in found])
     for tap in reversed(range(len(rows[0]))):
         path = _files(folder, split, part[0], tap)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

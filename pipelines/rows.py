@@ -16,6 +16,7 @@ from emlnet.maps import Kind, density_map, mirror_average, resize, to_density, t
 from emlnet.model import EMLNet, average_density, encoder_names
 from emlnet.prepare import prepare_image, prepare_targets
 from emlnet.sample import Decoded, Targets, collate
+from emlnet.speed import lay_out
 
 MODEL, AVERAGE = "model", "average of encoders"
 UNIFORM, CENTRE, OTHER, HALF, TRUTH = (
@@ -85,7 +86,7 @@ class ModelSource:
 
     def to(self, device: torch.device) -> ModelSource:
         """The same on a device."""
-        return replace(self, model=self.model.to(device).eval())
+        return replace(self, model=lay_out(self.model, device).eval())
 
     def rows(self, shown: Shown) -> Iterable[Row]:
         """The model's rows, its own first."""

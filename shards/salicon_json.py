@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,18 +86,24 @@ def read_table(path: Path) -> dict[str, Gaze]:
         for row in content["annotations"]:
             points = np.asarray(row["fixations"], np.float64).reshape(-1, 2)[:, ::-1]
             fixations[row["image_id"]].append(points)
-        gazes: dict[str, Gaze] = {}
-        for image in content["images"]:
-            name = image["file_name"]
-            if name in gazes:
-                raise ValueError(f"two entries for {name}")
-            size = int(image["height"]), int(image["width"])
-            gazes[name] = Gaze.of_observers(fixations[image["id"]], size)
-        return gazes
+        rows = [
+            (
+                image["file_name"],
+                Gaze.of_observers(
+                    fixations[image["id"]], (int(image["height"]), int(image["width"]))
+                ),
+            )
+            for image in content["images"]
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is no JSON of `images` and `annotations` as SALICON has it: {error!r}"
         ) from error
+    gazes = dict(rows)
+    if len(gazes) < len(rows):
+        (name, num), *_ = Counter(name for name, _ in rows).most_common(1)
+        raise ValueError(f"{path} has {num} entries for {name}; leave one")
+    return gazes
 
 
 def _tables(source: Path) -> dict[str, Path]:

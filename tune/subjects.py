@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import ray
-
 from pipelines import runs, stage, trainer
 from pipelines.config import digest, num_cpus
 from pipelines.frozen import (
@@ -79,7 +77,7 @@ def make_subject(
     takes = {"CPU": 1 if frozen else num_workers * command.compute.cpus}
     if use_gpu:
         takes["GPU"] = num_workers
-    at_once = min(num_at_once(takes, ray.available_resources()), command.search.num_trials)
+    at_once = min(num_at_once(takes), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
         compute_readouts(place, frozen)

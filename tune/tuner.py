@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import ray
 from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.stopper import Stopper
@@ -38,21 +39,33 @@ FOLDER = "tuner"
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """What MLflow calls the ends of a trial."""
+SECONDS_TO_FREE = 10
+"""In which Ray gives back what an earlier stage held."""
 HOPELESS = 5
 """Trials that fail before any other ended after which a search is given up."""
 
 
-def num_at_once(takes: Mapping[str, int], free: Mapping[str, float]) -> int:
+def num_at_once(
+    takes: Mapping[str, int],
+    look: Callable[[], Mapping[str, float]] = ray.available_resources,
+    seconds: float = SECONDS_TO_FREE,
+) -> int:
     """Trials, of which each takes so much, that the free resources hold at once.
 
-    Raises ValueError when not even one fits.
+    look: what is free now.  Raises ValueError when not even one fits within some seconds.
     """
-    for kind, number in takes.items():
-        if free.get(kind, 0) < number:
+    until = time.monotonic() + seconds
+    while True:
+        free = look()
+        missing = [kind for kind, number in takes.items() if free.get(kind, 0) < number]
+        if not missing:
+            return min(int(free[kind] // number) for kind, number in takes.items())
+        if time.monotonic() >= until:
+            kind = missing[0]
             raise ValueError(
-                f"a trial wants {number} {kind}s, the cluster has {free.get(kind, 0):g} free"
+                f"a trial wants {takes[kind]} {kind}s, the cluster has {free.get(kind, 0):g} free"
             )
-    return min(int(free[kind] // number) for kind, number in takes.items())
+        time.sleep(0.2)
 
 
 def has_dashboard(seconds: float = 30) -> bool:

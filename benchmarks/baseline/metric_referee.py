@@ -79,9 +79,9 @@ def main():
         }
 
     saliency.AUC_per_image(stimuli[:2], fixations[fixations.n < 2])  # Compiles.
-    before = memory("VmRSS")
     print("ready", flush=True)
     for _ in sys.stdin:
+        before = memory("VmRSS")  # What it keeps of earlier repetitions does not count.
         Path("/proc/self/clear_refs").write_text("5")  # The peak counts anew.
         start = time.perf_counter()
         scores = score()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -7,20 +8,42 @@ import pytest
 
 from emlnet.exits import INTERRUPTED, UNREAD, exit_code
 
-TALKS = """
+SAYS = """
 import sys
 from emlnet.exits import exit_code
-sys.exit(exit_code(lambda: [print("x" * 1000) for _ in range(1000)]))
+
+def command():
+    sys.stdin.read()
+    {}
+
+sys.exit(exit_code(command))
 """
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error():
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", TALKS], **pipes) as process:
-        assert process.stdout.readline().startswith(b"xxx")
+@pytest.mark.parametrize(
+    ("unbuffered", "command", "code", "said"),
+    [
+        ("1", "print('x')", UNREAD, b""),
+        ("", "print('x')", UNREAD, b""),
+        ("", "print('x' * 1_000_000)", UNREAD, b""),
+        ("", "print('x'); sys.exit(0)", 0, b""),
+        ("", "print('x'); raise ValueError('shard 3')", 1, b"error: shard 3\n"),
+        ("", "print('x'); raise KeyboardInterrupt", INTERRUPTED, b"interrupted\n"),
+    ],
+)
+def test_output_that_nobody_reads_is_no_error(unbuffered, command, code, said):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        [sys.executable, "-c", SAYS.format(command)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
         process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == UNREAD
+        process.stdin.close()
+        assert process.stderr.read() == said
+    assert process.returncode == code
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from emlnet.__main__ import main
 from emlnet.package import Package
 from emlnet.prediction import predict_output
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
@@ -46,6 +47,19 @@ def test_an_export_of_any_size_sees_the_picture_as_it_is(net, tmp_path):
         image = torch.rand(2, 3, *size)
         expected = predict_output(net.model, image).exp().numpy()
         np.testing.assert_allclose(run(done.path, image), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_an_export_dilates_no_convolution(net, tmp_path):
+    package.save(tmp_path / "m", net.model)
+    export.export_onnx(package.load(tmp_path / "m"), tmp_path / "m.onnx")
+    nodes = onnx.load(str(tmp_path / "m.onnx")).graph.node
+    dilations = {
+        tuple(attribute.ints)
+        for node in nodes
+        for attribute in node.attribute
+        if attribute.name == "dilations"
+    }
+    assert dilations == {(1, 1)}
 
 
 def test_an_encoder_alone_is_exported_for_any_size(make_encoder, tmp_path):

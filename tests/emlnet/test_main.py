@@ -136,6 +136,13 @@ def test_pictures_that_cannot_be_read_are_named_after_the_others_are_done(
     assert "gone.png cannot be read" in output.err
 
 
+def test_pictures_that_cannot_be_read_are_no_rate(predict, tmp_path, capsys):
+    assert predict(images=[str(tmp_path / "gone.png")]) == 1
+    said = capsys.readouterr().out
+    assert "[1/1] 0.0 pictures a second" in said
+    assert "0 pictures, 0.0 a second" in said
+
+
 def test_pictures_of_one_name_are_refused_before_anything_is_written(
     predict, photos, tmp_path, capsys
 ):

@@ -14,6 +14,7 @@ from PIL import Image
 import emlnet
 from emlnet.package import CARD, MODEL, WEIGHTS, Package, load, save
 from emlnet.prediction import predict_output, to_tensor
+from emlnet.speed import lay_out
 
 ABOUT = {"name": "a test", "scores": {"kl": 0.5}, "licence": "none"}
 
@@ -56,7 +57,7 @@ def assert_density(prediction, size):
 
 
 def test_a_loaded_model_predicts_to_the_last_bit_what_the_saved_one_did(model, tmp_path):
-    before = Package(model=model).predict(noise(), flip=True)
+    before = Package(model=lay_out(model, torch.device("cpu"))).predict(noise(), flip=True)
     package = emlnet.load(save(tmp_path / "model", model, ABOUT))
     after = package.predict(noise(), flip=True)
     assert package.kind == after.kind == before.kind

@@ -68,6 +68,7 @@ def test_products_of_float32_are_rounded_only_where_asked():
             each.fp32_precision = value
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch without oneDNN")
 def test_few_pictures_on_one_thread_go_through_onednn_too(image):
     def way(dilation):
         return torch._C._select_conv_backend(

@@ -150,6 +150,15 @@ def test_ctrl_c_asks_whether_to_stop_the_job_too(answer: bool, capsys: Any) -> N
     assert ("goes on" in capsys.readouterr().out) is not answer
 
 
+def test_a_log_that_nobody_reads_any_more_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(jobs, "print", unread, raising=False)
+    with pytest.raises(BrokenPipeError):
+        jobs.follow(Client(["a\n"], "RUNNING", None), "job")  # type: ignore[arg-type]
+
+
 def test_the_line_that_says_how_to_follow_a_job_names_its_address():
     assert jobs.how_to_follow("job", None).endswith("jobs logs job")
     assert jobs.how_to_follow("job", "http://head:8265").endswith(
