@@ -57,22 +57,23 @@ class FlatMaps:
         """(B,) sum of `positive`."""
         return self.positive.sum(1)
 
-    @cached_property
-    def density(self) -> Tensor:
-        """(B, N) divided by its sum; a constant map is uniform."""
-        return self.positive / self.total[:, None]
+    def density(self, out: Tensor | None = None) -> Tensor:
+        """(B, N) divided by its sum; uniform where constant.  out: (B, N) float64, overwritten."""
+        return torch.div(self.positive, self.total[:, None], out=out)
 
-    @cached_property
-    def scaled(self) -> Tensor:
-        """(B, N) in 0..1; a constant map becomes zeros."""
+    def scaled(self, out: Tensor | None = None) -> Tensor:
+        """(B, N) in 0..1; a constant map becomes zeros.  out: (B, N) float64, overwritten."""
         low, high = self.low.double(), self.high.double()
-        return (self.values - low) / torch.where(high > low, high - low, 1)
+        lifted = torch.sub(self.values, low, out=out)
+        return lifted.div_(torch.where(high > low, high - low, 1))
 
-    @cached_property
-    def scaled_density(self) -> Tensor:
-        """(B, N) scaled to 0..1, then divided by its sum; a constant map is uniform."""
-        values = self.scaled + (self.low == self.high).double()
-        return values / values.sum(1, keepdim=True)
+    def scaled_density(self, out: Tensor | None = None) -> Tensor:
+        """(B, N) scaled to 0..1, then divided by its sum; a constant map is uniform.
+
+        out: (B, N) float64, overwritten.
+        """
+        values = self.scaled(out).add_((self.low == self.high).double())
+        return values.div_(values.sum(1, keepdim=True))
 
     @cached_property
     def constant(self) -> Tensor:

@@ -95,15 +95,15 @@ def _score(
         scores["auc_judd"] = ranking.area((ranking.counts > 0).double(), judd=True)
     if "auc_borji" in names and seeds is not None:
         seen = gaze["fixations"]
-        scores["auc_borji"] = area_in_steps(p.scaled, seen, None, seeds, num_splits)
+        scores["auc_borji"] = area_in_steps(p.scaled(work[0]), seen, None, seeds, num_splits)
     if "sauc" in names and rules == "tuebingen":
         negatives = replace(flat["nonfixations"], store=work[0]).values
         scores["sauc"] = ranking.area(ranking.counts, negatives)
     elif "sauc" in names and seeds is not None:
         seen, others = gaze["fixations"], gaze["nonfixations"]
-        scores["sauc"] = area_in_steps(p.scaled, seen, others, seeds, num_splits)
+        scores["sauc"] = area_in_steps(p.scaled(work[0]), seen, others, seeds, num_splits)
     if "ig" in names and rules == "mit":
-        scores["ig"] = _ig_of_maps(p, flat["baseline"], gaze["fixations"])
+        scores["ig"] = _ig_of_maps(p, flat["baseline"], gaze["fixations"], work)
     elif "ig" in names:
         model, baseline = flat["log_density"], flat["baseline_log_density"]
         scores["ig"] = _ig_of_log_densities(model, baseline, gaze["fixations"])
@@ -130,8 +130,8 @@ def _cc(maps: FlatMaps, density: FlatMaps) -> Tensor:
 
 def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
     if rules == "mit":
-        p, q = maps.density, density.density
-        return dot(q, log((q / (p + EPS)).add_(EPS)))
+        p, q = maps.density(work[0]).add_(EPS), density.density(work[1])
+        return dot(q, log(torch.div(q, p, out=p).add_(EPS)))
     p = torch.add(maps.positive, TINY, out=work[0])
     q = torch.add(density.positive, TINY, out=work[1])
     added = p.shape[1] * TINY
@@ -142,15 +142,16 @@ def _kl(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor
 
 def _sim(maps: FlatMaps, density: FlatMaps, rules: Rules, work: Tensor) -> Tensor:
     if rules == "mit":
-        return torch.minimum(maps.scaled_density, density.scaled_density).sum(1)
+        p, q = maps.scaled_density(work[0]), density.scaled_density(work[1])
+        return torch.minimum(p, q, out=p).sum(1)
     p, q = maps.positive, density.positive
     p = torch.mul(p, (density.total / maps.total)[:, None], out=work[0])
     return torch.minimum(p, q, out=p).sum(1) / density.total
 
 
-def _ig_of_maps(maps: FlatMaps, baseline: FlatMaps, gaze: Gaze) -> Tensor:
+def _ig_of_maps(maps: FlatMaps, baseline: FlatMaps, gaze: Gaze, work: Tensor) -> Tensor:
     at = (gaze.image, gaze.pixel)
-    p, b = maps.scaled_density[at], baseline.scaled_density[at]
+    p, b = maps.scaled_density(work[0])[at], baseline.scaled_density(work[1])[at]
     return gaze.total((p + EPS).log2() - (b + EPS).log2()) / gaze.num_pixels
 
 
