@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -45,26 +45,28 @@ HOPELESS = 5
 """Trials that fail before any other ended after which a search is given up."""
 
 
-def num_at_once(
-    takes: Mapping[str, int],
-    look: Callable[[], Mapping[str, float]] = ray.available_resources,
-    seconds: float = SECONDS_TO_FREE,
-) -> int:
+def num_at_once(takes: Mapping[str, int], free: Mapping[str, float]) -> int:
     """Trials, of which each takes so much, that the free resources hold at once.
 
-    look: what is free now.  Raises ValueError when not even one fits within some seconds.
+    Raises ValueError when not even one fits.
     """
-    until = time.monotonic() + seconds
-    while True:
-        free = look()
-        missing = [kind for kind, number in takes.items() if free.get(kind, 0) < number]
-        if not missing:
-            return min(int(free[kind] // number) for kind, number in takes.items())
-        if time.monotonic() >= until:
-            kind = missing[0]
+    for kind, number in takes.items():
+        if free.get(kind, 0) < number:
             raise ValueError(
-                f"a trial wants {takes[kind]} {kind}s, the cluster has {free.get(kind, 0):g} free"
+                f"a trial wants {number} {kind}s, the cluster has {free.get(kind, 0):g} free"
             )
+    return min(int(free[kind] // number) for kind, number in takes.items())
+
+
+def when_free(kinds: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
+    """What the cluster has free when all of these kinds is, or else after some seconds."""
+    until, kinds = time.monotonic() + seconds, list(kinds)
+    while True:
+        free: dict[str, float] = ray.available_resources()
+        total = ray.cluster_resources()
+        held = any(free.get(kind, 0) < total.get(kind, 0) for kind in kinds)
+        if not held or time.monotonic() >= until:
+            return free
         time.sleep(0.2)
 
 

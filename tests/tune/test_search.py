@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -166,7 +167,8 @@ def test_a_search_whose_trials_all_fail_stops_with_the_first_cause(data, encoder
     )
     assert main(line) == 1
     error = capfd.readouterr().err
-    assert "trials failed; the first, kl=1,cc=1,nss=1: " in error
+    # Two begin at once, and either may be the first.
+    assert re.search(r"trials failed; the first, kl=\S+: ", error)
     assert "not finite" in error
     assert "--retry-failed" in error
     states = Counter(record.state for record in find_records(tmp_path / "search"))
