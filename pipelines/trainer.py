@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ RAY_ENV = {
     "RAY_COLOR_PREFIX": "0",
 }
 
+SECONDS_TO_FREE = 10
+"""In which Ray gives back what an earlier stage held."""
 SECONDS_TO_START_SMALLER = "30"
 """After which a range of workers that lost a machine does with fewer."""
 SECONDS_BETWEEN_RESIZES = 60
@@ -134,6 +136,18 @@ def _wait_for(each: dict[str, int], least: int, most: int, seconds: float) -> bo
     return True
 
 
+def when_free(kinds: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
+    """What the cluster has free when all of these kinds is, or else after some seconds."""
+    until, kinds = time.monotonic() + seconds, list(kinds)
+    while True:
+        free: dict[str, float] = ray.available_resources()
+        total = ray.cluster_resources()
+        held = any(free.get(kind, 0) < total.get(kind, 0) for kind in kinds)
+        if not held or time.monotonic() >= until:
+            return free
+        time.sleep(0.2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """How many stages train at the same time, with what each, and why, in words."""
@@ -152,12 +166,12 @@ def room(compute: Compute, wanted: int) -> Room:
     scaled = scaling(compute)
     workers = scaled.max_workers
     if scaled.use_gpu:
-        free = int(ray.available_resources().get("GPU", 0))
+        free = int(when_free(["GPU"]).get("GPU", 0))
         kind, cores = "GPU", compute.cpus
     else:
         machines = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
         machines = [number for number in machines if number]
-        free = min(len(machines), int(ray.available_resources().get("CPU", 0)) // min(machines))
+        free = min(len(machines), int(when_free(["CPU"]).get("CPU", 0)) // min(machines))
         kind, cores = "machine", min(machines)
     at_once = min(wanted, free // workers)
     takes = f"{workers} {kind}{'s' if workers > 1 else ''} each, {free} free"

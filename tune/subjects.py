@@ -21,7 +21,7 @@ from tune.decoder_trial import DecoderSubject, decoder_title, share
 from tune.encoder_trial import EncoderSubject
 from tune.space import EQUAL, short
 from tune.trial import Subject, trial_compute
-from tune.tuner import num_at_once, when_free
+from tune.tuner import num_at_once
 
 
 def open_folder(
@@ -77,7 +77,7 @@ def make_subject(
     takes = {"CPU": 1 if frozen else num_workers * command.compute.cpus}
     if use_gpu:
         takes["GPU"] = num_workers
-    at_once = min(num_at_once(takes, when_free(takes)), command.search.num_trials)
+    at_once = min(num_at_once(takes, trainer.when_free(takes)), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
         compute_readouts(place, frozen)

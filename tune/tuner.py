@@ -6,12 +6,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import ray
 from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.stopper import Stopper
@@ -39,8 +38,6 @@ FOLDER = "tuner"
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """What MLflow calls the ends of a trial."""
-SECONDS_TO_FREE = 10
-"""In which Ray gives back what an earlier stage held."""
 HOPELESS = 5
 """Trials that fail before any other ended after which a search is given up."""
 
@@ -56,18 +53,6 @@ def num_at_once(takes: Mapping[str, int], free: Mapping[str, float]) -> int:
                 f"a trial wants {number} {kind}s, the cluster has {free.get(kind, 0):g} free"
             )
     return min(int(free[kind] // number) for kind, number in takes.items())
-
-
-def when_free(kinds: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
-    """What the cluster has free when all of these kinds is, or else after some seconds."""
-    until, kinds = time.monotonic() + seconds, list(kinds)
-    while True:
-        free: dict[str, float] = ray.available_resources()
-        total = ray.cluster_resources()
-        held = any(free.get(kind, 0) < total.get(kind, 0) for kind in kinds)
-        if not held or time.monotonic() >= until:
-            return free
-        time.sleep(0.2)
 
 
 def has_dashboard(seconds: float = 30) -> bool:

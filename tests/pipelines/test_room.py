@@ -44,6 +44,18 @@ def test_on_cpus_an_encoder_takes_a_machine(has: Any) -> None:
     assert trainer.room(Compute(), wanted=3).at_once == 1
 
 
+@pytest.mark.parametrize(
+    ("seconds", "found"), [(60, {"CPU": 4.0}), (0, {"memory": 1.0})], ids=["freed", "in use"]
+)
+def test_what_an_earlier_stage_holds_is_waited_for(
+    seconds: float, found: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([{"memory": 1.0}, {"CPU": 3.0}, {"CPU": 4.0}])
+    monkeypatch.setattr(ray, "available_resources", lambda: next(looks))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 2.0})
+    assert trainer.when_free(["CPU"], seconds) == found
+
+
 def test_a_range_of_workers_begins_with_what_there_is(has: Any) -> None:
     has((16, 4))
     scaled = trainer.scaling(Compute(num_workers="2:8", placement="spread"))

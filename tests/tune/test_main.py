@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 import tune.__main__
 from emlnet.finetune import Finetune
@@ -21,7 +20,7 @@ from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_fu
 from tune.full import search_command, with_winner
 from tune.search import first_specs
 from tune.space import EQUAL, KL_LED
-from tune.tuner import num_at_once, when_free
+from tune.tuner import num_at_once
 
 
 def search(line: str) -> LossWeightsCommand:
@@ -117,16 +116,6 @@ def test_trials_at_once_are_those_that_the_free_resources_hold():
     assert num_at_once({"CPU": 2}, {"CPU": 5.0}) == 2
     assert num_at_once({"CPU": 4, "GPU": 1}, {"CPU": 16.0, "GPU": 3.0}) == 3
     assert num_at_once({"CPU": 8, "GPU": 1}, {"CPU": 16.0, "GPU": 3.0}) == 2
-
-
-@pytest.mark.parametrize(
-    ("seconds", "found"), [(60, {"CPU": 4.0}), (0, {"memory": 1.0})], ids=["freed", "in use"]
-)
-def test_a_search_waits_some_time_for_what_an_earlier_stage_holds(seconds, found, monkeypatch):
-    looks = iter([{"memory": 1.0}, {"CPU": 3.0}, {"CPU": 4.0}])
-    monkeypatch.setattr(ray, "available_resources", lambda: next(looks))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 2.0})
-    assert when_free(["CPU"], seconds) == found
 
 
 @pytest.mark.parametrize("free", [{}, {"CPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}])
