@@ -101,6 +101,7 @@ class Predict(Model):
         device = find_device(self.device)
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         speed.keep_memory()
+        speed.set_precision("float32")
         model = registry.load(self.model, device, half, self.tracking_uri)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -196,13 +197,13 @@ class ImportReference:
 
     def execute(self) -> int:
         """Imports, and says what came."""
-        from emlnet import fetch
+        from emlnet import package
         from emlnet.reference import import_reference
 
         if len(self.files) < 2:
             raise ValueError("name the checkpoints, and then the folder to make")
         *files, folder = self.files
-        fetch.check_target(folder)
+        package.check_target(folder)
         model = import_reference(files, folder, self.size)
         print(f"{type(model).__name__} of {len(files)} files in {folder}")
         return 0

@@ -52,8 +52,14 @@ def estimate_sigma(fixations: Tensor, density: Tensor) -> float:
     """The sigma, in pixels, of the Gaussian that turned fixation maps into these density maps.
 
     fixations, density: (B, 1, H, W), each density of any scale.  It is the sigma whose blur
-    correlates best with the density maps, to about 1 %.
+    correlates best with the density maps, to about 1 %; constant maps tell nothing.  Raises
+    ValueError when all are.
     """
+    pixels = density.flatten(1)
+    varied = pixels.amin(1) != pixels.amax(1)
+    if not varied.any():
+        raise ValueError("the density maps are constant: they show no blur")
+    fixations, density = fixations[varied], density[varied]
     scale = max(1, round(fixations.shape[-1] / _FIT_WIDTH))
     small = [F.avg_pool2d(maps.float(), scale) for maps in (fixations, density)]
     counts, wanted = small

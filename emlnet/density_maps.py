@@ -13,6 +13,8 @@ from . import metrics
 from .auc import draw
 from .maps import density_map, gaussian_blur, resize
 
+LOWEST = -1e30
+"""A log-density below all that come of a density above 0."""
 SAMPLED_SIGMA = 4.0
 """Pixels: a blur that loses nothing by bilinear resizing."""
 
@@ -42,7 +44,8 @@ def density_maps(
         "kl": blurred,
         "sim": expected_similarity_map(log_density, sigma, num_fixations, seeds, num_samples),
         "auc": density,
-        "sauc": log_density - baseline_log_density,
+        # Where the density is 0 the least finite number keeps the order.
+        "sauc": log_density.clamp_min(LOWEST) - baseline_log_density,
     }
 
 

@@ -71,8 +71,8 @@ class Encoder(nn.Module):
         mean, std = (row.mean, row.std) if config.readout == "density" else ((0.0,) * 3, (1.0,) * 3)
         self.mean: Tensor
         self.std: Tensor
-        self.still: list[nn.Module] = []
-        """Modules of the backbone that stay in eval mode while the encoder trains."""
+        self.still: list[str] = []
+        """Names of modules of the backbone that stay in eval mode while the encoder trains."""
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -84,8 +84,8 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all but what is to stay as it is."""
         super().train(mode)
-        for module in self.still:
-            module.eval()
+        for name in self.still:
+            self.backbone.get_submodule(name).eval()
         return self
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:

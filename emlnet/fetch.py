@@ -23,10 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from emlnet.package import CARD, MODEL, WEIGHTS, file_digest, read_files
+from emlnet.package import FILES, MODEL, WEIGHTS, check_target, file_digest, read_files
 
-FILES = (MODEL, WEIGHTS, CARD)
-"""All that a packaged model can hold."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 HEX = re.compile("[0-9a-fA-F]{64}")
 TRIES = 5
@@ -115,15 +113,6 @@ def assemble(folder: Path, opened: Callable[[Path], Get], source: str) -> Path:
     whole.replace(folder)
     shutil.rmtree(part, ignore_errors=True)
     return folder
-
-
-def check_target(folder: Path) -> None:
-    """Raises ValueError when a folder holds anything but a packaged model."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder for the model")
-    others = {p.name for p in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
-    if others:
-        raise ValueError(f"{folder} holds other files ({sorted(others)[0]}); name a new folder")
 
 
 def _check_digest(path: Path, digest: str, name: str) -> None:

@@ -47,10 +47,10 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
     frozen = weights_before(row, finetune.freeze)
     for name, weight in encoder.backbone.named_parameters():
         weight.requires_grad_(name not in frozen)
-    norms = [m for m in encoder.backbone.modules() if isinstance(m, BATCH_NORM)]
+    norms = {n: m for n, m in encoder.backbone.named_modules() if isinstance(m, BATCH_NORM)}
     encoder.still = [
-        norm
-        for norm in norms
+        name
+        for name, norm in norms.items()
         if finetune.eval_batchnorm or not any(w.requires_grad for w in norm.parameters())
     ]
     if finetune.recompute:

@@ -33,6 +33,8 @@ from emlnet.speed import lay_out
 
 FORMAT = 1
 MODEL, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
+FILES = (MODEL, WEIGHTS, CARD)
+"""All that a packaged model can hold."""
 
 
 @dataclass(kw_only=True)
@@ -97,7 +99,11 @@ class Package:
 
 
 def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = None) -> Path:
-    """Writes the model into a new folder, whole or not at all; returns the folder."""
+    """Writes the model into a folder, whole or not at all; returns the folder.
+
+    Raises ValueError when it holds anything but a packaged model, which it takes the place of.
+    """
+    check_target(folder)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -118,6 +124,15 @@ def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = N
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     return folder
+
+
+def check_target(folder: Path) -> None:
+    """Raises ValueError when a folder holds anything but a packaged model."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for the model")
+    others = {p.name for p in folder.iterdir()} - set(FILES) if folder.is_dir() else set()
+    if others:
+        raise ValueError(f"{folder} holds other files ({sorted(others)[0]}); name a new folder")
 
 
 def describe(model: EMLNet | Encoder) -> dict[str, Any]:

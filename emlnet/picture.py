@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,12 @@ def decode_picture(data: bytes, name: str, max_pixels: int | None = None) -> NDA
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB: upright by its EXIF, whatever its mode, alpha on white."""
-    image = ImageOps.exif_transpose(image)
+    """(H, W, 3) uint8 RGB: upright by its EXIF, whatever its mode, alpha on white.
+
+    EXIF that cannot be read turns nothing.
+    """
+    with suppress(Exception):  # Pillow raises SyntaxError, struct.error and more.
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return np.repeat(to_grey(image)[..., None], 3, axis=2)
     if image.has_transparency_data:

@@ -65,7 +65,8 @@ def predict_output(
     """The model's output (B, 1, H, W) for (B, 3, H, W) in 0..1.
 
     flip: average with the mirrored picture's.  half: backbones and readouts compute in 16 bits
-    (float16 on a GPU, bfloat16 on a CPU); what joins them stays in 32.
+    (float16 on a GPU, bfloat16 on a CPU); what joins them stays in 32, and so does all of a batch
+    that is too large for 16.
     """
     model.eval()
     output = _output(model, image, half)
@@ -83,6 +84,8 @@ def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
     with torch.autocast(image.device.type, dtype):
         found = [model.readouts(image)] if isinstance(model, Encoder) else model.readouts(image)
     whole = [[tap.float() for tap in taps] for taps in found]
+    if not all(tap.isfinite().all() for taps in whole for tap in taps):
+        return _output(model, image, half=False)
     if isinstance(model, Encoder):
         answer = model.own_map(whole[0], size)
         return answer

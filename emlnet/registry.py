@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emlnet import package
-from emlnet.fetch import BrokenDownloadError, Get, assemble, check_target, fetch, is_source
-from emlnet.package import MODEL, Package, file_digest
+from emlnet.fetch import BrokenDownloadError, Get, assemble, fetch, is_source
+from emlnet.package import MODEL, Package, check_target, file_digest
 
 if TYPE_CHECKING:
     import torch

@@ -80,6 +80,12 @@ class Plan:
         _ = self.augmentation
         if self.micro_batch < 0:
             raise ValueError(f"micro_batch is at least 0, not {self.micro_batch}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of the steps, 0 to below 1, not {self.warmup}")
+        if self.step_epochs < 1:
+            raise ValueError(f"step_epochs is at least 1, not {self.step_epochs}")
+        if not self.clip_norm >= 0:
+            raise ValueError(f"clip_norm is at least 0, not {self.clip_norm}")
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
             raise ValueError(f"epochs and batch size are at least 1, lr is above 0: {self}")
 
@@ -142,11 +148,14 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
         )
     schedule: LRScheduler
     if plan.schedule == "one-cycle":
+        total_steps = plan.epochs * steps_per_epoch
+        # A warm-up of exactly one step makes OneCycleLR divide by zero.
+        longer = 1 + 1e-9 if plan.warmup * total_steps == 1 else 1
         schedule = OneCycleLR(
             optimizer,
             [group["lr"] for group in groups],
-            total_steps=plan.epochs * steps_per_epoch,
-            pct_start=plan.warmup,
+            total_steps=total_steps,
+            pct_start=plan.warmup * longer,
             cycle_momentum=False,
         )
     else:

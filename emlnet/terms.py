@@ -48,14 +48,14 @@ class MapTerms(torch.autograd.Function):
     ) -> Tensor:
         """The terms, (4, B)."""
         num_images, num_pixels = output.shape
-        total, square, product, q_square, kl, sim = output.new_zeros(6, num_images)
+        total, square, product, q_sum, q_square, kl, sim = output.new_zeros(7, num_images)
         for rows, work in _rows(output):
             values, q = _values(output[rows], logarithmic, work[0]), density[rows]
-            total[rows], q_total = values.sum(1), q.sum(1)
+            total[rows], q_sum[rows] = values.sum(1), q.sum(1)
             centred = torch.sub(values, (total[rows] / num_pixels)[:, None], out=work[1])
             square[rows] = _dot(centred, centred, work[2])
             if "cc" in names:
-                q_centred = torch.sub(q, (q_total / num_pixels)[:, None], out=work[2])
+                q_centred = torch.sub(q, (q_sum[rows] / num_pixels)[:, None], out=work[2])
                 product[rows] = _dot(centred, q_centred, work[1])
                 q_square[rows] = _dot(q_centred, q_centred, work[1])
             scale = _scale(total[rows], logarithmic)
@@ -64,7 +64,7 @@ class MapTerms(torch.autograd.Function):
                 kl[rows] = _dot(q, logarithm.sub_(output[rows]), work[1])
             elif "kl" in names:
                 ratio = _ratio(values, q, scale, reference, work)
-                kl[rows] = _dot(q, log(ratio), ratio) + q_total * scale.log()
+                kl[rows] = _dot(q, log(ratio), ratio) + q_sum[rows] * scale.log()
             if "sim" in names:
                 p = torch.div(values, scale[:, None], out=work[1])
                 sim[rows] = 1 - torch.minimum(p, q, out=p).sum(1)
@@ -72,9 +72,9 @@ class MapTerms(torch.autograd.Function):
         owner = index // num_pixels
         fixated = total.new_zeros(num_images).index_add_(0, owner, seen)
         number = total.new_zeros(num_images).index_add_(0, owner, torch.ones_like(seen))
-        rounding = ROUNDING * torch.finfo(total.dtype).eps * total / num_pixels
-        per_square = _inverse(square, square <= num_pixels * rounding.square())
-        per_root = _inverse((square * q_square).sqrt(), (per_square == 0) | (q_square == 0))
+        per_square = _inverse(square, _is_flat(square, total, num_pixels))
+        flat = (per_square == 0) | _is_flat(q_square, q_sum, num_pixels)
+        per_root = _inverse((square * q_square).sqrt(), flat)
         freedom = num_pixels - 1 if reference else num_pixels
         per_deviation = (freedom * per_square).sqrt() / number.clamp_min(1)
         cc = product * per_root
@@ -199,6 +199,12 @@ def _guarded(values: Tensor, scale: Tensor, reference: bool, out: Tensor) -> Ten
     """The map with what keeps a division by it finite, (b, N)."""
     eps = REFERENCE_EPS if reference else TINY
     return torch.add(values, (eps * scale)[:, None], out=out)
+
+
+def _is_flat(square: Tensor, total: Tensor, num_pixels: int) -> Tensor:
+    """Whether maps vary by rounding alone, by the squares of their deviations and their sums."""
+    rounding = ROUNDING * torch.finfo(total.dtype).eps * total / num_pixels
+    return square <= num_pixels * rounding.square()
 
 
 def _inverse(values: Tensor, none: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.maps import log_softmax, resize
+from emlnet.maps import resize
 from emlnet.picture import open_picture
 from pipelines.rows import Row, Shown
 
@@ -124,9 +124,11 @@ class MapFiles:
                     f"{where} is {values.shape[0]} x {values.shape[1]}, its picture "
                     f"{size[0]} x {size[1]}; give --resize to have maps resized"
                 )
-            maps = resize(maps, size)
             if self.kind == "log-density":
-                maps = log_softmax(maps)
+                density = resize(maps.double().exp(), size)
+                maps = (density / density.sum()).log().to(maps)
+            else:
+                maps = resize(maps, size)
         return maps / maps.sum() if self.kind == "density" else maps
 
     def _load(self, place: str, where: str) -> NDArray[np.floating]:

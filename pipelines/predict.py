@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from emlnet import package, registry
 from emlnet.package import Package
 from emlnet.predict import SUFFIXES, Drawing, Format, check_stems
+from emlnet.speed import set_precision
 from pipelines import nodes, trainer
 from pipelines.config import Cluster, Store
 from pipelines.pictures import Pictures, Place
@@ -68,6 +69,7 @@ class Predictor:
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         if device == "cpu":
             torch.set_num_threads(1)
+        set_precision("float32")
         loaded: Package = ray.get(model)
         self.model = Package(model=loaded.model.to(device).eval(), half=half)
         self.reader, self.out, self.drawing, self.flip = pictures.reader(), out, drawing, flip

@@ -7,7 +7,9 @@ part, split, and tap: float16, (samples, 2, h, w), the second of the two for the
 from __future__ import annotations
 
 import bisect
+import fcntl
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +27,7 @@ from emlnet.sample import collate
 from emlnet.speed import lay_out
 from pipelines import tasks
 from pipelines.config import digest
-from pipelines.runs import write_json
+from pipelines.runs import LOCK, write_json
 from shards.loader import check_sizes
 from shards.reader import Reader, open_split
 
@@ -60,10 +62,9 @@ def build(
         print(f"readouts of {encoder.config.backbone}: already in {folder}", flush=True)
         return folder
     about = {"key": folder.name, "encoder": asdict(encoder.config)}
-    done = list(known.get("splits", ()))
-    write_json(folder / DONE, {**about, "splits": done})
+    _mark(folder, about, [])
     for name in splits:
-        if name in done:
+        if name in known.get("splits", ()):
             continue
         reader = open_split((data, *joined), name)
         check_canvas(reader, encoder)
@@ -77,9 +78,16 @@ def build(
             tasks.spread(
                 _compute, parts, encoder, reader, name, folder, title=title, use_gpu=use_gpu
             )
-        done.append(name)
-        write_json(folder / DONE, {**about, "splits": done})
+        _mark(folder, about, [name])
     return folder
+
+
+def _mark(folder: Path, about: dict[str, Any], splits: list[str]) -> None:
+    """Says that splits are complete, beside those that another command completed meanwhile."""
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = _check_key(folder).get("splits", [])
+        write_json(folder / DONE, {**about, "splits": [*done, *(set(splits) - set(done))]})
 
 
 def check_canvas(reader: Reader, encoder: Encoder) -> None:
@@ -144,10 +152,13 @@ def _files(folder: Path, split: str, first: int, tap: int) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Readouts of one encoder on one split, mapped from disk."""
+    """Readouts of one encoder on one split, mapped from disk.
+
+    parts: per part, of each tap (samples, 2, h, w) float16.
+    """
 
     starts: tuple[int, ...]
-    parts: tuple[tuple[NDArray[np.float16], ...], ...]
+    parts: tuple[tuple[Tensor, ...], ...]
 
     @classmethod
     def open(cls, folder: Path, split: str) -> Cache:
@@ -165,7 +176,7 @@ class Cache:
         for first in firsts:
             num_taps = len(list(folder.glob(f"{split}-{first:06d}-tap*.npy")))
             paths = [_files(folder, split, first, tap) for tap in range(num_taps)]
-            parts.append(tuple(np.load(p, mmap_mode="r", allow_pickle=False) for p in paths))
+            parts.append(tuple(map(_map, paths)))
         return cls(starts=tuple(firsts), parts=tuple(parts))
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
@@ -175,4 +186,19 @@ class Cache:
             part = bisect.bisect_right(self.starts, position) - 1
             row = position - self.starts[part]
             chosen.append([tap[row, int(flip)] for tap in self.parts[part]])
-        return [torch.from_numpy(np.stack(taps)[:, None]) for taps in zip(*chosen, strict=True)]
+        return [torch.stack(taps)[:, None] for taps in zip(*chosen, strict=True)]
+
+
+def _map(path: Path) -> Tensor:
+    """A .npy file of float16, mapped.  Unlike numpy's own maps it keeps no file open."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    if dtype != np.float16:
+        raise ValueError(f"{path} holds {dtype}, not the float16 of readouts; delete its folder")
+    num_bytes = start + 2 * math.prod(shape)
+    if path.stat().st_size != num_bytes:
+        raise ValueError(f"{path} is cut short; delete its folder, and readouts are computed")
+    whole = torch.from_file(str(path), size=num_bytes, dtype=torch.uint8)
+    return whole[start:].view(torch.float16).view(shape)

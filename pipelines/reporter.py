@@ -18,6 +18,7 @@ from emlnet import checkpoint
 from emlnet.state import EpochReport, TrainState, averaged, unwrap
 from pipelines import figures
 from pipelines.saving import Uploader, Urgency
+from pipelines.watch import Watch
 
 if TYPE_CHECKING:
     from pipelines.worker import Job, Source
@@ -28,8 +29,11 @@ SECONDS_BETWEEN_LINES = 10
 class Reporter:
     """Hands metrics and checkpoints to Ray, and prints a line now and then."""
 
-    def __init__(self, job: Job, rank: int, upload: Uploader, urgency: Urgency) -> None:
+    def __init__(
+        self, job: Job, rank: int, upload: Uploader, urgency: Urgency, watch: Watch
+    ) -> None:
         self.job, self.rank, self.upload, self.urgency = job, rank, upload, urgency
+        self.watch = watch
         self.last_line = time.monotonic()
         self.first_step: tuple[int, float] | None = None
 
@@ -83,18 +87,18 @@ class Reporter:
 
     def _send(self, metrics: dict[str, Any], state: TrainState) -> None:
         """Training goes on while the checkpoint is uploaded, unless there may be no later."""
-        if self.rank:
-            checkpoint.save(state, None)
-            ray.train.report(metrics)
-            return
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        folder = None if self.rank else Path(tempfile.mkdtemp(prefix="checkpoint-"))
         checkpoint.save(state, folder)
         hurried = self.urgency.stops or bool(self.urgency.leaving)
-        self.upload.wait()
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_upload_mode=Mode.SYNC if hurried else Mode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-            checkpoint_upload_fn=self.upload,
-        )
+        with self.watch.off():  # Storage may be slow, and all ranks wait for rank 0.
+            if folder is None:
+                ray.train.report(metrics)
+                return
+            self.upload.wait()
+            ray.train.report(
+                metrics,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_upload_mode=Mode.SYNC if hurried else Mode.ASYNC,
+                delete_local_checkpoint_after_upload=True,
+                checkpoint_upload_fn=self.upload,
+            )

@@ -82,7 +82,7 @@ def _hold(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON whole or not at all; makes the folder that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1, default=str))
     temporary.replace(path)
 

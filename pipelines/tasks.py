@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 
+from emlnet.speed import set_precision
 from pipelines.trainer import WORKER_ENV
 
 Answer = TypeVar("Answer")
@@ -97,6 +98,7 @@ def _check(reference: ray.ObjectRef) -> None:
 
 def _call(function: Callable[..., Answer], part: list[int], gpu: bool, *shared: Any) -> Answer:
     torch.set_num_threads(1)
+    set_precision("float32")
     return function(part, torch.device("cuda" if gpu else "cpu"), *shared)
 
 

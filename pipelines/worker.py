@@ -116,7 +116,7 @@ def run(config: dict[str, Any]) -> Outcome:
     set_precision(job.plan.precision)
     watch = Watch(rank, compute.timeout)
     urgency = Urgency(job.title, rank, device, Ear(bell if rank == 0 else None))
-    reporter = Reporter(job, rank, Uploader(bell), urgency)
+    reporter = Reporter(job, rank, Uploader(bell), urgency, watch)
     try:
         source = job.source(rank, world_size, device)
         state = prepare(job, compute, source, reporter.say)

@@ -25,6 +25,15 @@ def test_the_sigma_of_a_blur_is_found_again(sigma):
     assert baselines.estimate_sigma(counts, density) == pytest.approx(sigma, rel=0.02)
 
 
+def test_constant_density_maps_tell_nothing_of_a_blur():
+    counts = _scattered(0)
+    density = maps.density_map(counts, 7.5)
+    density[0] = 1
+    assert baselines.estimate_sigma(counts, density) == pytest.approx(7.5, rel=0.02)
+    with pytest.raises(ValueError, match="constant: they show no blur"):
+        baselines.estimate_sigma(counts[:1], density[:1])
+
+
 def test_a_uniform_density_sums_to_one():
     log_density = baselines.uniform((6, 8))
     assert log_density.exp().sum().item() == pytest.approx(1)

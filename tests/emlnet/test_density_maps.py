@@ -85,6 +85,25 @@ def test_each_metric_gets_its_map_and_ig_the_log_density():
     assert torch.equal(scores["sauc"], shuffled)
 
 
+def test_a_density_may_be_zero_where_nobody_looks():
+    log_density = _log_density(0)
+    log_density[:, :, :2] = -torch.inf
+    log_density = maps.log_softmax(log_density)
+    fixations = torch.zeros(2, 1, 24, 32)
+    fixations[:, 0, 3:6, 5] = 2
+    scores = density_maps.score_density_maps(
+        log_density,
+        fixations,
+        _log_density(2).exp(),
+        baseline_log_density=_log_density(1),
+        nonfixations=fixations.flip(-1),
+        sigma=SIGMA,
+        num_fixations=NUM_FIXATIONS,
+        seeds=SEEDS,
+    )
+    assert all(values.isfinite().all() for values in scores.values())
+
+
 def test_a_wide_blur_is_served_as_well_at_a_fraction_of_the_size(monkeypatch):
     log_density = maps.log_softmax(maps.resize(_log_density(0), (120, 160)))[:1]
     unseen = density_maps._sample_density_maps(

@@ -89,6 +89,19 @@ def test_an_export_that_differs_is_not_kept(net, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_export_that_answers_nan_at_one_shape_is_not_kept(net, tmp_path, monkeypatch):
+    real, calls = export.min_max, []
+
+    def broken(maps):
+        calls.append(maps)
+        return real(maps) * (float("nan") if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(export, "min_max", broken)
+    with pytest.raises(ValueError, match="differs by nan"):
+        export.export_onnx(net, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_says_what_to_install(net, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"pip install 'emlnet\[onnx\]'"):

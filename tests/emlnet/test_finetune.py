@@ -64,6 +64,17 @@ def test_batchnorm_in_eval_mode_keeps_its_statistics_and_learns_its_weights():
     assert "readout.0.1.running_mean" in moved
 
 
+@pytest.mark.parametrize("finetune", [{"eval_batchnorm": True}, {"freeze": 2}])
+def test_batchnorm_that_is_put_in_another_class_stays_as_it_is(finetune):
+    model = encoder(**finetune)
+    still = set(model.still)
+    assert still
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    for name, module in model.backbone.named_modules():
+        if isinstance(module, torch.nn.SyncBatchNorm):
+            assert module.training == (name not in still), name
+
+
 @pytest.mark.parametrize(
     "backbone",
     [

@@ -316,6 +316,27 @@ def test_a_plan_that_cannot_be_followed_is_refused(wrong):
         Plan(**wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"warmup": 1.0}, {"warmup": -0.1}, {"step_epochs": 0}, {"clip_norm": -1.0}]
+)
+def test_a_plan_with_a_number_that_means_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is "):
+        Plan(**wrong)
+
+
+@pytest.mark.parametrize(("epochs", "steps_per_epoch"), [(1, 5), (5, 1), (1, 1), (1, 2)])
+def test_a_learning_rate_exists_however_few_the_steps(make_encoder, epochs, steps_per_epoch):
+    chosen = Plan(epochs=epochs, lr=1e-2)
+    state = start(make_encoder(), chosen, steps_per_epoch)
+    rates = []
+    for _ in range(epochs * steps_per_epoch):
+        rates.append(max(group["lr"] for group in state.optimizer.param_groups))
+        state.optimizer.step()
+        state.schedule.step()
+    assert all(math.isfinite(rate) and rate > 0 for rate in rates)
+    assert max(rates) <= chosen.lr * chosen.readout_lr * (1 + 1e-6)
+
+
 def test_information_gain_over_a_uniform_baseline_is_the_log_likelihood_in_bits(
     make_encoder, steps
 ):

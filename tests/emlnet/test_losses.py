@@ -193,6 +193,19 @@ def test_the_gradient_is_finite_on_constant_maps(targets, kind, terms):
 
 
 @pytest.mark.parametrize("kind", ["density", "eml"])
+def test_a_constant_density_map_gives_cc_no_gradient(kind):
+    size = (480, 640)
+    output = noise(size=size) if kind == "eml" else log_softmax(noise(size=size))
+    output.requires_grad_()
+    total, values = saliency_loss(
+        output, make_targets(torch.ones(2, 1, *size)), LossWeights(kl=0, cc=1, nss=0), kind
+    )
+    total.sum().backward()
+    assert values["cc"].tolist() == [1, 1]
+    assert output.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["density", "eml"])
 def test_the_gradient_leads_downhill(targets, kind):
     start = (noise() if kind == "eml" else log_softmax(noise())).requires_grad_()
     before = saliency_loss(start, targets, ALL, kind)[0].sum()

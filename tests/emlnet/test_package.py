@@ -103,6 +103,14 @@ def test_a_model_without_a_card_is_still_one(saved):
     assert load(saved).about == ABOUT
 
 
+def test_what_is_no_model_is_not_saved_over(model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"mine holds other files \(thesis\.txt\)"):
+        save(tmp_path / "mine", model)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
 def test_saving_over_a_model_leaves_the_new_one_alone(saved, make_encoder):
     save(saved, make_encoder("eml"))
     assert load(saved).kind == "eml"
@@ -345,6 +353,21 @@ def test_an_array_of_pictures_is_a_batch(density):
     first, second = density.predict_batch(batch)
     np.testing.assert_allclose(first.saliency, density.predict(batch[0]).saliency, rtol=1e-4)
     np.testing.assert_allclose(second.saliency, density.predict(batch[1]).saliency, rtol=1e-4)
+
+
+def test_what_is_too_large_for_16_bits_is_computed_in_32(density, monkeypatch):
+    image = to_tensor(noise())[None]
+    full = predict_output(density.model, image)
+    model, plain = density.model, density.model.readouts
+
+    def overflowing(pixels):
+        found = plain(pixels)
+        if torch.is_autocast_enabled("cpu"):
+            found[0][0] = found[0][0] * float("inf")
+        return found
+
+    monkeypatch.setattr(model, "readouts", overflowing)
+    assert torch.equal(predict_output(model, image, half=True), full)
 
 
 def test_half_precision_is_near_and_still_a_density(density):

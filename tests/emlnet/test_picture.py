@@ -89,6 +89,14 @@ def test_a_photograph_is_upright_by_its_exif(orientation, turn):
     np.testing.assert_array_equal(decoded, turn(noise()))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_that_cannot_be_read_turns_nothing(kind):
+    exif = b"Exif\0\0garbagegarbage"
+    np.testing.assert_array_equal(
+        decode_picture(encode(noise(), kind, exif=exif, lossless=True), "a"), noise()
+    )
+
+
 def test_an_unreadable_picture_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"^dog\.jpg cannot be decoded"):
         decode_picture(b"no picture", "dog.jpg")

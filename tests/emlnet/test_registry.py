@@ -35,7 +35,7 @@ def test_a_model_is_pulled_by_alias(store, tmp_path):
     assert folder == tmp_path / "a" / "model"
     assert weights(folder) == weights(store.models[1])
     assert package.load(folder).about == {"name": "model 1"}
-    assert {path.name for path in folder.iterdir()} == set(fetch.FILES)
+    assert {path.name for path in folder.iterdir()} == set(package.FILES)
 
 
 def test_the_champion_is_what_is_pulled_by_default(store, tmp_path):

@@ -129,6 +129,19 @@ def test_a_resized_density_sums_to_one_again(tmp_path: Path, kind: str) -> None:
     assert total.item() == pytest.approx(1)
 
 
+def test_a_resized_log_density_is_minus_infinity_only_amid_zeros(tmp_path: Path) -> None:
+    densities = np.ones((2, *SIZE), np.float32)
+    densities[:, 2:, 4:] = 0
+    densities /= densities.sum(axis=(1, 2), keepdims=True)
+    with np.errstate(divide="ignore"):
+        folder = folder_of(tmp_path, np.log(densities), ("a", "b"))
+    found = MapFiles.find(folder, KEYS, "log-density", resize=True).read(0, (12, 16))[0, 0]
+    assert not found.isnan().any()
+    assert found.exp().sum().item() == pytest.approx(1)
+    assert found[-1, -1].isneginf()
+    assert found[:4].isfinite().all()
+
+
 @pytest.mark.parametrize(("kind", "what"), [("density", "sums to"), ("log-density", "sums to")])
 def test_what_is_no_density_is_refused(tmp_path: Path, kind: str, what: str) -> None:
     found = MapFiles.find(folder_of(tmp_path, maps(), ("a", "b")), KEYS, kind)  # type: ignore[arg-type]

@@ -75,6 +75,36 @@ def test_parts_that_a_killed_build_finished_are_kept(
     assert readouts.Cache.open(folder, "train").read([11], [False])[0].shape == (1, 1, 24, 32)
 
 
+def test_splits_that_another_build_completed_meanwhile_stay_complete(
+    data: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, spread = tmp_path / "key", readouts.tasks.spread
+
+    def overtaken(*given: object, **options: object) -> None:
+        monkeypatch.setattr(readouts.tasks, "spread", spread)
+        readouts.build(folder, data, ("train", "val"), encoder)
+        spread(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(readouts.tasks, "spread", overtaken)
+    readouts.build(folder, data, ("train",), encoder)
+    assert json.loads((folder / readouts.DONE).read_text())["splits"] == ["train", "val"]
+
+
+def test_a_cache_holds_no_file_open(cache: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened = [readouts.Cache.open(cache, "train") for _ in range(20)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+    assert len(opened[0].parts) >= 1
+
+
+def test_a_part_that_is_cut_short_is_named(cache: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(cache, tmp_path / "tiny")
+    cut = other / "train-000000-tap1.npy"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"train-000000-tap1\.npy is cut short"):
+        readouts.Cache.open(other, "train")
+
+
 def test_a_split_without_readouts_is_named(cache: Path) -> None:
     with pytest.raises(ValueError, match="no complete readouts of split 'test'"):
         readouts.Cache.open(cache, "test")
