@@ -91,6 +91,7 @@ def estimate_sigma(reader: ShardReader, gaze: Gaze, num_images: int = 4) -> floa
             found.append(baselines.estimate_sigma(targets.fixation_map(), targets.density))
     if not found:
         raise ValueError(
-            f"the density maps of split {reader.split!r} are constant: they show no blur, give --sigma"
+            f"the density maps of split {reader.split!r} are constant: they show no blur; "
+            "give --sigma"
         )
     return float(np.median(found))

@@ -14,7 +14,7 @@ import torch
 from emlnet import baselines, metrics
 from pipelines import evaluation, rows, table, tasks
 from pipelines.evaluation import evaluate
-from pipelines.gaze import Gaze
+from pipelines.gaze import Gaze, estimate_sigma, read_gaze
 from pipelines.rows import BASELINES, Row, Shown
 from shards.reader import ShardReader
 
@@ -151,6 +151,22 @@ def test_an_image_without_fixations_is_counted_and_left_out_where_they_are_neede
     estimates = found.estimates()["centre prior"]
     assert (estimates["tuebingen_nss"].num, estimates["tuebingen_cc"].num) == (2, 3)
     assert found.about["notes"][0].startswith("1 of 3 images have no fixations (first: val/")
+
+
+def test_constant_density_maps_tell_no_sigma(
+    reader: ShardReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = reader.decoded
+
+    def flat(position: int) -> Any:
+        whole = decoded(position)
+        return replace(whole, density=np.full_like(whole.density, 7))
+
+    found = read_gaze(reader)
+    assert estimate_sigma(reader, found) > 0
+    monkeypatch.setattr(reader, "decoded", flat)
+    with pytest.raises(ValueError, match="split 'val' are constant: .* give --sigma"):
+        estimate_sigma(reader, found)
 
 
 def test_fixations_of_other_images_are_scaled_and_cut_to_pixels() -> None:
