@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 TERMINATED = 143
 """Exit code of a command that SIGTERM ended."""
 
-asked = threading.Event()
-"""Set by SIGTERM while workers train, which then save and end."""
+came: list[int] = []
+"""Signals to end that came; with the first, workers that train save and end."""
 _listeners: list[threading.Event] = []
 
 
@@ -50,12 +50,12 @@ def hang() -> Any:
 
 @contextmanager
 def listening(bell: Any) -> Iterator[None]:
-    """While the body trains, SIGTERM rings the bell instead of ending this process."""
+    """While the body trains, SIGTERM or Ctrl-C rings the bell instead of ending this process."""
     over = threading.Event()
 
     def wait() -> None:
         while not over.wait(SECONDS_BETWEEN_LOOKS / 2):
-            if asked.is_set():
+            if came:
                 bell.ring.remote()
                 return
 
@@ -71,7 +71,7 @@ def listening(bell: Any) -> Iterator[None]:
 
 
 def handle_termination() -> None:
-    """Makes SIGTERM end this process in order: a checkpoint first, where workers train.
+    """Makes SIGTERM and Ctrl-C end this process in order: a checkpoint first, where workers train.
 
     A second one does not wait for that: there may be no workers, where machines are gone.  To be
     called when Ray has started, whose own handler aborts; only a main thread can.
@@ -80,13 +80,19 @@ def handle_termination() -> None:
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        again = asked.is_set()
-        asked.set()
-        if again or not _listeners:
-            raise SystemExit(TERMINATED)
-        print("SIGTERM: saving a checkpoint, then ending", flush=True)
+        came.append(number)
+        if len(came) > 1 or not _listeners:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        print(f"{name}: saving a checkpoint, then ending; again, and it ends at once", flush=True)
 
-    signal.signal(signal.SIGTERM, handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def code_of_end() -> int:
+    """Exit code of a command whose training was asked to end."""
+    return 128 + came[0] if came else TERMINATED
 
 
 class Ear:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mlflow.exceptions import MlflowException
 
 from emlnet import exits
-from pipelines.bell import TERMINATED, StoppedError
+from pipelines.bell import StoppedError, code_of_end
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -19,6 +19,6 @@ def exit_code(command: Callable[[], object]) -> int:
             return command()
         except StoppedError as stopped:
             print(stopped, file=sys.stderr)
-            return TERMINATED
+            return code_of_end()
 
     return exits.exit_code(run, (ValueError, RuntimeError, OSError, MlflowException))

@@ -14,7 +14,7 @@ from typing import Any
 from emlnet import package, registry
 from emlnet.decoder import DecoderConfig
 from emlnet.model import encoder_names
-from pipelines import bell, evaluation, packing, publish, runs, stage, table, trainer
+from pipelines import evaluation, packing, publish, runs, stage, table, trainer
 from pipelines.compare import METRIC
 from pipelines.config import FullCommand, flatten
 from pipelines.decoder import decoder_stage
@@ -159,16 +159,9 @@ def train(
 
 
 def side_by_side(stages: Sequence[stage.Stage], at_once: int) -> list[runs.StageResult]:
-    """What all stages give, so many of them running at the same time.
-
-    Ctrl-C ends all of them with a checkpoint.
-    """
+    """What all stages give, so many of them running at the same time."""
     with ThreadPoolExecutor(at_once) as pool:
-        try:
-            return list(pool.map(stage.Stage.run, stages))
-        except KeyboardInterrupt:
-            bell.asked.set()
-            raise
+        return list(pool.map(stage.Stage.run, stages))
 
 
 def send(

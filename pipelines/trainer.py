@@ -191,6 +191,13 @@ def check_batch(batch_size: int, compute: Compute) -> None:
         )
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Leaves Ctrl-C to the command.  Ray ends workers without a checkpoint, and says nothing."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def train(
     job: worker.Job,
     storage: Path,
@@ -213,7 +220,7 @@ def train(
         job = shared_by(job, scaled.max_workers)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
     bell = hang()
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         worker.run,
         train_loop_config={
             "job": job,

@@ -165,7 +165,7 @@ def test_constant_density_maps_tell_no_sigma(
     found = read_gaze(reader)
     assert estimate_sigma(reader, found) > 0
     monkeypatch.setattr(reader, "decoded", flat)
-    with pytest.raises(ValueError, match="split 'val' are constant: .* give --sigma"):
+    with pytest.raises(ValueError, match=r"split 'val' are constant: .* give --sigma"):
         estimate_sigma(reader, found)
 
 

@@ -54,8 +54,9 @@ def test_a_process_that_hangs_for_good_is_ended() -> None:
     assert "rank 0: still hangs" in ended.stderr
 
 
-def test_sigterm_ends_a_command_at_once_unless_workers_train(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_at_once_unless_workers_train(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     rung: list[bool] = []
 
@@ -66,19 +67,23 @@ def test_sigterm_ends_a_command_at_once_unless_workers_train(
     class Bell:
         ring = Ring()
 
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(bell, "asked", threading.Event())
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(bell, "came", [])
     monkeypatch.setattr(bell, "SECONDS_BETWEEN_LOOKS", 0.02)
     try:
         bell.handle_termination()
         with bell.listening(Bell()):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             deadline = time.monotonic() + 10
             while not rung and time.monotonic() < deadline:
                 time.sleep(0.01)
         assert rung == [True]
+        assert bell.code_of_end() == 128 + number
         with pytest.raises(SystemExit) as ended:
             signal.raise_signal(signal.SIGTERM)
         assert ended.value.code == bell.TERMINATED
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

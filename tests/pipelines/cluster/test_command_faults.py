@@ -52,8 +52,9 @@ def test_a_killed_command_finishes_the_same_job_when_it_is_given_again(
     assert [entry.step for entry in history] == list(range(11))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_command_that_is_told_to_end_saves_and_goes_on_from_there(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     words = command("encoder", "--data", data, "--backbone", "tiny", "--weights", "none")
@@ -61,8 +62,8 @@ def test_a_command_that_is_told_to_end_saves_and_goes_on_from_there(
     words += ["--out", str(tmp_path / "run"), "--tracking-uri", uri]
     with started(words, tmp_path / "first.log") as process:
         wait_for("epoch 2/16", tmp_path / "first.log", process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 143, (tmp_path / "first.log").read_text()
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code, (tmp_path / "first.log").read_text()
     assert (
         "stopped as asked; the same command goes on from there"
         in (tmp_path / "first.log").read_text()
