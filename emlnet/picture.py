@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -77,14 +78,27 @@ def to_grey(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files below a folder with one of the suffixes, in order, hidden ones left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """The files below a folder with one of the suffixes, in order, hidden ones left out.
+
+    Linked folders are searched too.  Raises OSError for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(place)
+        real = here.resolve()
+        # A link to a folder above would be searched for ever.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not real.is_relative_to((here / name).resolve())
+        ]
+        paths = (here / name for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(found)
 
 
 def read_picture(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:

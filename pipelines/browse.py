@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes
 
 from emlnet.registry import connect
 from pipelines.config import Store
-from pipelines.table import SHORT, lower_is_better
+from pipelines.table import METRICS, SHORT, lower_is_better
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -105,6 +105,8 @@ def list_runs(command: RunsCommand) -> int:
         found += page
         token = page.token or None
     conditions = [parse_condition(condition) for condition in command.where]
+    check_names(found, [name for name in (command.sort, *command.columns) if name != "date"])
+    check_names(found, [name for name, *_ in conditions if name != "status"], all_kinds=True)
     kept = [run for run in found if all(holds(run, *condition) for condition in conditions)]
     kept = sort_runs(kept, command.sort)
     if not kept:
@@ -118,10 +120,22 @@ def list_runs(command: RunsCommand) -> int:
 
 def parse_condition(text: str) -> tuple[str, str, str]:
     """Name, operator and value of `name<value`.  Raises ValueError when it is none."""
-    found = re.fullmatch(r"\s*([\w./ -]+?)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*", text)
+    found = re.fullmatch(r"\s*([\w./ -]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!\s].*?)\s*", text)
     if not found:
         raise ValueError(f"{text!r} is no condition; write one like mit_kl<0.4 or stage=encoder")
     return found[1], found[2], found[3]
+
+
+def check_names(runs: Sequence[Run], names: Sequence[str], all_kinds: bool = False) -> None:
+    """Raises ValueError for a name that is no metric of any run, nor, of all kinds, tag or such."""
+    usual = {*METRICS, *(name.removeprefix("mit_") for name in METRICS)}
+    known = {name for run in runs for name in run.data.metrics}
+    if all_kinds:
+        known |= {name for run in runs for name in (*run.data.tags, *run.data.params)}
+    for name in names:
+        if name not in usual | known and all(find_metric(run, name) is None for run in runs):
+            listed = ", ".join(sorted(n for n in known if not n.startswith(("system/", "mlflow."))))
+            raise ValueError(f"no run has {name!r}; there are {listed or 'no runs'}")
 
 
 def holds(run: Run, name: str, operator: str, value: str) -> bool:

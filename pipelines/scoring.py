@@ -130,6 +130,10 @@ def run_evaluate(command: EvaluateCommand) -> Table:
         tracker = Tracker(uri=command.tracking.uri, experiment_id="")
         for name in (table.PARQUET, table.JSON, REPORT):
             tracker.file(run_id, folder / name, publish.FOLDER)
+        tags = tracker.client.get_run(run_id).data.tags
+        is_own = tags.get("data_digest") == scores.about["data_digest"]
+        if is_own and command.scoring.split == "val" and not command.scoring.density_maps:
+            tracker.metrics(run_id, table.as_metrics(table.means(scores.estimates())[MODEL]))
         print(f"logged with MLflow run {run_id}, under {publish.FOLDER}/", flush=True)
     return scores
 

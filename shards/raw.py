@@ -151,7 +151,8 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Readi
     pixels = np.floor(folder.frame.to_pixels(gaze.points, size) + 0.5)
     inside = ((pixels >= 0) & (pixels < size[::-1])).all(axis=1)
     if not inside.any():
-        raise IncompleteSampleError(gaze_file, "have no fixations")
+        missing = " in the picture (--units, --origin?)" if len(pixels) else ""
+        raise IncompleteSampleError(gaze_file, f"have no fixations{missing}")
     points, observers = pixels[inside].astype(np.int32), gaze.observers[inside]
     density_cc = None
     if density is None:

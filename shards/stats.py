@@ -10,6 +10,8 @@ import numpy as np
 
 from shards.manifest import Manifest, Split
 
+OUTSIDE = 0.1
+"""A larger share of fixations outside their images comes of other units than those assumed."""
 DISAGREES = 0.5
 """A density map whose correlation with one made of its fixations is less belongs to others."""
 
@@ -28,7 +30,15 @@ def table(manifest: Manifest, folder: Path | str) -> str:
 
 
 def warnings(manifest: Manifest) -> Iterator[str]:
-    """Sentences about density maps from files that disagree with their fixations."""
+    """Sentences about gaze outside its pictures, and maps that disagree with their fixations."""
+    outside = manifest.dropped.points_outside
+    splits = manifest.splits.values()
+    total = outside + sum(entry.num_fixations for split in splits for entry in split.samples)
+    if outside > OUTSIDE * total:
+        yield (
+            f"{outside} of {total} fixations lie outside their images, and were left out; are "
+            "--units and --origin those of the source?"
+        )
     for split in manifest.splits.values():
         known = [entry for entry in split.samples if entry.density_cc is not None]
         wrong = sorted(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,8 @@ def build(
     """
     if shard_size < 1:
         raise ValueError(f"a shard must hold at least 1 sample, not {shard_size}")
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise ValueError(f"the sigma of density maps is a number of pixels above 0, not {sigma}")
     raw = formats.walk(source, options, format)
     sigma = raw.sigma if sigma is None else sigma
     if sigma is None and not raw.has_maps:

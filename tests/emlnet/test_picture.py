@@ -97,6 +97,20 @@ def test_exif_that_cannot_be_read_turns_nothing(kind):
     )
 
 
+def test_files_in_linked_folders_are_found_once(tmp_path):
+    (tmp_path / "pictures" / ".hidden").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    for name in ("pictures/a.png", "pictures/.hidden/b.png", "elsewhere/deep/c.PNG"):
+        (tmp_path / name).touch()
+    (tmp_path / "pictures" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "round").symlink_to(tmp_path / "elsewhere")
+    found = picture.files_below(tmp_path / "pictures", [".png"])
+    assert [str(path.relative_to(tmp_path / "pictures")) for path in found] == [
+        "a.png",
+        "linked/deep/c.PNG",
+    ]
+
+
 def test_an_unreadable_picture_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"^dog\.jpg cannot be decoded"):
         decode_picture(b"no picture", "dog.jpg")

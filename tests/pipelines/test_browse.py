@@ -90,6 +90,14 @@ def test_a_wrong_condition_or_experiment_is_an_error(store: Store) -> None:
         browse.list_runs(browse.RunsCommand(tracking=store, experiment="cat"))
 
 
+def test_a_name_that_no_run_has_is_an_error(store: Store) -> None:
+    for wrong in ({"sort": "foo"}, {"columns": ("kl", "foo")}, {"where": ("foo=3",)}):
+        with pytest.raises(ValueError, match=r"no run has 'foo'; there are .*best_kl"):
+            browse.list_runs(browse.RunsCommand(tracking=store, **wrong))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'kl<<3' is no condition"):
+        browse.RunsCommand(where=("kl<<3",))
+
+
 def test_a_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     nowhere = Store(tracking_uri=f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(ValueError, match="no MLflow store at"):

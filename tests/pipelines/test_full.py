@@ -73,6 +73,10 @@ def test_evaluating_the_registered_model_gives_the_scores_again(
         )
     )
     means = table.means(scores.estimates())
+    client = MlflowClient(command.tracking.uri)
+    run_id = client.get_model_version_by_alias("emlnet", "champion").run_id
+    logged = client.get_metric_history(run_id, "scores/mit_kl")
+    assert [entry.value for entry in logged] == pytest.approx([means["model"]["mit_kl"]] * 2)
     assert means["model"] == pytest.approx(report["scores"][report["best"]], abs=1e-6)
     written = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert written["scores"]["model"] == pytest.approx(means["model"])

@@ -74,3 +74,14 @@ def test_maps_that_are_made_are_compared_with_nothing(tiny, tmp_path):
     manifest = build(tiny.path, tmp_path / "out", options, sigma=3, progress=False)
     assert list(warnings(manifest)) == []
     assert row(table(manifest, "out"), "map against fixations, CC") == ["-", "-"]
+
+
+def test_gaze_outside_its_pictures_is_told(raw, tmp_path, capsys):
+    raw.add("train/a", [[[1, 1], [40, 30], [400, 30], [500, 30]]])
+    out = str(tmp_path / "out")
+    assert main(["build", str(raw.path), out, "--num-workers", "1"]) == 0
+    assert "warning: 2 of 4 fixations lie outside their images" in capsys.readouterr().err
+    raw.add("train/b", [[[400, 1], [400, 30]]])
+    assert main(["build", str(raw.path), str(tmp_path / "b"), "--num-workers", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "1 of 2 images have no fixations in the picture (--units, --origin?)" in said

@@ -150,3 +150,10 @@ def test_images_of_several_sizes_are_packed_and_their_prior_has_the_first_size(r
 def test_a_shard_size_of_zero_is_refused(tiny, out):
     with pytest.raises(ValueError, match="at least 1 sample"):
         pack_tiny(tiny, out, shard_size=0)
+
+
+@pytest.mark.parametrize("sigma", [0, -3, float("nan"), float("inf")])
+def test_a_sigma_that_blurs_nothing_is_refused(tiny, out, sigma):
+    with pytest.raises(ValueError, match=f"a number of pixels above 0, not {sigma}"):
+        build(tiny.path, out, sigma=sigma, progress=False)
+    assert not out.exists()
