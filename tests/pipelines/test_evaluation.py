@@ -154,7 +154,7 @@ def test_an_image_without_fixations_is_counted_and_left_out_where_they_are_neede
 
 
 def test_constant_density_maps_tell_no_sigma(
-    reader: ShardReader, monkeypatch: pytest.MonkeyPatch
+    reader: ShardReader, in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = reader.decoded
 
@@ -162,7 +162,7 @@ def test_constant_density_maps_tell_no_sigma(
         whole = decoded(position)
         return replace(whole, density=np.full_like(whole.density, 7))
 
-    found = read_gaze(reader)
+    found = read_gaze(reader, 1)
     assert estimate_sigma(reader, found) > 0
     monkeypatch.setattr(reader, "decoded", flat)
     with pytest.raises(ValueError, match=r"split 'val' are constant: .* give --sigma"):
