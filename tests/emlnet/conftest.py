@@ -272,3 +272,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     damaged, empty = (client.create_run(experiment).info.run_id for _ in range(2))
     client.log_artifacts(damaged, str(broken), registry.PACKAGE)
     return Store(path=path, models=models, runs=runs, damaged=damaged, empty=empty)
+
+
+def noise(size=(37, 50), channels=3):
+    return np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
+
+
+@pytest.fixture(params=["net", "eml net", "encoder", "eml encoder"])
+def model(request, make_encoder, make_net):
+    kind = "eml" if request.param.startswith("eml") else "density"
+    if request.param.endswith("net"):
+        return make_net(("density", "eml"), kind)
+    return make_encoder(kind)
