@@ -9,7 +9,8 @@ benchmarks/results/loader.json.
 `ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
 in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
 photographs and points, with density maps or without, against torchvision's decode_jpeg on the
-photographs alone, in as many processes, which hand nothing on.
+photographs alone, in as many processes, which hand nothing on.  Both sides keep memory as training
+workers do.
 """
 
 import argparse
@@ -27,18 +28,13 @@ from benchmarks.records import ROOT, save
 from benchmarks.runner import Side, compare
 from emlnet.augment import Augmentation
 from emlnet.prepare import prepare_image, prepare_targets
+from pipelines.trainer import WORKER_ENV
 from shards.loader import Loader, Reading
 from shards.reader import ShardReader
 from shards.writer import build
 
 OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
 BATCH, PROCESSES = 8, 2
-# As training workers run: freed memory stays with the process, on both sides.
-MALLOC = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(10**11),
-}
 
 
 def ours(shards, ready, cache, maps):
@@ -109,7 +105,7 @@ def main():
         about = {"images": len(reader), "bytes_per_image": round(stored)}
 
         def side(name, **options):
-            return Side(f"benchmarks.loader:{name}", env=MALLOC, **options)
+            return Side(f"benchmarks.loader:{name}", env=WORKER_ENV, **options)
 
         ours_at = {"shards": str(shards)}
         theirs = {"raw": str(given.data)}
