@@ -19,8 +19,9 @@ from emlnet.registry import PACKAGE
 from emlnet.state import LOWER_IS_BETTER, EpochReport
 from pipelines import figures, nodes, runs, trainer, worker
 from pipelines.config import Compute, DecoderCommand, EncoderCommand, FullCommand, digest
+from pipelines.epoch_logger import EpochLogger
 from pipelines.provenance import data_tags, git_commit
-from pipelines.tracking import EpochLogger, Tracker, away, one_line
+from pipelines.tracking import Tracker, away, one_line
 from shards.manifest import Manifest
 from shards.order import check_mix
 from shards.reader import Reader

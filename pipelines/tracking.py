@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
@@ -13,8 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from ray.train import UserCallback
 
 from emlnet.registry import ABSENT, connect
 from pipelines.bell import StoppedError
@@ -266,39 +263,6 @@ class Tracker:
         """Logs a file, or all files of a folder, among the run's artifacts."""
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         log(run_id, str(path), folder)
-
-
-class EpochLogger(UserCallback):  # type: ignore[misc]
-    """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice.
-
-    What a store that is away did not get is kept, and sent with the next epoch.
-    """
-
-    def __init__(self, tracker: Tracker, run_id: str) -> None:
-        self.tracker, self.run_id = tracker, run_id
-        self.kept: list[dict[str, Any]] = []
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-    ) -> None:
-        """Called when every worker has reported."""
-        if metrics[0].get("report") is None:
-            return
-        self.kept.append(metrics[0])
-        try:
-            while self.kept:
-                self._log(self.kept[0])
-                del self.kept[0]
-        except Exception as error:  # Whatever it is, it is no reason to stop training.
-            epochs = ", ".join(str(entry["report"]["epoch"]) for entry in self.kept)
-            print(f"MLflow does not answer ({one_line(error)}); kept for later: epoch {epochs}")
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        report = entry["report"]
-        self.tracker.epoch(self.run_id, report)
-        if entry.get("pictures"):
-            jpeg = base64.b64decode(entry["pictures"])
-            self.tracker.pictures(self.run_id, jpeg, report["epoch"])
 
 
 def one_line(error: BaseException) -> str:

@@ -1,35 +1,12 @@
-"""Metrics on maps whose scores are known, and against slow versions that follow the definitions."""
+"""Metrics on maps whose scores are known, and what they take."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from emlnet import auc, flat, metrics, scoring
-
-SIZE = (12, 16)
-SEEDS = torch.tensor([3, 8])
-
-
-def _maps(seed, *size):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(2, 1, *(size or SIZE), generator=generator, dtype=torch.float64)
-
-
-def _counts(*pixels, size=SIZE):
-    """One count map (1, 1, H, W) of (x, y) pixels."""
-    counts = torch.zeros(1, 1, *size, dtype=torch.float64)
-    for x, y in pixels:
-        counts[0, 0, y, x] += 1
-    return counts
-
-
-def _looks(seed, num=9):
-    random = np.random.RandomState(seed)
-    points = zip(random.randint(0, 16, 2 * num), random.randint(0, 12, 2 * num), strict=True)
-    pixels = list(points)
-    return torch.cat([_counts(*pixels[:num], pixels[0]), _counts(*pixels[num:])])
+from emlnet import metrics, scoring
+from tests.emlnet.gaze import SEEDS, SIZE, count_map, random_looks, random_maps
 
 
 def _log_density(maps):
@@ -37,15 +14,15 @@ def _log_density(maps):
 
 
 def _score(rules, saliency=None, fixations=None, density=None):
-    saliency = _maps(0) if saliency is None else saliency
+    saliency = random_maps(0) if saliency is None else saliency
     return metrics.score(
         saliency,
-        _looks(1) if fixations is None else fixations,
-        _maps(2) if density is None else density,
+        random_looks(1) if fixations is None else fixations,
+        random_maps(2) if density is None else density,
         rules=rules,
         log_density=_log_density(saliency),
-        baseline_log_density=_log_density(_maps(3)),
-        nonfixations=_looks(4, num=30),
+        baseline_log_density=_log_density(random_maps(3)),
+        nonfixations=random_looks(4, num=30),
         seeds=SEEDS,
     )
 
@@ -54,7 +31,7 @@ def _score(rules, saliency=None, fixations=None, density=None):
 
 
 def test_a_one_hot_map_at_its_only_fixation_scores_as_written():
-    one_hot = _counts((5, 3))
+    one_hot = count_map((5, 3))
     num = one_hot.numel()
     scores = metrics.score(one_hot, one_hot, one_hot)
     assert scores["nss"].item() == pytest.approx(math.sqrt(num - 1))
@@ -83,7 +60,7 @@ def test_a_constant_map_scores_chance_and_is_uniform_as_a_density(value, rules):
 
 @pytest.mark.parametrize("rules", ["mit", "tuebingen"])
 def test_a_map_against_itself_is_perfect(rules):
-    maps = _maps(5)
+    maps = random_maps(5)
     assert metrics.cc(maps, maps).tolist() == pytest.approx([1, 1])
     assert metrics.kl(maps, maps, rules).tolist() == pytest.approx([0, 0], abs=1e-12)
     assert metrics.sim(maps, maps, rules).tolist() == pytest.approx([1, 1])
@@ -103,7 +80,7 @@ def test_kl_of_two_gaussians_is_the_closed_form_in_nats():
 def test_ig_of_a_density_twice_the_baseline_at_fixations_is_one_bit():
     baseline = torch.full((1, 1, 2, 4), math.log(1 / 8))
     model = torch.tensor([0.25, 0.25, 0.25, 0.05, 0.05, 0.05, 0.05, 0.05]).log().view(1, 1, 2, 4)
-    fixations = _counts((0, 0), (1, 0), (1, 0), size=(2, 4))
+    fixations = count_map((0, 0), (1, 0), (1, 0), size=(2, 4))
     assert metrics.ig(model, fixations, baseline).item() == pytest.approx(1, abs=1e-6)
     assert metrics.ig(baseline, fixations, baseline).item() == 0
 
@@ -111,7 +88,7 @@ def test_ig_of_a_density_twice_the_baseline_at_fixations_is_one_bit():
 def test_mit_ig_scales_both_maps_before_it_divides_by_the_sum():
     saliency = torch.tensor([1.0, 2, 3, 5]).view(1, 1, 1, 4)  # (0, 1, 2, 4) / 7
     baseline = torch.tensor([0.0, 1, 1, 2]).view(1, 1, 1, 4)  # (0, 1, 1, 2) / 4
-    fixations = _counts((1, 0), (3, 0), (3, 0), size=(1, 4))
+    fixations = count_map((1, 0), (3, 0), (3, 0), size=(1, 4))
     expected = (math.log2((1 / 7) / (1 / 4)) + math.log2((4 / 7) / (2 / 4))) / 2
     found = metrics.ig(saliency, fixations, baseline, rules="mit")
     assert found.item() == pytest.approx(expected)
@@ -119,7 +96,7 @@ def test_mit_ig_scales_both_maps_before_it_divides_by_the_sum():
 
 def test_known_areas_with_and_without_ties():
     saliency = torch.tensor([4.0, 3, 2, 1]).view(1, 1, 1, 4)
-    fixations = _counts((0, 0), (2, 0), size=(1, 4))
+    fixations = count_map((0, 0), (2, 0), size=(1, 4))
     # Pairs won of 2 x 4, a fixated pixel ties with itself.
     assert metrics.auc(saliency, fixations).item() == (3.5 + 1.5) / 8
     # Points (0, 0), (0, .5), (.5, 1), (1, 1).
@@ -136,9 +113,9 @@ def test_known_areas_with_and_without_ties():
 def test_every_fixated_pixel_counts_not_only_repeated_ones():
     saliency = torch.zeros(1, 1, *SIZE)
     saliency[0, 0, 2, 3] = 1
-    looks = _counts((3, 2), (7, 7), (7, 7))
-    lone, both = _counts((3, 2)), _counts((3, 2), (7, 7))
-    high, low = metrics.nss(saliency, lone), metrics.nss(saliency, _counts((7, 7)))
+    looks = count_map((3, 2), (7, 7), (7, 7))
+    lone, both = count_map((3, 2)), count_map((3, 2), (7, 7))
+    high, low = metrics.nss(saliency, lone), metrics.nss(saliency, count_map((7, 7)))
     torch.testing.assert_close(metrics.nss(saliency, looks), (high + 2 * low) / 3)
     mit = metrics.nss(saliency, looks, rules="mit")
     torch.testing.assert_close(mit, metrics.nss(saliency, both, rules="mit"))
@@ -146,9 +123,9 @@ def test_every_fixated_pixel_counts_not_only_repeated_ones():
 
 def test_judd_leaves_the_fixated_pixels_out_of_the_false_positives():
     saliency = torch.arange(192.0).view(1, 1, *SIZE)
-    top_three = _counts((15, 11), (14, 11), (13, 11))
+    top_three = count_map((15, 11), (14, 11), (13, 11))
     assert metrics.auc_judd(saliency, top_three).item() == 1
-    bottom = _counts((0, 0))
+    bottom = count_map((0, 0))
     # Straight from (0, 0) to (1, 1), reached with the last threshold.
     assert metrics.auc_judd(saliency, bottom).item() == 0.5
 
@@ -156,27 +133,27 @@ def test_judd_leaves_the_fixated_pixels_out_of_the_false_positives():
 def test_rows_and_columns_of_nonfixations_are_not_swapped():
     saliency = torch.zeros(1, 1, *SIZE)
     saliency[0, 0, 2, 9] = 1  # Row 2, column 9.
-    seen = _counts((9, 2))
-    assert metrics.sauc(saliency, seen, _counts((9, 2))).item() == 0.5
-    assert metrics.sauc(saliency, seen, _counts((2, 9))).item() == 1
+    seen = count_map((9, 2))
+    assert metrics.sauc(saliency, seen, count_map((9, 2))).item() == 0.5
+    assert metrics.sauc(saliency, seen, count_map((2, 9))).item() == 1
     seeds = torch.tensor([0])
-    assert metrics.sauc(saliency, seen, _counts((2, 9)), rules="mit", seeds=seeds).item() > 0.9
+    assert metrics.sauc(saliency, seen, count_map((2, 9)), rules="mit", seeds=seeds).item() > 0.9
 
 
 def test_nss_subtracts_the_mean_and_divides_by_the_deviation():
     saliency = torch.tensor([10.0, 12, 14, 12]).view(1, 1, 1, 4)  # Mean 12, deviation sqrt(2).
-    found = metrics.nss(saliency, _counts((2, 0), size=(1, 4)))
+    found = metrics.nss(saliency, count_map((2, 0), size=(1, 4)))
     assert found.item() == pytest.approx(2 / math.sqrt(2))
-    found = metrics.nss(saliency, _counts((2, 0), size=(1, 4)), rules="mit")
+    found = metrics.nss(saliency, count_map((2, 0), size=(1, 4)), rules="mit")
     assert found.item() == pytest.approx(2 / math.sqrt(8 / 3))
 
 
 def test_nss_looks_at_fixations_and_never_at_the_density():
-    blurred, other = _maps(6), _maps(7)
+    blurred, other = random_maps(6), random_maps(7)
     first = _score("tuebingen", density=blurred)
     second = _score("tuebingen", density=other)
     assert torch.equal(first["nss"], second["nss"])
-    saliency, fixations = _maps(0), _looks(1)
+    saliency, fixations = random_maps(0), random_looks(1)
     for image in range(2):
         z = (saliency[image, 0] - saliency[image, 0].mean()) / saliency[image, 0].std(correction=0)
         count = fixations[image, 0]
@@ -186,15 +163,15 @@ def test_nss_looks_at_fixations_and_never_at_the_density():
 @pytest.mark.parametrize("rules", ["mit", "tuebingen"])
 def test_an_image_scores_alike_alone_and_in_any_batch(rules):
     def part(rows):
-        saliency = _maps(0)[rows]
+        saliency = random_maps(0)[rows]
         return metrics.score(
             saliency,
-            _looks(1)[rows],
-            _maps(2)[rows],
+            random_looks(1)[rows],
+            random_maps(2)[rows],
             rules=rules,
             log_density=_log_density(saliency),
-            baseline_log_density=_log_density(_maps(3))[rows],
-            nonfixations=_looks(4, num=30)[rows],
+            baseline_log_density=_log_density(random_maps(3))[rows],
+            nonfixations=random_looks(4, num=30)[rows],
             seeds=SEEDS[rows],
         )
 
@@ -205,129 +182,12 @@ def test_an_image_scores_alike_alone_and_in_any_batch(rules):
         torch.testing.assert_close(alone[name], values[1:], rtol=1e-12, atol=1e-14)
 
 
-# --- slow versions
-
-
-def _slow_draw(seed, *counters):
-    mask, gold = 2**64 - 1, 0x9E3779B97F4A7C15
-
-    def mix(state):
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & mask
-        return state ^ (state >> 31)
-
-    state = mix((seed + gold) & mask)
-    for counter in counters:
-        state = mix((state + counter * gold) & mask)
-    return state & (2**63 - 1)
-
-
-def _slow_area(positives, negatives):
-    thresholds = [step / 10 for step in range(10, -1, -1)]
-    hits = [0, *(np.mean(positives >= t) for t in thresholds), 1]
-    alarms = [0, *(np.mean(negatives >= t) for t in thresholds), 1]
-    return np.trapezoid(hits, alarms)
-
-
-def _slow_scaled(maps):
-    maps = maps.numpy().ravel()
-    return (maps - maps.min()) / (maps.max() - maps.min())
-
-
-def test_draws_equal_splitmix_in_python_integers_and_look_uniform():
-    drawn = auc.draw(torch.tensor([[5], [-7]]), torch.tensor(2), torch.arange(3))
-    expected = [[_slow_draw(seed, 2, k) for k in range(3)] for seed in (5, -7)]
-    assert drawn.tolist() == expected
-    shares = auc.draw(torch.tensor(1), torch.arange(20000)).double() / 2**63
-    assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert shares.std().item() == pytest.approx(math.sqrt(1 / 12), abs=0.01)
-
-
-def test_auc_borji_equals_a_loop_over_splits_and_thresholds():
-    saliency, fixations = _maps(0), _looks(1)
-    found = metrics.auc_borji(saliency, fixations, SEEDS, num_splits=7)
-    for image, seed in enumerate(SEEDS.tolist()):
-        scaled = _slow_scaled(saliency[image])
-        positives = scaled[fixations[image].numpy().ravel() > 0]
-        areas = []
-        for split in range(7):
-            pixels = [_slow_draw(seed, split, k) % scaled.size for k in range(len(positives))]
-            areas.append(_slow_area(positives, scaled[pixels]))
-        assert found[image].item() == pytest.approx(np.mean(areas))
-
-
-@pytest.mark.parametrize("num_others", [4, 30])
-def test_mit_sauc_equals_a_loop_over_equal_subsets(num_others):
-    saliency, fixations, others = _maps(0), _looks(1), _looks(4, num=num_others)
-    found = metrics.sauc(saliency, fixations, others, "mit", SEEDS, num_splits=7)
-    for image, seed in enumerate(SEEDS.tolist()):
-        scaled = _slow_scaled(saliency[image])
-        positives = scaled[fixations[image].numpy().ravel() > 0]
-        pixels = np.flatnonzero(others[image].numpy())
-        areas = []
-        for split in range(7):
-            order = sorted(pixels, key=lambda pixel: _slow_draw(seed, split, int(pixel)))
-            areas.append(_slow_area(positives, scaled[order[: len(positives)]]))
-        assert found[image].item() == pytest.approx(np.mean(areas))
-
-
-def test_random_areas_come_near_the_exact_ones():
-    saliency, fixations = _maps(0, 60, 80), torch.zeros(2, 1, 60, 80, dtype=torch.float64)
-    fixations[:, 0, 10:20, 10:20] = 1
-    saliency[:, 0, 10:20, 10:20] += 0.5
-    exact = metrics.auc(saliency, fixations)
-    borji = metrics.auc_borji(saliency, fixations, SEEDS)
-    torch.testing.assert_close(borji, exact, rtol=0, atol=0.03)
-
-
-@pytest.mark.parametrize("levels", [2, 8, 0])
-def test_areas_equal_a_count_of_pairs_and_a_loop_over_thresholds(levels):
-    saliency, fixations, others = _maps(8), _looks(1), _looks(4, num=30)
-    if levels:
-        saliency = (saliency * levels).floor()
-    found = metrics.auc(saliency, fixations), metrics.sauc(saliency, fixations, others)
-    judd = metrics.auc_judd(saliency, fixations)
-    for image in range(2):
-        values = saliency[image].numpy().ravel()
-        count, negative = (m[image].numpy().ravel().astype(int) for m in (fixations, others))
-        positives = np.repeat(values, count)
-        for area, negatives in zip(found, (values, np.repeat(values, negative)), strict=True):
-            less = (negatives < positives[:, None]).mean()
-            equal = (negatives == positives[:, None]).mean()
-            assert area[image].item() == pytest.approx(less + equal / 2)
-        hits, alarms = [0.0], [0.0]
-        for threshold in sorted(set(values[count > 0]), reverse=True):
-            hits.append(np.mean(values[count > 0] >= threshold))
-            alarms.append(np.mean(values[count == 0] >= threshold))
-        assert judd[image].item() == pytest.approx(np.trapezoid([*hits, 1], [*alarms, 1]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m,
-        lambda m: m * 0 + 3,
-        lambda m: (m * 8).floor(),
-        lambda m: m**30,
-        lambda m: m * 1e-300,
-        lambda m: (m - 0.5) * 3e38,
-        lambda m: m * 1e-3 + 1e6,
-    ],
-)
-def test_bins_by_cells_are_the_searched_bins(change, dtype):
-    maps = change(_maps(9)).to(dtype)
-    checked, gaze = flat.read({"m": maps}, {"fixations": _looks(1)}, ["fixations"])
-    ranking = auc.Ranking.of(checked["m"], gaze["fixations"])
-    assert torch.equal(ranking.bins, auc._bins(maps.flatten(1), ranking.values))
-
-
 # --- input
 
 
 def test_score_equals_the_functions_one_by_one():
-    saliency, fixations, density = _maps(0), _looks(1), _maps(2)
-    others, baseline = _looks(4, num=30), _log_density(_maps(3))
+    saliency, fixations, density = random_maps(0), random_looks(1), random_maps(2)
+    others, baseline = random_looks(4, num=30), _log_density(random_maps(3))
     mit = _score("mit")
     assert list(mit) == ["nss", "cc", "kl", "sim", "auc_judd", "auc_borji", "sauc", "ig"]
     expected = {
@@ -346,7 +206,7 @@ def test_score_equals_the_functions_one_by_one():
 
 @pytest.mark.parametrize("rules", ["mit", "tuebingen"])
 def test_an_image_without_fixations_gets_nan_where_they_are_needed(rules):
-    fixations = _looks(1)
+    fixations = random_looks(1)
     fixations[0] = 0
     scores = _score(rules, fixations=fixations)
     for name, values in scores.items():
@@ -356,27 +216,27 @@ def test_an_image_without_fixations_gets_nan_where_they_are_needed(rules):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_map_that_is_not_finite_is_refused_with_its_position(value):
-    saliency = _maps(0)
+    saliency = random_maps(0)
     saliency[1, 0, 3, 3] = value
     with pytest.raises(ValueError, match="saliency of image 1 must be finite"):
-        metrics.score(saliency, _looks(1), _maps(2))
+        metrics.score(saliency, random_looks(1), random_maps(2))
 
 
 def test_the_position_is_that_in_the_whole_batch_when_images_are_taken_in_turn(monkeypatch):
     monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", 1)
     expected = _score("tuebingen")
-    saliency = _maps(0)
+    saliency = random_maps(0)
     saliency[1, 0, 3, 3] = math.nan
     with pytest.raises(ValueError, match="saliency of image 1 must be finite"):
-        metrics.nss(saliency, _looks(1))
+        metrics.nss(saliency, random_looks(1))
     monkeypatch.undo()
     for name, values in _score("tuebingen").items():
         torch.testing.assert_close(values, expected[name], rtol=1e-12, atol=1e-14)
 
 
 def test_a_log_density_may_be_minus_infinity_where_nobody_looks():
-    log_density, baseline = _log_density(_maps(0)), _log_density(_maps(3))
-    fixations = _counts((2, 2), (3, 3)).expand(2, -1, -1, -1)
+    log_density, baseline = _log_density(random_maps(0)), _log_density(random_maps(3))
+    fixations = count_map((2, 2), (3, 3)).expand(2, -1, -1, -1)
     expected = metrics.ig(log_density, fixations, baseline)
     log_density[:, 0, 0, 0] = -math.inf
     assert torch.equal(metrics.ig(log_density, fixations, baseline), expected)
@@ -386,17 +246,17 @@ def test_a_log_density_may_be_minus_infinity_where_nobody_looks():
 
 def test_wrong_shapes_counts_and_missing_seeds_are_named():
     with pytest.raises(ValueError, match=r"density is \(2, 1, 3, 4\), saliency \(2, 1, 12, 16\)"):
-        metrics.cc(_maps(0), _maps(0, 3, 4))
+        metrics.cc(random_maps(0), random_maps(0, 3, 4))
     with pytest.raises(ValueError, match=r"saliency must be \(B, 1, H, W\)"):
-        metrics.nss(_maps(0)[:, 0], _looks(1))
+        metrics.nss(random_maps(0)[:, 0], random_looks(1))
     with pytest.raises(ValueError, match="fixations of image 0 must be counts"):
-        metrics.nss(_maps(0), -_looks(1))
+        metrics.nss(random_maps(0), -random_looks(1))
     with pytest.raises(ValueError, match="pass seeds"):
-        metrics.sauc(_maps(0), _looks(1), _looks(4), rules="mit")
+        metrics.sauc(random_maps(0), random_looks(1), random_looks(4), rules="mit")
 
 
 def test_a_batch_of_none_scores_none():
-    scores = metrics.score(_maps(0)[:0], _looks(1)[:0], _maps(2)[:0])
+    scores = metrics.score(random_maps(0)[:0], random_looks(1)[:0], random_maps(2)[:0])
     assert all(values.shape == (0,) for values in scores.values())
 
 
@@ -412,5 +272,5 @@ def test_other_images_are_ten_distinct_ones_and_never_the_image_itself():
 
 
 def test_maps_that_need_gradients_are_scored_without():
-    scores = _score("tuebingen", saliency=_maps(0).requires_grad_())
+    scores = _score("tuebingen", saliency=random_maps(0).requires_grad_())
     assert not any(values.requires_grad for values in scores.values())

@@ -12,7 +12,8 @@ from PIL import Image
 
 from emlnet.registry import connect
 from pipelines.config import digest
-from pipelines.tracking import RUN_ID, EpochLogger, Tracker
+from pipelines.epoch_logger import EpochLogger
+from pipelines.tracking import RUN_ID, Tracker
 from shards.manifest import Manifest
 
 
