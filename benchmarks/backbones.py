@@ -22,8 +22,8 @@ import torch
 
 from emlnet.backbones import BACKBONES, find_backbone
 from emlnet.backbones.cost import nearest_size
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.finetune import Finetune, prepare
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.finetune import Finetune, prepare
 
 MODES = ("predict", "train", "recompute")
 SIZE = (480, 640)

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.records import ROOT
-from shards.sample import write_sample
-from shards.writer import build
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 
 
 @contextmanager

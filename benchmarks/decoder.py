@@ -24,17 +24,18 @@ import torch
 from benchmarks.records import Row, save
 from benchmarks.runner import REPEATS, compare
 from benchmarks.step import PAPER
-from emlnet.decoder import DecoderConfig
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import evaluate, train_epoch
-from emlnet.model import EMLNet
-from emlnet.state import Plan, start
-from pipelines import readouts, trainer
-from pipelines.config import Compute
-from pipelines.decoder import DecoderJob
-from pipelines.encoders import EncoderJob
-from shards.sample import write_sample
-from shards.writer import build
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.eml_net import EMLNet
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.training.fit import evaluate, train_epoch
+from emlnet.training.state import Plan, start
+from pipelines.config.options import Compute
+from pipelines.ray_cluster import connection
+from pipelines.stages import readout_cache
+from pipelines.stages.decoder_stage import DecoderJob
+from pipelines.stages.encoder_stage import EncoderJob
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 
 NUM_IMAGES, BATCH = 10, 8
 """Of the images a fifth is for validation: an epoch is one step."""
@@ -82,7 +83,7 @@ def measure(size: tuple[int, int], repeats: int) -> Row:
             fit_batchnorm(encoder, image)
         began = time.perf_counter()
         caches = tuple(
-            readouts.build(Path(scratch) / f"cache{n}", data, ("train", "val"), encoder)
+            readout_cache.build(Path(scratch) / f"cache{n}", data, ("train", "val"), encoder)
             for n, encoder in enumerate(encoders)
         )
         caching = time.perf_counter() - began
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    trainer.connect(Compute())
+    connection.connect(Compute())
     row = measure(tuple(given.size), given.repeats)
     print(row.about)
     save("decoder", [row], threads=given.threads)

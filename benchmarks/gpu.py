@@ -26,19 +26,19 @@ from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline import metric_loops
 from benchmarks.loss import inputs as loss_inputs
 from benchmarks.records import RESULTS, commit, machine
-from emlnet import metrics
-from emlnet.augment import Augmentation
-from emlnet.decoder import DecoderConfig
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import train_epoch
-from emlnet.losses import LossWeights, saliency_loss
-from emlnet.model import CachedDecoder, EMLNet
-from emlnet.prepare import prepare_image, prepare_targets
-from emlnet.sample import Targets
-from emlnet.speed import compile_training, set_precision
-from emlnet.state import Plan, start
-from shards.loader import Loader
-from shards.reader import ShardReader
+from emlnet.data.augment import Augmentation
+from emlnet.data.batches import prepare_image, prepare_targets
+from emlnet.data.samples import Targets
+from emlnet.losses.weighted import LossWeights, saliency_loss
+from emlnet.metrics import saliency_metrics
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.eml_net import CachedDecoder, EMLNet
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.precision import compile_training, set_precision
+from emlnet.training.fit import train_epoch
+from emlnet.training.state import Plan, start
+from shards.read.loader import Loader
+from shards.read.reader import ShardReader
 
 SIZES = {"timm:vit_small_patch14_dinov2": (476, 644)}
 """(H, W) of backbones that want patches of 14 pixels."""
@@ -124,7 +124,7 @@ def make_targets(batch: int, size: tuple[int, int], device: torch.device) -> Tar
 
 
 class Trainer:
-    """A model with its optimiser, and steps of emlnet.fit on batches that are ready."""
+    """A model with its optimiser, and steps of emlnet.training.fit on batches that are ready."""
 
     def __init__(self, card, model, plan, *, channels_last=False, compiled=False) -> None:
         self.plan, self.format = plan, torch.channels_last if channels_last else None
@@ -241,7 +241,8 @@ def time_loss_and_metrics(card, batch):
         "batch": batch,
         "loss_ms": 1000 * card.seconds(ours),
         "loss_loop_ms": 1000 * card.seconds(loop),
-        "metrics_ms": 1000 * card.seconds(lambda: metrics.score(prediction, fixation, density)),
+        "metrics_ms": 1000
+        * card.seconds(lambda: saliency_metrics.score(prediction, fixation, density)),
         "metrics_loop_on_cpu_ms": 1000 * card.seconds(metric_loop, 2, 0),
     }
 

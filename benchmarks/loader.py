@@ -26,12 +26,12 @@ import torch
 from benchmarks.baseline import loader as usual
 from benchmarks.records import ROOT, save
 from benchmarks.runner import Side, compare
-from emlnet.augment import Augmentation
-from emlnet.prepare import prepare_image, prepare_targets
-from pipelines.trainer import WORKER_ENV
-from shards.loader import Loader, Reading
-from shards.reader import ShardReader
-from shards.writer import build
+from emlnet.data.augment import Augmentation
+from emlnet.data.batches import prepare_image, prepare_targets
+from pipelines.ray_cluster.connection import WORKER_ENV
+from shards.build.writer import build
+from shards.read.loader import Loader, Reading
+from shards.read.reader import ShardReader
 
 OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
 BATCH, PROCESSES = 8, 2

@@ -14,8 +14,8 @@ from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline.metric_inputs import make_inputs
 from benchmarks.records import save
 from benchmarks.runner import Side, compare, compare_memory
-from emlnet.losses import LossWeights, saliency_loss
-from emlnet.sample import Targets
+from emlnet.data.samples import Targets
+from emlnet.losses.weighted import LossWeights, saliency_loss
 
 NUM_FIXATIONS = 500
 """SALICON's mean."""

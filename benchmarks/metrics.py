@@ -2,7 +2,7 @@
 
     python -m benchmarks.metrics --referee PATH/TO/python
 
-The referee is a Python that has pysaliency 0.2.22 (tests/emlnet/make_pysaliency_expected.py says
+The referee is a Python that has pysaliency 0.2.22 (tests/emlnet/metrics/make_pysaliency_expected.py says
 how to make one); without it its rows are left out.  Writes benchmarks/results/metrics.json, and
 pysaliency.json beside it.
 """
@@ -23,7 +23,7 @@ from benchmarks.baseline import metric_loops
 from benchmarks.baseline.metric_inputs import make_inputs
 from benchmarks.records import Row, line, save
 from benchmarks.runner import REPEATS, compare, peak, reset_peak
-from emlnet import metrics
+from emlnet.metrics import saliency_metrics
 
 HERE = Path(__file__).parent
 
@@ -111,7 +111,7 @@ def main():
     def score_all():
         def run():
             parts = [
-                metrics.score(
+                saliency_metrics.score(
                     **{name: value[batch] for name, value in maps.items()},
                     fixations=fixations[batch],
                     nonfixations=nonfixations[batch],
@@ -130,7 +130,7 @@ def main():
         return timed(
             lambda: {
                 "auc_judd": torch.cat(
-                    [metrics.auc_judd(maps["saliency"][b], fixations[b]) for b in batches]
+                    [saliency_metrics.auc_judd(maps["saliency"][b], fixations[b]) for b in batches]
                 ).numpy()
             }
         )
@@ -142,7 +142,9 @@ def main():
     def mit():
         def run():
             parts = [
-                metrics.score(maps["saliency"][b], fixations[b], maps["density"][b], rules="mit")
+                saliency_metrics.score(
+                    maps["saliency"][b], fixations[b], maps["density"][b], rules="mit"
+                )
                 for b in batches
             ]
             return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}

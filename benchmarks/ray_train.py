@@ -27,11 +27,12 @@ from benchmarks.records import Row, line, save
 from benchmarks.runner import REPEATS, Side, alternate, compare
 from benchmarks.step import Next
 from benchmarks.waiting import RaySide, make_job
-from emlnet.fit import train_epoch
-from emlnet.speed import lay_out
-from emlnet.state import start
-from pipelines import trainer
-from pipelines.config import Compute
+from emlnet.models.precision import lay_out
+from emlnet.training.fit import train_epoch
+from emlnet.training.state import start
+from pipelines.config.options import Compute
+from pipelines.ray_cluster import connection
+from pipelines.ray_train import trainer
 
 LIMIT = 15
 """Seconds that the start and the end of a stage may take after ray.init."""
@@ -117,7 +118,7 @@ def time_steps(folder, options, num_steps, repeats, threads):
     def plain(name, threads, **changed):
         more = {"data": str(options["data"]), "folder": str(folder / name), **changed}
         side = "benchmarks.ray_train:alone"
-        return Side(side, threads=threads, env=trainer.WORKER_ENV, **{**common, **more})
+        return Side(side, threads=threads, env=connection.WORKER_ENV, **{**common, **more})
 
     def in_ray(name, num_workers, threads):
         place = folder / f"{name}-{num_workers}"
@@ -173,7 +174,7 @@ def main():
     parser.add_argument("--starts", type=int, default=REPEATS, help="of stages")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    os.environ.update(trainer.RAY_ENV)
+    os.environ.update(connection.RAY_ENV)
     began = time.monotonic()
     ray.init(
         "local",

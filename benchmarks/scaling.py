@@ -17,13 +17,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.losses import LossWeights, saliency_loss
-from emlnet.prepare import prepare_image, prepare_targets
-from emlnet.speed import lay_out
-from emlnet.state import Plan, start, trainable
-from shards.loader import Loader
-from shards.reader import ShardReader
+from emlnet.data.batches import prepare_image, prepare_targets
+from emlnet.losses.weighted import LossWeights, saliency_loss
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.precision import lay_out
+from emlnet.training.state import Plan, start, trainable
+from shards.read.loader import Loader
+from shards.read.reader import ShardReader
 
 BACKBONES = ("resnet50", "nasnetalarge")
 SIZE = (480, 640)
@@ -112,11 +112,12 @@ def workers(args):
     import ray
     from ray.train import UserCallback
 
-    from pipelines import trainer
-    from pipelines.config import Compute
-    from pipelines.encoders import EncoderJob
-    from shards.sample import write_sample
-    from shards.writer import build
+    from pipelines.config.options import Compute
+    from pipelines.ray_cluster import connection
+    from pipelines.ray_train import trainer
+    from pipelines.stages.encoder_stage import EncoderJob
+    from shards.build.writer import build
+    from shards.layouts.synthetic import write_sample
 
     class Clock(UserCallback):
         """In the controller: its own CPU time, and when each epoch was reported."""
@@ -133,7 +134,7 @@ def workers(args):
         folder = Path(scratch)
         write_sample(folder / "raw", num_images=20, seed=0, progress=False)
         build(folder / "raw", folder / "shards", progress=False)
-        trainer.connect(Compute())
+        connection.connect(Compute())
         ray.shutdown()
         ray.init(num_cpus=8, include_dashboard=False, address="local", logging_level="ERROR")
         for number in (1, 2, 4, 8):

@@ -18,9 +18,9 @@ from pathlib import Path
 from benchmarks.baseline import shard_writer
 from benchmarks.records import ROOT, save
 from benchmarks.runner import Side, compare
-from shards.parallel import default_num_workers, processes
-from shards.sample import write_sample
-from shards.writer import build
+from shards.build.parallel import default_num_workers, processes
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 
 OPEN = contextlib.ExitStack()
 """Processes that write, as long as the side that uses them."""

@@ -3,7 +3,7 @@
     python -m benchmarks.step
 
 ResNet-50 from scratch, 480 x 640, batch 8, the `eml` readout and the `reference` loss, SGD: what
-emlnet.fit does in a worker, in float32 and, where the CPU has it, in bfloat16, and
+emlnet.training.fit does in a worker, in float32 and, where the CPU has it, in bfloat16, and
 benchmarks/baseline/step.py.  Writes benchmarks/results/step.json.
 """
 
@@ -17,12 +17,12 @@ from benchmarks.baseline import step as baseline_step
 from benchmarks.data import pictures
 from benchmarks.records import Row, line, save
 from benchmarks.runner import Side, alternate, compare_memory
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import train_epoch
-from emlnet.speed import lay_out, multiplies_bfloat16
-from emlnet.state import Plan, start
-from pipelines.encoders import EncoderJob
-from pipelines.trainer import WORKER_ENV
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.precision import lay_out, multiplies_bfloat16
+from emlnet.training.fit import train_epoch
+from emlnet.training.state import Plan, start
+from pipelines.ray_cluster.connection import WORKER_ENV
+from pipelines.stages.encoder_stage import EncoderJob
 
 PAPER = {
     "optimizer": "sgd",

@@ -18,12 +18,12 @@ from benchmarks.baseline.step import trainer
 from benchmarks.data import pictures
 from benchmarks.records import Row, line, save
 from benchmarks.runner import Side
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.fit import evaluate, train_epoch
-from emlnet.speed import lay_out
-from emlnet.state import Plan, start
-from pipelines.encoders import EncoderJob
-from pipelines.trainer import WORKER_ENV
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.precision import lay_out
+from emlnet.training.fit import evaluate, train_epoch
+from emlnet.training.state import Plan, start
+from pipelines.ray_cluster.connection import WORKER_ENV
+from pipelines.stages.encoder_stage import EncoderJob
 
 PATIENCE = 4
 """Times our seconds after which the baseline is stopped."""

@@ -23,16 +23,16 @@ from scipy.stats import spearmanr
 
 from benchmarks.data import pictures
 from benchmarks.records import RESULTS, ROOT, Row, line, save
-from pipelines.config import num_cpus
-from pipelines.flags import BEST_WEIGHTS
-from shards.manifest import Manifest
+from pipelines.config.flags import BEST_WEIGHTS
+from pipelines.config.options import num_cpus
+from shards.files.manifest import Manifest
 from tune.__main__ import parse
-from tune.config import LossWeightsCommand
 from tune.importance import common_epoch
 from tune.live import Display
 from tune.proposals import Proposals
 from tune.results import Spec, TrialRecord, ended, find_record, find_records, scored
 from tune.search import finish, open_search, run_search
+from tune.search_config import LossWeightsCommand
 from tune.subjects import open_folder
 from tune.tuner import run_trials
 

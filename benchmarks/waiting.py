@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 
 from benchmarks.step import Next, endless
-from emlnet.encoder import EncoderConfig
-from emlnet.state import Plan
-from pipelines import trainer
-from pipelines.encoders import EncoderJob, ShardSource
+from emlnet.models.encoder import EncoderConfig
+from emlnet.training.state import Plan
+from pipelines.ray_train import trainer
+from pipelines.stages.encoder_stage import EncoderJob, ShardSource
 
 
 @dataclass(frozen=True, kw_only=True)

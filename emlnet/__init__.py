@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emlnet.package import Package
-    from emlnet.prediction import Prediction
-    from emlnet.registry import load
+    from emlnet.inference.package import Package
+    from emlnet.inference.predictor import Prediction
+    from emlnet.registry.mlflow_registry import load
 
 __all__ = ["Package", "Prediction", "__version__", "load"]
 __version__ = "0.1.0"
 HOMES = {
-    "Package": "emlnet.package",
-    "Prediction": "emlnet.prediction",
-    "load": "emlnet.registry",
+    "Package": "emlnet.inference.package",
+    "Prediction": "emlnet.inference.predictor",
+    "load": "emlnet.registry.mlflow_registry",
 }
 
 

@@ -33,20 +33,21 @@ class Pull:
 
     def execute(self) -> int:
         """Pulls, and says what came."""
-        from emlnet import card, fetch, package, registry
+        from emlnet.inference import model_card, package
+        from emlnet.registry import download, mlflow_registry
 
         given = (self.alias, self.version, self.run, self.source)
         if sum(value is not None for value in given) > 1:
             raise ValueError("name an alias, a version, a run or a --from, not several")
         if self.source is not None:
-            fetch.fetch(self.source, self.folder)
+            download.fetch(self.source, self.folder)
         else:
-            uri = registry.find_tracking_uri(self.tracking_uri)
-            registry.pull(self.folder, uri, self.alias, self.version, self.run)
+            uri = mlflow_registry.find_tracking_uri(self.tracking_uri)
+            mlflow_registry.pull(self.folder, uri, self.alias, self.version, self.run)
         description = package.read_description(self.folder)
         print(f"pulled {description['about'].get('name', 'a model')} into {self.folder}")
         if (self.folder / package.CARD).is_file():
-            print(card.first_lines((self.folder / package.CARD).read_text()))
+            print(model_card.first_lines((self.folder / package.CARD).read_text()))
         else:
             print(f"Licence of the weights: {description['about'].get('licence', 'unknown')}")
         return 0
@@ -93,25 +94,27 @@ class Predict(Model):
 
     def execute(self) -> int:
         """Predicts; 1 when a picture could not be read, after all the others were done."""
-        from emlnet import predict, registry, speed
+        from emlnet.inference import predict_files
+        from emlnet.models import precision as speed
+        from emlnet.registry import mlflow_registry
 
         if self.batch_size < 1:
             raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
-        pictures = predict.find_pictures(self.images, self.out)
+        pictures = predict_files.find_pictures(self.images, self.out)
         device = find_device(self.device)
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         speed.keep_memory()
         speed.set_precision("float32")
-        model = registry.load(self.model, device, half, self.tracking_uri)
+        model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"{self.out} cannot be made a folder: {error.strerror}") from error
-        drawing = predict.Drawing(
+        drawing = predict_files.Drawing(
             format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure
         )
-        failed = predict.predict_all(model, pictures, drawing, self.flip, self.batch_size)
-        predict.say_failed(failed)
+        failed = predict_files.predict_all(model, pictures, drawing, self.flip, self.batch_size)
+        predict_files.say_failed(failed)
         return 1 if failed else 0
 
 
@@ -130,12 +133,12 @@ class Export(Model):
 
     def execute(self) -> int:
         """Exports, and says what was checked."""
-        from emlnet import registry
-        from emlnet.export import export_onnx
+        from emlnet.inference.export_onnx import export_onnx
+        from emlnet.registry import mlflow_registry
 
         if not self.onnx:
             raise ValueError("name a format: --onnx")
-        package = registry.load(self.model, tracking_uri=self.tracking_uri)
+        package = mlflow_registry.load(self.model, tracking_uri=self.tracking_uri)
         done = export_onnx(package, self.out, self.dynamic_size)
         size = "any size, best near" if self.dynamic_size else "size"
         print(f"{done.path}: opset {done.opset}, {size} {done.size[0]} x {done.size[1]}")
@@ -161,14 +164,14 @@ class App:
 
     def execute(self) -> int:
         """Serves the page until it is interrupted."""
-        from emlnet import app
+        from emlnet.app import web_page
 
-        shelf = app.Shelf(
-            sources=app.find_sources(self.models, self.tracking_uri),
+        shelf = web_page.Shelf(
+            sources=web_page.find_sources(self.models, self.tracking_uri),
             tracking_uri=self.tracking_uri,
             device=find_device(self.device),
         )
-        app.serve(shelf, self.host, self.port, lambda line: print(line, flush=True))
+        web_page.serve(shelf, self.host, self.port, lambda line: print(line, flush=True))
         return 0
 
 
@@ -197,8 +200,8 @@ class ImportReference:
 
     def execute(self) -> int:
         """Imports, and says what came."""
-        from emlnet import package
-        from emlnet.reference import import_reference
+        from emlnet.inference import package
+        from emlnet.registry.import_reference import import_reference
 
         if len(self.files) < 2:
             raise ValueError("name the checkpoints, and then the folder to make")

@@ -13,47 +13,35 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
-from pipelines import (
-    backbones,
-    boards,
-    browse,
-    decoding,
-    demo,
-    encoders,
-    full,
-    grid,
-    jobs,
-    packing,
-    predict,
-    promotion,
-    scoring,
-    submit,
-)
-from pipelines.config import DecoderCommand, EncoderCommand, FullCommand, ReadoutsCommand
-from pipelines.exits import exit_code
-from pipelines.flags import registry, spell_out, take_flag
-from pipelines.presets import PRESETS, find_preset
+from pipelines.command_line import exit_code
+from pipelines.commands.evaluating import export_board, list_backbones, map_grid, score_models
+from pipelines.commands.models import browse_runs, predict_pictures, promote_version
+from pipelines.commands.training import jobs, make_demo, submit_job, train_decoder
+from pipelines.config.flags import registry, spell_out, take_flag
+from pipelines.config.options import DecoderCommand, EncoderCommand, FullCommand, ReadoutsCommand
+from pipelines.config.presets import PRESETS, find_preset
+from pipelines.stages import encoder_stage, full, packing
 
 RUN: dict[type, Callable[[Any], object]] = {
     packing.BuildCommand: packing.run,
-    EncoderCommand: encoders.run,
-    DecoderCommand: decoding.run,
-    ReadoutsCommand: decoding.compute,
-    scoring.EvaluateCommand: scoring.run_evaluate,
-    scoring.ScoreCommand: scoring.run_score,
-    scoring.CompareCommand: scoring.run_compare,
-    boards.ExportBoardCommand: boards.run,
+    EncoderCommand: encoder_stage.run,
+    DecoderCommand: train_decoder.run,
+    ReadoutsCommand: train_decoder.compute,
+    score_models.EvaluateCommand: score_models.run_evaluate,
+    score_models.ScoreCommand: score_models.run_score,
+    score_models.CompareCommand: score_models.run_compare,
+    export_board.ExportBoardCommand: export_board.run,
     FullCommand: full.run,
-    demo.DemoCommand: demo.demo,
-    submit.SubmitCommand: submit.run,
+    make_demo.DemoCommand: make_demo.demo,
+    submit_job.SubmitCommand: submit_job.run,
     jobs.JobsCommand: jobs.run,
-    backbones.BackbonesCommand: backbones.run,
-    grid.GridCommand: grid.run,
-    promotion.PromoteCommand: promotion.promote,
-    promotion.RollbackCommand: promotion.rollback,
-    predict.PredictCommand: predict.run,
-    browse.UiCommand: browse.ui,
-    browse.RunsCommand: browse.list_runs,
+    list_backbones.BackbonesCommand: list_backbones.run,
+    map_grid.GridCommand: map_grid.run,
+    promote_version.PromoteCommand: promote_version.promote,
+    promote_version.RollbackCommand: promote_version.rollback,
+    predict_pictures.PredictCommand: predict_pictures.run,
+    browse_runs.UiCommand: browse_runs.ui,
+    browse_runs.RunsCommand: browse_runs.list_runs,
 }
 VERBS = (
     "build",
@@ -91,21 +79,21 @@ def parse(argv: list[str]) -> object:
         | Annotated[EncoderCommand, subcommand("encoder")]
         | Annotated[DecoderCommand, subcommand("decoder")]
         | Annotated[ReadoutsCommand, subcommand("readouts")]
-        | Annotated[scoring.EvaluateCommand, subcommand("evaluate")]
-        | Annotated[scoring.ScoreCommand, subcommand("score")]
-        | Annotated[scoring.CompareCommand, subcommand("compare")]
-        | Annotated[boards.ExportBoardCommand, subcommand("export-board")]
+        | Annotated[score_models.EvaluateCommand, subcommand("evaluate")]
+        | Annotated[score_models.ScoreCommand, subcommand("score")]
+        | Annotated[score_models.CompareCommand, subcommand("compare")]
+        | Annotated[export_board.ExportBoardCommand, subcommand("export-board")]
         | full_command
-        | Annotated[demo.DemoCommand, subcommand("demo")]
-        | Annotated[submit.SubmitCommand, subcommand("submit")]
+        | Annotated[make_demo.DemoCommand, subcommand("demo")]
+        | Annotated[submit_job.SubmitCommand, subcommand("submit")]
         | Annotated[jobs.JobsCommand, subcommand("jobs")]
-        | Annotated[backbones.BackbonesCommand, subcommand("backbones")]
-        | Annotated[grid.GridCommand, subcommand("grid")]
-        | Annotated[promotion.PromoteCommand, subcommand("promote")]
-        | Annotated[promotion.RollbackCommand, subcommand("rollback")]
-        | Annotated[predict.PredictCommand, subcommand("predict")]
-        | Annotated[browse.UiCommand, subcommand("ui")]
-        | Annotated[browse.RunsCommand, subcommand("runs")]
+        | Annotated[list_backbones.BackbonesCommand, subcommand("backbones")]
+        | Annotated[map_grid.GridCommand, subcommand("grid")]
+        | Annotated[promote_version.PromoteCommand, subcommand("promote")]
+        | Annotated[promote_version.RollbackCommand, subcommand("rollback")]
+        | Annotated[predict_pictures.PredictCommand, subcommand("predict")]
+        | Annotated[browse_runs.UiCommand, subcommand("ui")]
+        | Annotated[browse_runs.RunsCommand, subcommand("runs")]
     )
     return tyro.cli(
         command,
@@ -116,14 +104,14 @@ def parse(argv: list[str]) -> object:
     )
 
 
-def parse_submit(argv: list[str]) -> submit.SubmitCommand:
+def parse_submit(argv: list[str]) -> submit_job.SubmitCommand:
     """What follows `submit`: its own flags, then a command, which must parse too."""
-    own, sent = submit.split(argv, VERBS)
+    own, sent = submit_job.split(argv, VERBS)
     sent = sent[1:] if sent[:1] == ["pipelines"] else sent
     if sent and sent[0] in VERBS:
         parse(sent)
     prog = "python -m pipelines submit [flags] COMMAND ..."
-    return replace(tyro.cli(submit.SubmitCommand, prog=prog, args=own), command=tuple(sent))
+    return replace(tyro.cli(submit_job.SubmitCommand, prog=prog, args=own), command=tuple(sent))
 
 
 def main(argv: list[str] | None = None) -> int:

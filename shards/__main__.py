@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 import tyro
 
 from emlnet.exits import exit_code
-from shards.formats import Format
-from shards.gaze import Frame
-from shards.manifest import Manifest
-from shards.parallel import Map, default_num_workers, processes
-from shards.raw import Maps, SourceOptions
-from shards.sample import write_sample
-from shards.show import contact_sheet
-from shards.stats import table, warnings
-from shards.verify import verify
-from shards.writer import SHARD_SIZE, build
+from shards.build.parallel import Map, default_num_workers, processes
+from shards.build.writer import SHARD_SIZE, build
+from shards.files.manifest import Manifest
+from shards.inspect.contact_sheet import contact_sheet
+from shards.inspect.stats import table, warnings
+from shards.inspect.verify import verify
+from shards.layouts.all_layouts import Format
+from shards.layouts.raw_gaze import Frame
+from shards.layouts.raw_samples import Maps, SourceOptions
+from shards.layouts.synthetic import write_sample
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
 Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]

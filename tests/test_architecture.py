@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("emlnet", "shards", "pipelines", "tune")
 BESIDE = ("benchmarks", "deploy", "docs", "tests")
 FOREIGN = {"emlnet": ("ray", "webdataset", "mlflow"), "shards": ("ray",)}
-ALLOWED = {("emlnet/registry.py", "mlflow")}
+ALLOWED = {("emlnet/registry/mlflow_registry.py", "mlflow")}
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
@@ -78,7 +78,9 @@ def test_mlflow_is_imported_at_first_use_alone():
 
 
 def test_what_ray_starts_leaves_slow_packages_for_their_first_use():
-    script = "import sys, pipelines.encoders, pipelines.decoder, pipelines.tracking\n"
+    script = "import sys\n"
+    script += "import pipelines.stages.encoder_stage, pipelines.stages.decoder_stage\n"
+    script += "import pipelines.tracking.mlflow_runs\n"
     script += "print(*{'mlflow', 'pretrainedmodels', 'timm', 'torchvision'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert answer.stdout.split() == []
@@ -93,19 +95,19 @@ def put(root, file, text):
 @pytest.mark.parametrize(
     ("file", "text", "line"),
     [
-        ("emlnet/a.py", "import os\nimport shards.reader\n", 2),
+        ("emlnet/a.py", "import os\nimport shards.read.reader\n", 2),
         ("emlnet/a.py", "from pipelines import worker\n", 1),
         ("emlnet/a.py", "import torch, ray\n", 1),
         ("emlnet/a.py", "def f():\n    from ray.train import report\n", 2),
         ("emlnet/a.py", "if True:\n    import webdataset as wds\n", 2),
         ("emlnet/a.py", "from mlflow import MlflowClient\n", 1),
         ("emlnet/deep/registry.py", "import mlflow\n", 1),
-        ("emlnet/registry.py", "import mlflow\nimport tune\n", 2),
+        ("emlnet/registry/mlflow_registry.py", "import mlflow\nimport tune\n", 2),
         ("emlnet/a.py", "from .. import shards\n", 1),
         ("emlnet/a.py", "from ..shards import reader\n", 1),
         ("emlnet/a.py", "import importlib\nimportlib.import_module('ray.train')\n", 2),
         ("shards/a.py", "import ray\n", 1),
-        ("shards/a.py", "from pipelines.config import Config\n", 1),
+        ("shards/a.py", "from pipelines.config.options import Config\n", 1),
         ("pipelines/a.py", "import tune.space\n", 1),
         ("pipelines/a.py", "from benchmarks import speed\n", 1),
         ("tune/a.py", "import tests.emlnet\n", 1),
@@ -120,9 +122,9 @@ def test_a_wrong_import_is_found_with_file_and_line(tmp_path, file, text, line):
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("emlnet/registry.py", "import mlflow\n"),
+        ("emlnet/registry/mlflow_registry.py", "import mlflow\n"),
         ("emlnet/a.py", "from .maps import resize\nfrom . import fit\nimport raylib\n"),
-        ("shards/a.py", "import webdataset\nfrom emlnet.sample import Sample\n"),
+        ("shards/a.py", "import webdataset\nfrom emlnet.data.samples import Sample\n"),
         ("pipelines/a.py", "import ray, mlflow\nimport emlnet\nfrom shards import reader\n"),
         ("tune/a.py", "from pipelines import encoders\nimport ray.tune\n"),
     ],
@@ -134,6 +136,6 @@ def test_a_right_import_is_left_alone(tmp_path, file, text):
 
 def test_an_import_of_mlflow_outside_a_function_is_found(tmp_path):
     text = "if TYPE_CHECKING:\n    import mlflow\ndef f():\n    import mlflow\nimport mlflow\n"
-    put(tmp_path, "emlnet/registry.py", text)
+    put(tmp_path, "emlnet/registry/mlflow_registry.py", text)
     (found,) = early_imports(tmp_path)
     assert found.endswith("registry.py:5")

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import subcommand
 
-from pipelines.config import DECODER_PLAN
-from pipelines.exits import exit_code
-from pipelines.flags import registry, spell_out, take_flag
-from pipelines.presets import PRESETS, find_preset
-from tune import full
-from tune.config import LossWeightsCommand, SearchedFullCommand
+from pipelines.command_line import exit_code
+from pipelines.config.flags import registry, spell_out, take_flag
+from pipelines.config.options import DECODER_PLAN
+from pipelines.config.presets import PRESETS, find_preset
+from tune import searched_full
 from tune.search import loss_weights
+from tune.search_config import LossWeightsCommand, SearchedFullCommand
 
 
 def parse(argv: list[str]) -> LossWeightsCommand | SearchedFullCommand:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         command = parse(sys.argv[1:] if argv is None else argv)
         if isinstance(command, SearchedFullCommand):
-            full.run(command)
+            searched_full.run(command)
         else:
             loss_weights(command)
 

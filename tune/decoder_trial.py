@@ -16,18 +16,18 @@ import torch
 from ray import tune
 from torch import Tensor, nn
 
-from emlnet.decoder import Decoder, DecoderConfig
-from emlnet.encoder import Encoder
-from emlnet.fit import Batches, evaluate, fit
-from emlnet.maps import Kind, resize
-from emlnet.model import EMLNet
-from emlnet.sample import Decoded
-from emlnet.state import EpochReport, TrainState, start
-from emlnet.views import Size
-from pipelines.decoder import CachedBatches, DecoderJob, Readouts, read_gaze
-from pipelines.readouts import Cache
-from shards.order import epoch_plan
-from shards.reader import ShardReader
+from emlnet.data.framing import Size
+from emlnet.data.maps import Kind, resize
+from emlnet.data.samples import Decoded
+from emlnet.models.decoder import Decoder, DecoderConfig
+from emlnet.models.eml_net import EMLNet
+from emlnet.models.encoder import Encoder
+from emlnet.training.fit import Batches, evaluate, fit
+from emlnet.training.state import EpochReport, TrainState, start
+from pipelines.stages.decoder_stage import CachedBatches, DecoderJob, Readouts, read_gaze
+from pipelines.stages.readout_cache import Cache
+from shards.read.order import epoch_plan
+from shards.read.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
 from tune.smaller import Gaze, Part, Shrunk, scaled
 from tune.trial import Result, Trial
@@ -145,7 +145,7 @@ class DecoderSubject:
         state = start(model, trial.plan, len(batches(0, 0)))
 
         def send(entry: EpochReport, state: TrainState) -> None:
-            tune.report(result(asdict(entry)))
+            tune.search_report(result(asdict(entry)))
 
         fit(
             state,

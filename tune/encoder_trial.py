@@ -14,16 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from emlnet.backbones import check_keys, find_backbone
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.finetune import Finetune, prepare
-from emlnet.fit import evaluate
-from emlnet.state import Plan
-from emlnet.views import Size
-from pipelines import trainer
-from pipelines.config import Compute
-from pipelines.encoders import EncoderJob, Prepared, ShardSource
-from shards.loader import Loader
-from shards.reader import ShardReader
+from emlnet.data.framing import Size
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.finetune import Finetune, prepare
+from emlnet.training.fit import evaluate
+from emlnet.training.state import Plan
+from pipelines.config.options import Compute
+from pipelines.ray_train import trainer
+from pipelines.stages.encoder_stage import EncoderJob, Prepared, ShardSource
+from shards.read.loader import Loader
+from shards.read.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
 from tune.results import TRAINING
 from tune.smaller import SmallReader, scaled
@@ -164,7 +164,7 @@ class EncoderSubject:
             start_failures=0,
         )
         # The last epoch may have been on its way when training ended; told twice, it counts once.
-        tune.report(result(content["history"][-1]))
+        tune.search_report(result(content["history"][-1]))
 
     def warm_up(self, plan: Plan, epochs: int, scale: float, seed: int, folder: Path) -> Path:
         """Trains with equal weights for a few epochs, once; the file of weights it ends with."""

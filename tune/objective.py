@@ -13,11 +13,11 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from emlnet.baselines import centre_prior
-from emlnet.fit import Baseline
-from emlnet.state import LOWER_IS_BETTER
-from pipelines import selection
-from shards.reader import ShardReader
+from emlnet.metrics.baselines import centre_prior
+from emlnet.training.fit import Baseline
+from emlnet.training.state import LOWER_IS_BETTER
+from pipelines.stages import select_encoders
+from shards.read.reader import ShardReader
 
 Objective = Literal["ig", "nss", "cc", "kl", "sim", "auc"]
 HELD_OUT = "held_out_"
@@ -48,7 +48,7 @@ def gain(objective: str, scores: dict[str, float], than: dict[str, float]) -> fl
 
 def halves(num_samples: int) -> tuple[list[int], list[int]]:
     """Positions of val that trials are tuned on, and those that results are reported on."""
-    tuned, held_out = selection.halves(num_samples, VAL_SEED)
+    tuned, held_out = select_encoders.halves(num_samples, VAL_SEED)
     return tuned.tolist(), held_out.tolist()
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from emlnet.losses import LossWeights
-from tune import plots
+from emlnet.losses.weighted import LossWeights
+from tune import search_plots
 from tune.importance import common_epoch, importance
 from tune.live import duration
 from tune.pareto import Choice, name, rank
-from tune.report import COLUMNS, Comparison, final_rows, marks
 from tune.results import TrialRecord
+from tune.search_report import COLUMNS, Comparison, final_rows, marks
 from tune.space import short
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_page(
     template = jinja2.Environment(autoescape=True).from_string(
         Path(__file__).with_suffix(".html").read_text()
     )
-    columns = [plots.label(metric, unit=False) for metric in COLUMNS]
+    columns = [search_plots.label(metric, unit=False) for metric in COLUMNS]
     text = template.render(
         title=f"Loss weights of {content['subject']} on {content['data']['name']}",
         verdict=content["verdict"],
@@ -64,27 +64,27 @@ def _figures(
     records: Sequence[TrialRecord], choice: Choice, objectives: Sequence[str], terms: Sequence[str]
 ) -> dict[str, tuple[Figure, str]]:
     """Each figure by the name of its file, with its caption."""
-    across, up = plots.axes_of(objectives)
+    across, up = search_plots.axes_of(objectives)
     figures = {
         "pareto": (
-            plots.pareto(records, choice, objectives),
+            search_plots.pareto(records, choice, objectives),
             f"Every trial by {across.upper()} and {up.upper()}; up arrows: more is better. "
             f"The winner is {choice.reason}.",
         ),
         "parallel": (
-            plots.parallel(records, choice, objectives, terms),
+            search_plots.parallel(records, choice, objectives, terms),
             "A line for each trial: the share of each term in the sum of the weights, then the "
             "scores.",
         ),
         "learning": (
-            plots.learning(records, choice, objectives[0]),
+            search_plots.learning(records, choice, objectives[0]),
             f"{objectives[0].upper()} after each epoch. Grey trials were stopped early.",
         ),
     }
     matters = importance(records, objectives[0], terms)
     if matters:
         figures["importance"] = (
-            plots.bars(matters, objectives[0]),
+            search_plots.bars(matters, objectives[0]),
             f"What matters to {objectives[0].upper()} after epoch {common_epoch(records)}, which "
             "all trials have: functional ANOVA over the shares. The shares sum to 1, so they "
             "share what they explain.",
@@ -98,7 +98,10 @@ def _facts(records: Sequence[TrialRecord], content: dict[str, Any]) -> list[tupl
     counts = {state: sum(record.state == state for record in records) for state in states}
     return [
         ("data", f"{content['data']['name']}, {content['data']['digest'][:16]}"),
-        ("objective", ", ".join(plots.label(each, unit=False) for each in content["objectives"])),
+        (
+            "objective",
+            ", ".join(search_plots.label(each, unit=False) for each in content["objectives"]),
+        ),
         (
             "trials",
             f"{len(records)}: {counts['finished']} finished, {counts['stopped']} stopped early, "

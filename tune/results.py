@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from emlnet.losses import LossWeights
-from pipelines.config import digest
-from pipelines.runs import write_json
+from emlnet.losses.weighted import LossWeights
+from pipelines.config.options import digest
+from pipelines.tracking.run_folder import write_json
 from tune.objective import gain
 from tune.space import EQUAL, FACTORS
 
@@ -43,7 +43,7 @@ class TrialRecord:
     """One trial.
 
     weights: what the point says; other: further numbers that are searched, by name.
-    history: the reports of its epochs (emlnet.state.EpochReport) so far.  num_epochs: of a whole
+    history: the reports of its epochs (EpochReport) so far.  num_epochs: of a whole
     trial.  epoch, scores: of the best epoch by the first objective; `tuebingen` scores on val.
     started: seconds since 1970; seconds: wall time with start-up, over all attempts.
     run_id: its MLflow run.  cause: why it failed, one line.

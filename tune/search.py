@@ -8,19 +8,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines import runs, stage, trainer
-from pipelines.config import flatten
-from pipelines.encoders import checked
-from pipelines.flags import BEST_WEIGHTS
-from pipelines.frozen import FrozenEncoder
-from pipelines.provenance import data_tags
-from pipelines.tracking import Tracker
-from shards.loader import check_sizes
-from shards.manifest import Manifest
-from shards.reader import ShardReader
-from shards.store import location
-from tune import report
-from tune.config import LossWeightsCommand, check
+from pipelines.config.flags import BEST_WEIGHTS
+from pipelines.config.options import flatten
+from pipelines.ray_cluster import connection
+from pipelines.stages import stage
+from pipelines.stages.encoder_stage import checked
+from pipelines.stages.frozen_encoders import FrozenEncoder
+from pipelines.tracking import run_folder
+from pipelines.tracking.mlflow_runs import Tracker
+from pipelines.tracking.provenance import data_tags
+from shards.files.manifest import Manifest
+from shards.files.store import location
+from shards.read.loader import check_sizes
+from shards.read.reader import ShardReader
+from tune import search_report
 from tune.halving import Halving
 from tune.live import Display, duration
 from tune.objective import halves
@@ -28,6 +29,7 @@ from tune.page import write_page
 from tune.pareto import choose
 from tune.proposals import Proposals, make_study
 from tune.results import Spec, TrialRecord, ended, find_records, forget_failed, seconds_spent
+from tune.search_config import LossWeightsCommand, check
 from tune.space import EQUAL, short
 from tune.subjects import make_subject, open_folder, title
 from tune.trial import Setting
@@ -79,7 +81,7 @@ def open_search(
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     # What workers print would tear up the table.
     frees = bool(command.search.stops or command.search.max_hours) and not frozen
-    trainer.connect(command.compute, include_dashboard=frees, log_to_driver=False)
+    connection.connect(command.compute, include_dashboard=frees, log_to_driver=False)
     params = {k: v for k, v in flatten(command).items() if k not in UNUSED}
     tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
     name = f"search {folder.name}"
@@ -237,7 +239,7 @@ def finish(command: LossWeightsCommand, setting: Setting, place: stage.Place) ->
     assert choice is not None
     assert place.parent is not None
     trained = sum(record.num_trained for record in records) + command.search.warm_start_epochs
-    content = report.summary(
+    content = search_report.summary(
         records,
         finals,
         choice,
@@ -253,17 +255,17 @@ def finish(command: LossWeightsCommand, setting: Setting, place: stage.Place) ->
             "seconds": seconds_spent(records),
         },
     )
-    final = report.compare(finals, choice.winner)
+    final = search_report.compare(finals, choice.winner)
     page = place.folder / PAGE
     plots = write_page(page, records, choice, final, content, setting.space.terms)
     path = place.folder / BEST_WEIGHTS
-    runs.write_json(path, content)
+    run_folder.write_json(path, content)
     tracker = place.tracker
     for file in (path, page, *plots):
         tracker.file(place.parent, file)
-    text = report.table(records, choice, setting.objectives)
+    text = search_report.table(records, choice, setting.objectives)
     if final:
-        text = f"{report.final_table(choice, final)}\n\n{text}"
+        text = f"{search_report.final_table(choice, final)}\n\n{text}"
     tracker.describe(place.parent, f"{content['verdict']}\n\n```\n{text}\n```")
     scores = {f"best_{name}": value for name, value in choice.winner.scores.items()}
     if final:
@@ -280,10 +282,10 @@ def say(folder: Path) -> None:
     records = find_records(folder)
     choice = choose(records, objectives)
     assert choice is not None
-    print(f"\n{report.table(records, choice, objectives)}\n")
-    final = report.compare(find_records(folder, final=True), choice.winner)
+    print(f"\n{search_report.table(records, choice, objectives)}\n")
+    final = search_report.compare(find_records(folder, final=True), choice.winner)
     if final:
-        print(f"{report.final_table(choice, final)}\n")
+        print(f"{search_report.final_table(choice, final)}\n")
     print(content["verdict"])
     cost = content["cost"]
     print(

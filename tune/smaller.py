@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from emlnet.encoder import Encoder
-from emlnet.maps import resize, to_log_density
-from emlnet.sample import Decoded, Place
-from emlnet.views import Size
-from pipelines.decoder import Readouts, read_gaze
-from pipelines.readouts import Cache
-from shards.reader import ShardReader
+from emlnet.data.framing import Size
+from emlnet.data.maps import resize, to_log_density
+from emlnet.data.samples import Decoded, Place
+from emlnet.models.encoder import Encoder
+from pipelines.stages.decoder_stage import Readouts, read_gaze
+from pipelines.stages.readout_cache import Cache
+from shards.read.reader import ShardReader
 
 AT_ONCE = 50
 """Samples whose readouts are shrunk at a time."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from emlnet.losses import LossWeights
-from emlnet.state import Plan
+from emlnet.losses.weighted import LossWeights
+from emlnet.training.state import Plan
 
 EQUAL = LossWeights()
 """The baseline: KL, CC and NSS at 1:1:1."""

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipelines import runs, stage, trainer
-from pipelines.config import digest, num_cpus
-from pipelines.frozen import (
+from pipelines.config.options import digest, num_cpus
+from pipelines.ray_cluster import sizing
+from pipelines.stages import stage
+from pipelines.stages.frozen_encoders import (
     FrozenEncoder,
     cache_folder,
     compute_readouts,
     find_packages,
     open_encoders,
 )
-from shards.manifest import Manifest
-from tune.config import LossWeightsCommand
+from pipelines.tracking import run_folder
+from shards.files.manifest import Manifest
 from tune.decoder_trial import DecoderSubject, decoder_title, share
 from tune.encoder_trial import EncoderSubject
+from tune.search_config import LossWeightsCommand
 from tune.space import EQUAL, short
 from tune.trial import Subject, trial_compute
 from tune.tuner import num_at_once
@@ -52,7 +54,7 @@ def open_folder(
     words = title(command, frozen)
     safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in words)[:60]
     default = Path("runs") / f"tune-{safe}-{digest(**identity)[:8]}"
-    folder = runs.open_folder(command.tracking.out or default, identity)
+    folder = run_folder.open_folder(command.tracking.out or default, identity)
     caches = cache_folder(command.readouts, folder)
     return folder, [replace(each, cache=caches / each.cache) for each in frozen]
 
@@ -71,13 +73,13 @@ def make_subject(
 
     Raises ValueError when they hold none, or its workers can't share a batch.
     """
-    scaled = trainer.scaling(command.compute)
+    scaled = sizing.scaling(command.compute)
     num_workers = 1 if frozen else scaled.max_workers
     use_gpu = bool(scaled.use_gpu)
     takes = {"CPU": 1 if frozen else num_workers * command.compute.cpus}
     if use_gpu:
         takes["GPU"] = num_workers
-    at_once = min(num_at_once(takes, trainer.when_free(takes)), command.search.num_trials)
+    at_once = min(num_at_once(takes, sizing.when_free(takes)), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
         compute_readouts(place, frozen)
@@ -93,7 +95,7 @@ def make_subject(
             use_gpu=use_gpu,
         )
         return decoder, at_once
-    trainer.check_batch(command.plan.batch_size, command.compute)
+    sizing.check_batch(command.plan.batch_size, command.compute)
     compute = trial_compute(command.compute, num_threads)
     encoder = EncoderSubject(
         data=place.data, encoder=command.encoder, compute=compute, finetune=command.finetune

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from emlnet.state import Plan
-from pipelines.config import Compute
+from emlnet.training.state import Plan
+from pipelines.config.options import Compute
 from tune.objective import is_finite
 from tune.results import Spec, trial_folder
 from tune.space import Space
@@ -55,7 +55,7 @@ class Result:
     stop_by: str
 
     def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """entry: as emlnet.state.EpochReport."""
+        """entry: as emlnet.training.state.EpochReport."""
         scores = entry["scores"]
         if not is_finite(scores, (*self.objectives, self.stop_by)):
             raise ValueError(f"a score on val is no number: {scores}")

@@ -16,10 +16,10 @@ from ray import tune
 from ray.tune.stopper import Stopper
 from ray.util.state import list_actors
 
-from pipelines.config import flatten
-from pipelines.provenance import data_tags
-from pipelines.stage import Place
-from pipelines.tracking import Tracker
+from pipelines.config.options import flatten
+from pipelines.stages.stage import Place
+from pipelines.tracking.mlflow_runs import Tracker
+from pipelines.tracking.provenance import data_tags
 from tune.halving import Halving, make_scheduler, stopped_by
 from tune.pareto import name
 from tune.proposals import Proposals

@@ -11,12 +11,12 @@ from benchmarks import loss as loss_benchmark
 from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline.loader import Folder
 from benchmarks.baseline.step import trainer
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.prepare import prepare_image, prepare_targets
-from emlnet.sample import collate
-from shards.reader import ShardReader
-from shards.sample import write_sample
-from shards.writer import build
+from emlnet.data.batches import prepare_image, prepare_targets
+from emlnet.data.samples import collate
+from emlnet.models.encoder import Encoder, EncoderConfig
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
+from shards.read.reader import ShardReader
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.npz"
 

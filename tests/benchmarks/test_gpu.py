@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from shards.sample import write_sample
-from shards.writer import build
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import time_to_nss
-from shards.sample import write_sample
-from shards.writer import build
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 
 
 @pytest.mark.slow

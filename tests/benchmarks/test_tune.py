@@ -8,9 +8,9 @@ from argparse import Namespace
 import pytest
 
 from benchmarks import tune
-from emlnet.losses import LossWeights
-from shards.sample import write_sample
-from shards.writer import build
+from emlnet.losses.weighted import LossWeights
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 from tune.results import Spec, TrialRecord
 from tune.space import Space
 

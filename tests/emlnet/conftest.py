@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emlnet import package, registry
-from emlnet.decoder import DecoderConfig
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.model import EMLNet
-from emlnet.prepare import prepare_image, prepare_targets
-from emlnet.sample import Decoded, collate
+from emlnet.data.batches import prepare_image, prepare_targets
+from emlnet.data.samples import Decoded, collate
+from emlnet.inference import package
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.eml_net import EMLNet
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.registry import mlflow_registry
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden.npz"
 SIZE = (32, 48)
@@ -221,22 +222,22 @@ class Store:
 
 def register_model(uri: str, folder: Path, alias: str) -> str:
     """Logs a packaged model in a run and as MLflow's model, which it registers; returns the run."""
-    client = registry.connect(uri)
+    client = mlflow_registry.connect(uri)
     found = client.get_experiment_by_name("test")
     experiment = found.experiment_id if found else client.create_experiment("test")
     run = client.create_run(experiment).info.run_id
-    client.log_artifacts(run, str(folder), registry.PACKAGE)
+    client.log_artifacts(run, str(folder), mlflow_registry.PACKAGE)
     model = client.create_logged_model(experiment, name="model", source_run_id=run)
     with tempfile.TemporaryDirectory() as files:
-        shutil.copytree(folder, Path(files) / "artifacts" / registry.PACKAGE)
+        shutil.copytree(folder, Path(files) / "artifacts" / mlflow_registry.PACKAGE)
         client.log_model_artifacts(model.model_id, files)
     client.finalize_logged_model(model.model_id, "READY")
-    if not client.search_registered_models(f"name = '{registry.NAME}'"):
-        client.create_registered_model(registry.NAME)
+    if not client.search_registered_models(f"name = '{mlflow_registry.NAME}'"):
+        client.create_registered_model(mlflow_registry.NAME)
     version = client.create_model_version(
-        registry.NAME, model.artifact_location, run_id=run, model_id=model.model_id
+        mlflow_registry.NAME, model.artifact_location, run_id=run, model_id=model.model_id
     )
-    client.set_registered_model_alias(registry.NAME, alias, version.version)
+    client.set_registered_model_alias(mlflow_registry.NAME, alias, version.version)
     return str(run)
 
 
@@ -252,7 +253,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("store")
     path = folder / "mlflow.db"
     path.touch()
-    client = registry.connect(f"sqlite:///{path}")
+    client = mlflow_registry.connect(f"sqlite:///{path}")
     experiment = client.create_experiment("test", (folder / "mlartifacts").as_uri())
     models = {
         number: package.save(
@@ -262,7 +263,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     }
     runs = {
         number: register_model(f"sqlite:///{path}", models[number], alias)
-        for number, alias in ((1, registry.CHAMPION), (2, "challenger"))
+        for number, alias in ((1, mlflow_registry.CHAMPION), (2, "challenger"))
     }
     broken = folder / "broken"
     shutil.copytree(models[1], broken)
@@ -270,7 +271,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     content[-1] ^= 0xFF
     (broken / package.WEIGHTS).write_bytes(content)
     damaged, empty = (client.create_run(experiment).info.run_id for _ in range(2))
-    client.log_artifacts(damaged, str(broken), registry.PACKAGE)
+    client.log_artifacts(damaged, str(broken), mlflow_registry.PACKAGE)
     return Store(path=path, models=models, runs=runs, damaged=damaged, empty=empty)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emlnet import package
 from emlnet.__main__ import main
+from emlnet.inference import package
 
 
 @pytest.fixture(autouse=True)

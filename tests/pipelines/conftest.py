@@ -8,10 +8,10 @@ import pytest
 import ray
 import torch
 
-from pipelines import nodes, tasks, trainer
-from pipelines.config import Compute
-from shards.sample import write_sample
-from shards.writer import build
+from pipelines.config.options import Compute
+from pipelines.ray_cluster import check_nodes, connection, tasks
+from shards.build.writer import build
+from shards.layouts.synthetic import write_sample
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """Ray on this machine, for the tests of one file."""
-    trainer.connect(Compute())
+    connection.connect(Compute())
     yield
     ray.shutdown()
 
@@ -48,5 +48,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return [function(part, torch.device("cpu"), *shared) for part in parts]
 
     monkeypatch.setattr(tasks, "spread", spread)
-    monkeypatch.setattr(trainer, "connect", lambda compute: None)
-    monkeypatch.setattr(nodes, "check", lambda *given: None)
+    monkeypatch.setattr(connection, "connect", lambda compute: None)
+    monkeypatch.setattr(check_nodes, "check", lambda *given: None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.evaluation import COVERAGES
-from pipelines.table import Table, make_frame
+from pipelines.evaluation.evaluate import COVERAGES
+from pipelines.evaluation.score_table import Table, make_frame
 
 
 def make_table(values: dict[str, dict[str, Sequence[float]]], **about: Any) -> Table:

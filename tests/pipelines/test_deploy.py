@@ -12,9 +12,9 @@ import ray
 import yaml
 from packaging.requirements import Requirement
 
-from pipelines import preflight
 from pipelines.__main__ import parse
-from pipelines.config import FullCommand
+from pipelines.config.options import FullCommand
+from pipelines.ray_cluster import preflight
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

@@ -13,8 +13,8 @@ import s3fs
 import scipy.io
 from PIL import Image
 
-from shards.raw import SourceOptions
-from shards.writer import build
+from shards.build.writer import build
+from shards.layouts.raw_samples import SourceOptions
 from tests.shards.s3 import Server
 
 SIZE = (30, 40)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 import tune.__main__
-from emlnet.finetune import Finetune
-from emlnet.losses import LossWeights
-from pipelines.bell import TERMINATED, StoppedError
-from pipelines.presets import find_preset
-from tune import full
+from emlnet.losses.weighted import LossWeights
+from emlnet.models.finetune import Finetune
+from pipelines.config.presets import find_preset
+from pipelines.ray_cluster.stop_signal import TERMINATED, StoppedError
+from tune import searched_full as full
 from tune.__main__ import main, parse
-from tune.config import LossWeightsCommand, SearchedFullCommand, check, check_full
-from tune.full import search_command, with_winner
 from tune.search import first_specs
+from tune.search_config import LossWeightsCommand, SearchedFullCommand, check, check_full
+from tune.searched_full import search_command, with_winner
 from tune.space import EQUAL, KL_LED
 from tune.tuner import num_at_once
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from emlnet.encoder import EncoderConfig
-from emlnet.state import Plan
-from pipelines.config import Compute
-from pipelines.stage import Place
-from pipelines.tracking import Tracker
-from shards.manifest import Manifest
+from emlnet.models.encoder import EncoderConfig
+from emlnet.training.state import Plan
+from pipelines.config.options import Compute
+from pipelines.stages.stage import Place
+from pipelines.tracking.mlflow_runs import Tracker
+from shards.files.manifest import Manifest
 from tune.encoder_trial import EncoderSubject
 from tune.results import TRAINING, Spec, find_record, trial_folder
 from tune.space import EQUAL, Space

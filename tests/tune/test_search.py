@@ -20,18 +20,18 @@ from typing import Any
 import pytest
 import ray
 
-from emlnet import package
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.losses import LossWeights
-from emlnet.registry import connect
-from pipelines.flags import read_loss_weights
-from pipelines.trainer import RAY_ENV
-from shards.manifest import Manifest
-from shards.sample import write_sample
-from shards.writer import build
+from emlnet.inference import package
+from emlnet.losses.weighted import LossWeights
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.registry.mlflow_registry import connect
+from pipelines.config.flags import read_loss_weights
+from pipelines.ray_cluster.connection import RAY_ENV
+from shards.build.writer import build
+from shards.files.manifest import Manifest
+from shards.layouts.synthetic import write_sample
 from tune.__main__ import main, parse
-from tune.config import LossWeightsCommand
 from tune.results import find_records
+from tune.search_config import LossWeightsCommand
 from tune.space import EQUAL
 from tune.subjects import open_folder
 

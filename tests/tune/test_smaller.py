@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet.sample import Decoded
+from emlnet.data.samples import Decoded
 from tune.smaller import Gaze, Part, Shrunk, SmallReader, scaled, shrink
 
 

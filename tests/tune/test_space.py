@@ -7,8 +7,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from emlnet.losses import LossWeights
-from emlnet.state import Plan
+from emlnet.losses.weighted import LossWeights
+from emlnet.training.state import Plan
 from tune.space import EQUAL, TOTAL, Space, short
 
 

@@ -11,29 +11,30 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from emlnet import package
-from emlnet.decoder import DecoderConfig
-from emlnet.encoder import Encoder, EncoderConfig
-from emlnet.finetune import Finetune
-from emlnet.fit import evaluate
-from emlnet.losses import LossWeights
-from emlnet.model import EMLNet
-from emlnet.state import Plan
-from pipelines import readouts, tasks
-from pipelines.config import Compute
-from pipelines.encoders import EncoderJob
-from pipelines.frozen import open_encoders
-from pipelines.readouts import Cache
-from shards.loader import Reading
-from shards.manifest import Manifest
-from shards.reader import ShardReader
+from emlnet.inference import package
+from emlnet.losses.weighted import LossWeights
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.eml_net import EMLNet
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.finetune import Finetune
+from emlnet.training.fit import evaluate
+from emlnet.training.state import Plan
+from pipelines.config.options import Compute
+from pipelines.ray_cluster import tasks
+from pipelines.stages import readout_cache
+from pipelines.stages.encoder_stage import EncoderJob
+from pipelines.stages.frozen_encoders import open_encoders
+from pipelines.stages.readout_cache import Cache
+from shards.files.manifest import Manifest
+from shards.read.loader import Reading
+from shards.read.reader import ShardReader
 from tune import decoder_trial, encoder_trial, search
 from tune.__main__ import parse
-from tune.config import LossWeightsCommand
 from tune.decoder_trial import DecoderSubject
 from tune.encoder_trial import EncoderSubject, TrialJob, trial_size
 from tune.objective import halves
 from tune.results import Spec
+from tune.search_config import LossWeightsCommand
 from tune.space import EQUAL, Space
 from tune.trial import EPOCH, REPORT, SCORE, Result, Setting, one_line, trial_compute
 
@@ -183,7 +184,7 @@ def decoder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deco
     package.save(tmp_path / "encoder", Encoder(TINY).eval(), {})
     manifest = Manifest.load(data)
     (frozen,) = open_encoders([tmp_path / "encoder"], manifest, tmp_path / "readouts")
-    readouts.build(frozen.cache, data, ("train", "val"), frozen.encoder)
+    readout_cache.build(frozen.cache, data, ("train", "val"), frozen.encoder)
     return DecoderSubject(
         data=data,
         encoders=(frozen.encoder,),

@@ -16,12 +16,12 @@ from typing import Any
 import ray
 import torch
 
-from emlnet import checkpoint
-from emlnet.encoder import EncoderConfig
-from emlnet.state import Plan
-from pipelines import trainer
-from pipelines.config import Compute
-from pipelines.encoders import EncoderJob, ShardSource
+from emlnet.models.encoder import EncoderConfig
+from emlnet.training import checkpoint
+from emlnet.training.state import Plan
+from pipelines.config.options import Compute
+from pipelines.ray_train import trainer
+from pipelines.stages.encoder_stage import EncoderJob, ShardSource
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
 

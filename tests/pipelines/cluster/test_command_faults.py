@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import full
-from pipelines.config import Tracking
-from pipelines.presets import find_preset
+from pipelines.config.options import Tracking
+from pipelines.config.presets import find_preset
+from pipelines.stages import full
 from tests.pipelines.cluster.commands import command, free_port, mlflow_server, started, wait_for
 from tests.pipelines.cluster.faults import last_checkpoint, wait_until
 

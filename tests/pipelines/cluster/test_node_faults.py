@@ -10,8 +10,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipelines import trainer
-from pipelines.config import Compute
+from pipelines.config.options import Compute
+from pipelines.ray_cluster import connection, sizing
+from pipelines.ray_train import trainer
 from tests.pipelines.cluster.faults import (
     FaultyJob,
     begun_twice,
@@ -43,7 +44,7 @@ def begun_after_checkpoint(job: FaultyJob) -> bool:
 def connect(cluster: Cluster, compute: Compute) -> None:
     cluster.wait_for_nodes()
     ray.shutdown()
-    trainer.connect(compute)
+    connection.connect(compute)
 
 
 def leaving(nodes: list[Any]) -> tuple[Any, str]:
@@ -82,7 +83,7 @@ def test_elastic_training_goes_on_smaller_and_grows_again(
     cluster: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_RESIZES", 5)
+    monkeypatch.setattr(sizing, "SECONDS_BETWEEN_RESIZES", 5)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     compute = Compute(num_workers="1:2", address=cluster.address, max_failures=2, threads=1)
     connect(cluster, compute)

@@ -7,8 +7,9 @@ import boto3
 import pytest
 import ray
 
-from pipelines import trainer
-from pipelines.config import Compute
+from pipelines.config.options import Compute
+from pipelines.ray_cluster import connection
+from pipelines.ray_train import trainer
 from tests.pipelines.cluster.faults import difference, make_job, steps, training, wait_until
 from tests.shards.s3 import Server
 
@@ -29,7 +30,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="runs")
     ray.shutdown()
-    trainer.connect(Compute())
+    connection.connect(Compute())
     yield server
     ray.shutdown()
     server.server.shutdown()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from emlnet import checkpoint
-from emlnet.finite import DivergedError
-from pipelines import trainer
-from pipelines.config import Compute
+from emlnet.training import checkpoint
+from emlnet.training.divergence import DivergedError
+from pipelines.config.options import Compute
+from pipelines.ray_train import trainer
 from tests.pipelines.cluster.faults import begun_twice, difference, make_job, steps
 
 pytestmark = pytest.mark.usefixtures("local_ray")

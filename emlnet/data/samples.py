@@ -1,0 +1,245 @@
+"""The words every other room speaks: a photograph with its gaze, and a batch of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emlnet.data.framing import Frame, Size, View, cut, letterbox
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One photograph and where people looked, as it is stored: pictures stay encoded.
+
+    key: `split/stem`, unique in a data set.  image: the photograph's file, byte for byte.
+    points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; repeats kept
+    observers: (N,) int32, whose fixation each is, -1 where the source does not tell.
+    density: the density map's file, 8-bit grey PNG.
+    timing: (N, 2) float32 onset and duration in ms, nan where one is unknown; None without any.
+    """
+
+    key: str
+    image: bytes
+    points: NDArray[np.int32]
+    observers: NDArray[np.int32]
+    density: bytes
+    timing: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """A sample whose pictures are pixels.
+
+    image: (H, W, 3) uint8 RGB.  points: (N, 2) int32 (x, y).  observers: (N,) int32.
+    density: (H, W) uint8, any scale.
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    points: NDArray[np.int32]
+    observers: NDArray[np.int32]
+    density: NDArray[np.uint8]
+
+
+class Place(NamedTuple):
+    """Memory for a sample's pictures.
+
+    image: (H, W, 3) uint8.  density: (H, W) uint8; None where density maps are not wanted.
+    """
+
+    image: NDArray[np.uint8]
+    density: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Samples, collated, uint8 until they are on the device.
+
+    image: (B, 3, H, W) uint8 RGB.  density: (B, 1, H, W) uint8, any scale.  Both are flat, one
+    picture (H, W, C) after another, where sizes differ.
+    pixels: (P, 3) int64, one row per fixated pixel: image in the batch, y, x.
+    counts: (P,) float32, fixations on that pixel.
+    weight: (B,) float32, 1, or 0 for a sample that only fills up the last step of an epoch.
+    flip: (B,) bool, whether to mirror the sample left to right.
+    canvas, views: what is shown of each picture, and where; None when each is shown whole.
+    colour: (B, 3) float32 factors of brightness, contrast and saturation; None leaves colours.
+    """
+
+    keys: tuple[str, ...]
+    image: Tensor
+    density: Tensor
+    pixels: Tensor
+    counts: Tensor
+    weight: Tensor
+    flip: Tensor
+    canvas: Size | None = None
+    views: tuple[View, ...] | None = None
+    colour: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Targets:
+    """Where people looked, on the device of the model, in the shape that losses and metrics use.
+
+    density: (B, 1, H, W) float32, >= 0, sums to 1 per image.
+    index: (P,) int64, fixated pixels as positions in the flattened (B, H, W).
+    counts: (P,) float32, fixations on that pixel.  weight: (B,) float32, 1 or 0 (padding).
+    frames: the part of each map that its picture fills, None when it is the whole.
+    """
+
+    density: Tensor
+    index: Tensor
+    counts: Tensor
+    weight: Tensor
+    frames: tuple[Frame, ...] | None = None
+
+    @property
+    def owner(self) -> Tensor:
+        """(P,) int64: the image in the batch that each fixated pixel belongs to."""
+        return self.index // (self.density.shape[-2] * self.density.shape[-1])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.density.shape[-2], self.density.shape[-1]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, 1, H, W) bool: false where a letterbox pads a picture."""
+        mask = torch.ones_like(self.density, dtype=torch.bool)
+        for row, frame in zip(mask, self.frames or (), strict=False):
+            row.fill_(False)
+            cut(row, frame).fill_(True)
+        return mask
+
+    def fixation_map(self) -> Tensor:
+        """(B, 1, H, W) float32: the number of fixations on each pixel."""
+        flat = torch.zeros_like(self.density).view(-1)
+        return flat.index_put_((self.index,), self.counts).view_as(self.density)
+
+
+def decoded_pixels(
+    points: NDArray[np.int32], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Fixations (N, 2) as unique pixels (P, 2), (y, x), and how many fixations each has, (P,)."""
+    flat = points[:, 1].astype(np.int64) * width + points[:, 0]
+    unique, counts = np.unique(flat, return_counts=True)
+    return np.stack([unique // width, unique % width], axis=1), counts.astype(np.float32)
+
+
+def collate(
+    samples: Sequence[Decoded],
+    weight: NDArray[np.float32],
+    flip: NDArray[np.bool_],
+    *,
+    canvas: Size | None = None,
+    stretch: bool = False,
+    parts: Sequence[Frame] | None = None,
+    colour: NDArray[np.float32] | None = None,
+    pictures: Tensor | None = None,
+) -> Batch:
+    """Joins decoded samples into a batch.
+
+    weight: (B,) 1 or 0.  flip: (B,) bool.  canvas: (H, W) on which pictures of any size are shown;
+    without it all have one size.  stretch: fill the canvas, whatever a picture's proportions.
+    parts: of each picture what is shown; one that would show no fixation is shown whole.
+    colour: (B, 3) factors.  pictures: (N,) uint8 memory for photographs and densities, 4 bytes a
+    pixel, or 3 for photographs alone, with densities of zeros; new when there is none.
+    Raises ValueError when the sizes differ and no canvas is given.
+    """
+    sizes = [sample.image.shape[:2] for sample in samples]
+    mixed = len(set(sizes)) != 1
+    if mixed and canvas is None:
+        names = ", ".join(f"{s.key} {s.image.shape[:2]}" for s in samples)
+        raise ValueError(f"images of different sizes cannot share a batch: {names}")
+    pixels, counts = [], []
+    for position, sample in enumerate(samples):
+        unique, count = decoded_pixels(sample.points, sample.image.shape[1])
+        pixels.append(np.insert(unique, 0, position, axis=1))
+        counts.append(count)
+    canvas = canvas or sizes[0]
+    views = None
+    if parts is not None or mixed or canvas != sizes[0]:
+        wholes = [Frame(0, 0, *size) for size in sizes]
+        views = tuple(
+            View(
+                size,
+                _part(sample, part),
+                Frame(0, 0, *canvas) if stretch else letterbox(size, canvas),
+            )
+            for sample, size, part in zip(samples, sizes, parts or wholes, strict=True)
+        )
+    if pictures is None:
+        pictures = torch.empty(sum(4 * s.density.size for s in samples), dtype=torch.uint8)
+    shape = (len(samples), 3, *sizes[0]) if not mixed else (sum(s.image.size for s in samples),)
+    image, density = split_pictures(pictures, shape)
+    _fill(pictures[: image.numel()], [s.image for s in samples])
+    if len(pictures) > image.numel():
+        _fill(pictures[image.numel() :], [s.density for s in samples])
+    return Batch(
+        keys=tuple(s.key for s in samples),
+        image=image,
+        density=density,
+        pixels=torch.from_numpy(np.concatenate(pixels)),
+        counts=torch.from_numpy(np.concatenate(counts)),
+        weight=torch.from_numpy(np.asarray(weight, np.float32)),
+        flip=torch.from_numpy(np.asarray(flip, np.bool_)),
+        canvas=None if views is None else canvas,
+        views=views,
+        colour=None if colour is None else torch.from_numpy(colour),
+    )
+
+
+def split_pictures(pictures: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A batch's photographs and densities in their memory, (N,) uint8: views of it.
+
+    shape: of the photographs, (B, 3, H, W), or (M,) where sizes differ; the rest is densities, or
+    nothing, and densities are zeros that take no memory.
+    """
+    num = math.prod(shape)
+    densities = pictures[num:] if len(pictures) > num else pictures.new_zeros(1).expand(num // 3)
+    if len(shape) == 1:
+        return pictures[:num], densities
+    batch, channels, height, width = shape
+    image = pictures[:num].view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return image, densities.view(batch, 1, height, width)
+
+
+def places(pictures: Tensor, sizes: Sequence[Size]) -> list[Place]:
+    """Where a batch's pictures, of these sizes, go in the memory of `collate`."""
+    ends = np.cumsum([height * width for height, width in sizes]).tolist()
+    images, densities = np.split(pictures.numpy(), [3 * ends[-1]])
+    found = []
+    for end, (height, width) in zip(ends, sizes, strict=True):
+        start = end - height * width
+        image = images[3 * start : 3 * end].reshape(height, width, 3)
+        density = densities[start:end].reshape(height, width) if len(densities) else None
+        found.append(Place(image, density))
+    return found
+
+
+def _fill(memory: Tensor, pictures: Sequence[NDArray[np.uint8]]) -> None:
+    """Copies pictures one after another, but those that are there already."""
+    place, start = memory.numpy(), 0
+    for picture in pictures:
+        target = place[start : start + picture.size].reshape(picture.shape)
+        if target.ctypes.data != picture.ctypes.data:
+            np.copyto(target, picture)
+        start += picture.size
+
+
+def _part(sample: Decoded, part: Frame) -> Frame:
+    """What is shown of a sample: the part, or all of it where the part holds no fixation."""
+    along = sample.points - (part.left, part.top)
+    seen = ((along >= 0) & (along < (part.width, part.height))).all(1)
+    if seen.any() or not len(sample.points):
+        return part
+    return Frame(0, 0, *sample.image.shape[:2])

@@ -1,0 +1,72 @@
+"""The model card that lies beside the weights: what a model is, may be used for, and scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emlnet.metrics.saliency_metrics import LABELS
+
+ANSWERS = {
+    "density": "a density over the picture's pixels (log-density too), which sums to 1",
+    "eml": "a saliency map in 0..1, as in the EML-NET paper",
+}
+
+
+def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, Any]) -> str:
+    """The card as Markdown; docs/model-card.md explains each part.
+
+    encoders: their configs.  readout: what the model answers.  about: what model.json says of it.
+    """
+    name = about.get("name", "model")
+    data = about.get("data") or {}
+    trained = data.get("name", "unknown data")
+    known = ", ".join(f"{e['backbone']} ({e['size'][0]} x {e['size'][1]} pixels)" for e in encoders)
+    facts = {
+        "Answers": ANSWERS[readout],
+        "Encoders": known,
+        "Trained on": f"{trained}{_digest(data)}",
+        "Scores": _scores(about.get("scores") or {}),
+        "Licence": f"code Apache-2.0; weights: {about.get('licence') or 'unknown'}; "
+        f"data: {data.get('licence') or 'unknown'}",
+        "Made by": f"emlnet, commit {about.get('commit') or 'unknown'}",
+    }
+    lines = "\n".join(f"- {title}: {text}" for title, text in facts.items())
+    return f"""# {name}: where people look in a picture
+
+{lines}
+
+## Use
+    import emlnet
+    model = emlnet.load("FOLDER")
+    prediction = model.predict("photo.jpg")    # .saliency, .log_density: (H, W), the photo's size
+
+## Meant for
+Free viewing of photographs for some seconds, by adults with normal sight, on a screen: where the
+first gazes of a group of people fall. Cropping, compression, layout and research on attention.
+
+## Not meant for
+Decisions about a person; what one viewer will look at; tasks such as search or reading; driving or
+any other use where a missed object does harm.
+
+## Limits
+Pictures unlike the training data (screens, drawings, medical images, text) are out of its domain.
+Densities are calibrated to the training data's viewers, viewing time and screen distance, and lean
+to the picture's centre as those viewers did. Scores on other data sets will differ.
+"""
+
+
+def first_lines(card: str) -> str:
+    """The card's title and facts as plain text: all before its first section."""
+    return card.partition("\n## ")[0].strip().removeprefix("# ")
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return f" (digest {data['digest'][:12]})" if data.get("digest") else ""
+
+
+def _scores(scores: dict[str, float]) -> str:
+    """The scores in words."""
+    if not scores:
+        return "none recorded"
+    shown = ", ".join(f"{LABELS.get(name, name)} {value:.3f}" for name, value in scores.items())
+    return f"{shown} (val, `mit` rules)"

@@ -1,0 +1,156 @@
+"""Pictures of any kind in, maps at their own size out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from emlnet.data.images import read_picture, to_rgb
+from emlnet.data.maps import Kind, gaussian_blur, min_max, mirror_average, to_log_density
+from emlnet.models.eml_net import EMLNet
+from emlnet.models.encoder import Encoder
+
+Picture = Path | str | Image.Image | NDArray[Any] | Tensor
+"""A path, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W),
+(1, H, W), (3, H, W) or (4, H, W); integers of their full range, or floats in 0..1."""
+
+EML_BLUR = 5.0
+"""Sigma of the blur that EML-NET's authors give their predictions, in pixels of 480 x 640."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Where people look in one picture of H x W pixels.
+
+    saliency: (H, W) float32; a density model's density, which sums to 1, or an `eml` model's
+    sigmoid map in [0, 1].  log_density: (H, W) float32, natural log, exp sums to 1.
+    kind: `density` or `eml`.
+    """
+
+    saliency: NDArray[np.float32]
+    log_density: NDArray[np.float32]
+    kind: Kind
+
+    def grey(self) -> NDArray[np.float32]:
+        """(H, W) in 0..1: the map min-max; an `eml` map is blurred first."""
+        maps = torch.from_numpy(self.saliency)[None, None]
+        if self.kind == "eml":
+            sigma = EML_BLUR * math.sqrt(self.saliency.size / (480 * 640))
+            maps = gaussian_blur(maps, sigma, max(1, round(4 * sigma)), "replicate")
+        grey: NDArray[np.float32] = min_max(maps)[0, 0].numpy()
+        return grey
+
+    def picture(self) -> NDArray[np.uint8]:
+        """(H, W) uint8: `grey` in 0..255."""
+        return (self.grey() * 255).round().astype(np.uint8)
+
+    def picture16(self) -> NDArray[np.uint16]:
+        """(H, W) uint16: `grey` in 0..65535."""
+        return (self.grey().astype(np.float64) * 65535).round().astype(np.uint16)
+
+
+@torch.inference_mode()
+def predict_output(
+    model: EMLNet | Encoder, image: Tensor, flip: bool = False, half: bool = False
+) -> Tensor:
+    """The model's output (B, 1, H, W) for (B, 3, H, W) in 0..1.
+
+    flip: average with the mirrored picture's.  half: backbones and readouts compute in 16 bits
+    (float16 on a GPU, bfloat16 on a CPU); what joins them stays in 32, and so does all of a batch
+    that is too large for 16.
+    """
+    model.eval()
+    output = _output(model, image, half)
+    if flip:
+        output = mirror_average(output, _output(model, image.flip(-1), half), model.kind)
+    return output
+
+
+def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
+    if not half:
+        answer: Tensor = model(image)
+        return answer
+    dtype = torch.float16 if image.device.type == "cuda" else torch.bfloat16
+    size = (image.shape[-2], image.shape[-1])
+    with torch.autocast(image.device.type, dtype):
+        found = [model.readouts(image)] if isinstance(model, Encoder) else model.readouts(image)
+    whole = [[tap.float() for tap in taps] for taps in found]
+    if not all(tap.isfinite().all() for taps in whole for tap in taps):
+        return _output(model, image, half=False)
+    if isinstance(model, Encoder):
+        answer = model.own_map(whole[0], size)
+        return answer
+    return model.decode(whole, size)
+
+
+def to_predictions(output: Tensor, kind: Kind) -> list[Prediction]:
+    """A model's output (B, 1, H, W) as one prediction per picture."""
+    saliency = (output.exp() if kind == "density" else output).float().cpu().numpy()
+    log_density = to_log_density(output, kind).float().cpu().numpy()
+    return [
+        Prediction(saliency=saliency[row, 0], log_density=log_density[row, 0], kind=kind)
+        for row in range(len(output))
+    ]
+
+
+def to_tensors(images: Sequence[Picture] | NDArray[Any] | Tensor) -> list[Tensor]:
+    """Each picture of a batch as (3, H, W) float32 RGB in 0..1; sizes may differ.
+
+    images: pictures, or an array or a tensor whose first axis counts them.
+    """
+    return [to_tensor(image) for image in images]
+
+
+def to_tensor(image: Picture) -> Tensor:
+    """(3, H, W) float32 RGB in 0..1.  Raises ValueError for what is no picture."""
+    if isinstance(image, Tensor):
+        given = image.detach().cpu()
+        if given.dtype == torch.bfloat16:
+            given = given.float()
+        pixels = given.numpy()
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+        shapes = "a tensor must be (H, W), (1, H, W), (3, H, W) or (4, H, W)"
+    elif isinstance(image, str | Path):
+        pixels = read_picture(Path(image))
+    elif isinstance(image, Image.Image):
+        pixels = to_rgb(image)
+    else:
+        pixels = np.asarray(image)
+    if not isinstance(image, Tensor):
+        shapes = "an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
+        found = tuple(image.shape) if isinstance(image, Tensor) else pixels.shape
+        more = "; a batch goes to predict_batch" if pixels.ndim == 4 else ""
+        raise ValueError(f"{shapes}, found {found} {pixels.dtype}{more}")
+    scaled = _unit_range(pixels).reshape(*pixels.shape[:2], channels)
+    if channels == 4:
+        scaled = scaled[..., :3] * scaled[..., 3:] + (1 - scaled[..., 3:])
+    elif channels == 1:
+        scaled = np.repeat(scaled, 3, axis=2)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+
+def _unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Pixels as float32 in 0..1: unsigned integers over their range, floats as they are."""
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.float32)
+    if pixels.dtype == np.uint16:  # As the files of 16 bits are read: the upper 8.
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(pixels.min()), float(pixels.max())
+        if low >= 0 and high <= 1:
+            return pixels.astype(np.float32)
+        raise ValueError(f"floats must lie in 0..1, found {low:.4g} to {high:.4g}")
+    raise ValueError(f"pixels are uint8, uint16, bool or floats in 0..1, found {pixels.dtype}")

@@ -1,0 +1,220 @@
+"""An encoder: a backbone with one one-channel readout per tapped layer, and a map of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emlnet.backbones import build_backbone, find_backbone
+from emlnet.data.framing import off_canvas, onto_canvas
+from emlnet.data.maps import Kind, gaussian_blur, log_softmax, resize
+from emlnet.models.precision import in_full, widen
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """What an encoder is made of."""
+
+    backbone: str = "efficientnet_lite0"
+    """Name of a row in the table (`python -m pipelines backbones`), or timm:<name>."""
+    readout: Kind = "density"
+    """`density`: a log-density with centre bias and blur, learned.  `eml`: the paper's map."""
+    size: tuple[int, int] = (480, 640)
+    """Height and width in pixels at which the backbone sees a picture."""
+    weights: str = "default"
+    """Weights the backbone starts from: `default` (a Python package's, or what its library
+    downloads), `package`, `none` (scratch), a path to .pth, .pth.tar or .safetensors, or in
+    training the folder of a packaged encoder, readouts and all."""
+    readout_width: int = 32
+    """Hidden channels of each `density` readout."""
+    letterbox: bool = False
+    """Show a picture of other proportions than `size` whole in its middle, black around it, instead
+    of at a size of its own.  Set where pictures of several sizes train together."""
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 32:
+            raise ValueError(f"size is height and width in pixels, at least 32: {self.size}")
+        if self.letterbox and self.readout == "eml":
+            raise ValueError("an `eml` encoder stretches every picture, as the paper does")
+        find_backbone(self.backbone).check_size(self.size)
+
+
+class Encoder(nn.Module):
+    """Backbone, readouts and head.  Called on images it answers its own map.
+
+    The input is (B, 3, H, W) RGB in 0..1, of any size; the answer has that size: a log-density
+    (B, 1, H, W) when kind is `density`, a saliency map in [0, 1] when it is `eml`.
+    """
+
+    def __init__(self, config: EncoderConfig, *, load_weights: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        row = find_backbone(config.backbone)
+        self.backbone = build_backbone(config.backbone, config.weights if load_weights else "none")
+        self.readout = nn.ModuleList(
+            eml_readout(channels, row.eml_kernel)
+            if config.readout == "eml"
+            else density_readout(channels, config.readout_width)
+            for channels in row.channels
+        )
+        self.head: Head = (
+            EmlHead(len(row.channels), row.eml_kernel)
+            if config.readout == "eml"
+            else DensityHead(len(row.channels))
+        )
+        # EML-NET feeds plain 0..1 pixels to every backbone.
+        mean, std = (row.mean, row.std) if config.readout == "density" else ((0.0,) * 3, (1.0,) * 3)
+        self.mean: Tensor
+        self.std: Tensor
+        self.still: list[str] = []
+        """Names of modules of the backbone that stay in eval mode while the encoder trains."""
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def kind(self) -> Kind:
+        """What the encoder answers."""
+        return self.config.readout
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all but what is to stay as it is."""
+        super().train(mode)
+        for name in self.still:
+            self.backbone.get_submodule(name).eval()
+        return self
+
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size at which the backbone sees a picture of that size, (H, W) in pixels.
+
+        `eml` stretches every picture to its own size, as the paper does; `density` keeps the
+        picture's shape, at the same area, in steps of 8 pixels, or of a transformer's patch.
+        """
+        height, width = self.config.size
+        row = find_backbone(self.config.backbone)
+        if self.kind == "eml" or row.only_size or size[0] * width == size[1] * height:
+            return height, width
+        least = -(-32 // row.step)
+        scale = math.sqrt(height * width / (size[0] * size[1])) / row.step
+        rows, columns = (row.step * max(least, round(scale * side)) for side in size)
+        return rows, columns
+
+    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of what a picture of that size is shown on: its own, or the letterbox's."""
+        height, width = self.config.size
+        fits = size[0] * width == size[1] * height
+        return (height, width) if self.config.letterbox and not fits else size
+
+    def readouts(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in 0..1 to one (B, 1, h, w) per tapped layer, at that layer's size."""
+        size = (image.shape[-2], image.shape[-1])
+        canvas = self.canvas(size)
+        if canvas != size:
+            image = onto_canvas(image, canvas)
+        image = (resize(image, self.input_size(canvas)) - self.mean) / self.std
+        taps = self.backbone(image)
+        return [widen(read(tap)) for read, tap in zip(self.readout, taps, strict=True)]
+
+    def own_map(self, readouts: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Readouts of pictures of a size to the encoder's own map of them, (B, 1, H, W)."""
+        canvas = self.canvas(size)
+        output: Tensor = self.head(readouts, canvas, self.input_size(canvas))
+        return output if canvas == size else off_canvas(output, size, self.kind)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 to the encoder's own map, (B, 1, H, W)."""
+        readouts = self.readouts(image)
+        with in_full(image.device):
+            return self.own_map(readouts, (image.shape[-2], image.shape[-1]))
+
+
+class Head(nn.Module):
+    """Joins the readouts of one encoder into its own map."""
+
+    def forward(
+        self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
+    ) -> Tensor:
+        """Readouts, the picture's (H, W) and the (H, W) that the backbone saw, to (B, 1, H, W)."""
+        raise NotImplementedError
+
+
+def density_readout(channels: int, width: int) -> nn.Sequential:
+    """1x1 convolution to `width`, BatchNorm, ReLU, 1x1 convolution to one channel."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 1, 1),
+    )
+
+
+class DensityHead(Head):
+    """Readouts at a quarter of the size, a 3x3 convolution, centre bias, blur, softmax."""
+
+    radius = 12
+    """Where the blur is cut, in pixels of the quarter-size grid."""
+
+    def __init__(self, num_readouts: int) -> None:
+        super().__init__()
+        self.combine = nn.Conv2d(num_readouts, 1, 3, padding=1, bias=False)
+        self.centre_bias = nn.Parameter(torch.zeros(1, 1, 15, 20))
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(1.5)))
+
+    def logits(self, readouts: list[Tensor], input_size: tuple[int, int]) -> Tensor:
+        """(B, 1, h, w) unnormalised log-density on the grid of a quarter of the input's size."""
+        grid = (-(-input_size[0] // 4), -(-input_size[1] // 4))
+        joined = self.combine(torch.cat([resize(r, grid) for r in readouts], 1)).float()
+        joined = joined + resize(self.centre_bias, grid, "bicubic")
+        sigma = self.log_sigma.exp().clamp(0.3, self.radius / 2)
+        return gaussian_blur(joined, sigma, self.radius, "replicate")
+
+    def forward(
+        self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
+    ) -> Tensor:
+        """Log-density (B, 1, H, W)."""
+        return log_softmax(resize(self.logits(readouts, input_size), size))
+
+
+def eml_readout(channels: int, kernel: int = 3) -> nn.Sequential:
+    """EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU.
+
+    With a kernel of 1, that of its NASNet, a sigmoid instead of the ReLU.
+    """
+    activation = nn.Sigmoid() if kernel == 1 else nn.ReLU()
+    return nn.Sequential(eml_conv(channels, kernel), nn.BatchNorm2d(1), activation)
+
+
+def eml_conv(channels: int, kernel: int = 3) -> nn.Conv2d:
+    """A convolution to one channel, drawn as in EML-NET: std sqrt(2 / (k * k * out))."""
+    conv = nn.Conv2d(channels, 1, kernel, padding=kernel // 2)
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / (kernel * kernel)))
+    return conv
+
+
+class EmlHead(Head):
+    """EML-NET's map of an encoder: readouts at one size, a convolution, BatchNorm, sigmoid.
+
+    kernel 3 (its ResNet-50): at the first readout's size, nearest neighbours.  kernel 1 (its
+    NASNet): at the size that the backbone saw, bilinear.
+    """
+
+    def __init__(self, num_readouts: int, kernel: int = 3) -> None:
+        super().__init__()
+        join = eml_conv(num_readouts, kernel)
+        self.combine = nn.Sequential(join, nn.BatchNorm2d(1), nn.Sigmoid())
+        self.at_full_size = kernel == 1
+
+    def forward(
+        self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
+    ) -> Tensor:
+        """Saliency map in [0, 1], (B, 1, H, W)."""
+        if self.at_full_size:
+            joined = torch.cat([resize(r, input_size) for r in readouts], 1)
+        else:
+            grid = (readouts[0].shape[-2], readouts[0].shape[-1])
+            joined = torch.cat([F.interpolate(r, grid, mode="nearest") for r in readouts], 1)
+        return resize(resize(self.combine(joined), input_size, "nearest"), size).float()

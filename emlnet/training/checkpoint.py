@@ -1,0 +1,102 @@
+"""What a training state holds, to and from a folder; resuming equals never having stopped."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from emlnet.backbones import check_keys
+from emlnet.training.state import EpochReport, TrainState, trainable, trained_weights, unwrap
+
+FILE = "state.pt"
+
+
+def random_state() -> dict[str, Any]:
+    """This process's torch, CUDA, numpy and Python random states, as tensors and plain values."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts back what `random_state` took."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+
+
+def save(state: TrainState, folder: Path | None) -> None:
+    """Writes the state into a folder that exists.
+
+    Every rank calls it, since each has a random state of its own; only rank 0 names a folder, the
+    others pass None.  The file appears whole or not at all.
+    """
+    states: list[Any] = [random_state()]
+    if dist.is_initialized():
+        states = [None] * dist.get_world_size()
+        dist.all_gather_object(states, random_state())
+    if folder is None:
+        return
+    content = {
+        "model": trained_weights(state.model),
+        "optimizer": state.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "epoch": state.epoch,
+        "step": state.step,
+        "loss_sums": state.loss_sums,
+        "skipped": state.skipped,
+        "history": [asdict(report) for report in state.history],
+        "average": state.average,
+        "best_weights": state.best_weights,
+        "random": states,
+    }
+    temporary = folder / f"{FILE}.tmp"
+    torch.save(content, temporary)
+    temporary.replace(folder / FILE)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU.  Raises ValueError when there is none or it is broken."""
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a whole checkpoint: {error}") from error
+    return content
+
+
+def load(state: TrainState, folder: Path, rank: int = 0) -> None:
+    """Makes a fresh state of the same model and plan the one that was saved.
+
+    rank: whose random state to take; a rank that had none keeps its own.
+    """
+    content = read(folder)
+    check_keys(trained_weights(state.model), content["model"], str(folder / FILE))
+    unwrap(state.model).load_state_dict(content["model"], strict=False)
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.schedule.load_state_dict(content["schedule"])
+    state.epoch, state.step = content["epoch"], content["step"]
+    state.skipped = content["skipped"]
+    state.history = [EpochReport(**report) for report in content["history"]]
+    weights = trainable(state.model)
+    sums = content["loss_sums"]
+    state.loss_sums = None if sums is None else sums.to(weights[0].device)
+    state.average = [a.to(w.device) for a, w in zip(content["average"], weights, strict=False)]
+    state.best_weights = content["best_weights"]
+    if rank < len(content["random"]):
+        set_random_state(content["random"][rank])

@@ -1,0 +1,1 @@
+"""Commands that score models and maps, and show what they answer."""

@@ -1,0 +1,1 @@
+"""Commands around runs and registered models."""

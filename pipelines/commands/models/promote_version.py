@@ -1,0 +1,93 @@
+"""`python -m pipelines promote | rollback`: aliases of the registry changed by a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from emlnet.registry import mlflow_registry
+from pipelines.config.options import Cluster, Store
+from pipelines.ray_cluster import check_nodes, connection
+from pipelines.registry import aliases, publish
+from pipelines.tracking.mlflow_runs import Tracker
+from shards.files.store import location
+from shards.read.reader import ShardReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteCommand:
+    """Give a registered version an alias if it beats who holds it, image by image."""
+
+    version: Positional[int]
+    """Version in the registry."""
+    data: Path | None = None
+    """Folder of shards on which both are compared."""
+    split: str = "val"
+    """Split to compare on."""
+    flip: bool = True
+    """Compare maps averaged with those of the mirrored pictures."""
+    alias: str = mlflow_registry.CHAMPION
+    """Alias to give."""
+    force: str | None = None
+    """Give it without a comparison; the reason, which is kept."""
+    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.force is None):
+            raise ValueError("name --data to compare on, or --force with a reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackCommand:
+    """Give an alias back to the version that held it before."""
+
+    reason: str = "by hand"
+    """Why; it is kept."""
+    alias: str = mlflow_registry.CHAMPION
+    """Alias to give back."""
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+
+
+def promote(command: PromoteCommand) -> int:
+    """Promotes a version, or says why not; 1 when it was not."""
+    tracker = Tracker.existing(command.tracking.uri)
+    client, version = tracker.client, str(command.version)
+    found = mlflow_registry.find_version(client, version=command.version)
+    if command.data is None:
+        held = aliases.holder(client, command.alias)
+        reason = f"by hand: {command.force}"
+        if not aliases.hand_over(client, command.alias, version, held, reason):
+            raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
+    else:
+        reader = ShardReader(location(command.data), command.split)
+        connection.connect(command.compute)
+        check_nodes.check([reader.folder])
+        scores = publish.scores_of(found, reader, command.flip, tracker)
+        verdict = publish.contend(command.alias, version, scores, reader, command.flip, tracker)
+        if not verdict.promoted:
+            print(f"version {version} was not promoted: {verdict.reason}")
+            return 1
+    print(aliases.describe(client, command.alias))
+    return 0
+
+
+def rollback(command: RollbackCommand) -> None:
+    """Rolls an alias back.  Raises ValueError when nobody held it before."""
+    client = Tracker.existing(command.tracking.uri).client
+    past = aliases.history(client, command.alias)
+    if not past:
+        raise ValueError(f"nobody holds the alias {command.alias!r}")
+    version = past[-1]
+    if len(past) == 1:
+        raise ValueError(
+            f"version {version} is the first that holds {command.alias!r}; `promote` names another"
+        )
+    before = past[-2]
+    mlflow_registry.find_version(client, version=int(before))
+    reason = f"rolled back from version {version}: {command.reason}"
+    if not aliases.hand_over(client, command.alias, before, version, reason, back=True):
+        raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
+    print(aliases.describe(client, command.alias))

@@ -1,0 +1,1 @@
+"""Commands that train, or send training to a cluster."""

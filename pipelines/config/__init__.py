@@ -1,0 +1,4 @@
+"""Presets, and the dataclasses that several commands share.
+
+Imports `emlnet` and `shards`.
+"""

@@ -1,0 +1,258 @@
+"""One frozen tree per command, built from the configs of the rooms below."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Suppress
+
+from emlnet.data.maps import Kind
+from emlnet.losses.weighted import LossWeights
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.encoder import EncoderConfig
+from emlnet.models.finetune import Finetune
+from emlnet.registry.mlflow_registry import find_tracking_uri
+from emlnet.training.state import Plan
+from shards.read.loader import Reading
+
+DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a command runs."""
+
+    use_gpu: bool | None = None
+    """Work on GPUs, one per worker; default: when the cluster has any."""
+    address: str | None = None
+    """Ray cluster to join, whose nodes see the folders of data and run; default: RAY_ADDRESS, else
+    a cluster of this machine alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Cluster):
+    """Where and how a command trains."""
+
+    num_workers: int | str = 0
+    """Ray workers, which share each batch; 0: one per GPU, or one when there is none.  `2:8`: from
+    2 to 8, as many as there is room for, more or fewer as machines come and go."""
+    cpus: int = 1
+    """CPU cores that Ray sets aside for each worker."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers on few nodes (`pack`), or on as many as there are (`spread`)."""
+    sync_bn: bool = False
+    """BatchNorm's statistics over all workers' images, on GPUs; else they are each worker's own."""
+    loader_workers: int = 0
+    """Processes per worker that read and decode; 0 reads in the worker itself."""
+    timeout: int = 600
+    """Seconds without progress after which a worker hangs: each tells where, and all start anew
+    from the last checkpoint."""
+    storage: str | None = None
+    """Where checkpoints go: s3://BUCKET/PATH, gs://BUCKET/PATH, or a folder that all nodes share;
+    default: the run's own folder."""
+    wait: int = 0
+    """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""
+    reading: OmitArgPrefixes[Reading] = field(default_factory=Reading)
+    max_failures: int = 2
+    """How often a stage starts again from its last checkpoint after a worker died."""
+    threads: int = 0
+    """CPU threads of each worker; 0: the cores of its machine, shared by the workers there."""
+    compile: bool = False
+    """Compile training steps (torch.compile); where that fails, training goes on without."""
+    profile: bool = False
+    """Trace three training steps: trace.json.gz among the MLflow run's artifacts."""
+
+    def __post_init__(self) -> None:
+        least, most = self.worker_range
+        if min(least, self.loader_workers, self.threads) < 0 or most < least:
+            raise ValueError("numbers of workers and threads are at least 0, ranges as `2:8`")
+
+    @property
+    def storage_folder(self) -> Path | None:
+        """Where checkpoints go, when that is a folder."""
+        local = self.storage and "://" not in self.storage
+        return Path(self.storage).absolute() if self.storage and local else None
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the greatest number of workers."""
+        least, colon, most = str(self.num_workers).partition(":")
+        try:
+            found = int(least), int(most) if colon else int(least)
+        except ValueError:
+            raise ValueError(
+                f"num_workers is a number or a range as `2:8`, not {self.num_workers!r}"
+            ) from None
+        if colon and found[0] < 1:
+            raise ValueError(f"a range of workers begins at 1, not {self.num_workers!r}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where MLflow keeps runs and models."""
+
+    tracking_uri: str | None = None
+    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+
+    @property
+    def uri(self) -> str:
+        """The MLflow store to use."""
+        return find_tracking_uri(self.tracking_uri)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Store):
+    """Where a command writes."""
+
+    out: Path | None = None
+    """The run's own folder; the same command goes on from what it finds.  Default: runs/<name>."""
+    experiment: str | None = None
+    """MLflow experiment; default: the data set's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCommand:
+    """Finetune one encoder: an MLflow run with the packaged encoder."""
+
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several train together."""
+    mix: tuple[float, ...] = ()
+    """Share of the batches for each of several data sets; default: by their numbers of images."""
+    encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
+    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
+    plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
+    seed: int = 0
+    """Seed of new weights, the order of the images and their flips."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderCommand:
+    """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
+
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several train together."""
+    mix: tuple[float, ...] = ()
+    """Share of the batches for each of several data sets; default: by their numbers of images."""
+    encoders: tuple[str, ...]
+    """Encoders to join, each an MLflow run, a folder, or a model URI, whose encoders are all taken.
+    `best`: of each backbone the best run on this very data; `best:3`: the three of them that do
+    best together."""
+    select_encoders: bool = False
+    """`--select` alone: try subsets of the encoders (all, or of more than four greedily), show the
+    table, and keep the best."""
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
+    decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
+    plan: OmitArgPrefixes[Plan] = DECODER_PLAN
+    seed: int = 0
+    """Seed of new weights, the order of the images and their flips."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutsCommand:
+    """Compute and cache the readouts of frozen encoders, which decoders train from."""
+
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several as the decoder trains on them."""
+    encoders: tuple[str, ...]
+    """Encoders, each an MLflow run, a folder, or a model URI, whose encoders are all taken; `best`:
+    of each backbone the best run on this very data."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to compute."""
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: runs/readouts."""
+    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullCommand:
+    """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
+
+    data: tuple[Path, ...]
+    """Folder of shards, or a raw data set in a layout that `shards build` knows, packed first.
+    Several train together; scores are on the first."""
+    mix: tuple[float, ...] = ()
+    """Share of the batches for each of several data sets; default: by their numbers of images."""
+    backbones: tuple[str, ...] = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+    """Backbones, one encoder each."""
+    readout: Kind = "density"
+    """Readouts and decoder: `density`, or `eml` as in the paper."""
+    size: tuple[int, int] = (480, 640)
+    """Height and width in pixels at which the backbones see a picture."""
+    weights: tuple[str, ...] = ("default",)
+    """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
+    path."""
+    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
+    plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
+    decoder_plan: Plan = DECODER_PLAN
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
+    flip_scores: bool = True
+    """Score models averaged with the mirrored picture's map."""
+    preset: Suppress[str] = ""
+    """Name of the preset that it started from."""
+    seed: int = 0
+    """Seed of new weights, the order of the images and their flips."""
+    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
+    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if not self.backbones:
+            raise ValueError("name at least one backbone")
+        if len(self.weights) not in (1, len(self.backbones)):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.backbones)} backbones; "
+                "give one for all, or one each"
+            )
+        self.encoders()
+
+    def encoders(self) -> list[EncoderConfig]:
+        """The config of each encoder."""
+        weights = self.weights * (len(self.backbones) // len(self.weights))
+        return [
+            EncoderConfig(backbone=b, readout=self.readout, size=self.size, weights=w)
+            for b, w in zip(self.backbones, weights, strict=True)
+        ]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A config tree as dotted names and plain values, for logs and MLflow parameters."""
+    flat: dict[str, Any] = {}
+    for item in fields(tree):
+        value = getattr(tree, item.name)
+        if item.name == "tracking_uri":
+            continue  # It may hold a password.
+        name = f"{prefix}{item.name}"
+        if isinstance(value, LossWeights):
+            flat[name] = str(value)
+        elif hasattr(value, "__dataclass_fields__"):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = str(value) if isinstance(value, Path) else value
+    return flat
+
+
+def digest(**parts: Any) -> str:
+    """SHA-256 in hex of JSON values, dataclasses and paths; equal for equal content."""
+
+    def plain(value: Any) -> Any:
+        return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)
+
+    text = json.dumps(parts, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def num_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

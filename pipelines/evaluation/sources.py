@@ -1,0 +1,196 @@
+"""What is scored of one image: the maps of a model and of the baselines, each a row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emlnet.data.batches import prepare_image, prepare_targets
+from emlnet.data.maps import Kind, density_map, mirror_average, resize, to_density, to_log_density
+from emlnet.data.samples import Decoded, Targets, collate
+from emlnet.metrics import baselines
+from emlnet.models.eml_net import EMLNet, average_density, encoder_names
+from emlnet.models.encoder import Encoder
+from emlnet.models.precision import lay_out
+
+MODEL, AVERAGE = "model", "average of encoders"
+UNIFORM, CENTRE, OTHER, HALF, TRUTH = (
+    "uniform",
+    "centre prior",
+    "another image's map",
+    "half of the observers",
+    "ground-truth map",
+)
+BASELINES = (UNIFORM, CENTRE, OTHER, HALF, TRUTH)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One answer for one image.
+
+    saliency: (1, 1, H, W), any scale.  log_density: the same as a log-density, None for a map that
+    claims none.  targets: what it is scored against when that is not the image's own gaze.
+    """
+
+    name: str
+    saliency: Tensor
+    log_density: Tensor | None
+    targets: Targets | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """One image as sources see it.  position: in the split.  sample: its pixels and gaze."""
+
+    position: int
+    sample: Decoded
+    targets: Targets
+
+
+class Source(Protocol):
+    """What answers images; made in the driver and sent to every worker."""
+
+    def to(self, device: torch.device) -> Source:
+        """The source on a device, ready to answer."""
+
+    def rows(self, shown: Shown) -> Iterable[Row]:
+        """Its rows for an image."""
+
+
+def density_row(name: str, log_density: Tensor) -> Row:
+    """A row whose saliency is its density."""
+    return Row(name=name, saliency=log_density.exp(), log_density=log_density)
+
+
+def show(position: int, sample: Decoded, device: torch.device) -> Shown:
+    """An image with its gaze on the device."""
+    batch = collate([sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
+    return Shown(position=position, sample=sample, targets=prepare_targets(batch, device))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelSource:
+    """A model, and when it joins encoders, their plain average and each of them.
+
+    flip: each map averaged with the mirrored picture's.  alone: the model's row only.
+    """
+
+    model: EMLNet | Encoder
+    flip: bool = False
+    alone: bool = False
+
+    def to(self, device: torch.device) -> ModelSource:
+        """The same on a device."""
+        return replace(self, model=lay_out(self.model, device).eval())
+
+    def rows(self, shown: Shown) -> Iterable[Row]:
+        """The model's rows, its own first."""
+        copies = 2 if self.flip else 1
+        batch = collate(
+            [shown.sample] * copies,
+            np.ones(copies, np.float32),
+            np.array([False, True])[:copies],
+        )
+        image = prepare_image(batch, shown.targets.density.device)
+        for name, output, kind in self._outputs(image):
+            if self.flip:
+                output = mirror_average(output[:1], output[1:], kind)
+            yield Row(
+                name=name,
+                saliency=to_density(output, kind),
+                log_density=to_log_density(output, kind),
+            )
+
+    def _outputs(self, image: Tensor) -> Iterable[tuple[str, Tensor, Kind]]:
+        if isinstance(self.model, Encoder) or self.alone:
+            yield MODEL, self.model(image), self.model.kind
+            return
+        size = (image.shape[-2], image.shape[-1])
+        readouts = self.model.readouts(image)
+        maps = self.model.encoder_maps(readouts, size)
+        yield MODEL, self.model.decode(readouts, size), self.model.kind
+        yield AVERAGE, average_density([to_log_density(*given) for given in maps]), "density"
+        names = encoder_names([encoder.config.backbone for encoder in self.model._encoders()])
+        for name, (output, kind) in zip(names, maps, strict=True):
+            yield name, output, kind
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BaselineSource:
+    """What needs no model: the bounds between which scores lie.
+
+    prior: (H, W) mean training density, None without a train split.  sigma: pixels, of the data's
+    density maps.
+    """
+
+    prior: Tensor | None
+    reader: Reader
+    sigma: float
+
+    def to(self, device: torch.device) -> BaselineSource:
+        """The same; its maps follow the image's targets."""
+        return self
+
+    def rows(self, shown: Shown) -> Iterable[Row]:
+        """Uniform, centre prior, another image's map, half of the observers, ground-truth map."""
+        targets = shown.targets
+        device, size = targets.density.device, targets.size
+        yield density_row(UNIFORM, baselines.uniform(size).to(device))
+        centre = baselines.uniform(size)
+        if self.prior is not None:
+            centre = baselines.centre_prior(self.prior.numpy(), size)
+            yield density_row(CENTRE, centre.to(device))
+        if len(self.reader) > 1:
+            yield _map_row(OTHER, self._other(shown).to(device))
+        yield from self._halves(shown, centre.exp().to(device))
+        yield _map_row(TRUTH, targets.density)
+
+    def _other(self, shown: Shown) -> Tensor:
+        """The density map of the image half the split away, at this image's size."""
+        num = len(self.reader)
+        other = self.reader.decoded((shown.position + num // 2) % num)
+        density = resize(
+            torch.from_numpy(other.density.copy())[None, None].float(), shown.targets.size
+        )
+        return density / density.sum()
+
+    def _halves(self, shown: Shown, centre: Tensor) -> Iterable[Row]:
+        """Half of the observers, with some of the prior, predicts the other half's gaze."""
+        sample = shown.sample
+        first = baselines.first_half(sample.observers, shown.position)
+        if first.all() or not first.any():
+            return
+        halves = [
+            show(
+                shown.position,
+                replace(sample, points=sample.points[keep], observers=sample.observers[keep]),
+                centre.device,
+            ).targets
+            for keep in (first, ~first)
+        ]
+        seen, unseen = (density_map(half.fixation_map(), self.sigma) for half in halves)
+        share = baselines.PRIOR_SHARE
+        yield replace(
+            density_row(HALF, ((1 - share) * seen + share * centre).log()),
+            targets=replace(halves[1], density=unseen),
+        )
+
+
+class Reader(Protocol):
+    """The samples of a split by position."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def decoded(self, position: int) -> Decoded:
+        """One sample with its pixels."""
+
+
+def _map_row(name: str, density: Tensor) -> Row:
+    """A density map as it is; its log-density has 1 % uniform, since a map has zeros."""
+    return Row(name=name, saliency=density, log_density=baselines.mixed_log_density(density))

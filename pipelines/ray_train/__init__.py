@@ -1,0 +1,4 @@
+"""Ray Train around `emlnet.training.fit`: trainer, worker, reports, checkpoints.
+
+Imports `pipelines.config`, `pipelines.ray_cluster` and `pipelines.tracking`.
+"""

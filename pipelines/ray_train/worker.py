@@ -1,0 +1,194 @@
+"""Inside a Ray Train worker: device, the rank's share, wrapping, reports; calls `fit`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import ray
+import ray.train
+import torch
+from torch import nn
+
+from emlnet.models.precision import (
+    compile_training,
+    lay_out,
+    multiplies_bfloat16,
+    set_precision,
+    trace,
+)
+from emlnet.training import checkpoint
+from emlnet.training.distributed import share_gradients
+from emlnet.training.divergence import DivergedError
+from emlnet.training.fit import Batches, fit
+from emlnet.training.state import Plan, TrainState, start, unwrap
+from pipelines.config.options import Compute, num_cpus
+from pipelines.ray_cluster.stop_signal import Ear, StoppedError
+from pipelines.ray_train.checkpoint_upload import Uploader, Urgency
+from pipelines.ray_train.hang_watchdog import Watch
+from pipelines.ray_train.reporter import Reporter
+from pipelines.tracking import figures
+
+NAMED = 16
+"""Samples that an error lists."""
+
+
+class Source(Protocol):
+    """One rank's batches, on its device."""
+
+    steps_per_epoch: int
+
+    def train(self, epoch: int, start_step: int) -> Batches:
+        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+
+    def val(self) -> Batches:
+        """This rank's share of the validation images."""
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of all ranks in a step of an epoch, both from 0."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """A model's scores after an epoch, over the validation images of all ranks."""
+
+    def count_unread(self) -> int:
+        """Images of the latest epoch, training and validation, that this rank could not read."""
+
+    def examples(self, num: int) -> Iterable[figures.Example]:
+        """At most `num` validation pictures to look at, the same ones each time."""
+
+
+class Job(Protocol):
+    """What a stage trains; made in the driver and sent to every worker."""
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+
+    @property
+    def plan(self) -> Plan:
+        """How it is trained."""
+
+    @property
+    def num_examples(self) -> int:
+        """Validation pictures to draw after each epoch; 0 draws none."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights, order and flips."""
+
+    def build(self) -> nn.Module:
+        """The model, with fresh weights where it has any."""
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> Source:
+        """The batches of one rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How training ended, when no worker failed.
+
+    reason: why it stopped early; empty when it did not.
+    """
+
+    kind: Literal["finished", "diverged", "stopped", "refused"]
+    reason: str = ""
+
+
+def run(config: dict[str, Any]) -> Outcome:
+    """Trains `config["job"]`, from the last checkpoint when there is one.
+
+    `config["compute"]`: a Compute.  `config["bell"]`: see stop_signal.  `config["trace"]`: where
+    rank 0 traces a few steps, or None.  A loss that diverged or an input that was refused is an
+    outcome, not a failure: another attempt would end the same.
+    """
+    # Ray's own line at each report repeats all that ours says.
+    logging.disable(logging.INFO)
+    job: Job = config["job"]
+    compute: Compute = config["compute"]
+    bell = config["bell"]
+    _, reason = ray.get(bell.look.remote())
+    if reason:
+        return Outcome(kind="refused", reason=reason)
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        share = max(1, num_cpus() // context.get_local_world_size())
+        torch.set_num_threads(compute.threads or share)
+    set_precision(job.plan.precision)
+    watch = Watch(rank, compute.timeout)
+    urgency = Urgency(job.title, rank, device, Ear(bell if rank == 0 else None))
+    reporter = Reporter(job, rank, Uploader(bell), urgency, watch)
+    try:
+        source = job.source(rank, world_size, device)
+        state = prepare(job, compute, source, reporter.say)
+        unwrap(state.model).register_forward_hook(lambda *_: watch.beat())
+        with trace(config["trace"] if rank == 0 else None) as traced:
+
+            def progress(epoch: int, step: int, num_steps: int) -> None:
+                traced()
+                reporter.progress(epoch, step, num_steps)
+
+            fit(
+                state,
+                job.plan,
+                source.train,
+                source.val,
+                partial(reporter.report, source),
+                reporter.save,
+                progress,
+                source.evaluate,
+                urgency.asks,
+                source.count_unread,
+            )
+    except StoppedError:
+        return Outcome(kind="stopped")
+    except DivergedError as error:
+        return Outcome(kind="diverged", reason=f"{error}{samples_of(error, source)}")
+    except ValueError as error:
+        # The other ranks may be waiting for this one: fail, and tell the next attempt why.
+        ray.get(bell.give_up.remote(str(error)))
+        raise
+    finally:
+        watch.end()
+    return Outcome(kind="finished")
+
+
+def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], None]) -> TrainState:
+    """A model to train, as it was at the last checkpoint."""
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.manual_seed(job.seed)
+    model = lay_out(job.build(), device)
+    # From here on each rank draws for itself.
+    torch.manual_seed(job.seed * 100_003 + rank)
+    if job.plan.precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+        say("this CPU has no instructions for bfloat16: --precision float32 is far faster")
+    if compute.compile:
+        compile_training(model, say)
+    if world_size > 1:
+        if compute.sync_bn and device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        num_parts = getattr(source.train(0, 0), "num_parts", 1)
+        model = share_gradients(model, device, num_parts)
+    state = start(model, job.plan, source.steps_per_epoch)
+    found = ray.train.get_checkpoint()
+    if found:
+        with found.as_directory() as folder:
+            checkpoint.load(state, Path(folder), rank)
+        workers = f"{world_size} worker{'s' if world_size > 1 else ''}"
+        say(f"resumes after epoch {state.epoch}, step {state.step}, with {workers}")
+    return state
+
+
+def samples_of(error: DivergedError, source: Source) -> str:
+    """The samples of the step whose loss was not finite, in words."""
+    if error.epoch is None or error.step is None:
+        return ""
+    keys = source.keys(error.epoch, error.step - 1)
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return f"; samples of that step: {', '.join(keys[:NAMED])}{more}"

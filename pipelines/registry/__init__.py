@@ -1,0 +1,4 @@
+"""The registered model: versions, aliases, and what serves them.
+
+Imports `pipelines.evaluation` and `pipelines.tracking`.
+"""

@@ -1,0 +1,79 @@
+"""The registered model as an MLflow pyfunc: pictures in, maps out.
+
+MLflow copies this file beside the weights and runs it to load the model, so it imports nothing of
+the checkout but `emlnet`, which the wheel holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
+
+import emlnet
+from emlnet.data.images import decode_picture
+
+MAX_PICTURES = 16
+"""Pictures of one request."""
+MAX_PIXELS = 50_000_000
+"""Of one picture; more are refused before they are decoded."""
+
+
+class SaliencyModel(PythonModel):  # type: ignore[misc]
+    """Answers each picture of the column `image` (encoded bytes) with its map.
+
+    Pictures are computed one at a time, whatever the number of clients, so that memory is bounded
+    by the largest picture.  What is no picture is answered with HTTP 400 and the reason.
+    """
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Loads the packaged model."""
+        self.model = emlnet.load(context.artifacts["package"])
+        self.one_at_a_time = threading.Lock()
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """One row per picture: `saliency_png`, the map min-max to 0..255 as an 8-bit PNG in base64.
+
+        params: `flip`, average with the mirrored picture's map.
+        """
+        flip = bool((params or {}).get("flip", False))
+        pictures = list(model_input["image"])
+        if not 1 <= len(pictures) <= MAX_PICTURES:
+            raise refuse(f"send 1 to {MAX_PICTURES} pictures, not {len(pictures)}")
+        return pd.DataFrame(
+            {"saliency_png": [self._answer(data, n, flip) for n, data in enumerate(pictures)]}
+        )
+
+    def _answer(self, data: Any, number: int, flip: bool) -> str:
+        if not isinstance(data, bytes | bytearray):
+            raise refuse(f"picture {number} is {type(data).__name__}, not an encoded picture")
+        with self.one_at_a_time:
+            try:
+                picture = decode_picture(bytes(data), f"picture {number}", MAX_PIXELS)
+            except ValueError as error:
+                raise refuse(str(error)) from error
+            drawn = self.model.predict(picture, flip).picture()
+        buffer = io.BytesIO()
+        Image.fromarray(drawn).save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+def refuse(reason: str) -> MlflowException:
+    """What MLflow's server answers with HTTP 400."""
+    return MlflowException(reason, error_code=INVALID_PARAMETER_VALUE)
+
+
+mlflow.models.set_model(SaliencyModel())

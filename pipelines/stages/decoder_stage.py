@@ -1,0 +1,270 @@
+"""The stage that trains a decoder on the cached readouts of frozen encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emlnet.data.batches import prepare_targets
+from emlnet.data.samples import Decoded, Targets, collate
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.eml_net import CachedDecoder, EMLNet
+from emlnet.models.encoder import Encoder
+from emlnet.training.fit import Batches, Inputs, evaluate
+from emlnet.training.state import Plan
+from pipelines.config.options import flatten
+from pipelines.stages.encoder_stage import canvas_of
+from pipelines.stages.frozen_encoders import FrozenEncoder, compute_readouts
+from pipelines.stages.readout_cache import Cache
+from pipelines.stages.stage import Place, Stage
+from pipelines.tracking import figures, run_folder
+from shards.files.pixels import decode_grey
+from shards.read.order import Plan as ReadingPlan
+from shards.read.order import epoch_plan
+from shards.read.reader import Reader, open_split, step_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderJob:
+    """A decoder to train.
+
+    caches: folders of the encoders' readouts, in the order of the encoders.  joined, mix: more data
+    sets, and the share of each.
+    """
+
+    data: Path | str
+    encoders: tuple[Encoder, ...]
+    caches: tuple[Path, ...]
+    decoder: DecoderConfig
+    plan: Plan
+    seed: int
+    num_examples: int = 0
+    joined: tuple[Path | str, ...] = ()
+    mix: tuple[float, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+        return "decoder"
+
+    def build(self) -> nn.Module:
+        """The decoder over frozen encoders, without their backbones."""
+        return CachedDecoder(EMLNet(self.encoders, self.decoder))
+
+    def reader(self, split: str) -> Reader:
+        """The samples to train on, or to validate with."""
+        return open_split((self.data, *self.joined), split)
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> CacheSource:
+        """One rank's batches."""
+        return CacheSource(self, rank, world_size, device)
+
+    def finish(self, weights: dict[str, torch.Tensor]) -> EMLNet:
+        """The whole model with the trained decoder."""
+        net = EMLNet(self.encoders, self.decoder)
+        prefix = "net.decoder."
+        net.decoder.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
+        return net.eval()
+
+
+class CacheSource:
+    """One rank's batches of readouts, from the cache; densities and fixations from the shards."""
+
+    def __init__(self, job: DecoderJob, rank: int, world_size: int, device: torch.device) -> None:
+        self.job, self.rank, self.world_size, self.device = job, rank, world_size, device
+        self.readers = {split: job.reader(split) for split in ("train", "val")}
+        sizes = [size for reader in self.readers.values() for size in reader.sizes]
+        self.canvas = canvas_of(job.encoders[0].config, sizes)
+        self.steps_per_epoch = len(self._plan(len(self.readers["train"]), 0).indices)
+
+    def _plan(self, num_samples: int, epoch: int, train: bool = True) -> ReadingPlan:
+        return epoch_plan(
+            num_samples=num_samples,
+            parts=self.readers["train"].parts,
+            mix=self.job.mix if train else (),
+            batch_size=self.job.plan.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            seed=self.job.seed,
+            epoch=epoch,
+            shuffle=train,
+            flip=train and self.job.plan.flip,
+        )
+
+    def images(self, split: str, positions: NDArray[np.int64]) -> Batches:
+        """Samples of a split by their positions, this rank's share, in order."""
+        plan = self._plan(len(positions), 0, train=False)
+        return self._batches(split, replace(plan, indices=positions[plan.indices]))
+
+    def _batches(self, split: str, plan: ReadingPlan, start_step: int = 0) -> CachedBatches:
+        reader = self.readers[split]
+        return CachedBatches(
+            plan,
+            [Cache.open(folder, split) for folder in self.job.caches],
+            lambda position: read_gaze(reader, position),
+            self.device,
+            start_step,
+            self.canvas,
+        )
+
+    def train(self, epoch: int, start_step: int) -> Batches:
+        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+        plan = self._plan(len(self.readers["train"]), epoch)
+        return self._batches("train", plan, start_step)
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of all ranks in a step of an epoch, both from 0."""
+        return step_keys(
+            self.readers["train"],
+            self.job.plan.batch_size,
+            self.job.seed,
+            epoch,
+            step,
+            self.job.mix,
+        )
+
+    def val(self) -> Batches:
+        """This rank's share of the validation images."""
+        return self.images("val", np.arange(len(self.readers["val"])))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """A model's scores after an epoch, over the validation images of all ranks."""
+        return evaluate(model, self.val())
+
+    def count_unread(self) -> int:
+        """None: one that cannot be read stops the readouts before."""
+        return 0
+
+    def examples(self, num: int) -> Iterator[figures.Example]:
+        """At most `num` validation pictures to look at."""
+        caches = [Cache.open(folder, "val") for folder in self.job.caches]
+
+        def prepare(position: int, sample: Decoded) -> Inputs:
+            taps = read_taps(caches, [position], [False], self.device)
+            return taps, sample.image.shape[:2]
+
+        return figures.examples(self.readers["val"], num, prepare)
+
+
+class Readouts(Protocol):
+    """Readouts of one encoder on one split."""
+
+    def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
+        """For each tap (B, 1, h, w) of the samples at these positions, mirrored or not."""
+
+
+class CachedBatches:
+    """Batches of an epoch: ((readouts of each encoder, size), where people looked).
+
+    readouts: of each encoder.  gaze: a sample by position, whose photograph is not looked at.
+    start_step: steps of the plan to leave out.  canvas: what `canvas_of` says.
+    """
+
+    def __init__(
+        self,
+        plan: ReadingPlan,
+        readouts: Sequence[Readouts],
+        gaze: Callable[[int], Decoded],
+        device: torch.device,
+        start_step: int = 0,
+        canvas: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.readouts, self.gaze, self.device = readouts, gaze, device
+        rows = list(zip(plan.indices, plan.weights, plan.flips, strict=True))
+        self.rows = rows[start_step:]
+        self.canvas = canvas or {}
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
+        """What the model is called with, and where people looked."""
+        for indices, weights, flips in self.rows:
+            gaze = [self.gaze(int(i)) for i in indices]
+            batch = collate(gaze, weights, flips, **self.canvas)
+            targets = prepare_targets(batch, self.device)
+            taps = read_taps(self.readouts, indices.tolist(), flips.tolist(), self.device)
+            yield (taps, targets.size), targets
+
+
+def read_taps(
+    readouts: Sequence[Readouts],
+    positions: Sequence[int],
+    flips: Sequence[bool],
+    device: torch.device,
+) -> list[list[Tensor]]:
+    """For each encoder its readouts (B, 1, h, w) float32 of the samples, mirrored or not."""
+    return [[tap.to(device).float() for tap in given.read(positions, flips)] for given in readouts]
+
+
+def read_gaze(reader: Reader, position: int) -> Decoded:
+    """A sample without its photograph, which is not decoded."""
+    sample = reader.sample(position)
+    density = decode_grey(sample.density, f"{sample.key}: the density map")
+    return Decoded(
+        key=sample.key,
+        image=np.broadcast_to(np.uint8(0), (*density.shape, 3)),
+        points=sample.points,
+        observers=sample.observers,
+        density=density,
+    )
+
+
+def decoder_job(
+    place: Place,
+    encoders: Sequence[FrozenEncoder],
+    config: DecoderConfig,
+    plan: Plan,
+    seed: int,
+    mix: tuple[float, ...] = (),
+) -> DecoderJob:
+    """A decoder to train on encoders whose readouts are cached."""
+    return DecoderJob(
+        data=place.data,
+        encoders=tuple(each.encoder for each in encoders),
+        caches=tuple(each.cache for each in encoders),
+        decoder=config,
+        plan=plan,
+        seed=seed,
+        num_examples=figures.NUM_EXAMPLES,
+        joined=place.joined,
+        mix=mix,
+    )
+
+
+def decoder_stage(
+    place: Place,
+    encoders: Sequence[FrozenEncoder],
+    config: DecoderConfig,
+    plan: Plan,
+    seed: int,
+    notes: str = "",
+    mix: tuple[float, ...] = (),
+) -> Stage:
+    """The stage that trains the decoder; computes readouts that are not cached yet.
+
+    notes: what its MLflow run says besides, Markdown.
+    """
+    folder = place.folder / "decoder"
+    if run_folder.find_result(folder) is None:
+        compute_readouts(place, encoders)
+    sources = ", ".join(each.source for each in encoders)
+    return Stage(
+        name="decoder",
+        kind="decoder",
+        job=decoder_job(place, encoders, config, plan, seed, mix),
+        place=place,
+        folder=folder,
+        params={**flatten(config), **flatten(plan), "seed": seed, "encoders": sources},
+        backbones="+".join(each.encoder.config.backbone for each in encoders),
+        licence=", ".join(dict.fromkeys(each.licence for each in encoders)),
+        notes=notes,
+    )

@@ -1,0 +1,296 @@
+"""The stage that finetunes one encoder."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from emlnet.backbones import find_backbone
+from emlnet.backbones.weights import WORDS
+from emlnet.data.batches import prepare_image, prepare_targets
+from emlnet.data.framing import Size
+from emlnet.data.samples import Batch, Targets
+from emlnet.inference import package
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.finetune import Finetune, prepare
+from emlnet.training.fit import Batches, Inputs, evaluate
+from emlnet.training.state import Plan
+from pipelines.config.options import EncoderCommand, flatten
+from pipelines.stages.stage import Place, Stage, open_place, say
+from pipelines.tracking import figures, run_folder
+from shards.read.loader import Loader, Reading
+from shards.read.reader import Reader, open_split, step_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderJob:
+    """One encoder to finetune on a folder of shards."""
+
+    data: Path | str
+    encoder: EncoderConfig
+    plan: Plan
+    seed: int
+    loader_workers: int = 0
+    num_examples: int = 0
+    reading: Reading = field(default_factory=Reading)
+    joined: tuple[Path | str, ...] = ()
+    mix: tuple[float, ...] = ()
+    finetune: Finetune = field(default_factory=Finetune)
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+        return f"encoder {self.encoder.backbone}"
+
+    def build(self) -> nn.Module:
+        """The encoder, its backbone with the weights to start from."""
+        return prepare(start_encoder(self.encoder), self.finetune)
+
+    def reader(self, split: str) -> Reader:
+        """The samples to train on, or to validate with."""
+        return open_split((self.data, *self.joined), split)
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
+        """One rank's batches."""
+        return ShardSource(self, rank, world_size, device)
+
+    def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
+        """The encoder with trained weights."""
+        # What was frozen is not among the trained weights: it is what training began with.
+        frozen: dict[str, torch.Tensor] = {}
+        if self.finetune.freeze:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                frozen = self.build().state_dict()
+        encoder = Encoder(self.encoder, load_weights=False)
+        encoder.load_state_dict({**frozen, **weights})
+        return encoder.eval()
+
+
+class ShardSource:
+    """One rank's batches of images, from shards."""
+
+    def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
+        self.job, self.device = job, device
+        train, val = job.reader("train"), job.reader("val")
+        common: dict[str, Any] = {
+            "rank": rank,
+            "world_size": world_size,
+            "num_workers": job.loader_workers,
+            "pin_memory": device.type == "cuda",
+            **canvas_of(job.encoder, [*train.sizes, *val.sizes]),
+            "reading": job.reading,
+            "reuse": device.type == "cpu",
+        }
+        self._train = Loader(
+            train,
+            job.plan.batch_size,
+            seed=job.seed,
+            shuffle=True,
+            mix=job.mix,
+            augmentation=job.plan.augmentation,
+            micro_batch=job.plan.micro_batch,
+            **common,
+        )
+        self._val = Loader(val, job.plan.batch_size, **common)
+        self.steps_per_epoch = self._train.num_steps
+
+    def train(self, epoch: int, start_step: int) -> Batches:
+        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+        num_steps = self.steps_per_epoch - start_step
+        return Prepared(
+            lambda: self._train.epoch(epoch, start_step),
+            num_steps,
+            self._prepare,
+            self._train.num_parts,
+        )
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of all ranks in a step of an epoch, both from 0."""
+        return step_keys(
+            self._train.reader,
+            self.job.plan.batch_size,
+            self.job.seed,
+            epoch,
+            step,
+            self.job.mix,
+        )
+
+    def val(self) -> Batches:
+        """This rank's share of the validation images."""
+        return Prepared(lambda: self._val.epoch(0), self._val.num_steps, self._prepare)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """A model's scores after an epoch, over the validation images of all ranks."""
+        return evaluate(model, self.val())
+
+    def count_unread(self) -> int:
+        """Images of the latest epoch, training and validation, that this rank could not read."""
+        return self._train.num_unread + self._val.num_unread
+
+    def examples(self, num: int) -> Iterator[figures.Example]:
+        """At most `num` validation pictures to look at."""
+        return figures.examples(
+            self._val.reader,
+            num,
+            lambda _, sample: figures.photograph_input(sample, self.device),
+        )
+
+    def _prepare(self, batch: Batch) -> tuple[Inputs, Targets]:
+        return (prepare_image(batch, self.device),), prepare_targets(batch, self.device)
+
+
+def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
+    """On what pictures of these sizes share a batch, as the loader and `collate` take it."""
+    stretch = encoder.readout == "eml" and len(set(sizes)) > 1
+    return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
+
+
+def letterboxed(config: EncoderConfig, readers: Sequence[Reader]) -> EncoderConfig:
+    """The config, which letterboxes where pictures of several sizes train a `density` encoder."""
+    mixed = len({size for reader in readers for size in reader.sizes}) > 1
+    return replace(config, letterbox=config.letterbox or (mixed and config.readout == "density"))
+
+
+class Prepared:
+    """Batches of an epoch, each made ready for the model when its turn comes.
+
+    num_parts: batches that make a step.
+    """
+
+    def __init__(
+        self,
+        batches: Callable[[], Iterator[Batch]],
+        num_steps: int,
+        prepare: Callable[[Batch], tuple[Inputs, Targets]],
+        num_parts: int = 1,
+    ) -> None:
+        self.num_parts = num_parts
+        self._batches, self._num_steps, self._prepare = batches, num_steps, prepare
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
+        """What the model is called with, and where people looked."""
+        return map(self._prepare, self._batches())
+
+
+def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
+    """The config for workers.  Raises ValueError for weights that don't fit or finetune so."""
+    config = absolute(config)
+    prepare(start_encoder(config), finetune)
+    return config
+
+
+def absolute(config: EncoderConfig) -> EncoderConfig:
+    """The config, weights under their absolute path: workers run in folders of their own."""
+    if config.weights in WORDS:
+        return config
+    return replace(config, weights=str(Path(config.weights).expanduser().absolute()))
+
+
+def start_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that training begins with.
+
+    Weights of a folder are a packaged encoder's, all of them: its finetuning goes on.
+    Raises ValueError when the weights are not such an encoder's.
+    """
+    folder = Path(config.weights)
+    if not folder.is_dir():
+        return Encoder(config)
+    held = package.load(folder).encoders
+    parts = operator.attrgetter("backbone", "readout", "readout_width")
+    same = [found for found in held if parts(found.config) == parts(config)]
+    if len(same) != 1:
+        kinds = ", ".join(f"{e.config.backbone} ({e.kind})" for e in held)
+        raise ValueError(
+            f"{folder} holds {kinds}: {len(same)} encoders like {config.backbone} "
+            f"({config.readout}), expected one; name the folder of one such encoder"
+        )
+    encoder = Encoder(config, load_weights=False)
+    encoder.load_state_dict(same[0].state_dict())
+    return encoder
+
+
+def licence_of(config: EncoderConfig) -> str:
+    """The licence, where it is known, of the weights that an encoder starts from."""
+    path = Path(config.weights).expanduser()
+    if config.weights == "none":
+        licence = "from random weights"
+    elif config.weights in WORDS:
+        licence = find_backbone(config.backbone).licence or "unknown"
+    elif path.is_dir():
+        return package.licence_of(package.read_description(path)["about"])
+    else:
+        licence = f"unknown ({path.name})"
+    return f"{config.backbone} {licence}"
+
+
+def encoder_stage(
+    place: Place,
+    name: str,
+    folder: str,
+    config: EncoderConfig,
+    plan: Plan,
+    seed: int,
+    finetune: Finetune,
+    mix: tuple[float, ...] = (),
+) -> Stage:
+    """The stage that finetunes one encoder.
+
+    name: in tables.  folder: its own in the place's.  mix: shares of the place's data sets.
+    """
+    folders = (place.data, *place.joined)
+    readers = [open_split(folders, split) for split in ("train", "val")]
+    config = letterboxed(absolute(config), readers)
+    job = EncoderJob(
+        data=place.data,
+        encoder=config,
+        plan=plan,
+        seed=seed,
+        loader_workers=place.compute.loader_workers,
+        num_examples=figures.NUM_EXAMPLES,
+        reading=place.compute.reading,
+        joined=place.joined,
+        mix=mix,
+        finetune=finetune,
+    )
+    job.build()  # Wrong weights end here, not in a worker.
+    return Stage(
+        name=name,
+        kind="encoder",
+        job=job,
+        place=place,
+        folder=place.folder / folder,
+        params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
+        backbones=config.backbone,
+        licence=licence_of(config),
+    )
+
+
+def run(command: EncoderCommand) -> run_folder.StageResult:
+    """Finetunes one encoder."""
+    config = command.encoder
+    place = open_place(command, "encoder", config.backbone)
+    name = f"encoder {config.backbone}"
+    stage = encoder_stage(
+        place,
+        name,
+        "encoder",
+        config,
+        command.plan,
+        command.seed,
+        command.finetune,
+        command.mix,
+    )
+    result = stage.run()
+    say(result)
+    return result

@@ -1,0 +1,90 @@
+"""Frozen encoders that a decoder joins: where their packages and their readouts are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save
+
+from emlnet.inference import package
+from emlnet.models.encoder import Encoder
+from emlnet.registry import mlflow_registry
+from pipelines.config.flags import RUN
+from pipelines.stages import readout_cache
+from pipelines.stages.stage import Place
+from shards.files.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenEncoder:
+    """An encoder to join.
+
+    cache: folder of its readouts, of a name that its weights and the data set give; there or not.
+    weights: SHA-256 of its weights as safetensors writes them.  licence: what its package says of
+    theirs.
+    """
+
+    encoder: Encoder
+    cache: Path
+    weights: str
+    licence: str
+
+    @property
+    def source(self) -> str:
+        """What it is called in logs."""
+        return f"{self.encoder.config.backbone} {self.weights[:12]}"
+
+
+def open_encoders(
+    packages: Sequence[Path], manifest: Manifest, caches: Path
+) -> list[FrozenEncoder]:
+    """The encoders of packages, all of them where one holds a decoder's model.
+
+    caches: folder of the folders of readouts.
+    """
+    encoders = []
+    for path in packages:
+        packaged = package.load(path)
+        for encoder in packaged.encoders:
+            # Of an encoder's package, the digest of its weights file.
+            tensors = {k: v.contiguous() for k, v in encoder.state_dict().items()}
+            weights = hashlib.sha256(save(tensors)).hexdigest()
+            cache = caches / readout_cache.key(encoder, manifest.digest, weights)
+            encoders.append(
+                FrozenEncoder(
+                    encoder=encoder, cache=cache, weights=weights, licence=packaged.licence
+                )
+            )
+    return encoders
+
+
+def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> list[Path]:
+    """Folders of packaged encoders, each of an MLflow run, a model URI or a folder.
+
+    folder: where those that lie elsewhere are pulled to.
+    """
+    return [
+        mlflow_registry.resolve(
+            f"runs:/{uri}" if RUN.fullmatch(uri) else uri,
+            tracking_uri,
+            folder / "encoders" / str(number),
+        )
+        for number, uri in enumerate(encoders)
+    ]
+
+
+def compute_readouts(place: Place, encoders: Sequence[FrozenEncoder]) -> None:
+    """Computes what is not cached yet of the readouts of encoders."""
+    splits = ("train", "val")
+    for each in encoders:
+        readout_cache.build(
+            each.cache, place.data, splits, each.encoder, place.compute.use_gpu, place.joined
+        )
+
+
+def cache_folder(given: Path | None, run_folder: Path) -> Path:
+    """The folder of the folders of readouts: as given, or shared by the runs beside this one."""
+    return given.expanduser().absolute() if given else run_folder.parent / "readouts"

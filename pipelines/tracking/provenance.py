@@ -1,0 +1,95 @@
+"""Where a run comes from: the commit, the machine, the data; what its MLflow tags say."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+import torch
+
+from shards.files.manifest import Manifest
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+COMMIT = "EMLNET_COMMIT"
+"""Variable that tells a job, which brings no git history, of which commit its code is."""
+DIGEST_LENGTH = 36
+"""Characters of a data set's digest that MLflow keeps."""
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with `-dirty` when files differ from it; None outside a checkout."""
+    if os.environ.get(COMMIT):
+        return os.environ[COMMIT]
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    command = ["git", "-C", str(root), "describe", *options]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def code_tags() -> dict[str, str]:
+    """The commit, and whether files differ from it, as tags of a run; empty outside a checkout."""
+    commit = git_commit()
+    if commit is None:
+        return {}
+    clean = commit.removesuffix("-dirty")
+    return {
+        "mlflow.source.git.commit": clean,
+        "git_commit": clean,
+        "git_dirty": str(clean != commit),
+    }
+
+
+def host_kind() -> str:
+    """The machines a run has, in words: those of the Ray cluster, else this one."""
+    if ray.is_initialized():
+        resources = ray.cluster_resources()
+        num_nodes = sum(node["Alive"] for node in ray.nodes())
+        num_cpus, num_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        kinds = [n.removeprefix("accelerator_type:") for n in resources if "accelerator_type:" in n]
+    else:
+        num_nodes, num_cpus = 1, os.cpu_count() or 1
+        num_gpus = torch.cuda.device_count()
+        kinds = [torch.cuda.get_device_name(0)] if num_gpus else []
+    nodes = f"{num_nodes} nodes, " if num_nodes > 1 else ""
+    gpus = f", {num_gpus} GPU {' '.join(kinds)}".rstrip() if num_gpus else ""
+    return f"{nodes}{num_cpus} CPU{gpus}, {platform.system()} {platform.machine()}"
+
+
+def data_tags(stage: str, manifest: Manifest) -> dict[str, str]:
+    """A run's tags: its stage, and the data it ran on."""
+    edition = manifest.edition
+    known = {"data_edition": edition} if edition else {}
+    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest, **known}
+
+
+def dataset_input(folder: Path | str, manifest: Manifest) -> DatasetInput:
+    """A folder of shards as MLflow knows a data set: name, digest, place, columns, counts."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    counts = {f"{name} pictures": len(split.samples) for name, split in manifest.splits.items()}
+    fixations = sum(e.num_fixations for split in manifest.splits.values() for e in split.samples)
+    columns = [
+        {"name": name, "type": kind, "required": True}
+        for name, kind in (("image", "binary"), ("fixations", "long"), ("density", "binary"))
+    ]
+    dataset = Dataset(
+        name=manifest.name,
+        digest=manifest.digest[:DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": str(folder)}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps({**counts, "fixations": fixations}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", ", ".join(manifest.splits))])

@@ -1,0 +1,295 @@
+"""What a folder of shards holds and where; refuses a folder that differs from its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from shards.files.store import Store
+
+SCHEMA = 2
+MANIFEST = "manifest.json"
+CENTRE_PRIOR = "centre-train.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar: its file name, samples, bytes and checksum."""
+
+    file: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexEntry:
+    """Where one sample lies, and what can be known without reading it.
+
+    key: `split/stem`.  shard: position in the split's shards.  offset, length: bytes in the tar.
+    crc32: of those bytes.  height, width: pixels of the upright photograph.
+    num_observers: those with a fixation, None where the source does not tell them apart.
+    density_cc: correlation of a density map from a file with one made from the fixations, None
+    where only one of them is known.
+    """
+
+    key: str
+    shard: int
+    offset: int
+    length: int
+    crc32: int
+    num_fixations: int
+    height: int
+    width: int
+    num_observers: int | None = None
+    density_cc: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixationStatistics:
+    """The fixations of one split.
+
+    num: all of them.  num_pixels: pixels that were fixated, summed over the images.  least, most:
+    of one image.  mean, deviation: of (x, y), as parts of the image's width and height.
+    """
+
+    num: int
+    num_pixels: int
+    least: int
+    most: int
+    mean: tuple[float, float]
+    deviation: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The shards of one split and its samples in order; no statistics before schema 2."""
+
+    shards: tuple[Shard, ...]
+    samples: tuple[IndexEntry, ...]
+    fixations: FixationStatistics | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file of the source that `--skip-incomplete` left out, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """What the source holds and the shards do not; unlabelled_splits have images but no gaze."""
+
+    points_outside: int
+    empty_observers: int
+    samples: tuple[Skipped, ...]
+    unlabelled_splits: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The source and options a build was made from; equal origins make equal builds.
+
+    fingerprint: of the source's files.  split_seed: of a split that was made, None where the source
+    had its own.  format: the layout, by the name that `build --format` takes.  maps: where density
+    maps come from, `files` or `fixations`.  sigma: pixels of the Gaussian that makes one from the
+    fixations, or is said to have made the files; None when unknown.
+    """
+
+    fingerprint: str
+    split_seed: int | None
+    shard_size: int
+    skip_incomplete: bool
+    format: str = "salicon"
+    maps: str = "files"
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A whole data set: `manifest.json`, the file that is written last.
+
+    edition: of a source that came in several, None when it has one or is not known.
+    licence: of the source, None when it is not known.
+    centre_prior_sha256: of the file `centre-train.npy`, None when there is no train split.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    edition: str | None = None
+    licence: str | None = None
+    splits: Mapping[str, Split]
+    dropped: Dropped
+    origin: Origin
+    centre_prior_sha256: str | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that identifies the data: samples, their order and shards; not where or when."""
+        # As schema 1 took it, so that data built before keeps the name it has in runs and models.
+        described = ("num_observers", "density_cc")
+        content = {
+            name: {
+                "shards": split.shards,
+                "samples": [
+                    {key: value for key, value in vars(entry).items() if key not in described}
+                    for entry in split.samples
+                ],
+            }
+            for name, split in self.splits.items()
+        }
+        text = json.dumps([1, content], default=vars, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def dump(self) -> str:
+        """The manifest as JSON text, which `load` reads."""
+        return json.dumps(self, default=vars, indent=1) + "\n"
+
+    @classmethod
+    def parse(cls, text: bytes, place: str) -> Manifest:
+        """The manifest from its JSON text; ValueError starting with `place` when it is none."""
+        try:
+            manifest = _parse(json.loads(text))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{place} is not a manifest of schema {SCHEMA}: {error}") from error
+        for split, content in manifest.splits.items():
+            _check_index(split, content)
+        return manifest
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Manifest:
+        """Reads the folder's manifest; the files it names must be there with their sizes.
+
+        Raises ValueError with what differs.
+        """
+        store = Store(folder)
+        try:
+            text = store.read(MANIFEST)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{folder} holds no finished data set ({MANIFEST} is missing); "
+                "run `python -m shards build` (again)"
+            ) from error
+        manifest = cls.parse(text, store.place(MANIFEST))
+        if not store.can_list:
+            return manifest  # Each shard is checked when it is fetched.
+        sizes = store.sizes()
+        for shard in manifest.shards:
+            if shard.file not in sizes:
+                raise ValueError(f"{store.place(shard.file)} is missing; build the data set again")
+            if sizes[shard.file] != shard.num_bytes:
+                raise ValueError(
+                    f"{store.place(shard.file)} has {sizes[shard.file]} bytes, "
+                    f"the manifest says {shard.num_bytes}"
+                )
+        if manifest.centre_prior_sha256 and CENTRE_PRIOR not in sizes:
+            raise ValueError(f"{store.place(CENTRE_PRIOR)} is missing; build the data set again")
+        return manifest
+
+    @classmethod
+    def join(cls, manifests: Sequence[Manifest]) -> Manifest:
+        """What several data sets hold together, one after another, in the splits that all have."""
+        if len(manifests) == 1:
+            return manifests[0]
+        splits = {}
+        for name in manifests[0].splits:
+            parts = [manifest.splits[name] for manifest in manifests if name in manifest.splits]
+            if len(parts) < len(manifests):
+                continue
+            starts = np.cumsum([0, *(len(part.shards) for part in parts)]).tolist()
+            splits[name] = Split(
+                shards=tuple(shard for part in parts for shard in part.shards),
+                samples=tuple(
+                    replace(entry, shard=start + entry.shard)
+                    for start, part in zip(starts, parts, strict=False)
+                    for entry in part.samples
+                ),
+            )
+        name = "+".join(manifest.name for manifest in manifests)
+        licences = dict.fromkeys(manifest.licence or "unknown" for manifest in manifests)
+        return replace(manifests[0], name=name, licence=" and ".join(licences), splits=splits)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards of all splits."""
+        return tuple(shard for split in self.splits.values() for shard in split.shards)
+
+    def centre_prior(self, folder: Path | str) -> NDArray[np.float32]:
+        """(H, W) mean density of train, sums to 1: the centre-bias baseline.
+
+        Raises ValueError when the data set has no train split or the file has changed.
+        """
+        if self.centre_prior_sha256 is None:
+            raise ValueError(f"{folder} has no train split, so no centre prior")
+        store = Store(folder)
+        content = store.read(CENTRE_PRIOR)
+        if hashlib.sha256(content).hexdigest() != self.centre_prior_sha256:
+            raise ValueError(
+                f"{store.place(CENTRE_PRIOR)} has changed since it was built; "
+                "build the data set again"
+            )
+        prior: NDArray[np.float32] = np.load(io.BytesIO(content), allow_pickle=False)
+        return prior
+
+
+def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
+    """Raises ValueError naming shard and sample when the bytes are not those the manifest knows."""
+    if len(piece) != entry.length:
+        raise ValueError(
+            f"{path} is cut: sample {entry.key} has {len(piece)} of {entry.length} bytes"
+        )
+    if isal_zlib.crc32(piece) != entry.crc32:
+        raise ValueError(f"{path} has changed: the checksum of sample {entry.key} differs")
+
+
+def _check_index(name: str, split: Split) -> None:
+    """Raises ValueError unless the samples fill the shards one after another, each named once."""
+    if len({entry.key for entry in split.samples}) != len(split.samples):
+        raise ValueError(f"the manifest names a sample of {name} twice")
+    shard, offset = -1, 0
+    for entry in split.samples:
+        if entry.shard == shard + 1:
+            shard, offset = entry.shard, 0
+        if entry.shard != shard or entry.offset != offset or shard >= len(split.shards):
+            raise ValueError(
+                f"the manifest's place of {entry.key} does not follow the sample before"
+            )
+        offset += entry.length
+    counts = np.bincount([entry.shard for entry in split.samples], minlength=len(split.shards))
+    if counts.tolist() != [shard.num_samples for shard in split.shards]:
+        raise ValueError(f"the manifest's counts of {name}'s shards do not match its samples")
+
+
+def _parse(raw: Any) -> Manifest:
+    if raw["schema"] not in (1, SCHEMA):
+        raise ValueError(f"it has schema {raw['schema']}; build the data set again")
+    splits = {}
+    for name, split in raw["splits"].items():
+        statistics = split.get("fixations")
+        if statistics:
+            pairs = {key: tuple(statistics[key]) for key in ("mean", "deviation")}
+            statistics = FixationStatistics(**{**statistics, **pairs})
+        splits[name] = Split(
+            shards=tuple(Shard(**shard) for shard in split["shards"]),
+            samples=tuple(IndexEntry(**entry) for entry in split["samples"]),
+            fixations=statistics,
+        )
+        for shard in splits[name].shards:
+            if Path(shard.file).name != shard.file:
+                raise ValueError(f"shard {shard.file!r} lies outside the folder")
+    dropped = raw["dropped"]
+    dropped["samples"] = tuple(Skipped(**skipped) for skipped in dropped["samples"])
+    dropped["unlabelled_splits"] = tuple(dropped["unlabelled_splits"])
+    rest = {"splits": splits, "dropped": Dropped(**dropped), "origin": Origin(**raw["origin"])}
+    return Manifest(**{**raw, **rest, "schema": SCHEMA})

@@ -1,0 +1,4 @@
+"""Looking at shards: verify them, count them, show them.
+
+Imports `shards.build` and `shards.files`.
+"""

@@ -1,0 +1,99 @@
+"""What a data set holds, as a table, and what is suspicious about it; reads its manifest alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from shards.files.manifest import Manifest, Split
+
+OUTSIDE = 0.1
+"""A larger share of fixations outside their images comes of other units than those assumed."""
+DISAGREES = 0.5
+"""A density map whose correlation with one made of its fixations is less belongs to others."""
+
+
+def table(manifest: Manifest, folder: Path | str) -> str:
+    """Rows of `what  split  split ...`, then where maps, edition and splits come from."""
+    columns = [dict(_describe(split)) for split in manifest.splits.values()]
+    rows = [("", *manifest.splits)]
+    rows += [(what, *(column[what] for column in columns)) for what in columns[0]]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for what, *cells in rows:
+        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([what.ljust(widths[0]), *right]).rstrip())
+    return "\n".join([f"{manifest.name} ({folder})", *lines, *_sources(manifest)])
+
+
+def warnings(manifest: Manifest) -> Iterator[str]:
+    """Sentences about gaze outside its pictures, and maps that disagree with their fixations."""
+    outside = manifest.dropped.points_outside
+    splits = manifest.splits.values()
+    total = outside + sum(entry.num_fixations for split in splits for entry in split.samples)
+    if outside > OUTSIDE * total:
+        yield (
+            f"{outside} of {total} fixations lie outside their images, and were left out; are "
+            "--units and --origin those of the source?"
+        )
+    for split in manifest.splits.values():
+        known = [entry for entry in split.samples if entry.density_cc is not None]
+        wrong = sorted(
+            (entry.density_cc, entry.key)
+            for entry in known
+            if entry.density_cc is not None and entry.density_cc < DISAGREES
+        )
+        if wrong:
+            yield (
+                f"{len(wrong)} of {len(known)} density maps disagree with maps made of their "
+                f"fixations: the correlation is below {DISAGREES} (least: {wrong[0][1]}, "
+                f"{wrong[0][0]}); are they of other images, or is --sigma far off?"
+            )
+
+
+def _describe(split: Split) -> Iterator[tuple[str, str]]:
+    entries, num = split.samples, len(split.samples)
+    stored = sum(shard.num_bytes for shard in split.shards)
+    counts = [entry.num_fixations for entry in entries]
+    observers = [entry.num_observers for entry in entries if entry.num_observers is not None]
+    agreed = [entry.density_cc for entry in entries if entry.density_cc is not None]
+    sizes = Counter((entry.height, entry.width) for entry in entries)
+    (height, width), most = sizes.most_common(1)[0]
+    places = split.fixations
+    yield "images", f"{num:,}"
+    yield "shards", f"{len(split.shards):,}"
+    yield "MB", f"{stored / 1e6:,.1f}"
+    yield "kB an image", f"{stored / num / 1e3:,.1f}"
+    yield "image sizes", f"{len(sizes):,}"
+    yield "most common (share)", f"{height} x {width} ({most / num:.0%})"
+    yield "fixations", f"{sum(counts):,}"
+    yield "an image: mean", f"{np.mean(counts):.1f}"
+    yield "an image: least", f"{min(counts):,}"
+    yield "an image: most", f"{max(counts):,}"
+    yield "fixated pixels an image", f"{places.num_pixels / num:.1f}" if places else "-"
+    yield "observers an image", f"{np.mean(observers):.1f}" if observers else "-"
+    for name, values in (
+        ("mean place (x, y)", places and places.mean),
+        ("deviation (x, y)", places and places.deviation),
+    ):
+        yield name, f"{values[0]:.3f}, {values[1]:.3f}" if values else "-"
+    yield "map against fixations, CC", f"{np.mean(agreed):.3f}" if agreed else "-"
+    yield "the same, least", f"{min(agreed):.3f}" if agreed else "-"
+
+
+def _sources(manifest: Manifest) -> Iterator[str]:
+    origin, dropped = manifest.origin, manifest.dropped
+    sigma = "of unknown sigma" if origin.sigma is None else f"sigma {origin.sigma:g} px"
+    yield f"layout {origin.format}; edition {manifest.edition or 'not known, or the only one'}"
+    yield f"licence {manifest.licence or 'unknown; `build --licence` records it'}"
+    yield f"density maps from {origin.maps}, {sigma}"
+    if origin.split_seed is not None:
+        yield f"train and val split here, seed {origin.split_seed}"
+    yield (
+        f"dropped: {len(dropped.samples)} incomplete samples, {dropped.points_outside} fixations "
+        f"outside, {dropped.empty_observers} empty observers"
+    )
+    yield f"digest {manifest.digest}"

@@ -1,0 +1,81 @@
+"""Checks a folder of shards: its sizes, or every byte and every picture."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.build.parallel import Map
+from shards.files.codec import decode, unpack
+from shards.files.manifest import IndexEntry, Manifest, Shard, check_piece
+from shards.files.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """One shard to be read whole, and what the manifest says of it."""
+
+    folder: str
+    shard: Shard
+    entries: tuple[IndexEntry, ...]
+
+
+def verify(folder: Path | str, full: bool = False, map_: Map = map) -> Manifest:
+    """Checks a folder against its manifest and returns it.
+
+    Counts and sizes always; with `full` every checksum, that every range holds its sample, and that
+    its pictures decode.  map_: applies a function to each shard, here or in other processes.
+    Raises ValueError with the reason: a missing, cut, changed or surplus file.
+    """
+    manifest = Manifest.load(folder)
+    store = Store(folder)
+    known = {shard.file for shard in manifest.shards}
+    for name in store.sizes():
+        if name.endswith((".tar", ".tmp")) and name not in known:
+            raise ValueError(f"{store.place(name)} is not in the manifest; delete it")
+    if full:
+        if manifest.centre_prior_sha256:
+            manifest.centre_prior(folder)
+        checks = [
+            ShardCheck(
+                folder=str(folder),
+                shard=shard,
+                entries=tuple(entry for entry in split.samples if entry.shard == position),
+            )
+            for split in manifest.splits.values()
+            for position, shard in enumerate(split.shards)
+        ]
+        for _ in map_(check_shard, checks):
+            pass
+    return manifest
+
+
+def check_shard(check: ShardCheck) -> str:
+    """Reads one shard whole and decodes its samples; returns its file's name.
+
+    Raises ValueError naming the shard, and the sample where one is at fault.
+    """
+    store = Store(check.folder)
+    place = store.place(check.shard.file)
+    content = store.read(check.shard.file)
+    for entry in check.entries:
+        piece = content[entry.offset : entry.offset + entry.length]
+        check_piece(piece, entry, place)
+        try:
+            decoded = decode(unpack(piece, entry.key))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        found = {
+            "fixations": (len(decoded.points), entry.num_fixations),
+            "rows": (decoded.image.shape[0], entry.height),
+            "columns": (decoded.image.shape[1], entry.width),
+        }
+        for what, (here, expected) in found.items():
+            if here != expected:
+                raise ValueError(
+                    f"{place}: sample {entry.key} has {here} {what}, the manifest says {expected}"
+                )
+    if hashlib.sha256(content).hexdigest() != check.shard.sha256:
+        raise ValueError(f"{place} has changed: its checksum differs")
+    return check.shard.file

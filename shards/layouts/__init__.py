@@ -1,0 +1,4 @@
+"""Readers of raw data sets, one a file, and what they share.
+
+Imports `shards.files`.
+"""

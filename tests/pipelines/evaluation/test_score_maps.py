@@ -1,0 +1,167 @@
+"""Maps from files: each format, and each way in which a folder of maps can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.evaluation.score_maps import MapFiles
+
+KEYS = ("val/a", "val/b")
+SIZE = (6, 8)
+
+
+def maps() -> NDArray[np.float64]:
+    return np.random.default_rng(0).random((2, *SIZE))
+
+
+def write_png(folder: Path, name: str, values: NDArray[np.generic]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(folder / name)
+
+
+def folder_of(tmp_path: Path, values: NDArray[np.generic], names: tuple[str, ...]) -> Path:
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for name, image in zip(names, values, strict=True):
+        np.save(folder / f"{name}.npy", image)
+    return folder
+
+
+def test_a_png_of_8_or_16_bits_and_a_jpeg_are_read_as_they_are(tmp_path: Path) -> None:
+    eight = (maps()[0] * 255).astype(np.uint8)
+    sixteen = (maps()[1] * 65535).astype(np.uint16)
+    write_png(tmp_path, "a.png", eight)
+    write_png(tmp_path, "b.png", sixteen)
+    found = MapFiles.find(tmp_path, KEYS)
+    assert np.array_equal(found.read(0, SIZE)[0, 0].numpy(), eight)
+    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), sixteen)
+    (tmp_path / "a.png").unlink()
+    Image.fromarray(eight).save(tmp_path / "a.jpg")
+    assert MapFiles.find(tmp_path, KEYS).read(0, SIZE).shape == (1, 1, *SIZE)
+
+
+def test_float64_stays_float64(tmp_path: Path) -> None:
+    found = MapFiles.find(folder_of(tmp_path, maps(), ("a", "b")), KEYS)
+    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), maps()[1])
+
+
+def test_hdf5_holds_log_densities_named_as_the_pictures(tmp_path: Path) -> None:
+    densities = maps() / maps().sum(axis=(1, 2), keepdims=True)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for name, values in zip(("images/a.jpg", "images/b.jpg"), densities, strict=True):
+            file[name] = np.log(values)
+    found = MapFiles.find(tmp_path / "m.h5", KEYS)
+    assert found.kind == "log-density"
+    assert found.read(0, SIZE).exp()[0, 0].numpy() == pytest.approx(densities[0])
+
+
+def test_the_part_of_the_split_and_the_name_of_a_prediction_are_found(tmp_path: Path) -> None:
+    for name in ("a_smap.png", "b_smap.png"):
+        write_png(tmp_path / "val", name, np.ones(SIZE, np.uint8))
+    write_png(tmp_path / "train", "a_smap.png", np.ones(SIZE, np.uint8))
+    assert MapFiles.find(tmp_path, KEYS).places == ("a_smap.png", "b_smap.png")
+
+
+def test_a_map_in_a_folder_is_that_of_the_picture_called_after_both(tmp_path: Path) -> None:
+    for folder in ("Action", "Art"):
+        write_png(tmp_path / folder, "001_smap.png", np.ones(SIZE, np.uint8))
+    found = MapFiles.find(tmp_path, ("val/Art-001", "val/Action-001"))
+    assert found.places == ("Art/001_smap.png", "Action/001_smap.png")
+
+
+def test_missing_maps_are_counted_and_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, maps(), ("a", "other"))
+    expected = r"no map for 1 of 2 images \(first: val/b\).*1 of them.*first: other.npy"
+    with pytest.raises(ValueError, match=expected):
+        MapFiles.find(folder, KEYS)
+
+
+def test_surplus_maps_are_counted_and_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, np.ones((3, *SIZE)), ("a", "b", "other"))
+    (note,) = MapFiles.find(folder, KEYS).notes
+    assert "1 maps" in note
+    assert "other.npy" in note
+
+
+def test_two_maps_for_one_image_are_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, maps(), ("a", "b"))
+    write_png(folder, "b.png", np.ones(SIZE, np.uint8))
+    with pytest.raises(ValueError, match=r"two maps for val/b: b\.npy and b\.png"):
+        MapFiles.find(folder, KEYS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_not_finite_is_named_with_the_place(tmp_path: Path, value: float) -> None:
+    values = maps()
+    values[1, 2, 3] = value
+    found = MapFiles.find(folder_of(tmp_path, values, ("a", "b")), KEYS)
+    with pytest.raises(ValueError, match=r"b\.npy has 1 values .* row 2, column 3"):
+        found.read(1, SIZE)
+
+
+def test_a_log_density_may_be_minus_infinity(tmp_path: Path) -> None:
+    values = np.full((2, *SIZE), -np.inf)
+    values[:, 0, 0] = 0
+    found = MapFiles.find(folder_of(tmp_path, values, ("a", "b")), KEYS, "log-density")
+    assert found.read(0, SIZE).exp().sum() == 1
+
+
+def test_a_map_of_another_size_is_an_error_unless_resizing_is_asked_for(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, maps(), ("a", "b"))
+    with pytest.raises(ValueError, match=r"a\.npy is 6 x 8, its picture 12 x 16; give --resize"):
+        MapFiles.find(folder, KEYS).read(0, (12, 16))
+    assert MapFiles.find(folder, KEYS, resize=True).read(0, (12, 16)).shape == (1, 1, 12, 16)
+
+
+@pytest.mark.parametrize("kind", ["density", "log-density"])
+def test_a_resized_density_sums_to_one_again(tmp_path: Path, kind: str) -> None:
+    densities = maps() / maps().sum(axis=(1, 2), keepdims=True)
+    values = densities if kind == "density" else np.log(densities)
+    folder = folder_of(tmp_path, values, ("a", "b"))
+    found = MapFiles.find(folder, KEYS, kind, resize=True).read(0, (12, 16))  # type: ignore[arg-type]
+    total = found.sum() if kind == "density" else found.exp().sum()
+    assert total.item() == pytest.approx(1)
+
+
+def test_a_resized_log_density_is_minus_infinity_only_amid_zeros(tmp_path: Path) -> None:
+    densities = np.ones((2, *SIZE), np.float32)
+    densities[:, 2:, 4:] = 0
+    densities /= densities.sum(axis=(1, 2), keepdims=True)
+    with np.errstate(divide="ignore"):
+        folder = folder_of(tmp_path, np.log(densities), ("a", "b"))
+    found = MapFiles.find(folder, KEYS, "log-density", resize=True).read(0, (12, 16))[0, 0]
+    assert not found.isnan().any()
+    assert found.exp().sum().item() == pytest.approx(1)
+    assert found[-1, -1].isneginf()
+    assert found[:4].isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "what"), [("density", "sums to"), ("log-density", "sums to")])
+def test_what_is_no_density_is_refused(tmp_path: Path, kind: str, what: str) -> None:
+    found = MapFiles.find(folder_of(tmp_path, maps(), ("a", "b")), KEYS, kind)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"a\.npy is no {kind}: it {what}"):
+        found.read(0, SIZE)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, maps(), ("a", "b"))
+    (folder / "a.npy").write_bytes(b"no map")
+    with pytest.raises(ValueError, match=r"a\.npy cannot be read"):
+        MapFiles.find(folder, KEYS).read(0, SIZE)
+    (tmp_path / "m.h5").write_bytes(b"no map")
+    with pytest.raises(ValueError, match=r"m\.h5 cannot be read as HDF5"):
+        MapFiles.find(tmp_path / "m.h5", KEYS)
+
+
+def test_a_path_that_is_neither_folder_nor_hdf5_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        MapFiles.find(tmp_path / "none", KEYS)
+    (tmp_path / "maps.zip").touch()
+    with pytest.raises(ValueError, match="neither a folder of maps nor an HDF5 file"):
+        MapFiles.find(tmp_path / "maps.zip", KEYS)

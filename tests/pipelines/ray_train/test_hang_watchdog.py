@@ -1,0 +1,90 @@
+"""A process that hangs says where; one that is told to end does so in order."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pipelines.ray_cluster import stop_signal
+from pipelines.ray_train import hang_watchdog
+
+
+def test_a_hanging_thread_is_reported_with_its_rank_and_its_stack(capsys: Any) -> None:
+    over, watched = threading.Event(), []
+
+    def stuck_in_here() -> None:
+        watched.append(hang_watchdog.Watch(rank=3, timeout=0.2))
+        over.wait(20)
+
+    thread = threading.Thread(target=stuck_in_here)
+    thread.start()
+    told = ""
+    deadline = time.monotonic() + 20
+    while "stuck_in_here" not in told and time.monotonic() < deadline:
+        time.sleep(0.05)
+        told += capsys.readouterr().err
+    over.set()
+    thread.join()
+    watched[0].end()
+    assert "rank 3 has made no progress for 0 s, it is at:" in told
+    assert "over.wait(20)" in told
+
+
+def test_progress_and_pauses_keep_a_watch_quiet(capsys: Any) -> None:
+    one = hang_watchdog.Watch(rank=0, timeout=0.5)
+    with one.off():
+        time.sleep(1.2)
+    for _ in range(12):
+        time.sleep(0.1)
+        one.beat()
+    one.end()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_hangs_for_good_is_ended() -> None:
+    code = (
+        "import time; from pipelines import watch; watch.grace = lambda timeout: 0.2\n"
+        "watch.Watch(0, 0.2); time.sleep(100)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == hang_watchdog.EXIT_CODE
+    assert "rank 0: still hangs" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_at_once_unless_workers_train(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    rung: list[bool] = []
+
+    class Ring:
+        def remote(self) -> None:
+            rung.append(True)
+
+    class Bell:
+        ring = Ring()
+
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(stop_signal, "came", [])
+    monkeypatch.setattr(stop_signal, "SECONDS_BETWEEN_LOOKS", 0.02)
+    try:
+        stop_signal.handle_termination()
+        with stop_signal.listening(Bell()):
+            signal.raise_signal(number)
+            deadline = time.monotonic() + 10
+            while not rung and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert rung == [True]
+        assert stop_signal.code_of_end() == 128 + number
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == stop_signal.TERMINATED
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

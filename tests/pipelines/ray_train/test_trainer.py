@@ -1,0 +1,87 @@
+"""Ray Train around the loops: shares, failures, resuming."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from emlnet.models.encoder import EncoderConfig
+from emlnet.training.divergence import DivergedError
+from emlnet.training.state import Plan
+from pipelines.config.options import Compute
+from pipelines.ray_train import trainer
+from pipelines.stages.encoder_stage import EncoderJob, ShardSource
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
+ONCE = Compute(max_failures=0)
+
+
+def job(data: Path, **plan: object) -> EncoderJob:
+    settings = {"epochs": 2, "batch_size": 4, **plan}
+    return EncoderJob(data=data, encoder=TINY, plan=Plan(**settings), seed=1)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailingJob(EncoderJob):
+    """Fails in its second epoch, the first time."""
+
+    marker: Path
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
+        return FailingSource(self, rank, world_size, device)
+
+
+class FailingSource(ShardSource):
+    def __init__(self, job: FailingJob, rank: int, world_size: int, device: torch.device) -> None:
+        super().__init__(job, rank, world_size, device)
+        self.marker = job.marker
+
+    def train(self, epoch: int, start_step: int):  # type: ignore[no-untyped-def]
+        if epoch == 1 and not self.marker.exists():
+            self.marker.touch()
+            raise RuntimeError("the power went out")
+        return super().train(epoch, start_step)
+
+
+def test_an_interrupted_run_resumes_and_ends_bit_equal(data: Path, tmp_path: Path) -> None:
+    whole = trainer.train(job(data), tmp_path / "whole", ONCE)
+    broken = FailingJob(**vars(job(data)), marker=tmp_path / "failed")
+    with pytest.raises(RuntimeError, match="the power went out"):
+        trainer.train(broken, tmp_path / "broken", ONCE)
+    resumed = trainer.train(broken, tmp_path / "broken", ONCE)
+    assert [report["epoch"] for report in resumed["history"]] == [1, 2]
+    assert whole["model"].keys() == resumed["model"].keys()
+    for name, value in whole["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+
+
+def test_a_batch_that_workers_cannot_share_is_an_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch of 1 cannot be shared by 2 workers"):
+        trainer.train(job(data, batch_size=1), tmp_path / "run", Compute(num_workers=2))
+
+
+def test_more_workers_than_cpus_is_an_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="999 workers want a CPU each"):
+        trainer.train(job(data), tmp_path / "run", Compute(num_workers=999))
+
+
+@pytest.mark.slow
+def test_two_workers_report_each_epoch_once_and_one_traces(data: Path, tmp_path: Path) -> None:
+    compute = Compute(num_workers=2, profile=True)
+    content = trainer.train(job(data, precision="bfloat16"), tmp_path / "run", compute)
+    assert [report["epoch"] for report in content["history"]] == [1, 2]
+    assert len(content["random"]) == 2
+    assert (tmp_path / "run" / trainer.TRACE).stat().st_size > 10_000
+
+
+def test_a_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DivergedError, match=r"not finite at step \d of 3 in epoch \d"):
+        trainer.train(
+            job(data, lr=1e30, optimizer="sgd", clip_norm=0, warmup=0.6), tmp_path / "run", ONCE
+        )
+    assert not list((tmp_path / "run").glob("checkpoint_*"))

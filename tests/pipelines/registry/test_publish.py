@@ -1,0 +1,147 @@
+"""Who becomes champion, who challenger, and why."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emlnet.inference.package import save
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.registry.mlflow_registry import CHAMPION, NAME, find_version
+from pipelines.commands.models import promote_version
+from pipelines.config.options import Store
+from pipelines.registry import publish
+from pipelines.tracking.mlflow_runs import Tracker
+from shards.read.reader import ShardReader
+from tests.pipelines.tables import make_table
+
+BASE = [0.5, 0.9, 0.4]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    return Tracker.open(f"sqlite:///{path}", "test")
+
+
+@pytest.fixture
+def tracker(store: Tracker) -> Iterator[Tracker]:
+    """A store whose registry is empty: to make a new one takes seconds."""
+    yield store
+    store.client.delete_registered_model(NAME)
+
+
+@pytest.fixture(scope="module")
+def reader(data: Path) -> ShardReader:
+    return ShardReader(data, "val")
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two packaged models of other weights."""
+    folders = []
+    for number in range(2):
+        encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
+        folder = tmp_path_factory.mktemp("model") / "package"
+        about = {"name": f"tiny {number}", "data": {"name": "d", "licence": "CC0 1.0"}}
+        folders.append(save(folder, encoder, about))
+    return folders
+
+
+def register(
+    gains: Sequence[float],
+    tracker: Tracker,
+    package: Path,
+    reader: ShardReader,
+    folder: Path,
+    metric: str = "tuebingen_ig",
+) -> publish.Published:
+    """Publishes a model whose values are so far above the base values."""
+    folder.mkdir()
+    values = [base + gain for base, gain in zip(BASE, gains, strict=True)]
+    scores = make_table({"tiny": {metric: values}}, data_digest=reader.manifest.digest)
+    with tracker.run(folder, "run", params={}, tags={}) as run_id:
+        return publish.publish(package, tracker, run_id, scores, reader, False, metric)
+
+
+def test_a_model_that_is_better_on_each_image_takes_the_alias(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+) -> None:
+    first = register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    second = register([0.1, 0.2, 0.1], tracker, packages[1], reader, tmp_path / "1")
+    assert (first.promoted, second.promoted) == (True, True)
+    assert first.reason == "champion: there was none"
+    held = find_version(tracker.client, CHAMPION)
+    assert held is not None
+    assert int(held.version) == second.version
+    assert held.tags["promotion"] == second.reason
+    assert (held.tags["licence"], held.tags["data_licence"]) == ("unknown", "CC0 1.0")
+    assert second.reason.startswith(
+        "champion: tuebingen_ig 0.7333 against 0.6000 of version 1, a gain of +0.1333 [+0.1"
+    )
+    assert held.tags["data_digest"] == reader.manifest.digest
+    assert float(held.tags["score_tuebingen_ig"]) == pytest.approx(0.7333, abs=1e-4)
+
+
+def test_a_higher_mean_alone_makes_a_challenger_and_says_why(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
+    assert not answer.promoted
+    assert answer.reason.startswith("challenger: tuebingen_ig 0.7000 against 0.6000 of version 1")
+    assert answer.reason.endswith("the 95 % interval is not above 0")
+    held = find_version(tracker.client, CHAMPION)
+    assert held is not None
+    assert int(held.version) == 1
+    assert int(find_version(tracker.client, publish.CHALLENGER).version) == answer.version
+
+
+def test_a_challenger_that_wins_later_is_challenger_no_more(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
+    promote_version.promote(
+        promote_version.PromoteCommand(
+            version=answer.version, force="I looked", tracking=Store(tracking_uri=tracker.uri)
+        )
+    )
+    aliases = tracker.client.get_registered_model(NAME).aliases
+    held = {name: int(version) for name, version in aliases.items()}
+    assert held == {"champion": answer.version, "pictures": 1}
+
+
+def test_of_a_divergence_less_is_more(
+    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0", "mit_kl")
+    worse = register([0.1] * 3, tracker, packages[1], reader, tmp_path / "1", "mit_kl")
+    assert not worse.promoted
+    better = register([-0.1] * 3, tracker, packages[1], reader, tmp_path / "2", "mit_kl")
+    assert better.promoted
+
+
+def test_a_champion_without_scores_on_this_data_is_scored_on_it(
+    tracker: Tracker,
+    reader: ShardReader,
+    packages: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
+    asked = []
+
+    def score(sources: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        asked.append(sources[0].flip)
+        values = {"model": {"tuebingen_ig": np.array(BASE) + 1}}
+        return make_table(values, data_digest=reader.manifest.digest)
+
+    monkeypatch.setattr(publish.evaluation, "evaluate", score)
+    holder = find_version(tracker.client, CHAMPION)
+    kept = publish.scores_of(holder, reader, False, tracker)
+    assert (kept.models, asked) == (["tiny"], [])
+    fresh = publish.scores_of(holder, reader, True, tracker)
+    assert (fresh.models, asked) == (["version 1"], [True])

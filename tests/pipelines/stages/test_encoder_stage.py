@@ -1,0 +1,60 @@
+"""Where an encoder's training begins, and what is put together at its end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from emlnet.backbones.weights import WORDS
+from emlnet.inference import package
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.finetune import Finetune
+from emlnet.training.state import Plan, trained_weights
+from pipelines.stages.encoder_stage import EncoderJob, licence_of, start_encoder
+
+TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
+
+
+def job(finetune: Finetune) -> EncoderJob:
+    return EncoderJob(data=Path(), encoder=TINY, plan=Plan(), seed=3, finetune=finetune)
+
+
+def test_frozen_weights_are_put_back_at_the_end() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        trained = job(Finetune(freeze=1)).build()
+    weights = trained_weights(trained)
+    assert not any(key.startswith("backbone.stage1.") for key in weights)
+    whole = job(Finetune(freeze=1)).finish(weights)
+    for key, value in trained.state_dict().items():
+        assert torch.equal(whole.state_dict()[key], value), key
+
+
+def test_finetuning_goes_on_from_a_packaged_encoder(tmp_path: Path) -> None:
+    before = Encoder(TINY).eval()
+    package.save(tmp_path / "model", before)
+    config = EncoderConfig(backbone="tiny", weights=str(tmp_path / "model"), size=(96, 128))
+    again = start_encoder(config)
+    assert again.config.size == (96, 128)
+    for key, value in before.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_a_licence_is_that_of_the_weights_that_training_starts_from(tmp_path: Path) -> None:
+    given = {name: EncoderConfig(backbone="resnet50", weights=name) for name in WORDS}
+    assert licence_of(given["default"]) == "resnet50 BSD-3-Clause"
+    assert licence_of(given["none"]) == "resnet50 from random weights"
+    places = EncoderConfig(backbone="resnet50", weights="somewhere/places.pth.tar")
+    assert licence_of(places) == "resnet50 unknown (places.pth.tar)"
+    package.save(tmp_path / "model", Encoder(TINY).eval(), {"licence": "none given"})
+    packaged = EncoderConfig(backbone="tiny", weights=str(tmp_path / "model"), size=(48, 64))
+    assert licence_of(packaged) == "none given"
+
+
+def test_a_package_without_such_an_encoder_is_refused(tmp_path: Path) -> None:
+    package.save(tmp_path / "model", Encoder(TINY).eval())
+    config = EncoderConfig(
+        backbone="tiny", readout="eml", weights=str(tmp_path / "model"), size=(48, 64)
+    )
+    with pytest.raises(ValueError, match=r"model holds tiny \(density\): 0 encoders like tiny"):
+        start_encoder(config)

@@ -1,0 +1,144 @@
+"""The whole pipeline on a few pictures, from raw folder to a pulled model that predicts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+import emlnet
+from emlnet.__main__ import main as emlnet_main
+from emlnet.registry import mlflow_registry
+from pipelines.commands.evaluating import score_models
+from pipelines.config.options import FullCommand, Tracking
+from pipelines.config.presets import find_preset
+from pipelines.evaluation import score_table
+from pipelines.evaluation.sources import BASELINES
+from pipelines.stages import full
+
+Report = dict[str, Any]
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.fixture(scope="module")
+def command(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> FullCommand:
+    folder = tmp_path_factory.mktemp("full")
+    tracking = Tracking(out=folder / "run", tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return replace(find_preset("smoke"), data=(raw,), tracking=tracking)
+
+
+@pytest.fixture(scope="module")
+def report(command: FullCommand, local_ray: None) -> Report:
+    return full.run(command)
+
+
+def test_every_model_is_scored(report: Report) -> None:
+    scores = report["scores"]
+    models = ["decoder", "average of encoders", "encoder tiny", "encoder tiny (2)"]
+    assert list(scores) == [*models, *BASELINES]
+    assert all(np.isfinite(value) for row in scores.values() for value in row.values())
+    assert scores["centre prior"]["tuebingen_ig"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_best_is_champion_and_pulls_and_predicts(
+    command: FullCommand, report: Report, raw: Path, tmp_path: Path
+) -> None:
+    uri = command.tracking.uri
+    folder = tmp_path / "model"
+    assert emlnet_main(["pull", str(folder), "--tracking-uri", uri]) == 0
+    held = mlflow_registry.find_version(MlflowClient(uri))
+    assert held.tags["promotion"] == "champion: there was none"
+    picture = next((raw / "images" / "val").iterdir())
+    out = tmp_path / "maps"
+    words = ["predict", str(folder), str(picture), "--out", str(out), "--format", "npy"]
+    assert emlnet_main(words) == 0
+    density = np.load(out / f"{picture.stem}_smap.npy")
+    assert density.shape == (480, 640)
+    assert density.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_evaluating_the_registered_model_gives_the_scores_again(
+    command: FullCommand, report: Report, tmp_path: Path
+) -> None:
+    assert command.tracking.out
+    scores = score_models.run_evaluate(
+        score_models.EvaluateCommand(
+            data=command.tracking.out / "shards",
+            model="models:/emlnet@champion",
+            flip=command.flip_scores,
+            scoring=score_models.Scoring(
+                out=tmp_path / "scores", json=tmp_path / "a" / "table.json"
+            ),
+            tracking=command.tracking,
+        )
+    )
+    means = score_table.means(scores.estimates())
+    client = MlflowClient(command.tracking.uri)
+    run_id = client.get_model_version_by_alias("emlnet", "champion").run_id
+    logged = client.get_metric_history(run_id, "scores/mit_kl")
+    assert [entry.value for entry in logged] == pytest.approx([means["model"]["mit_kl"]] * 2)
+    assert means["model"] == pytest.approx(report["scores"][report["best"]], abs=1e-6)
+    written = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert written["scores"]["model"] == pytest.approx(means["model"])
+    assert json.loads((tmp_path / "a" / "table.json").read_text()) == written
+    assert score_table.read_parquet(tmp_path / "scores" / "scores.parquet").models == scores.models
+
+
+def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report: Report) -> None:
+    client = MlflowClient(command.tracking.uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
+    found = client.search_runs([experiment.experiment_id])
+    stages = sorted(run.data.tags["stage"] for run in found)
+    assert stages == ["decoder", "encoder", "encoder", "evaluation", "full"]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    (parent,) = [run for run in found if run.data.tags["stage"] == "full"]
+    for run in found:
+        if run is not parent:
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert "scores/mit_nss" in run.data.metrics
+        if run.data.tags["stage"] in ("encoder", "decoder"):
+            names = {file.path for file in client.list_artifacts(run.info.run_id)}
+            assert {"curves.png", "pictures.png", "package", "pictures"} <= names
+            history = client.get_metric_history(run.info.run_id, "val_kl")
+            steps = [entry.step for entry in history]
+            assert steps == sorted(set(steps))
+            assert steps
+    assert parent.data.params["plan.epochs"] == "1"
+    assert len(parent.data.tags["data_digest"]) == 64
+    assert parent.info.run_name.startswith("smoke 20")
+    assert "Best on val" in parent.data.tags["mlflow.note.content"]
+
+
+def test_the_same_command_again_trains_nothing(
+    command: FullCommand, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert full.run(command) == report
+    assert "done before" in capsys.readouterr().out
+    versions = MlflowClient(command.tracking.uri).search_model_versions("name='emlnet'")
+    assert len(versions) == 1
+
+
+def test_a_killed_run_finds_its_finished_stages_and_its_mlflow_run(
+    command: FullCommand, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.tracking.out
+    (command.tracking.out / "scores.json").unlink()
+    again = full.run(command)
+    assert again["run_id"] == report["run_id"]
+    assert again["scores"] == report["scores"]
+    assert (again["version"], again["promotion"]) == (1, "champion: there was none")
+    assert capsys.readouterr().out.count("done before") == 3
+
+
+def test_another_config_in_the_same_folder_is_refused(command: FullCommand, report: Report) -> None:
+    with pytest.raises(ValueError, match="another run"):
+        full.run(replace(command, seed=5))
+
+
+def test_a_loaded_model_answers_at_the_pictures_size(report: Report) -> None:
+    picture = np.zeros((50, 70, 3), np.uint8)
+    assert emlnet.load(report["package"]).predict(picture).saliency.shape == (50, 70)

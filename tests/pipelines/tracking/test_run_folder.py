@@ -1,0 +1,60 @@
+"""Run folders: found again, never somebody else's."""
+
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+from pipelines.tracking.run_folder import (
+    StageResult,
+    find_result,
+    open_folder,
+    save_result,
+    write_json,
+)
+
+
+def test_the_same_run_finds_its_folder(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "run", {"command": "full", "config": "a"})
+    assert open_folder(folder, {"command": "full", "config": "a"}) == folder
+
+
+def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
+    open_folder(tmp_path / "run", {"command": "full", "config": "a"})
+    with pytest.raises(ValueError, match="config differ"):
+        open_folder(tmp_path / "run", {"command": "full", "config": "b"})
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="no run"):
+        open_folder(tmp_path, {"command": "full"})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_stage_is_done_only_with_its_model(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    result = StageResult(name="decoder", run_id="r", package=package, epoch=2, scores={"kl": 0.5})
+    save_result(tmp_path, result)
+    assert find_result(tmp_path) is None
+    package.mkdir()
+    write_json(package / "model.json", {})
+    assert find_result(tmp_path) == result
+
+
+def test_another_process_is_kept_out_of_a_folder_until_this_one_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from pipelines.tracking.run_folder import open_folder\n"
+        "open_folder(Path(sys.argv[1]), {}); print('mine', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(ValueError, match=rf"process {other.pid} on .* works in .*/run"):
+            open_folder(tmp_path / "run", {})
+        other.kill()
+    assert open_folder(tmp_path / "run", {}) == tmp_path / "run"

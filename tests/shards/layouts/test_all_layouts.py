@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.build.writer import build
+from shards.files.manifest import Manifest
+from shards.inspect.verify import verify
+from shards.layouts import salicon
+from shards.layouts.all_layouts import find, walk
+from shards.layouts.raw_samples import IncompleteSampleError, SourceOptions, read
+from tests.shards import raw_layouts as layouts
+from tests.shards.conftest import encode_mat, encode_picture, encode_png
+
+
+def samples(folder, **options):
+    """Every sample of a source by its stem, read."""
+    found = walk(folder, SourceOptions(**options))
+    return {
+        raw.key.split("/")[1]: read(found, raw, found.sigma or 3)
+        for split in found.splits.values()
+        for raw in split
+    }
+
+
+@pytest.mark.parametrize("name", ["osie", "mit1003", "cat2000", "salicon_json"])
+def test_an_authors_layout_is_known_by_its_names_and_builds(tmp_path, name):
+    source = getattr(layouts, name)(tmp_path / "raw")
+    assert find(source) == name.replace("_", "-")
+    manifest = build(source, tmp_path / "out", progress=False)
+    assert verify(tmp_path / "out", full=True) == manifest
+    assert manifest.origin.format == name.replace("_", "-")
+    assert list(manifest.splits) == ["train", "val"]
+
+
+def test_salicons_layout_and_a_table_are_known(tiny, tmp_path):
+    assert find(tiny.path) == "salicon"
+    assert find(layouts.table(tmp_path / "csv", "image,x,y\n")) == "csv"
+
+
+def test_a_layout_that_is_not_known_is_refused_with_those_that_are(tmp_path):
+    with pytest.raises(ValueError, match=r"has no known layout \(salicon: images/, .*--format"):
+        walk(tmp_path)
+
+
+def test_a_folder_of_two_layouts_asks_for_the_format(tiny):
+    layouts.put(tiny.path / "fixations.csv", b"image,x,y\n")
+    with pytest.raises(ValueError, match="may be salicon or csv; name it with --format"):
+        walk(tiny.path)
+    assert walk(tiny.path, format="salicon").format == "salicon"
+
+
+def test_osies_points_become_zero_based_and_keep_their_durations(tmp_path):
+    found = samples(layouts.osie(tmp_path))
+    first = found["1001"].sample
+    assert first.points.tolist() == [[2, 2], [39, 29], [0, 0]]
+    assert first.observers.tolist() == [0, 0, 2]
+    assert found["1001"].num_empty_observers == 1
+    np.testing.assert_array_equal(first.timing[:, 1], [200, 210, 200])
+    assert np.isnan(first.timing[:, 0]).all()
+    assert found["1002"].sample.points.tolist() == [[19, 14], [20, 14], [22, 15], [4, 5]]
+
+
+def test_osies_maps_are_made_with_its_authors_sigma(tmp_path):
+    (tmp_path / "raw").mkdir()
+    manifest = build(layouts.osie(tmp_path / "raw"), tmp_path / "out", progress=False)
+    assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 24)
+    assert manifest.splits["train"].samples[0].density_cc is None
+
+
+def test_an_osie_photograph_without_gaze_is_a_fault(tmp_path):
+    layouts.put(layouts.osie(tmp_path) / "data/stimuli/1700.jpg", encode_picture())
+    (fault,) = walk(tmp_path).faults
+    assert fault.kind == "have no fixations"
+    assert "data/stimuli/1700.jpg" in fault.what
+
+
+def test_a_broken_osie_table_is_named(tmp_path):
+    layouts.put(layouts.osie(tmp_path) / "data/eye/fixations.mat", b"MATLAB" * 40)
+    with pytest.raises(ValueError, match=r"eye/fixations\.mat is no \.mat file of version 5"):
+        walk(tmp_path)
+
+
+def test_mit1003s_jpeg_points_are_thresholded_and_sizes_may_differ(tmp_path):
+    found = samples(layouts.mit1003(tmp_path))
+    assert found["i0"].sample.points.tolist() == [[9, 4], [2, 12]]
+    assert found["i2"].sample.points.tolist() == [[9, 6], [2, 12]]
+    assert found["i0"].sample.observers.tolist() == [-1, -1]
+    assert found["i1"].decoded.image.shape == (40, 30, 3)
+
+
+def test_a_map_that_is_a_jpeg_is_stored_as_png_of_the_same_pixels(tmp_path):
+    layouts.mit1003(tmp_path)
+    reading = samples(tmp_path)["i0"]
+    expected = np.asarray(Image.open(tmp_path / "ALLFIXATIONMAPS/i0_fixMap.jpg"))
+    assert reading.sample.density.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(reading.decoded.density, expected)
+
+
+@pytest.mark.parametrize("kind", ["_fixPts", "_fixMap"])
+def test_an_mit1003_photograph_that_misses_a_file_is_a_fault(tmp_path, kind):
+    (layouts.mit1003(tmp_path) / f"ALLFIXATIONMAPS/i1{kind}.jpg").unlink()
+    (fault,) = walk(tmp_path).faults
+    assert (fault.what, fault.kind) == ("ALLSTIMULI/i1.jpeg", f"have no {kind} file")
+
+
+@pytest.mark.parametrize(
+    ("layout", "maps"),
+    [("mit1003", "ALLFIXATIONMAPS/*_fixMap.jpg"), ("cat2000", "trainSet/FIXATIONMAPS")],
+)
+def test_without_files_of_them_maps_are_made_of_the_fixations(tmp_path, layout, maps):
+    source = getattr(layouts, layout)(tmp_path / "raw")
+    for path in source.glob(maps):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(ValueError, match=r"has no density maps, .* say how wide"):
+        build(source, tmp_path / "out", progress=False)
+    manifest = build(source, tmp_path / "out", sigma=3, progress=False)
+    assert manifest.origin.maps == "fixations"
+    assert not manifest.dropped.samples
+
+
+def test_cat2000_is_read_by_category_without_its_output_folders(tmp_path):
+    found = samples(layouts.cat2000(tmp_path))
+    assert sorted(found) == ["Action-001", "Action-002", "Art-001", "Art-002"]
+    assert found["Art-002"].sample.points.tolist() == [[5, 2], [39, 29]]
+    assert walk(tmp_path).unlabelled == ("test",)
+    assert sorted(samples(tmp_path / "trainSet")) == sorted(found)
+
+
+def test_salicons_json_has_rows_before_columns(tmp_path):
+    found = walk(layouts.salicon_json(tmp_path))
+    assert list(found.splits) == ["train", "val"]
+    reading = read(found, found.splits["train"][0], 3)
+    assert reading.sample.key == "train/COCO_train2014_000000000009"
+    assert reading.sample.points.tolist() == [[1, 0], [39, 29], [5, 4]]
+    assert reading.sample.observers.tolist() == [0, 0, 2]
+    assert reading.num_empty_observers == 1
+
+
+def test_salicons_json_takes_maps_where_there_are_any(tmp_path):
+    layouts.salicon_json(tmp_path)
+    for split in ("train", "val"):
+        name = f"maps/{split}/COCO_{split}2014_000000000009.png"
+        layouts.put(tmp_path / name, encode_png(layouts.ramp((30, 40))))
+    layouts.put(tmp_path / "images/val/._COCO_val2014_000000000009.jpg", b"of a file manager")
+    assert walk(tmp_path).has_maps
+    assert not walk(tmp_path, SourceOptions(maps="fixations")).has_maps
+
+
+def test_a_photograph_of_salicons_json_that_is_missing_is_a_fault(tmp_path):
+    (layouts.salicon_json(tmp_path) / "images/val/COCO_val2014_000000000009.jpg").unlink()
+    (fault,) = walk(tmp_path).faults
+    assert fault.kind == "are missing"
+    assert "COCO_val2014_000000000009.jpg" in fault.what
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{}], "annotations": []}'])
+def test_a_broken_salicon_json_is_named(tmp_path, text):
+    layouts.put(layouts.salicon_json(tmp_path) / "fixations_val2014.json", text.encode())
+    with pytest.raises(ValueError, match=r"fixations_val2014\.json is no JSON of `images`"):
+        walk(tmp_path)
+
+
+def test_a_photograph_that_a_json_has_twice_is_named(tmp_path):
+    path = layouts.salicon_json(tmp_path) / "fixations_val2014.json"
+    content = json.loads(path.read_text())
+    content["images"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"val2014\.json has 2 entries for COCO_val2014_.*9\.jpg"):
+        walk(tmp_path)
+
+
+def test_a_json_of_another_size_than_its_photograph_is_named(tmp_path):
+    path = layouts.salicon_json(tmp_path) / "fixations_train2014.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["height"] = 31
+    path.write_text(json.dumps(content))
+    found = walk(tmp_path)
+    with pytest.raises(IncompleteSampleError, match="sizes differ"):
+        read(found, found.splits["train"][0], 3)
+
+
+def test_salicons_editions_are_told_apart_by_their_number_of_fixated_pixels(tmp_path):
+    for name, num in (("2015", 170), ("2017", 532)):
+        root = tmp_path / name
+        rng = np.random.default_rng(0)
+        for split in ("train", "val"):
+            stem = f"{split}/COCO_{split}2014_000000000009"
+            pixels = rng.permutation(60 * 80)[:num]
+            points = np.stack([pixels % 80 + 1, pixels // 80 + 1], axis=1)
+            layouts.put(root / f"images/{stem}.jpg", encode_picture((60, 80)))
+            layouts.put(root / f"fixations/{stem}.mat", encode_mat([points], (60, 80)))
+        manifest = build(root, tmp_path / f"{name}-out", progress=False)
+        assert manifest.edition == f"SALICON {name}"
+        stated = build(root, tmp_path / f"{name}-stated", edition="mine", progress=False)
+        assert stated.edition == "mine"
+
+
+def test_the_licence_is_the_sources_first_line_of_it_or_what_is_stated(tiny, tmp_path):
+    out = tmp_path / "out"
+    assert build(tiny.path, out, progress=False).licence is None
+    tiny.put("LICENSE.md", b"\n# The MIT License (MIT)\n\nCopyright (c)")
+    before = (out / "train-000000.tar").stat().st_mtime_ns
+    found = build(tiny.path, out, progress=False)
+    assert found.licence == "The MIT License (MIT)"
+    stated = build(tiny.path, out, licence="CC BY 4.0", edition="mine", progress=False)
+    assert build(tiny.path, out, progress=False) == stated == Manifest.load(out)
+    assert (stated.licence, stated.edition) == ("CC BY 4.0", "mine")
+    assert stated.digest == found.digest
+    assert (out / "train-000000.tar").stat().st_mtime_ns == before
+
+
+def test_data_sets_that_are_joined_keep_both_licences(packed):
+    known = Manifest.load(packed)
+    joined = Manifest.join([known, replace(known, licence="CC0 1.0")])
+    assert joined.licence == "unknown and CC0 1.0"
+
+
+def test_another_data_set_in_salicons_layout_has_no_edition():
+    assert salicon.edition("train/1001", 140) is None
+
+
+def test_without_maps_salicons_are_made_with_its_sigma(tiny, tmp_path):
+    manifest = build(
+        tiny.path, tmp_path / "out", SourceOptions(maps="fixations"), sigma=2, progress=False
+    )
+    assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 2)
+    found = walk(tiny.path, SourceOptions(maps="fixations"))
+    reading = read(found, found.splits["train"][1], 2)
+    y, x = np.mgrid[:30, :40]
+    expected = sum(
+        np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 2**2)) for px, py in reading.sample.points
+    )
+    np.testing.assert_allclose(reading.decoded.density / 255, expected / expected.max(), atol=0.01)
+    stored = np.asarray(Image.open(io.BytesIO(reading.sample.density)))
+    np.testing.assert_array_equal(stored, reading.decoded.density)
+
+
+def test_maps_that_are_to_come_from_files_but_are_not_there_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="OSIE has no density maps"):
+        walk(layouts.osie(tmp_path), SourceOptions(maps="files"))
+
+
+def test_a_data_set_whose_sigma_is_not_known_asks_for_it(tmp_path):
+    source = layouts.mit1003(tmp_path / "raw")
+    options = SourceOptions(maps="fixations")
+    with pytest.raises(ValueError, match=r"--sigma PIXELS`, or --sigma-degrees"):
+        build(source, tmp_path / "out", options, progress=False)
+    assert build(source, tmp_path / "out", options, sigma=4, progress=False).origin.sigma == 4
+
+
+def test_two_photographs_that_would_be_one_sample_are_refused(tmp_path):
+    layouts.cat2000(tmp_path)
+    for folder, suffix in (("Stimuli", "jpg"), ("FIXATIONMAPS", "jpg"), ("FIXATIONLOCS", "mat")):
+        root = tmp_path / "trainSet" / folder
+        for new in ("A-B", "A"):
+            (root / new).mkdir()
+        content = (root / f"Art/001.{suffix}").read_bytes()
+        layouts.put(root / f"A-B/1.{suffix}", content)
+        layouts.put(root / f"A/B-1.{suffix}", content)
+    with pytest.raises(ValueError, match=r"A/B-1\.jpg and .*A-B/1\.jpg would both be .*rename one"):
+        walk(tmp_path)

@@ -1,0 +1,69 @@
+"""A search, then all stages of `pipelines full` with the weights that it found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from emlnet.losses.weighted import LossWeights
+from emlnet.training.state import Plan
+from pipelines.config.options import digest
+from pipelines.stages import full, packing, stage
+from pipelines.tracking import run_folder
+from shards.files.store import location
+from tune.search import loss_weights
+from tune.search_config import LossWeightsCommand, SearchedFullCommand, check, check_full
+from tune.space import EQUAL
+
+
+def run(command: SearchedFullCommand) -> dict[str, Any]:
+    """Searches and trains, or goes on with both; the report of `pipelines full`."""
+    check_full(command)
+    chosen = command.full
+    check(search_command(command, chosen.data[0], Path()))
+    source = location(chosen.data[0])
+    config = {k: v for k, v in asdict(chosen).items() if k not in stage.ELSEWHERE}
+    identity = {
+        "command": "tune full",
+        "data": packing.fingerprint(source),
+        "config": digest(config=config, search=command.search.identity, on=command.backbone),
+        "weights": digest(files=stage.weight_files(chosen.weights)),
+        "store": digest(uri=chosen.tracking.uri),
+    }
+    default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"
+    folder = run_folder.open_folder(chosen.tracking.out or default, identity)
+    data = Path(packing.pack(source, folder / "shards"))
+    search = search_command(command, data, folder / "search")
+    best = json.loads(loss_weights(search).read_text())
+    # A search that goes on may find another winner.
+    found = digest(weights=best["weights"], other=best["other"])[:8]
+    return full.run(with_winner(command, best, data, folder / f"full-{found}"))
+
+
+def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
+    """The search before the stages; weights that the command names are tried first."""
+    chosen, search = command.full, command.search
+    if chosen.plan.loss_weights != EQUAL:
+        search = replace(search, first=(chosen.plan.loss_weights, *search.first))
+    number = chosen.backbones.index(command.backbone)
+    return LossWeightsCommand(
+        data=data,
+        search=search,
+        encoder=chosen.encoders()[number],
+        finetune=chosen.finetune,
+        plan=replace(chosen.plan, loss_weights=EQUAL, select=Plan().select, guard=()),
+        seed=chosen.seed,
+        compute=chosen.compute,
+        tracking=replace(chosen.tracking, out=out),
+    )
+
+
+def with_winner(command: SearchedFullCommand, best: dict[str, Any], data: Path, out: Path) -> Any:
+    """`pipelines full` with what best-weights.json says."""
+    chosen = command.full
+    plan = replace(chosen.plan, loss_weights=LossWeights(**best["weights"]))
+    if "lr" in best["other"]:
+        plan = replace(plan, lr=best["other"]["lr"])
+    return replace(chosen, data=(data,), plan=plan, tracking=replace(chosen.tracking, out=out))
