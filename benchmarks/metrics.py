@@ -2,9 +2,9 @@
 
     python -m benchmarks.metrics --referee PATH/TO/python
 
-The referee is a Python that has pysaliency 0.2.22 (tests/emlnet/metrics/make_pysaliency_expected.py says
-how to make one); without it its rows are left out.  Writes benchmarks/results/metrics.json, and
-pysaliency.json beside it.
+The referee is a Python that has pysaliency 0.2.22; how to make one is said in
+tests/emlnet/metrics/make_pysaliency_expected.py.  Without it its rows are left out.
+Writes benchmarks/results/metrics.json, and pysaliency.json beside it.
 """
 
 import argparse

@@ -6,7 +6,8 @@ pysaliency needs an environment of its own (Python 3.11; setuptools after torch,
     referee/bin/pip install torch "numpy<2.4" pandas
     referee/bin/pip install "setuptools<81" wheel cython
     referee/bin/pip install --no-build-isolation pysaliency==0.2.22
-    EMLNET_OSIE=../shared/data/osie referee/bin/python tests/emlnet/metrics/make_pysaliency_expected.py
+    export EMLNET_OSIE=../shared/data/osie
+    referee/bin/python tests/emlnet/metrics/make_pysaliency_expected.py
 
 Tests read `cases` from here (numpy alone) and the expected values from the file.  Only the real
 maps are stored with them: every second pixel of four OSIE validation pictures (see the licence
