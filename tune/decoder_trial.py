@@ -145,7 +145,7 @@ class DecoderSubject:
         state = start(model, trial.plan, len(batches(0, 0)))
 
         def send(entry: EpochReport, state: TrainState) -> None:
-            tune.search_report(result(asdict(entry)))
+            tune.report(result(asdict(entry)))
 
         fit(
             state,

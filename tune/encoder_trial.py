@@ -164,7 +164,7 @@ class EncoderSubject:
             start_failures=0,
         )
         # The last epoch may have been on its way when training ended; told twice, it counts once.
-        tune.search_report(result(content["history"][-1]))
+        tune.report(result(content["history"][-1]))
 
     def warm_up(self, plan: Plan, epochs: int, scale: float, seed: int, folder: Path) -> Path:
         """Trains with equal weights for a few epochs, once; the file of weights it ends with."""

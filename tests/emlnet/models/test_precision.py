@@ -148,7 +148,7 @@ def test_a_cpu_without_instructions_for_bfloat16_is_known(monkeypatch, capabilit
 def test_memory_that_is_kept_is_not_faulted_in_again():
     script = """if True:
         import resource, numpy as np
-        from emlnet.speed import keep_memory
+        from emlnet.models.precision import keep_memory
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(20):

@@ -7,7 +7,6 @@ import ray
 
 from pipelines.config.options import Compute
 from pipelines.ray_cluster import sizing
-from pipelines.ray_train import trainer
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_machines_that_did_not_come_in_time_are_no_longer_asked_for(
 ) -> None:
     has((2, 0))
     asked: list[Any] = []
-    monkeypatch.setattr(trainer, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(sizing, "request_resources", lambda bundles: asked.append(bundles))
     with pytest.raises(ValueError, match="3 workers want a CPU each, the cluster has 2"):
         sizing.scaling(Compute(num_workers=3, wait=1))
     assert asked == [[{"CPU": 1}] * 3, []]

@@ -47,8 +47,9 @@ def test_progress_and_pauses_keep_a_watch_quiet(capsys: Any) -> None:
 
 def test_a_process_that_hangs_for_good_is_ended() -> None:
     code = (
-        "import time; from pipelines import watch; watch.grace = lambda timeout: 0.2\n"
-        "watch.Watch(0, 0.2); time.sleep(100)"
+        "import time; from pipelines.ray_train import hang_watchdog\n"
+        "hang_watchdog.grace = lambda timeout: 0.2\n"
+        "hang_watchdog.Watch(0, 0.2); time.sleep(100)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == hang_watchdog.EXIT_CODE

@@ -139,7 +139,7 @@ def test_a_champion_without_scores_on_this_data_is_scored_on_it(
         values = {"model": {"tuebingen_ig": np.array(BASE) + 1}}
         return make_table(values, data_digest=reader.manifest.digest)
 
-    monkeypatch.setattr(publish.evaluation, "evaluate", score)
+    monkeypatch.setattr(publish.evaluate, "evaluate", score)
     holder = find_version(tracker.client, CHAMPION)
     kept = publish.scores_of(holder, reader, False, tracker)
     assert (kept.models, asked) == (["tiny"], [])

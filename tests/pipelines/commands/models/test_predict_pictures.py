@@ -54,7 +54,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [error for error in worker(columns)["error"] if error]
 
     monkeypatch.setattr(predict_pictures, "predict_items", predict_items)
-    monkeypatch.setattr(predict_pictures.trainer, "connect", lambda compute: None)
+    monkeypatch.setattr(predict_pictures.connection, "connect", lambda compute: None)
     monkeypatch.setattr(predict_pictures.nodes, "check", lambda paths, folder: None)
     return seen
 
