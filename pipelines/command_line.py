@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mlflow.exceptions import MlflowException
 
 from emlnet import exits
-from pipelines.ray_cluster.stop_signal import StoppedError, code_of_end
+from pipelines.ray_cluster.stop_signal import StoppedError, stopped_exit_code
 
 
 def exit_code(command: Callable[[], object]) -> int:
@@ -19,6 +19,6 @@ def exit_code(command: Callable[[], object]) -> int:
             return command()
         except StoppedError as stopped:
             print(stopped, file=sys.stderr)
-            return code_of_end()
+            return stopped_exit_code()
 
     return exits.exit_code(run, (ValueError, RuntimeError, OSError, MlflowException))

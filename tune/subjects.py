@@ -73,13 +73,13 @@ def make_subject(
 
     Raises ValueError when they hold none, or its workers can't share a batch.
     """
-    scaled = sizing.scaling(command.compute)
+    scaled = sizing.scaling_config(command.compute)
     num_workers = 1 if frozen else scaled.max_workers
     use_gpu = bool(scaled.use_gpu)
     takes = {"CPU": 1 if frozen else num_workers * command.compute.cpus}
     if use_gpu:
         takes["GPU"] = num_workers
-    at_once = min(num_at_once(takes, sizing.when_free(takes)), command.search.num_trials)
+    at_once = min(num_at_once(takes, sizing.wait_until_free(takes)), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
         compute_readouts(place, frozen)

@@ -1,19 +1,26 @@
-"""Joining or starting a Ray cluster, and the environment of its processes."""
+"""Join or start a Ray cluster, and set the environment of its processes."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Callable
 
+import grpc
 import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
 
 from pipelines.config.options import Cluster
-from pipelines.ray_cluster.stop_signal import handle_termination
+from pipelines.ray_cluster.stop_signal import handle_signals
+
+SECONDS_TO_ANSWER = 5
 
 # Freed memory stays with the process, in one arena (training runs in a thread, whose own arena
 # would give large blocks back): page faults cost a CPU worker up to half of its time.  Blocks of
-# more than 32 MiB do go back: kept, they leave gaps that cost a third more memory.  They come
-# again in huge pages, of which a large model's step takes a fortieth as many.
+# more than 32 MiB do go back: kept, they leave gaps that cost a third more memory.  Backing large
+# blocks with huge pages cuts page faults about 40-fold.
 WORKER_ENV = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_ARENA_MAX": "1",
@@ -30,28 +37,75 @@ RAY_ENV = {
 
 
 def connect(
-    compute: Cluster, *, include_dashboard: bool = False, log_to_driver: bool = True
+    cluster: Cluster, *, include_dashboard: bool = False, log_to_driver: bool = True
 ) -> None:
-    """Joins the Ray cluster that the config names, or starts one on this machine.
+    """Join the Ray cluster that the config names, or start one on this machine.
 
-    include_dashboard: of a cluster that is started; Ray Train frees the workers of a run that was
-    killed only where there is one.  log_to_driver: print what workers print.
+    include_dashboard: of a cluster that is started; Ray Train frees the workers of a stopped Tune
+    trial only where there is one.  log_to_driver: print what workers print.
+    Raises ValueError when no cluster answers at the address.
     """
     if ray.is_initialized():
         return
     for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
-    address = compute.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(address)
     more = {"include_dashboard": include_dashboard} if address == "local" else {}
     try:
         ray.init(
             address=address,
             logging_level=logging.WARNING,
             log_to_driver=log_to_driver,
-            # Each second a warning that a dashboard, which nobody asked for, is not there.
+            # Ray Train warns every second that there is no dashboard.
             logging_config=ray.LoggingConfig(encoding="TEXT", log_level="ERROR"),
+            runtime_env={"worker_process_setup_hook": _make_setup_hook()},
             **more,
         )
-    except ConnectionError as error:
-        raise ValueError(f"no Ray cluster answers at {address}: {error}") from error
-    handle_termination()
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise _no_cluster(address, str(error).partition("\n")[0]) from error
+    handle_signals()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ValueError unless a Ray head answers soon: `ray.init` alone tries for ten minutes."""
+    if address.startswith(("http://", "https://")):
+        raise _no_cluster(address, "it is a job server's; `python -m pipelines submit` sends jobs")
+    try:
+        host = canonicalize_bootstrap_address(address.removeprefix("ray://"))
+    except (ValueError, ConnectionError, OSError) as error:
+        raise _no_cluster(address, str(error).partition("\n")[0]) from error
+    if host is None:
+        return  # A cluster of this machine is started.
+    with init_grpc_channel(host) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
+        except grpc.FutureTimeoutError:
+            raise _no_cluster(address, f"tried for {SECONDS_TO_ANSWER} s") from None
+
+
+def _no_cluster(address: str, reason: str) -> ValueError:
+    public = re.sub(r"[^/@]*@", "", address.partition("?")[0])
+    return ValueError(
+        f"no Ray cluster answers at {public} ({reason}); give the head's HOST:6379 as --address or "
+        "RAY_ADDRESS, or unset both for a cluster of this machine"
+    )
+
+
+def _make_setup_hook() -> Callable[[], None]:
+    """Return what every worker process runs first; nested, so that Ray sends it by value."""
+
+    def setup() -> None:
+        import logging
+        import os
+
+        import ray
+
+        # Without it, Ray's state API asks any cluster of this machine, and Ray Train removes the
+        # workers of a run that the other cluster does not know.
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        # Its requests are repeated; the first one fails while a busy machine starts the receiver.
+        client = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
+        logging.getLogger(client).setLevel(logging.ERROR)
+
+    return setup

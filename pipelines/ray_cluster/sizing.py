@@ -1,4 +1,4 @@
-"""How many workers a stage gets, and how many stages train at the same time."""
+"""How many workers a stage gets, on what, and how many stages train at the same time."""
 
 from __future__ import annotations
 
@@ -13,33 +13,42 @@ from ray.train import ScalingConfig
 from pipelines.config.options import Compute
 
 SECONDS_TO_FREE = 10
-"""In which Ray gives back what an earlier stage held."""
+"""How long Ray may take to free what an earlier stage held."""
 SECONDS_BETWEEN_RESIZES = 60
-"""Between looks whether there is room for more; a resize goes on from the last checkpoint."""
+"""Seconds between checks for room to grow: a resize restarts from the last checkpoint."""
 
 
-def scaling(compute: Compute) -> ScalingConfig:
-    """Workers and what each gets.
+def has_gpu(choice: bool | None = None) -> bool:
+    """Whether to work on GPUs: as chosen, else when the cluster has any.
+
+    Raises ValueError when a GPU is chosen and the cluster has none.
+    """
+    found = ray.cluster_resources().get("GPU", 0) > 0
+    if choice and not found:
+        raise ValueError("the cluster has no GPU; drop --use-gpu")
+    return found if choice is None else choice
+
+
+def scaling_config(compute: Compute) -> ScalingConfig:
+    """Return the number of workers and what each gets.
 
     Raises ValueError when the cluster has too little, after `compute.wait` seconds in which an
-    autoscaler may bring it.
+    autoscaler may add machines.
     """
-    has = ray.cluster_resources()
-    use_gpu = has.get("GPU", 0) > 0 if compute.use_gpu is None else compute.use_gpu
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    use_gpu = num_gpus > 0 if compute.use_gpu is None else compute.use_gpu
     least, most = compute.worker_range
     if not most:
-        least = most = max(1, int(has.get("GPU", 0))) if use_gpu else 1
-    kinds = ("GPU", "CPU") if use_gpu else ("CPU",)
-    each = {kind: compute.cpus if kind == "CPU" else 1 for kind in kinds}
-    if not _wait_for(each, least, most, compute.wait):
-        for kind in kinds:
-            has_now = ray.cluster_resources().get(kind, 0)
-            if least * each[kind] > has_now:
-                one = f"a {kind}" if each[kind] == 1 else f"{each[kind]} {kind}s"
-                raise ValueError(
-                    f"{least} workers want {one} each, the cluster has {has_now:g}; ask for "
-                    "fewer --num-workers, or --wait for machines that an autoscaler brings"
-                )
+        least = most = max(1, num_gpus) if use_gpu else 1
+    worker = {"CPU": compute.cpus, **({"GPU": 1} if use_gpu else {})}
+    if not _wait_for(worker, least, most, compute.wait):
+        has = ray.cluster_resources()
+        kind, each = next(item for item in worker.items() if least * item[1] > has.get(item[0], 0))
+        raise ValueError(
+            f"{least} workers want {f'{each} {kind}s' if each > 1 else f'a {kind}'} each, the "
+            f"cluster has {has.get(kind, 0):g}; ask for fewer --num-workers, or --wait for "
+            "machines that an autoscaler adds"
+        )
     return ScalingConfig(
         num_workers=most if least == most else (least, most),
         use_gpu=use_gpu,
@@ -49,73 +58,78 @@ def scaling(compute: Compute) -> ScalingConfig:
     )
 
 
-def _wait_for(each: dict[str, int], least: int, most: int, seconds: float) -> bool:
+def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> bool:
     """Whether the cluster has room for the least number of workers, now or within some seconds.
 
-    each: what a worker takes.  most: workers to ask an autoscaler for.
+    worker: the resources of one.  most: workers to ask an autoscaler for.
     """
-    began, asked = time.monotonic(), False
-    while any(ray.cluster_resources().get(kind, 0) < least * n for kind, n in each.items()):
-        if time.monotonic() - began >= seconds:
-            if asked:
-                request_resources(bundles=[])  # Else it would stand for ever.
+
+    def fits() -> bool:
+        has = ray.cluster_resources()
+        return all(least * number <= has.get(kind, 0) for kind, number in worker.items())
+
+    if fits() or not seconds:
+        return fits()
+    print(f"waiting at most {seconds} s for {least} workers with {worker} each", flush=True)
+    request_resources(bundles=[worker] * most)
+    deadline = time.monotonic() + seconds
+    while not fits():
+        if time.monotonic() >= deadline:
+            request_resources(bundles=[])  # Withdraw the request, which never expires.
             return False
-        if not asked:
-            asked = True
-            print(f"waiting at most {seconds} s for {least} workers' {each}", flush=True)
-            request_resources(bundles=[each] * most)
         time.sleep(1)
     return True
 
 
-def when_free(kinds: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
-    """What the cluster has free when all of these kinds is, or else after some seconds."""
-    until, kinds = time.monotonic() + seconds, list(kinds)
+def wait_until_free(resources: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
+    """Return what is free, as soon as all of these resources is, else after some seconds."""
+    deadline, resources = time.monotonic() + seconds, list(resources)
     while True:
         free: dict[str, float] = ray.available_resources()
         total = ray.cluster_resources()
-        held = any(free.get(kind, 0) < total.get(kind, 0) for kind in kinds)
-        if not held or time.monotonic() >= until:
+        held = any(free.get(kind, 0) < total.get(kind, 0) for kind in resources)
+        if not held or time.monotonic() >= deadline:
             return free
         time.sleep(0.2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """How many stages train at the same time, with what each, and why, in words."""
+class Concurrency:
+    """How many stages train at the same time, with what each, and the reason in words."""
 
-    at_once: int
+    num_stages: int
     compute: Compute
     reason: str
 
 
-def room(compute: Compute, wanted: int) -> Room:
-    """Room for stages of the same kind, in what of the cluster is free.
+def plan_concurrency(compute: Compute, num_stages: int) -> Concurrency:
+    """Share what is free of the cluster among stages of the same kind.
 
-    On GPUs a stage takes as many as it has workers.  On CPUs a worker takes a whole machine, whose
-    cores it uses: stages side by side would only share them.
+    On GPUs a stage takes as many as it has workers.  On CPUs a worker uses all cores of its
+    machine, so a stage takes whole machines.
     """
-    scaled = scaling(compute)
-    workers = scaled.max_workers
-    if scaled.use_gpu:
-        free = int(when_free(["GPU"]).get("GPU", 0))
-        kind, cores = "GPU", compute.cpus
+    scaling = scaling_config(compute)
+    workers = scaling.max_workers
+    if scaling.use_gpu:
+        kind, cpus = "GPU", compute.cpus
+        free = int(wait_until_free(["GPU"]).get("GPU", 0))
     else:
         machines = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
-        machines = [number for number in machines if number]
-        free = min(len(machines), int(when_free(["CPU"]).get("CPU", 0)) // min(machines))
-        kind, cores = "machine", min(machines)
-    at_once = min(wanted, free // workers)
+        kind, cpus = "machine", min(number for number in machines if number)
+        free_cpus = int(wait_until_free(["CPU"]).get("CPU", 0))
+        free = min(sum(number > 0 for number in machines), free_cpus // cpus)
+    at_once = min(num_stages, free // workers)
     takes = f"{workers} {kind}{'s' if workers > 1 else ''} each, {free} free"
     if at_once < 2:
-        return Room(at_once=1, compute=compute, reason=f"in turn ({takes})")
-    spread = replace(compute, cpus=max(compute.cpus, cores))
-    return Room(at_once=at_once, compute=spread, reason=f"{at_once} at the same time ({takes})")
+        return Concurrency(num_stages=1, compute=compute, reason=f"in turn ({takes})")
+    shared = replace(compute, cpus=max(compute.cpus, cpus))
+    reason = f"{at_once} at the same time ({takes})"
+    return Concurrency(num_stages=at_once, compute=shared, reason=reason)
 
 
 def check_batch(batch_size: int, compute: Compute) -> None:
-    """Raises ValueError when a batch has too few images for all workers."""
-    num_workers = scaling(compute).max_workers
+    """Raise ValueError when a batch has too few images for all workers."""
+    num_workers = scaling_config(compute).max_workers
     if batch_size < num_workers:
         raise ValueError(
             f"a batch of {batch_size} cannot be shared by {num_workers} workers; choose at least "

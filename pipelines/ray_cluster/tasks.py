@@ -11,6 +11,7 @@ import torch
 
 from emlnet.models.precision import set_precision
 from pipelines.ray_cluster.connection import WORKER_ENV
+from pipelines.ray_cluster.sizing import has_gpu
 
 Answer = TypeVar("Answer")
 SECONDS_BETWEEN_LINES = 10
@@ -25,75 +26,69 @@ def spread(
     use_gpu: bool | None = None,
     num_workers: int = 0,
 ) -> list[Answer]:
-    """Calls `function(part, device, *shared)` on each part, many at once; answers in order.
+    """Call `function(part, device, *shared)` on each part, many at once; answers in order.
 
     parts: positions of samples.  shared: sent to each node once.  title, unit: of the progress
-    lines.
-    use_gpu: a GPU for each call; default: when the cluster has one.  num_workers: calls at once; 0:
-    as many as the cluster has room for.
-    An error in one call ends all.
+    lines.  use_gpu: a GPU for each call; default: when the cluster has one.  num_workers: calls at
+    once; 0: as many as the cluster has room for.
+    The first error ends all.
     """
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    gpu = has_gpu if use_gpu is None else use_gpu
-    if gpu and not has_gpu:
-        raise ValueError("the cluster has no GPU; drop --use-gpu")
-    call = ray.remote(
-        num_cpus=1, num_gpus=1 if gpu else 0, runtime_env={"env_vars": WORKER_ENV}, max_retries=2
-    )(_call)
+    gpu = has_gpu(use_gpu)
+    options = {"num_gpus": 1 if gpu else 0, "runtime_env": {"env_vars": WORKER_ENV}}
     references = [ray.put(value) for value in shared]
-    sizes: dict[ray.ObjectRef, int] = {}
-    pending: list[ray.ObjectRef] = []
-    total, done, began, last = sum(map(len, parts)), 0, time.monotonic(), time.monotonic()
-    while len(sizes) < len(parts) or pending:
-        for part in parts[len(sizes) : len(sizes) + (num_workers or len(parts)) - len(pending)]:
-            pending.append(call.remote(function, list(part), gpu, *references))
-            sizes[pending[-1]] = len(part)
-        finished, pending = ray.wait(pending, timeout=1)
-        for reference in finished:
-            _check(reference)
-            done += sizes[reference]
-        if pending and time.monotonic() - last >= SECONDS_BETWEEN_LINES and done:
-            last = time.monotonic()
-            left = (last - began) / done * (total - done)
+    calls = [(function, list(part), gpu, *references) for part in parts]
+    answers: dict[int, Answer] = {}
+    total, done, began = sum(map(len, parts)), 0, time.monotonic()
+    last = began
+    for number, answer in _run_tasks(_call, calls, num_workers, **options):
+        answers[number] = answer
+        done += len(parts[number])
+        now = time.monotonic()
+        if done < total and now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - began) / done * (total - done)
             print(f"{title}: {done}/{total} {unit}, {left:.0f} s left", flush=True)
-    seconds = time.monotonic() - began
-    print(f"{title}: {total} {unit} in {seconds:.0f} s", flush=True)
-    answers: list[Answer] = ray.get(list(sizes))
-    return answers
+    print(f"{title}: {total} {unit} in {time.monotonic() - began:.0f} s", flush=True)
+    return [answers[number] for number in range(len(parts))]
 
 
 def each(
     function: Callable[[Any], Answer], items: Iterable[Any], num_workers: int = 0
 ) -> Iterator[Answer]:
-    """Calls the function on each item, a CPU for each call; answers as they come, in no order.
+    """Call the function on each item, a CPU for each call; answers as they come, in no order.
 
     num_workers: calls at once; 0: as many as the cluster has room for.
-    The first error ends all, a user's (ValueError, OSError) without the traces of Ray.
+    The first error ends all.
     """
-    call = ray.remote(num_cpus=1, max_retries=2)(function)
-    waiting = list(reversed(list(items)))
-    limit = num_workers or len(waiting)
-    pending: list[ray.ObjectRef] = []
+    for _, answer in _run_tasks(function, [(item,) for item in items], num_workers):
+        yield answer
+
+
+def _run_tasks(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], num_workers: int, **options: Any
+) -> Iterator[tuple[int, Any]]:
+    """Position and answer of each call, as they come.
+
+    Raises what the first failing call raised; ValueError and OSError without Ray's traceback.
+    """
+    task = ray.remote(num_cpus=1, max_retries=2, **options)(function)
+    waiting = list(enumerate(calls))[::-1]
+    pending: dict[ray.ObjectRef, int] = {}
     try:
         while waiting or pending:
-            while waiting and len(pending) < limit:
-                pending.append(call.remote(waiting.pop()))
-            (done, *_), pending = ray.wait(pending)
-            _check(done)
-            yield ray.get(done)
-    finally:
-        for reference in pending:
-            ray.cancel(reference)
-
-
-def _check(reference: ray.ObjectRef) -> None:
-    """Raises what a call raised; what speaks to users without the traces of Ray."""
-    try:
-        ray.get(reference)
+            while waiting and len(pending) < (num_workers or len(calls)):
+                number, arguments = waiting.pop()
+                pending[task.remote(*arguments)] = number
+            (done, *_), _ = ray.wait(list(pending))
+            answer = ray.get(done)
+            yield pending.pop(done), answer
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, (ValueError, OSError)):
             raise error.cause from None
         raise
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
 
 
 def _call(function: Callable[..., Answer], part: list[int], gpu: bool, *shared: Any) -> Answer:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.train import Checkpoint
 
 from emlnet.training.distributed import sum_over_ranks
-from pipelines.ray_cluster.stop_signal import Ear, StoppedError
+from pipelines.ray_cluster.stop_signal import StopListener, StoppedError, StopSignal
 
 SECONDS_BETWEEN_DRAIN_CHECKS = 2.0
 """Asking Ray whether a node is about to go makes all workers wait for each other."""
@@ -24,8 +22,10 @@ SECONDS_BETWEEN_UPLOADS = (1, 4, 0)
 class Urgency:
     """Whether to save at once: the command was asked to end, or a node is about to go."""
 
-    def __init__(self, title: str, rank: int, device: torch.device, ear: Ear) -> None:
-        self.title, self.rank, self.device, self.ear = title, rank, device, ear
+    def __init__(
+        self, title: str, rank: int, device: torch.device, listener: StopListener | None
+    ) -> None:
+        self.title, self.rank, self.device, self.listener = title, rank, device, listener
         self.stops = False
         """Whether training ends with the next save."""
         self.last_look = time.monotonic()
@@ -34,9 +34,10 @@ class Urgency:
     def asks(self) -> bool:
         """One answer on all ranks, which call it equally often; a few bytes between them."""
         looks = time.monotonic() - self.last_look > SECONDS_BETWEEN_DRAIN_CHECKS
-        own = [self.ear.rung, self.rank == 0 and looks]
-        rung, looks = sum_over_ranks(torch.tensor(own, dtype=torch.int32, device=self.device)) > 0
-        if rung:
+        stops = self.listener is not None and self.listener.stop_requested
+        own = [stops, self.rank == 0 and looks]
+        stops, looks = sum_over_ranks(torch.tensor(own, dtype=torch.int32, device=self.device)) > 0
+        if stops:
             self.stops = True
             return True
         if not looks:
@@ -73,8 +74,8 @@ class Uploader:
     One is on its way at a time: where storage is slower than training, `wait` makes training wait.
     """
 
-    def __init__(self, bell: Any) -> None:
-        self.bell = bell
+    def __init__(self, stop_signal: StopSignal) -> None:
+        self.stop_signal = stop_signal
         self.busy = threading.Lock()
 
     def wait(self) -> None:
@@ -102,5 +103,5 @@ class Uploader:
                     storage.storage_filesystem.delete_dir(folder)
             time.sleep(pause)
         reason = refusal(storage.experiment_fs_path, refused)
-        ray.get(self.bell.give_up.remote(reason))
+        self.stop_signal.give_up(reason)
         raise OSError(reason)

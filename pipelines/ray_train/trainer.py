@@ -19,13 +19,16 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 
 from emlnet.training import checkpoint
 from emlnet.training.divergence import DivergedError
 from pipelines.config.options import Compute, digest
 from pipelines.ray_cluster.connection import WORKER_ENV
-from pipelines.ray_cluster.sizing import check_batch, scaling
-from pipelines.ray_cluster.stop_signal import StoppedError, hang, listening
+from pipelines.ray_cluster.sizing import check_batch, scaling_config
+from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal, forward_signals
 from pipelines.ray_train import worker
 from pipelines.ray_train.checkpoint_upload import refusal
 from pipelines.ray_train.hang_watchdog import collective_timeout
@@ -37,10 +40,20 @@ SECONDS_TO_START_SMALLER = "30"
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Leaves Ctrl-C to the command.  Ray ends workers without a checkpoint, and says nothing."""
+    """Ray's trainer without two of its habits."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        pass
+        """Leave Ctrl-C to the command: Ray would end the workers without a checkpoint."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Leave out the process that frees the workers of a trial when Ray Tune stops it.
+
+        It asks a dashboard whether the run lives.  A command has none, and its end frees all.
+        """
+        callbacks = super()._create_default_callbacks()
+        if ray.get_runtime_context().get_actor_id():
+            return list(callbacks)  # This process is a trial.
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
 def train(
@@ -60,17 +73,17 @@ def train(
     allowed.
     """
     check_batch(job.plan.batch_size, compute)
-    scaled = scaling(compute)
+    scaled = scaling_config(compute)
     if scaled.min_workers < scaled.max_workers:
         job = shared_by(job, scaled.max_workers)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
-    bell = hang()
+    stop_signal = StopSignal()
     trainer = _Trainer(
         worker.run,
         train_loop_config={
             "job": job,
             "compute": compute,
-            "bell": bell,
+            "stop_signal": stop_signal,
             "trace": storage / TRACE if compute.profile else None,
         },
         torch_config=TorchConfig(
@@ -91,10 +104,10 @@ def train(
         ),
     )
     try:
-        with listening(bell):
+        with forward_signals(stop_signal):
             result = trainer.fit()
     except TrainingFailedError as error:
-        _, reason = ray.get(bell.look.remote())
+        reason = stop_signal.reason()
         cause = error.controller_failure if isinstance(error, ControllerError) else None
         if isinstance(cause, OSError):  # Its own record of the checkpoints.
             reason = reason or refusal(checkpoints_of(storage, compute), cause)

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import ray
 import ray.train
 import torch
 from torch import nn
@@ -27,7 +26,7 @@ from emlnet.training.divergence import DivergedError
 from emlnet.training.fit import Batches, fit
 from emlnet.training.state import Plan, TrainState, start, unwrap
 from pipelines.config.options import Compute, num_cpus
-from pipelines.ray_cluster.stop_signal import Ear, StoppedError
+from pipelines.ray_cluster.stop_signal import StopListener, StoppedError, StopSignal
 from pipelines.ray_train.checkpoint_upload import Uploader, Urgency
 from pipelines.ray_train.hang_watchdog import Watch
 from pipelines.ray_train.reporter import Reporter
@@ -101,17 +100,16 @@ class Outcome:
 def run(config: dict[str, Any]) -> Outcome:
     """Trains `config["job"]`, from the last checkpoint when there is one.
 
-    `config["compute"]`: a Compute.  `config["bell"]`: see stop_signal.  `config["trace"]`: where
-    rank 0 traces a few steps, or None.  A loss that diverged or an input that was refused is an
-    outcome, not a failure: another attempt would end the same.
+    `config["compute"]`: a Compute.  `config["stop_signal"]`: a StopSignal.  `config["trace"]`:
+    where rank 0 traces a few steps, or None.  A loss that diverged or an input that was refused
+    is an outcome, not a failure: another attempt would end the same.
     """
     # Ray's own line at each report repeats all that ours says.
     logging.disable(logging.INFO)
     job: Job = config["job"]
     compute: Compute = config["compute"]
-    bell = config["bell"]
-    _, reason = ray.get(bell.look.remote())
-    if reason:
+    stop_signal: StopSignal = config["stop_signal"]
+    if reason := stop_signal.reason():
         return Outcome(kind="refused", reason=reason)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -121,8 +119,8 @@ def run(config: dict[str, Any]) -> Outcome:
         torch.set_num_threads(compute.threads or share)
     set_precision(job.plan.precision)
     watch = Watch(rank, compute.timeout)
-    urgency = Urgency(job.title, rank, device, Ear(bell if rank == 0 else None))
-    reporter = Reporter(job, rank, Uploader(bell), urgency, watch)
+    urgency = Urgency(job.title, rank, device, StopListener(stop_signal) if rank == 0 else None)
+    reporter = Reporter(job, rank, Uploader(stop_signal), urgency, watch)
     try:
         source = job.source(rank, world_size, device)
         state = prepare(job, compute, source, reporter.say)
@@ -151,7 +149,7 @@ def run(config: dict[str, Any]) -> Outcome:
         return Outcome(kind="diverged", reason=f"{error}{samples_of(error, source)}")
     except ValueError as error:
         # The other ranks may be waiting for this one: fail, and tell the next attempt why.
-        ray.get(bell.give_up.remote(str(error)))
+        stop_signal.give_up(str(error))
         raise
     finally:
         watch.end()

@@ -127,7 +127,7 @@ def train(
     Encoders run at the same time as far as the cluster has room, else in turn.
     """
     names = encoder_names(command.backbones)
-    room = sizing.room(place.compute, len(names))
+    room = sizing.plan_concurrency(place.compute, len(names))
     print(f"encoders: {room.reason}", flush=True)
     shared = replace(place, compute=room.compute)
     stages = [
@@ -144,7 +144,9 @@ def train(
         for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
     ]
     results = (
-        side_by_side(stages, room.at_once) if room.at_once > 1 else [each.run() for each in stages]
+        side_by_side(stages, room.num_stages)
+        if room.num_stages > 1
+        else [each.run() for each in stages]
     )
     seconds |= {result.name: result.seconds for result in results}
     with timed(seconds, "readouts"):

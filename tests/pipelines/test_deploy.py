@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from packaging.requirements import Requirement
 
 from pipelines.__main__ import parse
 from pipelines.config.options import FullCommand
-from pipelines.ray_cluster import preflight
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+PROJECT = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 # What KubeRay 1.6's API reference names.
 CLUSTER = {
@@ -85,7 +86,8 @@ def test_the_ray_cluster_has_kuberays_fields_and_this_ray() -> None:
     for group in spec["workerGroupSpecs"]:
         assert set(group) == GROUP
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-    (ray,) = [r for r in preflight.wanted() if r.name == "ray"]
+    wanted = map(Requirement, PROJECT["optional-dependencies"]["pipeline"])
+    (ray,) = [r for r in wanted if r.name == "ray"]
     assert ray.specifier.contains(spec["rayVersion"])
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
@@ -136,10 +138,9 @@ def test_the_image_is_built_from_files_that_exist_and_with_extras_that_exist() -
         for source in sources:
             assert (DEPLOY.parent / source).exists(), source
     (extras,) = re.findall(r'"\.\[([\w,]+)\]"', text)
-    project = preflight.tomllib.loads(preflight.PROJECT.read_text())["project"]
-    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
     (python,) = re.findall(r"^FROM python:(\d+\.\d+)", text, re.M)
-    assert Requirement(f"python{project['requires-python']}").specifier.contains(python)
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python)
 
 
 def test_ray_up_takes_the_cluster_file() -> None:

@@ -115,10 +115,9 @@ def pack(into: Path) -> Path:
 
 
 def entrypoint(words: Sequence[str]) -> str:
-    """The shell command of the job: what the machine lacks is said before anything is imported."""
+    """The shell command of the job."""
     room, rest = (words[0], words[1:]) if words[0] in ROOMS else (ROOMS[0], words)
-    command = shlex.join(["python", "-m", room, *rest])
-    return f"python -m pipelines.ray_cluster.preflight && exec {command}"
+    return f"exec {shlex.join(['python', '-m', room, *rest])}"
 
 
 def run(command: SubmitCommand) -> int:

@@ -1,15 +1,11 @@
-"""A process that hangs says where; one that is told to end does so in order."""
+"""A process that hangs says where, and is ended when it hangs for good."""
 
-import signal
 import subprocess
 import sys
 import threading
 import time
 from typing import Any
 
-import pytest
-
-from pipelines.ray_cluster import stop_signal
 from pipelines.ray_train import hang_watchdog
 
 
@@ -54,38 +50,3 @@ def test_a_process_that_hangs_for_good_is_ended() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == hang_watchdog.EXIT_CODE
     assert "rank 0: still hangs" in ended.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_command_at_once_unless_workers_train(
-    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    rung: list[bool] = []
-
-    class Ring:
-        def remote(self) -> None:
-            rung.append(True)
-
-    class Bell:
-        ring = Ring()
-
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr(stop_signal, "came", [])
-    monkeypatch.setattr(stop_signal, "SECONDS_BETWEEN_LOOKS", 0.02)
-    try:
-        stop_signal.handle_termination()
-        with stop_signal.listening(Bell()):
-            signal.raise_signal(number)
-            deadline = time.monotonic() + 10
-            while not rung and time.monotonic() < deadline:
-                time.sleep(0.01)
-        assert rung == [True]
-        assert stop_signal.code_of_end() == 128 + number
-        with pytest.raises(SystemExit) as ended:
-            signal.raise_signal(signal.SIGTERM)
-        assert ended.value.code == stop_signal.TERMINATED
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)

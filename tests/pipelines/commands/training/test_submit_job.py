@@ -1,16 +1,13 @@
 """Sending a command: what is packed, what is refused before it is sent, whose exit code counts."""
 
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 
 from pipelines.__main__ import main, parse
 from pipelines.commands.training import jobs, submit_job
-from pipelines.ray_cluster import preflight
 
 FULL = ["full", "--data", "/mnt/salicon", "--out", "/mnt/run"]
 
@@ -167,18 +164,3 @@ def test_the_line_that_says_how_to_follow_a_job_names_its_address():
     assert jobs.how_to_follow("job", "http://head:8265").endswith(
         "jobs logs job --address http://head:8265"
     )
-
-
-def test_a_machine_without_a_package_is_told_which(capsys: Any) -> None:
-    lacking = preflight.missing(
-        [Requirement("numpy>=1"), Requirement("no-such-thing>=3"), Requirement("numpy>=999")]
-    )
-    assert lacking[0] == "no-such-thing>=3 (not installed)"
-    assert re.fullmatch(r"numpy>=999 \(has [\d.]+\)", lacking[1])
-    assert len(lacking) == 2
-
-
-def test_this_machine_has_what_training_wants() -> None:
-    names = {requirement.name for requirement in preflight.wanted()}
-    assert {"torch", "ray", "mlflow", "webdataset"} <= names
-    assert preflight.main() == 0

@@ -1,4 +1,4 @@
-"""What a cluster has room for."""
+"""What a cluster has shared for."""
 
 from typing import Any
 
@@ -25,23 +25,23 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_encoders_share_gpus_when_each_takes_some(has: Any) -> None:
     has((0, 0), (16, 4), (16, 4))
-    room = sizing.room(Compute(num_workers=2), wanted=3)
-    assert (room.at_once, room.compute.cpus) == (3, 1)
-    assert room.reason == "3 at the same time (2 GPUs each, 8 free)"
+    shared = sizing.plan_concurrency(Compute(num_workers=2), num_stages=3)
+    assert (shared.num_stages, shared.compute.cpus) == (3, 1)
+    assert shared.reason == "3 at the same time (2 GPUs each, 8 free)"
 
 
 def test_an_encoder_that_takes_all_gpus_is_trained_in_turn(has: Any) -> None:
     has((16, 4), (16, 4))
-    room = sizing.room(Compute(), wanted=3)
-    assert (room.at_once, room.reason) == (1, "in turn (8 GPUs each, 8 free)")
+    shared = sizing.plan_concurrency(Compute(), num_stages=3)
+    assert (shared.num_stages, shared.reason) == (1, "in turn (8 GPUs each, 8 free)")
 
 
 def test_on_cpus_an_encoder_takes_a_machine(has: Any) -> None:
     has((0, 0), (8, 0), (8, 0))
-    room = sizing.room(Compute(), wanted=3)
-    assert (room.at_once, room.compute.cpus) == (2, 8)
+    shared = sizing.plan_concurrency(Compute(), num_stages=3)
+    assert (shared.num_stages, shared.compute.cpus) == (2, 8)
     has((8, 0))
-    assert sizing.room(Compute(), wanted=3).at_once == 1
+    assert sizing.plan_concurrency(Compute(), num_stages=3).num_stages == 1
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_what_an_earlier_stage_holds_is_waited_for(
     looks = iter([{"memory": 1.0}, {"CPU": 3.0}, {"CPU": 4.0}])
     monkeypatch.setattr(ray, "available_resources", lambda: next(looks))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 2.0})
-    assert sizing.when_free(["CPU"], seconds) == found
+    assert sizing.wait_until_free(["CPU"], seconds) == found
 
 
 def test_a_range_of_workers_begins_with_what_there_is(has: Any) -> None:
     has((16, 4))
-    scaled = sizing.scaling(Compute(num_workers="2:8", placement="spread"))
+    scaled = sizing.scaling_config(Compute(num_workers="2:8", placement="spread"))
     assert (scaled.min_workers, scaled.max_workers, scaled.use_gpu) == (2, 8, True)
     assert scaled.placement_strategy == "SPREAD"
     has((16, 1))
     with pytest.raises(ValueError, match=r"2 workers want a GPU each, the cluster has 1; .*--wait"):
-        sizing.scaling(Compute(num_workers="2:8"))
+        sizing.scaling_config(Compute(num_workers="2:8"))
 
 
 def test_a_batch_has_an_image_for_each_worker_and_need_not_divide(has: Any) -> None:
@@ -80,5 +80,5 @@ def test_machines_that_did_not_come_in_time_are_no_longer_asked_for(
     asked: list[Any] = []
     monkeypatch.setattr(sizing, "request_resources", lambda bundles: asked.append(bundles))
     with pytest.raises(ValueError, match="3 workers want a CPU each, the cluster has 2"):
-        sizing.scaling(Compute(num_workers=3, wait=1))
+        sizing.scaling_config(Compute(num_workers=3, wait=1))
     assert asked == [[{"CPU": 1}] * 3, []]

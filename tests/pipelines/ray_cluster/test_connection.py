@@ -1,0 +1,64 @@
+"""An address where no Ray cluster answers is one sentence, soon."""
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.config.options import Cluster
+from pipelines.ray_cluster import connection
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and says nothing."""
+    with socket.create_server(("", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """The address of a web server."""
+    with http.server.ThreadingHTTPServer(("", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("server", ["silent", "web", None])
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_without_a_cluster_is_named_with_the_way_out(
+    server: str | None,
+    scheme: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = scheme + (request.getfixturevalue(server) if server else "127.0.0.1:9")
+    monkeypatch.setattr(connection, "SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(
+        ValueError, match=r"no Ray cluster answers at .*--address or RAY_ADDRESS"
+    ) as caught:
+        connection.connect(Cluster())
+    assert address in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://me:secret@head:8265", r"at http://head:8265 \(it is a job server's"),
+        ("no-such-host.invalid:6379", r"at no-such-host.invalid:6379 \("),
+        ("somewhere", r"at somewhere \(Invalid address format"),
+    ],
+)
+def test_what_is_no_address_of_a_head_is_refused_without_its_password(
+    address: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SECONDS_TO_ANSWER", 0.5)
+    with pytest.raises(ValueError, match=f"no Ray cluster answers {words}"):
+        connection.connect(Cluster(address=address))
