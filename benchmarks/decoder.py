@@ -77,20 +77,20 @@ def measure(size: tuple[int, int], repeats: int) -> Row:
         build(Path(scratch) / "raw", data, progress=False)
         torch.manual_seed(0)
         encoders = tuple(Encoder(config) for _ in range(2))
-        forwarding = EncoderJob(data=data, encoder=config, plan=plan, seed=0).source(0, 1, cpu)
+        forwarding = EncoderJob(data=(data,), encoder=config, plan=plan, seed=0).source(0, 1, cpu)
         (image,), _ = next(iter(forwarding.val()))
         for encoder in encoders:
             fit_batchnorm(encoder, image)
         began = time.perf_counter()
         caches = tuple(
-            readout_cache.build(Path(scratch) / f"cache{n}", data, ("train", "val"), encoder)
+            readout_cache.build(Path(scratch) / f"cache{n}", (data,), ("train", "val"), encoder)
             for n, encoder in enumerate(encoders)
         )
         caching = time.perf_counter() - began
         torch.manual_seed(1)
         net = EMLNet(encoders, decoder).to(memory_format=torch.channels_last)
         job = DecoderJob(
-            data=data,
+            data=(data,),
             encoders=copy.deepcopy(encoders),
             caches=caches,
             decoder=decoder,

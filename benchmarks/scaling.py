@@ -139,7 +139,7 @@ def workers(args):
         ray.init(num_cpus=8, include_dashboard=False, address="local", logging_level="ERROR")
         for number in (1, 2, 4, 8):
             job = EncoderJob(
-                data=folder / "shards",
+                data=(folder / "shards",),
                 encoder=EncoderConfig(backbone="tiny", weights="none", size=(48, 64)),
                 plan=Plan(epochs=args.epochs, batch_size=8),
                 seed=0,

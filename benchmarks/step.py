@@ -64,7 +64,7 @@ def encoder_config(backbone, size):
 def ours(data, backbone, size, batch_size, num_steps, precision, loader_workers):
     plan = Plan(batch_size=batch_size, precision=precision, **PAPER)
     job = EncoderJob(
-        data=Path(data),
+        data=(Path(data),),
         encoder=encoder_config(backbone, size),
         plan=plan,
         seed=0,

@@ -46,7 +46,7 @@ def until(target, train, score, longest):
 
 def prepare(data, size, seed, readout, **plan):
     config = EncoderConfig(size=tuple(size), readout=readout)
-    job = EncoderJob(data=Path(data), encoder=config, plan=Plan(**plan), seed=seed)
+    job = EncoderJob(data=(Path(data),), encoder=config, plan=Plan(**plan), seed=seed)
     torch.manual_seed(seed)
     return job, job.build(), job.source(0, 1, torch.device("cpu"))
 

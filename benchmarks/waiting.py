@@ -75,7 +75,7 @@ class WaitingEpoch(Next):
 
 def make_job(data, folder, num_steps, epochs, backbone, size, batch_size, waits=True):
     return WaitingJob(
-        data=Path(data),
+        data=(Path(data),),
         encoder=EncoderConfig(backbone=backbone, weights="none", size=tuple(size)),
         plan=Plan(epochs=epochs, batch_size=batch_size),
         seed=0,

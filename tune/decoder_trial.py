@@ -119,7 +119,7 @@ class DecoderSubject:
         torch.set_num_threads(self.num_threads)
         torch.manual_seed(trial.seed)
         job = DecoderJob(
-            data=self.data,
+            data=(self.data,),
             encoders=self.encoders,
             caches=self.caches,
             decoder=replace(self.decoder, width=trial.width),

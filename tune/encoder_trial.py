@@ -61,7 +61,7 @@ class TrialJob(EncoderJob):
 
     def reader(self, split: str) -> ShardReader:
         """The pictures to train on, or to choose the best epoch with."""
-        reader = SmallReader(self.data, split, self.scale)
+        reader = SmallReader(self.data[0], split, self.scale)
         return reader if split == "train" else reader.subset(halves(len(reader))[0])
 
     def source(self, rank: int, world_size: int, device: torch.device) -> TrialSource:
@@ -74,10 +74,10 @@ class TrialSource(ShardSource):
 
     def __init__(self, job: TrialJob, rank: int, world_size: int, device: torch.device) -> None:
         super().__init__(job, rank, world_size, device)
-        self.baseline = centre_baseline(job.data)
+        self.baseline = centre_baseline(job.data[0])
         self._held_out: Loader | None = None
         if "held_out" in job.halves:
-            reader = SmallReader(job.data, "val", job.scale)
+            reader = SmallReader(job.data[0], "val", job.scale)
             rest = reader.subset(halves(len(reader))[1])
             self._held_out = Loader(
                 rest, job.plan.batch_size, rank=rank, world_size=world_size, reading=job.reading
@@ -142,7 +142,7 @@ class EncoderSubject:
         size = trial_size(self.encoder, trial.scale)
         final = "held_out" in trial.halves
         return TrialJob(
-            data=self.data,
+            data=(self.data,),
             encoder=replace(self.encoder, size=size, readout_width=trial.width),
             plan=trial.plan,
             seed=trial.seed,

@@ -11,9 +11,9 @@ from pathlib import Path
 from pipelines.config.flags import BEST_WEIGHTS
 from pipelines.config.options import flatten
 from pipelines.ray_cluster import connection
-from pipelines.stages import stage
 from pipelines.stages.encoder_stage import checked
 from pipelines.stages.frozen_encoders import FrozenEncoder
+from pipelines.stages.run_context import RunContext
 from pipelines.tracking import run_folder
 from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags
@@ -71,7 +71,7 @@ def loss_weights(command: LossWeightsCommand) -> Path:
 @contextmanager
 def open_search(
     command: LossWeightsCommand, folder: Path, frozen: Sequence[FrozenEncoder]
-) -> Iterator[tuple[Setting, stage.Place, int]]:
+) -> Iterator[tuple[Setting, RunContext, int]]:
     """Connects to Ray, begins or goes on with the MLflow run, and makes ready what trials share.
 
     Gives the setting, the place, and how many trials may run at once.
@@ -86,9 +86,9 @@ def open_search(
     tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
     name = f"search {folder.name}"
     with tracker.run(folder, name, params=params, tags=tags, data=(data, manifest)) as run_id:
-        place = stage.Place(
+        place = RunContext(
             folder=folder,
-            data=data,
+            data=(data,),
             manifest=manifest,
             tracker=tracker,
             compute=command.compute,
@@ -116,7 +116,7 @@ def _asked(best: Path) -> dict[str, float]:
 
 
 def run_search(
-    command: LossWeightsCommand, setting: Setting, place: stage.Place, at_once: int
+    command: LossWeightsCommand, setting: Setting, place: RunContext, at_once: int
 ) -> None:
     """Runs the trials that are left.
 
@@ -205,7 +205,7 @@ def first_specs(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> li
 
 
 def run_finals(
-    command: LossWeightsCommand, setting: Setting, place: stage.Place, at_once: int
+    command: LossWeightsCommand, setting: Setting, place: RunContext, at_once: int
 ) -> None:
     """Trains the winner and 1:1:1 in full with other seeds, those that were not yet."""
     choice = choose(find_records(place.folder), setting.objectives)
@@ -231,7 +231,7 @@ def run_finals(
             raise KeyboardInterrupt
 
 
-def finish(command: LossWeightsCommand, setting: Setting, place: stage.Place) -> None:
+def finish(command: LossWeightsCommand, setting: Setting, place: RunContext) -> None:
     """Writes best-weights.json and the page, whole or not at all, and logs both."""
     records = find_records(place.folder)
     finals = find_records(place.folder, final=True)

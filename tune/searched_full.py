@@ -10,7 +10,8 @@ from typing import Any
 from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 from pipelines.config.options import digest
-from pipelines.stages import full, packing, stage
+from pipelines.stages import full, packing
+from pipelines.stages.run_context import NOT_IDENTITY, weight_digests
 from pipelines.tracking import run_folder
 from shards.files.store import location
 from tune.search import loss_weights
@@ -24,12 +25,12 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
     chosen = command.full
     check(search_command(command, chosen.data[0], Path()))
     source = location(chosen.data[0])
-    config = {k: v for k, v in asdict(chosen).items() if k not in stage.ELSEWHERE}
+    config = {k: v for k, v in asdict(chosen).items() if k not in NOT_IDENTITY}
     identity = {
         "command": "tune full",
         "data": packing.fingerprint(source),
         "config": digest(config=config, search=command.search.identity, on=command.backbone),
-        "weights": digest(files=stage.weight_files(chosen.weights)),
+        "weights": digest(files=weight_digests(chosen.weights)),
         "store": digest(uri=chosen.tracking.uri),
     }
     default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipelines.config.options import digest, num_cpus
 from pipelines.ray_cluster import sizing
-from pipelines.stages import stage
 from pipelines.stages.frozen_encoders import (
     FrozenEncoder,
     cache_folder,
@@ -16,6 +15,7 @@ from pipelines.stages.frozen_encoders import (
     find_packages,
     open_encoders,
 )
+from pipelines.stages.run_context import NOT_IDENTITY, RunContext, weight_digests
 from pipelines.tracking import run_folder
 from shards.files.manifest import Manifest
 from tune.decoder_trial import DecoderSubject, decoder_title, share
@@ -32,7 +32,7 @@ def open_folder(
     """The search's own folder, absolute: `--out`, or one under runs/, the same each time; and the
     encoders whose decoder is tuned, if it is one.
     """
-    elsewhere = (*stage.ELSEWHERE, "decoder")
+    elsewhere = (*NOT_IDENTITY, "decoder")
     config = {k: v for k, v in asdict(command).items() if k not in elsewhere}
     config["search"] = command.search.identity
     frozen: list[FrozenEncoder] = []
@@ -43,7 +43,7 @@ def open_folder(
         config.pop("encoder")
         files = [each.weights for each in frozen]
     else:
-        files = stage.weight_files([command.encoder.weights])
+        files = weight_digests([command.encoder.weights])
     identity = {
         "command": "tune loss-weights",
         "data": manifest.digest,
@@ -67,7 +67,7 @@ def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
 
 
 def make_subject(
-    command: LossWeightsCommand, place: stage.Place, frozen: Sequence[FrozenEncoder]
+    command: LossWeightsCommand, context: RunContext, frozen: Sequence[FrozenEncoder]
 ) -> tuple[Subject, int]:
     """What is tuned, and how many trials of it the free resources hold at once.
 
@@ -82,15 +82,15 @@ def make_subject(
     at_once = min(num_at_once(takes, sizing.wait_until_free(takes)), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
-        compute_readouts(place, frozen)
+        compute_readouts(context, frozen)
         caches = tuple(each.cache for each in frozen)
         encoders = tuple(each.encoder for each in frozen)
         decoder = DecoderSubject(
-            data=place.data,
+            data=context.data[0],
             encoders=encoders,
             caches=caches,
             decoder=command.decoder_config,
-            shared=share(place.data, encoders, caches, command.scale),
+            shared=share(context.data[0], encoders, caches, command.scale),
             num_threads=num_threads,
             use_gpu=use_gpu,
         )
@@ -98,12 +98,12 @@ def make_subject(
     sizing.check_batch(command.plan.batch_size, command.compute)
     compute = trial_compute(command.compute, num_threads)
     encoder = EncoderSubject(
-        data=place.data, encoder=command.encoder, compute=compute, finetune=command.finetune
+        data=context.data[0], encoder=command.encoder, compute=compute, finetune=command.finetune
     )
     epochs = command.search.warm_start_epochs
     if epochs:
         print(f"warm-up: {epochs} epoch{'s' * (epochs > 1)} with {short(EQUAL)}", flush=True)
         every = replace(encoder, compute=replace(compute, threads=command.compute.threads))
-        warm = every.warm_up(command.plan, epochs, command.scale, command.seed, place.folder)
+        warm = every.warm_up(command.plan, epochs, command.scale, command.seed, context.folder)
         encoder = replace(encoder, warm_start=warm)
     return encoder, at_once

@@ -17,7 +17,7 @@ from ray.tune.stopper import Stopper
 from ray.util.state import list_actors
 
 from pipelines.config.options import flatten
-from pipelines.stages.stage import Place
+from pipelines.stages.run_context import RunContext
 from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags
 from tune.halving import Halving, make_scheduler, stopped_by
@@ -75,7 +75,7 @@ def has_dashboard(seconds: float = 30) -> bool:
 
 def run_trials(
     setting: Setting,
-    place: Place,
+    place: RunContext,
     proposals: Proposals,
     num_trials: int,
     at_once: int,
@@ -155,7 +155,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def __init__(
         self,
         setting: Setting,
-        place: Place,
+        place: RunContext,
         show: Callable[[], None],
         was_stopped: Callable[[str], bool],
     ) -> None:

@@ -23,7 +23,8 @@ from pipelines.config.options import flatten
 from pipelines.stages.encoder_stage import canvas_of
 from pipelines.stages.frozen_encoders import FrozenEncoder, compute_readouts
 from pipelines.stages.readout_cache import Cache
-from pipelines.stages.stage import Place, Stage
+from pipelines.stages.run_context import RunContext
+from pipelines.stages.stage import Stage
 from pipelines.tracking import figures, run_folder
 from shards.files.pixels import decode_grey
 from shards.read.order import Plan as ReadingPlan
@@ -35,18 +36,17 @@ from shards.read.reader import Reader, open_split, step_keys
 class DecoderJob:
     """A decoder to train.
 
-    caches: folders of the encoders' readouts, in the order of the encoders.  joined, mix: more data
-    sets, and the share of each.
+    data: folders of shards.  caches: folders of the encoders' readouts, in the order of the
+    encoders.  mix: share of each data set.
     """
 
-    data: Path | str
+    data: tuple[Path | str, ...]
     encoders: tuple[Encoder, ...]
     caches: tuple[Path, ...]
     decoder: DecoderConfig
     plan: Plan
     seed: int
     num_examples: int = 0
-    joined: tuple[Path | str, ...] = ()
     mix: tuple[float, ...] = ()
 
     @property
@@ -60,7 +60,7 @@ class DecoderJob:
 
     def reader(self, split: str) -> Reader:
         """The samples to train on, or to validate with."""
-        return open_split((self.data, *self.joined), split)
+        return open_split(self.data, split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> CacheSource:
         """One rank's batches."""
@@ -219,7 +219,7 @@ def read_gaze(reader: Reader, position: int) -> Decoded:
 
 
 def decoder_job(
-    place: Place,
+    context: RunContext,
     encoders: Sequence[FrozenEncoder],
     config: DecoderConfig,
     plan: Plan,
@@ -228,20 +228,19 @@ def decoder_job(
 ) -> DecoderJob:
     """A decoder to train on encoders whose readouts are cached."""
     return DecoderJob(
-        data=place.data,
+        data=context.data,
         encoders=tuple(each.encoder for each in encoders),
         caches=tuple(each.cache for each in encoders),
         decoder=config,
         plan=plan,
         seed=seed,
         num_examples=figures.NUM_EXAMPLES,
-        joined=place.joined,
         mix=mix,
     )
 
 
 def decoder_stage(
-    place: Place,
+    context: RunContext,
     encoders: Sequence[FrozenEncoder],
     config: DecoderConfig,
     plan: Plan,
@@ -253,15 +252,15 @@ def decoder_stage(
 
     notes: what its MLflow run says besides, Markdown.
     """
-    folder = place.folder / "decoder"
+    folder = context.folder / "decoder"
     if run_folder.find_result(folder) is None:
-        compute_readouts(place, encoders)
+        compute_readouts(context, encoders)
     sources = ", ".join(each.source for each in encoders)
     return Stage(
         name="decoder",
         kind="decoder",
-        job=decoder_job(place, encoders, config, plan, seed, mix),
-        place=place,
+        job=decoder_job(context, encoders, config, plan, seed, mix),
+        context=context,
         folder=folder,
         params={**flatten(config), **flatten(plan), "seed": seed, "encoders": sources},
         backbones="+".join(each.encoder.config.backbone for each in encoders),

@@ -22,7 +22,8 @@ from emlnet.models.finetune import Finetune, prepare
 from emlnet.training.fit import Batches, Inputs, evaluate
 from emlnet.training.state import Plan
 from pipelines.config.options import EncoderCommand, flatten
-from pipelines.stages.stage import Place, Stage, open_place, say
+from pipelines.stages.run_context import RunContext, open_context
+from pipelines.stages.stage import Stage, print_result
 from pipelines.tracking import figures, run_folder
 from shards.read.loader import Loader, Reading
 from shards.read.reader import Reader, open_split, step_keys
@@ -30,23 +31,26 @@ from shards.read.reader import Reader, open_split, step_keys
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderJob:
-    """One encoder to finetune on a folder of shards."""
+    """One encoder to finetune on one or more folders of shards.
 
-    data: Path | str
+    name: what progress lines call it; default: by its backbone.
+    """
+
+    data: tuple[Path | str, ...]
     encoder: EncoderConfig
     plan: Plan
     seed: int
     loader_workers: int = 0
     num_examples: int = 0
     reading: Reading = field(default_factory=Reading)
-    joined: tuple[Path | str, ...] = ()
     mix: tuple[float, ...] = ()
     finetune: Finetune = field(default_factory=Finetune)
+    name: str = ""
 
     @property
     def title(self) -> str:
         """What progress lines call it."""
-        return f"encoder {self.encoder.backbone}"
+        return self.name or f"encoder {self.encoder.backbone}"
 
     def build(self) -> nn.Module:
         """The encoder, its backbone with the weights to start from."""
@@ -54,7 +58,7 @@ class EncoderJob:
 
     def reader(self, split: str) -> Reader:
         """The samples to train on, or to validate with."""
-        return open_split((self.data, *self.joined), split)
+        return open_split(self.data, split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
         """One rank's batches."""
@@ -235,7 +239,7 @@ def licence_of(config: EncoderConfig) -> str:
 
 
 def encoder_stage(
-    place: Place,
+    context: RunContext,
     name: str,
     folder: str,
     config: EncoderConfig,
@@ -248,28 +252,27 @@ def encoder_stage(
 
     name: in tables.  folder: its own in the place's.  mix: shares of the place's data sets.
     """
-    folders = (place.data, *place.joined)
-    readers = [open_split(folders, split) for split in ("train", "val")]
+    readers = [open_split(context.data, split) for split in ("train", "val")]
     config = letterboxed(absolute(config), readers)
     job = EncoderJob(
-        data=place.data,
+        data=context.data,
         encoder=config,
         plan=plan,
         seed=seed,
-        loader_workers=place.compute.loader_workers,
+        loader_workers=context.compute.loader_workers,
         num_examples=figures.NUM_EXAMPLES,
-        reading=place.compute.reading,
-        joined=place.joined,
+        reading=context.compute.reading,
         mix=mix,
         finetune=finetune,
+        name=name,
     )
     job.build()  # Wrong weights end here, not in a worker.
     return Stage(
         name=name,
         kind="encoder",
         job=job,
-        place=place,
-        folder=place.folder / folder,
+        context=context,
+        folder=context.folder / folder,
         params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
         backbones=config.backbone,
         licence=licence_of(config),
@@ -277,20 +280,18 @@ def encoder_stage(
 
 
 def run(command: EncoderCommand) -> run_folder.StageResult:
-    """Finetunes one encoder."""
-    config = command.encoder
-    place = open_place(command, "encoder", config.backbone)
-    name = f"encoder {config.backbone}"
+    """Finetune one encoder."""
+    backbone = command.encoder.backbone
     stage = encoder_stage(
-        place,
-        name,
+        open_context(command, "encoder", backbone),
+        f"encoder {backbone}",
         "encoder",
-        config,
+        command.encoder,
         command.plan,
         command.seed,
         command.finetune,
         command.mix,
     )
     result = stage.run()
-    say(result)
+    print_result(result)
     return result

@@ -14,7 +14,7 @@ from emlnet.models.encoder import Encoder
 from emlnet.registry import mlflow_registry
 from pipelines.config.flags import RUN
 from pipelines.stages import readout_cache
-from pipelines.stages.stage import Place
+from pipelines.stages.run_context import RunContext
 from shards.files.manifest import Manifest
 
 
@@ -76,12 +76,11 @@ def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> l
     ]
 
 
-def compute_readouts(place: Place, encoders: Sequence[FrozenEncoder]) -> None:
+def compute_readouts(context: RunContext, encoders: Sequence[FrozenEncoder]) -> None:
     """Computes what is not cached yet of the readouts of encoders."""
-    splits = ("train", "val")
     for each in encoders:
         readout_cache.build(
-            each.cache, place.data, splits, each.encoder, place.compute.use_gpu, place.joined
+            each.cache, context.data, ("train", "val"), each.encoder, context.compute.use_gpu
         )
 
 

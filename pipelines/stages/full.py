@@ -1,4 +1,4 @@
-"""The stages in order: shards, encoders, decoder, scores, registry."""
+"""The whole pipeline: pack, finetune encoders, join them by a decoder, score, publish."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emlnet.inference import package
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import encoder_names
-from emlnet.registry import mlflow_registry
 from pipelines.config.options import FullCommand, flatten
-from pipelines.evaluation import evaluate, score_table
-from pipelines.evaluation.compare import METRIC
-from pipelines.evaluation.html_report import REPORT, write_report
-from pipelines.evaluation.sources import MODEL, ModelSource
-from pipelines.ray_cluster import connection, sizing
-from pipelines.registry import publish
-from pipelines.stages import packing, stage
+from pipelines.evaluation import score_table
+from pipelines.ray_cluster import check_nodes, connection, sizing
+from pipelines.registry.publish import publish
+from pipelines.stages import full_report, packing
 from pipelines.stages.decoder_stage import decoder_stage
 from pipelines.stages.encoder_stage import encoder_stage
 from pipelines.stages.frozen_encoders import cache_folder, open_encoders
+from pipelines.stages.run_context import RunContext, identify, open_run_folder
+from pipelines.stages.score_stage import pick_best, score
+from pipelines.stages.stage import Stage
 from pipelines.tracking import run_folder
 from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags
@@ -34,38 +32,82 @@ from shards.files.store import location
 from shards.read.order import check_mix
 from shards.read.reader import ShardReader
 
-SCORES = score_table.JSON
+DONE = "done.json"
+"""Written last, when MLflow has everything."""
 SECONDS_FOR_MLFLOW = 120
-"""How long a server that is away at the end is waited for."""
+"""How long to wait at the end for a server that does not answer."""
 
 
 def run(command: FullCommand) -> dict[str, Any]:
-    """Runs all stages and returns the report that scores.json holds.
+    """Run all stages and return the report that scores.json holds.
 
-    What was done before in the same folder is found there and not done again.
+    What an earlier attempt did in the same folder is found there and not done again.
     """
-    began = time.monotonic()
+    began, seconds = time.monotonic(), dict[str, float]()
     sources = [location(source) for source in command.data]
-    identity = {
-        "command": "full",
-        "source": " ".join(map(str, sources)),
-        "data": "+".join(map(packing.fingerprint, sources)),
-    }
-    name = "+".join(Path(source).name for source in sources)
-    folder = stage.open_folder(command, f"full-{name}", identity)
-    if (folder / SCORES).is_file():
+    folder = open_folder(command, sources)
+    if (folder / DONE).is_file():
         print(f"done before, in {folder}")
-        report: dict[str, Any] = json.loads((folder / SCORES).read_text())
-        say(report)
-        return report
-    seconds: dict[str, float] = {}
+        known: dict[str, Any] = json.loads((folder / score_table.JSON).read_text())
+        full_report.print_summary(known)
+        return known
     connection.connect(command.compute)
-    with timed(seconds, "shards"):
-        data, *joined = packing.pack_all(sources, folder)
-    manifest = Manifest.join([Manifest.load(each) for each in (data, *joined)])
-    tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     check(command)
-    place = stage.Place.over((data, *joined), folder, manifest, tracker, command.compute)
+    with timed(seconds, "shards"):
+        data = packing.pack_all(sources, folder)
+    with open_context(command, folder, data) as context:
+        encoders, trained = finetune(command, context)
+        with timed(seconds, "readouts"):
+            decoder = join(command, context, trained)
+        results = send([*encoders, decoder], [*trained, decoder.run()])
+        with timed(seconds, "scores"):
+            scores = score(context, results, command.flip_scores)
+        best = pick_best(scores, results)
+        published = publish(
+            best.package,
+            context.tracker,
+            best.run_id,
+            scores.only(best.name),
+            ShardReader(data[0], "val"),
+            command.flip_scores,
+        )
+        seconds |= {result.name: result.seconds for result in results}
+        seconds["all"] = time.monotonic() - began
+        report = full_report.write(context, scores, best, published, seconds)
+    run_folder.write_json(folder / DONE, {"run_id": context.parent})
+    full_report.print_summary(report)
+    return report
+
+
+def open_folder(command: FullCommand, sources: Sequence[Path | str]) -> Path:
+    """Make or find the run's folder, absolute."""
+    name = "+".join(Path(source).name for source in sources)
+    identity = identify(
+        command,
+        command.weights,
+        command="full",
+        source=" ".join(map(str, sources)),
+        data="+".join(map(packing.fingerprint, sources)),
+    )
+    return open_run_folder(command.tracking.out, f"full-{name}", identity)
+
+
+def check(command: FullCommand) -> None:
+    """Raise ValueError for what would stop a later stage, before the first one trains."""
+    for plan in (command.plan, command.decoder_plan):
+        sizing.check_batch(plan.batch_size, command.compute)
+    if command.mix:
+        check_mix(command.data, command.mix)
+
+
+@contextmanager
+def open_context(
+    command: FullCommand, folder: Path, data: tuple[Path | str, ...]
+) -> Iterator[RunContext]:
+    """Open the parent MLflow run; what the stages share."""
+    check_nodes.check(data, folder, command.compute.storage_folder)
+    manifest = Manifest.join([Manifest.load(each) for each in data])
+    tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     with tracker.run(
         folder,
         f"{command.preset or 'full'} {time.strftime('%Y-%m-%d %H:%M', time.gmtime())}",
@@ -75,64 +117,29 @@ def run(command: FullCommand) -> dict[str, Any]:
             "backbone": "+".join(command.backbones),
             "seed": str(command.seed),
         },
-        data=(data, manifest),
+        data=(data[0], manifest),
     ) as run_id:
         print(f"MLflow run {run_id} in {command.tracking.uri}", flush=True)
-        place = replace(place, parent=run_id)
-        stages, results = train(command, place, seconds)
-        results = send(stages, results)
-        reader = ShardReader(data, "val")
-        answering = ModelSource(
-            model=package.load(results[-1].package).model, flip=command.flip_scores
+        yield RunContext(
+            folder=folder,
+            data=data,
+            manifest=manifest,
+            tracker=tracker,
+            compute=command.compute,
+            parent=run_id,
         )
-        with timed(seconds, "scores"):
-            scores = score(place, answering, results)
-            means = score_table.means(scores.estimates())
-        best = best_row(means, results)
-        published = publish.publish(
-            best.package,
-            tracker,
-            best.run_id,
-            scores.only(best.name),
-            reader,
-            command.flip_scores,
-        )
-        seconds["all"] = time.monotonic() - began
-        report = {
-            **scores.as_json(),
-            "seconds": seconds,
-            "best": best.name,
-            "package": str(best.package),
-            "run_id": run_id,
-            "version": published.version,
-            "promotion": published.reason,
-        }
-        score_table.write_parquet(folder / score_table.PARQUET, scores)
-        run_folder.write_json(folder / SCORES, report)
-        title = f"Scores of {folder.name} on {reader.manifest.name}/val"
-        write_report(folder / REPORT, scores, title, answering, reader)
-        for file in (score_table.PARQUET, SCORES, REPORT):
-            tracker.file(run_id, folder / file)
-        tracker.metrics(run_id, score_table.as_metrics(means[best.name]))
-        tracker.describe(run_id, describe(report, manifest))
-    say(report)
-    return report
 
 
-def train(
-    command: FullCommand, place: stage.Place, seconds: dict[str, float]
-) -> tuple[list[stage.Stage], list[run_folder.StageResult]]:
-    """The encoders, then the decoder on their readouts; what was done, and what came out.
-
-    Encoders run at the same time as far as the cluster has room, else in turn.
-    """
+def finetune(
+    command: FullCommand, context: RunContext
+) -> tuple[list[Stage], list[run_folder.StageResult]]:
+    """Finetune the encoders, as many at the same time as the cluster has room for."""
     names = encoder_names(command.backbones)
-    room = sizing.plan_concurrency(place.compute, len(names))
-    print(f"encoders: {room.reason}", flush=True)
-    shared = replace(place, compute=room.compute)
+    concurrency = sizing.plan_concurrency(context.compute, len(names))
+    print(f"encoders: {concurrency.reason}", flush=True)
     stages = [
         encoder_stage(
-            shared,
+            replace(context, compute=concurrency.compute),
             name,
             f"encoder-{number}-{config.backbone.replace(':', '-')}",
             config,
@@ -143,135 +150,51 @@ def train(
         )
         for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
     ]
-    results = (
-        side_by_side(stages, room.num_stages)
-        if room.num_stages > 1
-        else [each.run() for each in stages]
+    if concurrency.num_stages == 1:  # In this thread, which a second Ctrl-C interrupts.
+        return stages, [stage.run() for stage in stages]
+    with ThreadPoolExecutor(concurrency.num_stages) as pool:
+        return stages, list(pool.map(Stage.run, stages))
+
+
+def join(
+    command: FullCommand, context: RunContext, encoders: Sequence[run_folder.StageResult]
+) -> Stage:
+    """Compute the encoders' readouts; return the stage that trains a decoder on them."""
+    packages = [encoder.package for encoder in encoders]
+    caches = cache_folder(command.readouts, context.folder)
+    return decoder_stage(
+        context,
+        open_encoders(packages, context.manifest, caches),
+        DecoderConfig(readout=command.readout),
+        command.decoder_plan,
+        command.seed,
+        mix=command.mix,
     )
-    seconds |= {result.name: result.seconds for result in results}
-    with timed(seconds, "readouts"):
-        packages = [result.package for result in results]
-        caches = cache_folder(command.readouts, place.folder)
-        decoder = decoder_stage(
-            place,
-            open_encoders(packages, place.manifest, caches),
-            DecoderConfig(readout=command.readout),
-            command.decoder_plan,
-            command.seed,
-            mix=command.mix,
-        )
-    results.append(decoder.run())
-    seconds[decoder.name] = results[-1].seconds
-    return [*stages, decoder], results
-
-
-def side_by_side(stages: Sequence[stage.Stage], at_once: int) -> list[run_folder.StageResult]:
-    """What all stages give, so many of them running at the same time."""
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(stage.Stage.run, stages))
 
 
 def send(
-    stages: Sequence[stage.Stage], results: Sequence[run_folder.StageResult]
+    stages: Sequence[Stage], results: Sequence[run_folder.StageResult]
 ) -> list[run_folder.StageResult]:
-    """The results, once MLflow has all that came out of the stages.
+    """Return the results, once MLflow has everything that the stages gave.
 
-    Raises RuntimeError that names what it has not, when no server answers for a while.
+    Raises RuntimeError that names what MLflow lacks, when no server answers for a while.
     """
-    tracker = stages[0].place.tracker
-    if not all(each.is_sent for each in stages):
+    tracker, folder = stages[0].context.tracker, stages[0].context.folder
+    if not all(stage.is_sent for stage in stages):
         tracker.wait(SECONDS_FOR_MLFLOW)
-    sent = [each.send(result) for each, result in zip(stages, results, strict=True)]
-    kept = [each.name for each in stages if not each.is_sent]
+    sent = [stage.send(result) for stage, result in zip(stages, results, strict=True)]
+    kept = [stage.name for stage in stages if not stage.is_sent]
     if kept:
         raise RuntimeError(
             f"MLflow at {tracker.uri} does not answer: {', '.join(kept)} could not be sent. They "
-            f"are trained and kept in {stages[0].place.folder}; the same command sends them later"
+            f"are trained and kept in {folder}; the same command sends them later"
         )
     return sent
 
 
-def score(
-    place: stage.Place, model: ModelSource, results: Sequence[run_folder.StageResult]
-) -> score_table.Table:
-    """Scores the decoder's model, its encoders and baselines on val, in an MLflow run of its own.
-
-    Each stage's run gets its own row, as `scores/<metric>`, so that all can be sorted by one.
-    """
-    folder, tracker = place.folder / "evaluation", place.tracker
-    reader = ShardReader(place.data, "val")
-    manifest = reader.manifest
-    folder.mkdir(exist_ok=True)
-    with tracker.run(
-        folder,
-        "evaluation val",
-        params={"split": "val", "flip": model.flip, "model": results[-1].run_id},
-        tags=data_tags("evaluation", manifest),
-        parent=place.parent,
-        data=(place.data, manifest),
-    ) as run_id:
-        scores = evaluate.evaluate(
-            [model],
-            reader,
-            title=f"scores of {results[-1].name}",
-            use_gpu=place.compute.use_gpu,
-            about={"flip": model.flip},
-        ).renamed(MODEL, results[-1].name)
-        means = score_table.means(scores.estimates())
-        for result in results:
-            tracker.metrics(result.run_id, score_table.as_metrics(means[result.name]))
-        tracker.metrics(run_id, score_table.as_metrics(means[results[-1].name]))
-        score_table.write_parquet(folder / score_table.PARQUET, scores)
-        tracker.file(run_id, folder / score_table.PARQUET)
-        how = ", each map averaged with the mirrored picture's" if model.flip else ""
-        tracker.describe(
-            run_id,
-            f"{len(results)} models and baselines on the {len(scores.of(results[-1].name))} "
-            f"pictures of {manifest.name}/val{how}.\n\n{score_table.markdown(means)}",
-        )
-    return scores
-
-
-def check(command: FullCommand) -> None:
-    """Raises ValueError for what would stop a later stage, before the first one trains."""
-    for plan in (command.plan, command.decoder_plan):
-        sizing.check_batch(plan.batch_size, command.compute)
-    if command.mix:
-        check_mix(command.data, command.mix)
-
-
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes how many seconds the body took."""
+    """Note how many seconds the body took."""
     began = time.monotonic()
     yield
     seconds[name] = time.monotonic() - began
-
-
-def say(report: dict[str, Any]) -> None:
-    """Prints what came out."""
-    print(f"\n{score_table.text(report['scores'])}\n")
-    version = f"models:/{mlflow_registry.NAME}/{report['version']}"
-    print(f"best: {report['best']}; {version}, {report['promotion']}")
-    times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
-    print(f"seconds: {times}", flush=True)
-
-
-def best_row(
-    scores: score_table.Means, results: Sequence[run_folder.StageResult]
-) -> run_folder.StageResult:
-    """The trained model with the best score, the first of equals."""
-    sign = -1 if score_table.lower_is_better(METRIC) else 1
-    return max(results, key=lambda result: sign * scores[result.name][METRIC])
-
-
-def describe(report: dict[str, Any], manifest: Manifest) -> str:
-    """What came out, in words and a table, for the MLflow run."""
-    counts = ", ".join(f"{len(split.samples)} {name}" for name, split in manifest.splits.items())
-    times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
-    minutes = report["seconds"]["all"] / 60
-    return (
-        f"Trained on **{manifest.name}** ({counts} pictures) in {minutes:.0f} minutes. "
-        f"Best on val: **{report['best']}**, registered as version {report['version']}: "
-        f"{report['promotion']}.\n\n{score_table.markdown(report['scores'])}\n\nTime: {times}."
-    )

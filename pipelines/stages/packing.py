@@ -1,4 +1,4 @@
-"""A raw data set -> shards, a Ray task for each: what `python -m shards build` does here alone."""
+"""A raw data set -> shards, a Ray task for each shard: `python -m shards build` on a cluster."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from shards.layouts.all_layouts import walk
 
 @dataclass(frozen=True, kw_only=True)
 class BuildCommand(Build):
-    """Packs an eye-tracking data set into shards over a Ray cluster that sees SRC and OUT."""
+    """Pack an eye-tracking data set into shards on a Ray cluster that sees SRC and OUT."""
 
     num_workers: int = 0
     """Shards written at once; 0: as many as the cluster has room for. Any number writes the same
     bytes."""
     address: str | None = None
-    """Ray cluster to join; default: RAY_ADDRESS, else a cluster of this machine alone."""
+    """Ray cluster to join; default: RAY_ADDRESS, else a cluster of this machine only."""
 
 
 def run(command: BuildCommand) -> None:
-    """Builds the data set and says what was packed and dropped."""
+    """Build the data set and print what was packed and dropped."""
     command = replace(command, src=command.src.expanduser().absolute())
     connection.connect(Cluster(address=command.address))
     check_nodes.check([command.src], location(command.out))
@@ -36,20 +36,20 @@ def run(command: BuildCommand) -> None:
 
 
 def fingerprint(source: Path | str) -> str:
-    """What tells one data set from another, of a folder of shards or a raw one."""
+    """Return what tells one data set from another, for a folder of shards or a raw one."""
     if isinstance(source, str) or (source / MANIFEST).is_file():
         return Manifest.load(source).digest
     return walk(source).fingerprint
 
 
-def pack_all(sources: Sequence[Path | str], folder: Path) -> list[Path | str]:
-    """Each data set as shards, those of raw ones in a run's folder."""
+def pack_all(sources: Sequence[Path | str], folder: Path) -> tuple[Path | str, ...]:
+    """Return each data set as shards; raw ones are packed into a run's folder."""
     names = ["shards", *(f"shards-{number}" for number in range(2, len(sources) + 1))]
-    return [pack(source, folder / name) for source, name in zip(sources, names, strict=True)]
+    return tuple(pack(source, folder / name) for source, name in zip(sources, names, strict=True))
 
 
 def pack(source: Path | str, out: Path) -> Path | str:
-    """A folder of shards, or its URL, as it is; a raw one packed, a Ray task for each shard."""
+    """Return a folder of shards or its URL as it is; pack a raw one into `out`."""
     if isinstance(source, str) or (source / MANIFEST).is_file():
         return source
     check_nodes.check([source], out)

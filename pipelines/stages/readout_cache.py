@@ -44,15 +44,14 @@ def key(encoder: Encoder, data_digest: str, weights_digest: str) -> str:
 
 def build(
     folder: Path,
-    data: Path | str,
+    data: Sequence[Path | str],
     splits: Sequence[str],
     encoder: Encoder,
     use_gpu: bool | None = None,
-    joined: Sequence[Path | str] = (),
 ) -> Path:
     """Computes an encoder's readouts of whole splits, mirrored too; parts that are there are kept.
 
-    folder: named by `key`; complete when it returns.  joined: more data sets, after the first.
+    folder: named by `key`; complete when it returns.  data: folders of shards.
     Raises ValueError when it holds readouts of another key, or pictures of several sizes would
     need several sizes of readouts.
     """
@@ -66,7 +65,7 @@ def build(
     for name in splits:
         if name in known.get("splits", ()):
             continue
-        reader = open_split((data, *joined), name)
+        reader = open_split(data, name)
         check_canvas(reader, encoder)
         parts = [
             part

@@ -24,7 +24,7 @@ from emlnet.training.state import better, start
 from pipelines.ray_cluster import tasks
 from pipelines.stages.decoder_stage import CacheSource, DecoderJob
 from pipelines.stages.frozen_encoders import FrozenEncoder
-from pipelines.stages.stage import Place
+from pipelines.stages.run_context import RunContext
 from pipelines.tracking.run_folder import write_json
 
 FILE = "selection.json"
@@ -151,14 +151,14 @@ def choose(
 
 
 def select_encoders(
-    place: Place, encoders: Sequence[FrozenEncoder], job: DecoderJob, size: int = 0
+    context: RunContext, encoders: Sequence[FrozenEncoder], job: DecoderJob, size: int = 0
 ) -> Selection:
     """Tries subsets of encoders whose readouts are cached, as Ray tasks; keeps the best.
 
     job: of all the encoders.  size: how many to choose; 0: any number.
     Trials that the place's folder holds are not made again.
     """
-    path = place.folder / FILE
+    path = context.folder / FILE
     known: list[Trial] = []
     if path.is_file():
         for content in json.loads(path.read_text())["trials"]:
@@ -185,7 +185,7 @@ def select_encoders(
             split,
             title="decoders over subsets of the encoders",
             unit="decoders",
-            use_gpu=place.compute.use_gpu,
+            use_gpu=context.compute.use_gpu,
         )
         made.extend(trials)
         write_json(path, {"trials": [asdict(trial) for trial in made]})

@@ -12,7 +12,7 @@ import pytest
 from emlnet.models.encoder import EncoderConfig
 from emlnet.training.state import Plan
 from pipelines.config.options import Compute
-from pipelines.stages.stage import Place
+from pipelines.stages.run_context import RunContext
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.files.manifest import Manifest
 from tune.encoder_trial import EncoderSubject
@@ -45,9 +45,9 @@ def recorder(tracker: Tracker, data: Path, tmp_path: Path) -> Recorder:
         trial_epochs=2,
         trial_scale=0.5,
     )
-    place = Place(
+    place = RunContext(
         folder=tmp_path,
-        data=data,
+        data=(data,),
         manifest=Manifest.load(data),
         tracker=tracker,
         compute=Compute(),

@@ -160,7 +160,7 @@ def test_both_halves_of_val_together_score_as_val_does(data, tmp_path):
     scores = job.source(0, 1, torch.device("cpu")).evaluate(model)
     num_val = len(ShardReader(data, "val"))
     counts = [len(half) for half in halves(num_val)]
-    plain = EncoderJob(data=data, encoder=job.encoder, plan=job.plan, seed=0)
+    plain = EncoderJob(data=(data,), encoder=job.encoder, plan=job.plan, seed=0)
     whole = evaluate(model, plain.source(0, 1, torch.device("cpu")).val(), "tuebingen")
     for metric in ("nss", "kl", "cc"):
         parts = [scores[metric], scores[f"held_out_{metric}"]]
@@ -184,7 +184,7 @@ def decoder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deco
     package.save(tmp_path / "encoder", Encoder(TINY).eval(), {})
     manifest = Manifest.load(data)
     (frozen,) = open_encoders([tmp_path / "encoder"], manifest, tmp_path / "readouts")
-    readout_cache.build(frozen.cache, data, ("train", "val"), frozen.encoder)
+    readout_cache.build(frozen.cache, (data,), ("train", "val"), frozen.encoder)
     return DecoderSubject(
         data=data,
         encoders=(frozen.encoder,),

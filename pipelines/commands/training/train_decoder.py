@@ -18,7 +18,8 @@ from pipelines.stages.frozen_encoders import (
     find_packages,
     open_encoders,
 )
-from pipelines.stages.stage import Place, open_place, say
+from pipelines.stages.run_context import RunContext, open_context
+from pipelines.stages.stage import print_result
 from pipelines.tracking import best_encoders, run_folder
 from shards.files.manifest import Manifest
 from shards.files.store import location
@@ -28,20 +29,20 @@ def run(command: DecoderCommand) -> run_folder.StageResult:
     """Trains a decoder on encoders of any runs, or on the subset of them that does best."""
     size = best_encoders.number_of_best(command.encoders)
     command = replace(command, encoders=_names(command))
-    place = open_place(command, "decoder", "+".join(command.encoders))
-    packages = find_packages(command.encoders, command.tracking.uri, place.folder)
-    caches = cache_folder(command.readouts, place.folder)
-    encoders = open_encoders(packages, place.manifest, caches)
+    context = open_context(command, "decoder", "+".join(command.encoders))
+    packages = find_packages(command.encoders, command.tracking.uri, context.folder)
+    caches = cache_folder(command.readouts, context.folder)
+    encoders = open_encoders(packages, context.manifest, caches)
     notes = ""
     if command.select_encoders or size:
-        encoders, notes = _select(command, place, encoders, size)
+        encoders, notes = _select(command, context, encoders, size)
     stage = decoder_stage(
-        place, encoders, command.decoder, command.plan, command.seed, notes, command.mix
+        context, encoders, command.decoder, command.plan, command.seed, notes, command.mix
     )
     if notes:
-        stage = replace(stage, artifacts=(place.folder / select_encoders.FILE,))
+        stage = replace(stage, artifacts=(context.folder / select_encoders.FILE,))
     result = stage.run()
-    say(result)
+    print_result(result)
     return result
 
 
@@ -59,12 +60,12 @@ def _names(command: DecoderCommand | ReadoutsCommand) -> tuple[str, ...]:
 
 
 def _select(
-    command: DecoderCommand, place: Place, encoders: Sequence[FrozenEncoder], size: int
+    command: DecoderCommand, context: RunContext, encoders: Sequence[FrozenEncoder], size: int
 ) -> tuple[list[FrozenEncoder], str]:
     """The subset that does best, and the table of all that were tried, as Markdown."""
-    compute_readouts(place, encoders)
-    job = decoder_job(place, encoders, command.decoder, command.plan, command.seed, command.mix)
-    chosen = select_encoders.select_encoders(place, encoders, job, size)
+    compute_readouts(context, encoders)
+    job = decoder_job(context, encoders, command.decoder, command.plan, command.seed, command.mix)
+    chosen = select_encoders.select_encoders(context, encoders, job, size)
     print(f"\n{chosen.markdown()}\n", flush=True)
     return [encoders[member] for member in chosen.best], chosen.markdown()
 
@@ -76,13 +77,13 @@ def compute(command: ReadoutsCommand) -> None:
             f"{command.encoders[0]} is a choice by decoders, which `decoder` makes; readouts are "
             "of `best`, the best encoder of each backbone"
         )
-    data, *joined = map(location, command.data)
-    manifest = Manifest.join([Manifest.load(folder) for folder in (data, *joined)])
+    data = [location(folder) for folder in command.data]
+    manifest = Manifest.join([Manifest.load(folder) for folder in data])
     caches = cache_folder(command.readouts, Path("runs/any").absolute())
     connection.connect(command.compute)
-    check_nodes.check([data, *joined], caches)
+    check_nodes.check(data, caches)
     with tempfile.TemporaryDirectory() as scratch:
         packages = find_packages(_names(command), command.tracking.uri, Path(scratch))
         for each in open_encoders(packages, manifest, caches):
             use_gpu = command.compute.use_gpu
-            readout_cache.build(each.cache, data, command.splits, each.encoder, use_gpu, joined)
+            readout_cache.build(each.cache, data, command.splits, each.encoder, use_gpu)

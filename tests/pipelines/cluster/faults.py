@@ -147,7 +147,7 @@ def make_job(data: Path, folder: Path, fault: str = "", **changes: Any) -> Fault
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"epochs": 4, "batch_size": 2, "checkpoint_every": 2, **changes.pop("plan", {})}
     return FaultyJob(
-        data=data,
+        data=(data,),
         encoder=TINY,
         plan=Plan(**plan),
         seed=1,

@@ -102,7 +102,7 @@ def test_a_killed_run_resumes_at_the_next_sample_with_as_many_or_fewer_workers(
     trace = tmp_path / "trace"
     trace.mkdir()
     job = TracedJob(
-        data="s3://tests/set",
+        data=("s3://tests/set",),
         encoder=TINY,
         plan=Plan(
             epochs=2,

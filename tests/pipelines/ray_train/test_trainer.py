@@ -21,7 +21,7 @@ ONCE = Compute(max_failures=0)
 
 def job(data: Path, **plan: object) -> EncoderJob:
     settings = {"epochs": 2, "batch_size": 4, **plan}
-    return EncoderJob(data=data, encoder=TINY, plan=Plan(**settings), seed=1)  # type: ignore[arg-type]
+    return EncoderJob(data=(data,), encoder=TINY, plan=Plan(**settings), seed=1)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
 
 
 def job(finetune: Finetune) -> EncoderJob:
-    return EncoderJob(data=Path(), encoder=TINY, plan=Plan(), seed=3, finetune=finetune)
+    return EncoderJob(data=(), encoder=TINY, plan=Plan(), seed=3, finetune=finetune)
 
 
 def test_frozen_weights_are_put_back_at_the_end() -> None:

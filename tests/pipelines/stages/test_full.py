@@ -126,7 +126,7 @@ def test_a_killed_run_finds_its_finished_stages_and_its_mlflow_run(
     command: FullCommand, report: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.tracking.out
-    (command.tracking.out / "scores.json").unlink()
+    (command.tracking.out / full.DONE).unlink()
     again = full.run(command)
     assert again["run_id"] == report["run_id"]
     assert again["scores"] == report["scores"]

@@ -28,7 +28,7 @@ def cache(
     data: Path, encoder: Encoder, local_ray: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("readouts") / "tiny"
-    return readout_cache.build(folder, data, ("train", "val"), encoder)
+    return readout_cache.build(folder, (data,), ("train", "val"), encoder)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -54,7 +54,7 @@ def test_a_killed_build_computes_only_what_is_missing(
     (cache / "val-000000-tap0.npy").unlink()
     with pytest.raises(ValueError, match="no complete readouts of split 'val'"):
         readout_cache.Cache.open(cache, "val")
-    readout_cache.build(cache, data, ("train", "val"), encoder)
+    readout_cache.build(cache, (data,), ("train", "val"), encoder)
     assert readout_cache.Cache.open(cache, "val").read([0, 2], [False, True])[0].shape == (
         2,
         1,
@@ -70,12 +70,12 @@ def test_parts_that_a_killed_build_finished_are_kept(
     data: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readout_cache, "PART", 5)
-    folder = readout_cache.build(tmp_path / "key", data, ("train",), encoder)
+    folder = readout_cache.build(tmp_path / "key", (data,), ("train",), encoder)
     known = json.loads((folder / readout_cache.DONE).read_text())
     (folder / readout_cache.DONE).write_text(json.dumps({**known, "splits": []}))
     (folder / "train-000005-tap0.npy").unlink()
     kept = (folder / "train-000000-tap0.npy").stat().st_mtime_ns
-    readout_cache.build(folder, data, ("train",), encoder)
+    readout_cache.build(folder, (data,), ("train",), encoder)
     assert (folder / "train-000000-tap0.npy").stat().st_mtime_ns == kept
     assert readout_cache.Cache.open(folder, "train").read([11], [False])[0].shape == (1, 1, 24, 32)
 
@@ -87,11 +87,11 @@ def test_splits_that_another_build_completed_meanwhile_stay_complete(
 
     def overtaken(*given: object, **options: object) -> None:
         monkeypatch.setattr(readout_cache.tasks, "spread", spread)
-        readout_cache.build(folder, data, ("train", "val"), encoder)
+        readout_cache.build(folder, (data,), ("train", "val"), encoder)
         spread(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(readout_cache.tasks, "spread", overtaken)
-    readout_cache.build(folder, data, ("train",), encoder)
+    readout_cache.build(folder, (data,), ("train",), encoder)
     assert json.loads((folder / readout_cache.DONE).read_text())["splits"] == ["train", "val"]
 
 
@@ -122,7 +122,7 @@ def test_readouts_of_another_key_are_refused_and_not_added_to(
     with pytest.raises(ValueError, match="another-key holds the readouts tiny, of another"):
         readout_cache.Cache.open(other, "train")
     with pytest.raises(ValueError, match="delete the folder"):
-        readout_cache.build(other, data, ("train", "val"), encoder)
+        readout_cache.build(other, (data,), ("train", "val"), encoder)
 
 
 def test_readouts_that_do_not_say_of_what_are_refused(
@@ -131,7 +131,7 @@ def test_readouts_that_do_not_say_of_what_are_refused(
     other = shutil.copytree(cache, tmp_path / "tiny")
     (other / readout_cache.DONE).unlink()
     with pytest.raises(ValueError, match=r"no readouts\.json that says of what"):
-        readout_cache.build(other, data, ("train",), encoder)
+        readout_cache.build(other, (data,), ("train",), encoder)
 
 
 def test_the_key_follows_config_weights_and_data(encoder: Encoder) -> None:

@@ -58,6 +58,4 @@ def test_readouts_of_mixed_sizes_want_an_encoder_that_trained_on_them(
     build(tall, tmp_path / "tall", progress=False)
     encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
     with pytest.raises(ValueError, match="tiny was trained on pictures of one size: train it on"):
-        readout_cache.build(
-            tmp_path / "cache", data, ("train",), encoder, joined=(tmp_path / "tall",)
-        )
+        readout_cache.build(tmp_path / "cache", (data, tmp_path / "tall"), ("train",), encoder)

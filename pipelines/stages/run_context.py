@@ -1,0 +1,87 @@
+"""What the stages of a run share: its folder, data, MLflow experiment and cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from emlnet.inference import package
+from pipelines.config.options import Compute, DecoderCommand, EncoderCommand, digest
+from pipelines.ray_cluster import check_nodes, connection, sizing
+from pipelines.tracking import run_folder
+from pipelines.tracking.mlflow_runs import Tracker
+from shards.files.manifest import Manifest
+from shards.files.store import location
+from shards.read.order import check_mix
+
+NOT_IDENTITY = ("tracking", "compute", "data", "readouts", "preset")
+"""Fields of a command that say where it runs, reads and writes; the result does not depend on them.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What the stages of a run share.
+
+    folder: the run's own, absolute.  data: folders of shards, absolute, or their URLs.  manifest:
+    of all of them joined.  parent: the MLflow run that the stages' runs are children of.
+    """
+
+    folder: Path
+    data: tuple[Path | str, ...]
+    manifest: Manifest
+    tracker: Tracker
+    compute: Compute
+    parent: str | None = None
+
+
+def open_context(command: EncoderCommand | DecoderCommand, kind: str, name: str) -> RunContext:
+    """Connect to Ray and open the run of a command that trains a single stage.
+
+    kind: `encoder` or `decoder`.  name: what is trained, for the default folder.
+    """
+    connection.connect(command.compute)
+    sizing.check_batch(command.plan.batch_size, command.compute)
+    if command.mix:
+        check_mix(command.data, command.mix)
+    data = tuple(location(given) for given in command.data)
+    manifest = Manifest.join([Manifest.load(folder) for folder in data])
+    weights = [command.encoder.weights] if isinstance(command, EncoderCommand) else []
+    identity = identify(command, weights, command=kind, data=manifest.digest)
+    folder = open_run_folder(command.tracking.out, f"{kind}-{name}", identity)
+    check_nodes.check(data, folder, command.compute.storage_folder)
+    tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
+    return RunContext(
+        folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
+    )
+
+
+def identify(config: Any, weights: Sequence[str], **parts: str) -> dict[str, str]:
+    """Return what makes a run the same one when its command is given again.
+
+    config: the command's tree.  weights: that it starts from, as it names them.
+    """
+    kept = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
+    return {
+        **parts,
+        "config": digest(config=kept),
+        "weights": digest(files=weight_digests(weights)),
+        "store": digest(uri=config.tracking.uri),
+    }
+
+
+def weight_digests(weights: Sequence[str]) -> list[str]:
+    """SHA-256 of the file of each of the weights that are named by a path."""
+    paths = [Path(name).expanduser() for name in weights]
+    paths = [path / package.WEIGHTS if path.is_dir() else path for path in paths]
+    return [package.file_digest(path) for path in paths if path.is_file()]
+
+
+def open_run_folder(out: Path | None, name: str, identity: dict[str, str]) -> Path:
+    """Make or find a run's folder, absolute: `out`, or one under runs/ named by the identity."""
+    safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:60]
+    return run_folder.open_folder(
+        out or Path("runs") / f"{safe}-{digest(**identity)[:8]}", identity
+    )
