@@ -27,8 +27,9 @@ from benchmarks.step import PAPER
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.training.fit import evaluate, train_epoch
+from emlnet.training.fit import train_epoch
 from emlnet.training.state import Plan, start
+from emlnet.training.validation import evaluate
 from pipelines.config.options import Compute
 from pipelines.ray_cluster import connection
 from pipelines.stages import readout_cache
@@ -48,8 +49,8 @@ def epochs(model, source, plan):
     state = start(model, plan, source.steps_per_epoch)
 
     def train():
-        train_epoch(state, plan, source.train(state.epoch, 0))
-        state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, None
+        train_epoch(state, plan, source)
+        state.end_epoch()
 
     return train
 

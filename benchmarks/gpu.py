@@ -35,7 +35,7 @@ from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import CachedDecoder, EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.precision import compile_training, set_precision
-from emlnet.training.fit import train_epoch
+from emlnet.training.fit import BatchSource, train_epoch
 from emlnet.training.state import Plan, start
 from shards.read.loader import Loader
 from shards.read.reader import ShardReader
@@ -123,6 +123,16 @@ def make_targets(batch: int, size: tuple[int, int], device: torch.device) -> Tar
     )
 
 
+class Ready(BatchSource):
+    """An epoch of batches that are ready."""
+
+    def __init__(self, batches) -> None:
+        self.batches, self.steps_per_epoch = batches, len(batches)
+
+    def train(self, epoch, start_step):
+        return self.batches
+
+
 class Trainer:
     """A model with its optimiser, and steps of emlnet.training.fit on batches that are ready."""
 
@@ -141,7 +151,7 @@ class Trainer:
 
     def train(self, batches) -> None:
         self.state.step, self.state.loss_sums = 0, None
-        train_epoch(self.state, self.plan, batches)
+        train_epoch(self.state, self.plan, Ready(batches))
 
     def shape(self, image):
         return image.contiguous(memory_format=self.format) if self.format else image

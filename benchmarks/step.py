@@ -9,6 +9,7 @@ benchmarks/baseline/step.py.  Writes benchmarks/results/step.json.
 
 import argparse
 import os
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from benchmarks.records import Row, line, save
 from benchmarks.runner import Side, alternate, compare_memory
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.precision import lay_out, multiplies_bfloat16
-from emlnet.training.fit import train_epoch
+from emlnet.training.fit import BatchSource, train_epoch
 from emlnet.training.state import Plan, start
 from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.stages.encoder_stage import EncoderJob
@@ -36,18 +37,14 @@ PAPER = {
 """The plan of the authors' training."""
 
 
-class Next:
-    """The next so many batches of a stream, as an epoch."""
+class Next(BatchSource):
+    """Epochs that are the next so many batches of a stream."""
 
     def __init__(self, stream, num_steps):
-        self.stream, self.num_steps = stream, num_steps
+        self.stream, self.steps_per_epoch = stream, num_steps
 
-    def __len__(self):
-        return self.num_steps
-
-    def __iter__(self):
-        for _ in range(self.num_steps):
-            yield next(self.stream)
+    def train(self, epoch, start_step):
+        return islice(self.stream, self.steps_per_epoch)
 
 
 def endless(source):

@@ -20,8 +20,9 @@ from benchmarks.records import Row, line, save
 from benchmarks.runner import Side
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.precision import lay_out
-from emlnet.training.fit import evaluate, train_epoch
+from emlnet.training.fit import train_epoch
 from emlnet.training.state import Plan, start
+from emlnet.training.validation import evaluate
 from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.stages.encoder_stage import EncoderJob
 
@@ -58,8 +59,8 @@ def ours(folder, data, size, target, longest, seed, epochs):
     def train(epoch):
         if epoch == job.plan.epochs:
             return False
-        train_epoch(state, job.plan, source.train(epoch, 0))
-        state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
+        train_epoch(state, job.plan, source)
+        state.end_epoch()
         return True
 
     return lambda: until(target, train, lambda: evaluate(model, source.val())["nss"], longest)

@@ -4,11 +4,12 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import psutil
 
-from benchmarks.step import Next, endless
+from benchmarks.step import endless
 from emlnet.models.encoder import EncoderConfig
 from emlnet.training.state import Plan
 from pipelines.ray_train import trainer
@@ -46,31 +47,22 @@ class WaitingSource(ShardSource):
         self.batches = endless(super())
         self.steps_per_epoch = job.num_steps
 
-    def train(self, epoch, start_step):
-        return WaitingEpoch(self, epoch)
-
     def evaluate(self, model):
         return dict.fromkeys(("kl", "nss", "cc", "sim", "auc_judd"), 0.0)
 
-
-class WaitingEpoch(Next):
-    def __init__(self, source, epoch):
-        super().__init__(source.batches, source.job.num_steps)
-        self.source, self.epoch = source, epoch
-
-    def __iter__(self):
-        job = self.source.job
+    def train(self, epoch, start_step):
+        job = self.job
         if job.waits:
-            pipe = job.folder / f"go-{self.epoch}-{self.source.rank}"
+            pipe = job.folder / f"go-{epoch}-{self.rank}"
             os.mkfifo(pipe)
             pipe.read_bytes()
         began = time.perf_counter()
-        yield from super().__iter__()
+        yield from islice(self.batches, job.num_steps)
         seconds = time.perf_counter() - began
         job.stamp("steps", time.time())
-        temporary = job.folder / f"{self.epoch}-{self.source.rank}.tmp"
+        temporary = job.folder / f"{epoch}-{self.rank}.tmp"
         temporary.write_text(repr(seconds))
-        temporary.rename(job.folder / f"done-{self.epoch}-{self.source.rank}")
+        temporary.rename(job.folder / f"done-{epoch}-{self.rank}")
 
 
 def make_job(data, folder, num_steps, epochs, backbone, size, batch_size, waits=True):

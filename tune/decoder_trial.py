@@ -22,8 +22,10 @@ from emlnet.data.samples import Decoded
 from emlnet.models.decoder import Decoder, DecoderConfig
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
-from emlnet.training.fit import Batches, evaluate, fit
+from emlnet.models.saliency_model import SaliencyModel
+from emlnet.training.fit import BatchSource, Hooks, fit
 from emlnet.training.state import EpochReport, TrainState, start
+from emlnet.training.validation import evaluate
 from pipelines.stages.decoder_stage import CachedBatches, DecoderJob, Readouts, read_gaze
 from pipelines.stages.readout_cache import Cache
 from shards.read.order import epoch_plan
@@ -42,7 +44,7 @@ class SplitData:
     num_samples: int
 
 
-class Joined(nn.Module):
+class Joined(SaliencyModel):
     """A decoder that is given, as the last of an encoder's readouts, the encoder's own map.
 
     inner_size: the (H, W) at which the `eml` decoder decodes a picture of a size, as
@@ -141,20 +143,9 @@ class DecoderSubject:
             (_mapped(self.caches, self.data, split) if final else ray.get(self.shared[split]))
             for split in ("train", "val")
         )
-        batches = _Batches(trial, device, train)
-        state = start(model, trial.plan, len(batches(0, 0)))
-
-        def send(entry: EpochReport, state: TrainState) -> None:
-            tune.report(result(asdict(entry)))
-
-        fit(
-            state,
-            trial.plan,
-            batches,
-            lambda: [],
-            send,
-            evaluate_model=lambda model: _evaluate(model, trial, val, self.data, device),
-        )
+        source = TrialBatches(trial, device, train, val, self.data)
+        state = start(model, trial.plan, source.steps_per_epoch)
+        fit(state, trial.plan, source, TuneReport(result))
 
 
 def decoder_title(encoders: Sequence[Encoder]) -> str:
@@ -162,43 +153,61 @@ def decoder_title(encoders: Sequence[Encoder]) -> str:
     return "decoder of " + "+".join(encoder.config.backbone for encoder in encoders)
 
 
-class _Batches:
-    """The batches of an epoch."""
+class TuneReport(Hooks):
+    """Reports each epoch to Ray Tune."""
 
-    def __init__(self, trial: Trial, device: torch.device, data: SplitData) -> None:
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    def report(self, entry: EpochReport, state: TrainState) -> None:
+        """Called after each validation."""
+        tune.report(self.result(asdict(entry)))
+
+
+class TrialBatches(BatchSource):
+    """Batches of a trial, scored on the halves of val that the trial names."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        device: torch.device,
+        train: SplitData,
+        val: SplitData,
+        data: Path | str,
+    ) -> None:
         self.trial, self.device, self.data = trial, device, data
+        self.train_data, self.val_data = train, val
+        self.steps_per_epoch = len(self.train(0, 0))
 
-    def __call__(self, epoch: int, start_step: int) -> Batches:
-        """The batches of an epoch, from 0, that are left after `start_step` steps."""
-        plan = epoch_plan(
-            num_samples=self.data.num_samples,
-            batch_size=self.trial.plan.batch_size,
+    def train(self, epoch: int, start_step: int) -> CachedBatches:
+        """Return the batches of an epoch, from 0, without its first `start_step` steps."""
+        data, plan = self.train_data, self.trial.plan
+        order = epoch_plan(
+            num_samples=data.num_samples,
+            batch_size=plan.batch_size,
             seed=self.trial.seed,
             epoch=epoch,
             shuffle=True,
-            flip=self.trial.plan.flip,
+            flip=plan.flip,
         )
-        return CachedBatches(plan, self.data.readouts, self.data.gaze, self.device, start_step)
+        return CachedBatches(order, data.readouts, data.gaze, self.device, start_step)
 
-
-def _evaluate(
-    model: nn.Module, trial: Trial, val: SplitData, data: Path | str, device: torch.device
-) -> dict[str, float]:
-    """Scores of the halves of val that a trial is scored on, the held-out one with a prefix."""
-    scores: dict[str, float] = {}
-    for half, positions in zip(("tuned", "held_out"), halves(val.num_samples), strict=True):
-        if half not in trial.halves:
-            continue
-        batches = CachedBatches(
-            epoch_plan(num_samples=len(positions), batch_size=trial.plan.batch_size),
-            [Part(readouts, positions) for readouts in val.readouts],
-            lambda position, positions=positions: val.gaze(positions[position]),  # type: ignore[misc]
-            device,
-        )
-        prefix = HELD_OUT if half == "held_out" else ""
-        found = evaluate(model, batches, "tuebingen", baseline=_baseline(data))
-        scores |= {f"{prefix}{name}": value for name, value in found.items()}
-    return scores
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return the scores of the trial's halves of val, the held-out one with a prefix."""
+        val, scores = self.val_data, dict[str, float]()
+        for half, positions in zip(("tuned", "held_out"), halves(val.num_samples), strict=True):
+            if half not in self.trial.halves:
+                continue
+            batches = CachedBatches(
+                epoch_plan(num_samples=len(positions), batch_size=self.trial.plan.batch_size),
+                [Part(readouts, positions) for readouts in val.readouts],
+                lambda position, positions=positions: val.gaze(positions[position]),  # type: ignore[misc]
+                self.device,
+            )
+            prefix = HELD_OUT if half == "held_out" else ""
+            found = evaluate(model, batches, "tuebingen", baseline=_baseline(self.data))
+            scores |= {f"{prefix}{name}": value for name, value in found.items()}
+        return scores
 
 
 _baseline = lru_cache(maxsize=1)(centre_baseline)

@@ -17,11 +17,11 @@ from emlnet.backbones import check_keys, find_backbone
 from emlnet.data.framing import Size
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune, prepare
-from emlnet.training.fit import evaluate
 from emlnet.training.state import Plan
+from emlnet.training.validation import evaluate
 from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
-from pipelines.stages.encoder_stage import EncoderJob, Prepared, ShardSource
+from pipelines.stages.encoder_stage import EncoderJob, ShardSource
 from shards.read.loader import Loader
 from shards.read.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
@@ -87,8 +87,7 @@ class TrialSource(ShardSource):
         """Scores of the tuned half, and with a prefix those of the held-out one."""
         scores = evaluate(model, self.val(), "tuebingen", baseline=self.baseline)
         if self._held_out is not None:
-            loader = self._held_out
-            batches = Prepared(lambda: loader.epoch(0), loader.num_steps, self._prepare)
+            batches = map(self._prepare, self._held_out.epoch(0))
             held_out = evaluate(model, batches, "tuebingen", baseline=self.baseline)
             scores |= {f"{HELD_OUT}{name}": value for name, value in held_out.items()}
         return scores

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from emlnet.metrics.baselines import centre_prior
-from emlnet.training.fit import Baseline
 from emlnet.training.state import LOWER_IS_BETTER
+from emlnet.training.validation import Baseline
 from pipelines.stages import select_encoders
 from shards.read.reader import ShardReader
 

@@ -13,9 +13,10 @@ from emlnet.data.maps import Kind, resize, to_log_density
 from emlnet.models.decoder import DecoderConfig, build_decoder
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import in_full
+from emlnet.models.saliency_model import SaliencyModel
 
 
-class EMLNet(nn.Module):
+class EMLNet(SaliencyModel):
     """K frozen encoders and a decoder.
 
     Called on (B, 3, H, W) RGB in 0..1 it answers (B, 1, H, W): a log-density, or for kind `eml` a
@@ -32,14 +33,9 @@ class EMLNet(nn.Module):
                 "encoders that letterbox pictures join only with such of the same size: train all "
                 "of them on the same data, at one --size"
             )
-        self.config = config
+        self.config, self.kind = config, config.readout
         self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.decoder = build_decoder(config, [len(encoder.readout) for encoder in encoders])
-
-    @property
-    def kind(self) -> Kind:
-        """What the decoder answers."""
-        return self.config.readout
 
     def train(self, mode: bool = True) -> Self:
         """Sets the decoder's mode; the encoders' BatchNorm never leaves eval mode."""
@@ -83,20 +79,16 @@ class EMLNet(nn.Module):
         return list(self.encoders)  # type: ignore[arg-type]  # ModuleList hides what it holds
 
 
-class CachedDecoder(nn.Module):
+class CachedDecoder(SaliencyModel):
     """An EML-NET that starts from readouts: what the decoder trains as, without any backbone."""
 
     def __init__(self, net: EMLNet) -> None:
         super().__init__()
-        self.net = net
-        self.starts_ready = net.kind == "density"
+        self.net, self.kind = net, net.kind
+        # An untrained `density` decoder is the average of its encoders.
+        self.validate_untrained = net.kind == "density"
         for encoder in net._encoders():
             encoder.backbone = nn.Identity()
-
-    @property
-    def kind(self) -> Kind:
-        """What the decoder answers."""
-        return self.net.kind
 
     def forward(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
         """Readouts of each encoder and the picture's (H, W) to the answer (B, 1, H, W)."""

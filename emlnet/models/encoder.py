@@ -14,6 +14,7 @@ from emlnet.backbones import build_backbone, find_backbone
 from emlnet.data.framing import off_canvas, onto_canvas
 from emlnet.data.maps import Kind, gaussian_blur, log_softmax, resize
 from emlnet.models.precision import in_full, widen
+from emlnet.models.saliency_model import SaliencyModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class EncoderConfig:
         find_backbone(self.backbone).check_size(self.size)
 
 
-class Encoder(nn.Module):
+class Encoder(SaliencyModel):
     """Backbone, readouts and head.  Called on images it answers its own map.
 
     The input is (B, 3, H, W) RGB in 0..1, of any size; the answer has that size: a log-density
@@ -53,7 +54,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, load_weights: bool = True) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.kind = config, config.readout
         row = find_backbone(config.backbone)
         self.backbone = build_backbone(config.backbone, config.weights if load_weights else "none")
         self.readout = nn.ModuleList(
@@ -75,11 +76,6 @@ class Encoder(nn.Module):
         """Names of modules of the backbone that stay in eval mode while the encoder trains."""
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    @property
-    def kind(self) -> Kind:
-        """What the encoder answers."""
-        return self.config.readout
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all but what is to stay as it is."""

@@ -59,7 +59,8 @@ def save(state: TrainState, folder: Path | None) -> None:
         "loss_sums": state.loss_sums,
         "skipped": state.skipped,
         "history": [asdict(report) for report in state.history],
-        "average": state.average,
+        "average": None if state.average is None else trained_weights(state.average),
+        "num_averaged": None if state.average is None else state.average.n_averaged,
         "best_weights": state.best_weights,
         "random": states,
     }
@@ -93,10 +94,11 @@ def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     state.epoch, state.step = content["epoch"], content["step"]
     state.skipped = content["skipped"]
     state.history = [EpochReport(**report) for report in content["history"]]
-    weights = trainable(state.model)
     sums = content["loss_sums"]
-    state.loss_sums = None if sums is None else sums.to(weights[0].device)
-    state.average = [a.to(w.device) for a, w in zip(content["average"], weights, strict=False)]
+    state.loss_sums = None if sums is None else sums.to(trainable(state.model)[0].device)
+    if state.average is not None:
+        unwrap(state.average).load_state_dict(content["average"], strict=False)
+        state.average.n_averaged.copy_(content["num_averaged"])
     state.best_weights = content["best_weights"]
     if rank < len(content["random"]):
         set_random_state(content["random"][rank])

@@ -1,4 +1,4 @@
-"""What the processes of one training add up; in a single process, nothing to add."""
+"""Sums over the processes that train together."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+def num_ranks() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, or the tensor itself when there is one process."""
+    """Return the sum of a tensor over all ranks; it may overwrite the tensor."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def share_gradients(
-    model: nn.Module, device: torch.device, num_parts: int = 1
+    model: nn.Module, device: torch.device, batches_per_step: int = 1
 ) -> DistributedDataParallel:
-    """The model whose gradients are averaged over all ranks as they are computed.
+    """Wrap the model so that gradients are averaged over all ranks.
 
-    num_parts: batches that each step is made of.  A graph that never changes is cheaper to follow,
-    but must exchange gradients at every backward pass.
+    batches_per_step: batches whose gradients add up to one step.  A static graph is faster, but
+    exchanges gradients at every backward pass.
     """
-    # Of a dimension of length 1, whose stride means nothing.
+    # PyTorch warns about dimensions of length 1, whose strides have no effect.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        static_graph=num_parts == 1,
+        static_graph=batches_per_step == 1,
     )
-
-
-def num_ranks() -> int:
-    """Processes that train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from emlnet.data.augment import Augmentation
 from emlnet.losses.weighted import LossWeights, Terms
 from emlnet.models.precision import Precision
+from emlnet.models.saliency_model import SaliencyModel
 
 Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
 LOWER_IS_BETTER = ("kl",)
@@ -130,10 +131,19 @@ class TrainState:
     skipped: int = 0
     """Those of them that were left out, for a gradient that is not finite."""
     history: list[EpochReport] = field(default_factory=list)
-    average: list[Tensor] = field(default_factory=list)
-    """Moving average of the trainable parameters, in their order; empty when none is kept."""
+    average: AveragedModel | None = None
+    """Model of the moving average of the weights, with `Plan.ema`."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     """Trained weights of the best epoch, on the CPU."""
+
+    def end_epoch(self) -> None:
+        """Count an epoch as finished; its next step is the first of the next epoch."""
+        self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, None
+
+    @property
+    def validated_model(self) -> SaliencyModel:
+        """The model that is validated and kept: the moving average if there is one."""
+        return unwrap(self.model if self.average is None else self.average)
 
 
 def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
@@ -161,7 +171,11 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
     else:
         drops = range(plan.step_epochs, plan.epochs, plan.step_epochs)
         schedule = MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in drops])
-    return TrainState(model=model, optimizer=optimizer, schedule=schedule)
+    average = None
+    if plan.ema:
+        update = get_ema_multi_avg_fn(plan.ema)  # type: ignore[no-untyped-call]
+        average = AveragedModel(unwrap(model), multi_avg_fn=update)
+    return TrainState(model=model, optimizer=optimizer, schedule=schedule, average=average)
 
 
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
@@ -177,10 +191,10 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel."""
-    inner = getattr(model, "module", model)
-    assert isinstance(inner, nn.Module)
+def unwrap(model: nn.Module) -> SaliencyModel:
+    """Return the model inside DistributedDataParallel or AveragedModel."""
+    inner = model.module if isinstance(model, DistributedDataParallel | AveragedModel) else model
+    assert isinstance(inner, SaliencyModel), type(inner)
     return inner
 
 
@@ -203,30 +217,6 @@ def _is_frozen(module: nn.Module) -> bool:
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that training changes, in order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-@torch.no_grad()
-def update_average(state: TrainState, decay: float) -> None:
-    """Moves the average of the weights towards what they are after a step."""
-    weights = [weight.detach() for weight in trainable(state.model)]
-    if not state.average:
-        state.average = [weight.clone() for weight in weights]
-    torch._foreach_lerp_(state.average, weights, 1 - decay)
-
-
-@contextmanager
-def averaged(state: TrainState) -> Iterator[None]:
-    """The model with the average of its weights, where one is kept; then with its own again."""
-    own = [weight.detach().clone() for weight in trainable(state.model)] if state.average else []
-    _set_weights(state.model, state.average)
-    yield
-    _set_weights(state.model, own)
-
-
-@torch.no_grad()
-def _set_weights(model: nn.Module, values: list[Tensor]) -> None:
-    for weight, value in zip(trainable(model), values, strict=False):
-        weight.copy_(value)
 
 
 def better(scores: dict[str, float], than: dict[str, float], metric: str) -> bool:

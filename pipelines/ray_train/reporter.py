@@ -6,6 +6,7 @@ import base64
 import io
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,29 +16,37 @@ from ray.train import Checkpoint
 from ray.train import CheckpointUploadMode as Mode
 
 from emlnet.training import checkpoint
-from emlnet.training.state import EpochReport, TrainState, averaged, unwrap
+from emlnet.training.fit import Hooks
+from emlnet.training.state import EpochReport, TrainState
 from pipelines.ray_train.checkpoint_upload import Uploader, Urgency
 from pipelines.ray_train.hang_watchdog import Watch
 from pipelines.tracking import figures
 
 if TYPE_CHECKING:
-    from pipelines.ray_train.worker import Job, Source
+    from pipelines.ray_train.worker import Job, WorkerSource
 
 SECONDS_BETWEEN_LINES = 10
 
 
-class Reporter:
+class Reporter(Hooks):
     """Hands metrics and checkpoints to Ray, and prints a line now and then."""
 
     def __init__(
-        self, job: Job, rank: int, upload: Uploader, urgency: Urgency, watch: Watch
+        self,
+        job: Job,
+        source: WorkerSource,
+        rank: int,
+        upload: Uploader,
+        urgency: Urgency,
+        watch: Watch,
+        traced: Callable[[], None],
     ) -> None:
-        self.job, self.rank, self.upload, self.urgency = job, rank, upload, urgency
-        self.watch = watch
+        self.job, self.source, self.rank, self.upload = job, source, rank, upload
+        self.urgency, self.watch, self.traced = urgency, watch, traced
         self.last_line = time.monotonic()
         self.first_step: tuple[int, float] | None = None
 
-    def report(self, source: Source, entry: EpochReport, state: TrainState) -> None:
+    def report(self, entry: EpochReport, state: TrainState) -> None:
         """Reports an epoch; every rank calls it, it is a barrier."""
         scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.scores.items())
         best = ", best so far" if entry.best else ""
@@ -48,17 +57,16 @@ class Reporter:
             f"({entry.seconds:.0f} s{best}{unread})"
         )
         self.urgency.asks()
-        self._send({"report": asdict(entry), "pictures": self._pictures(source, state)}, state)
+        self._send({"report": asdict(entry), "pictures": self._pictures(state)}, state)
         self.urgency.obey()
         self.first_step = None
 
-    def _pictures(self, source: Source, state: TrainState) -> str:
+    def _pictures(self, state: TrainState) -> str:
         """What the validated model predicts of some pictures: a JPEG in base64, or nothing."""
         if self.rank or not self.job.num_examples:
             return ""
         file = io.BytesIO()
-        with averaged(state):
-            shown = figures.grid(unwrap(state.model), source.examples(self.job.num_examples))
+        shown = figures.grid(state.validated_model, self.source.examples(self.job.num_examples))
         shown.save(file, "JPEG", quality=90)
         return base64.b64encode(file.getvalue()).decode()
 
@@ -67,8 +75,13 @@ class Reporter:
         self._send({"step": state.step}, state)
         self.urgency.obey()
 
+    def save_now(self) -> bool:
+        """Whether the command was asked to end, or a node is about to go."""
+        return self.urgency.asks()
+
     def progress(self, epoch: int, step: int, num_steps: int) -> None:
         """A line every few seconds."""
+        self.traced()
         now = time.monotonic()
         if self.first_step is None:
             self.first_step = (step, now)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +22,7 @@ from emlnet.models.precision import (
 from emlnet.training import checkpoint
 from emlnet.training.distributed import share_gradients
 from emlnet.training.divergence import DivergedError
-from emlnet.training.fit import Batches, fit
+from emlnet.training.fit import BatchSource, fit
 from emlnet.training.state import Plan, TrainState, start, unwrap
 from pipelines.config.options import Compute, num_cpus
 from pipelines.ray_cluster.stop_signal import StopListener, StoppedError, StopSignal
@@ -36,28 +35,16 @@ NAMED = 16
 """Samples that an error lists."""
 
 
-class Source(Protocol):
-    """One rank's batches, on its device."""
-
-    steps_per_epoch: int
-
-    def train(self, epoch: int, start_step: int) -> Batches:
-        """The batches of an epoch, from 0, that are left after `start_step` steps."""
-
-    def val(self) -> Batches:
-        """This rank's share of the validation images."""
+class WorkerSource(BatchSource):
+    """A worker's batches, the names of their images, and validation images to draw."""
 
     def keys(self, epoch: int, step: int) -> list[str]:
-        """The images of all ranks in a step of an epoch, both from 0."""
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """A model's scores after an epoch, over the validation images of all ranks."""
-
-    def count_unread(self) -> int:
-        """Images of the latest epoch, training and validation, that this rank could not read."""
+        """Return the images of all ranks in a step of an epoch, both from 0."""
+        raise NotImplementedError
 
     def examples(self, num: int) -> Iterable[figures.Example]:
-        """At most `num` validation pictures to look at, the same ones each time."""
+        """Return at most `num` validation images to draw, always the same ones."""
+        raise NotImplementedError
 
 
 class Job(Protocol):
@@ -82,7 +69,7 @@ class Job(Protocol):
     def build(self) -> nn.Module:
         """The model, with fresh weights where it has any."""
 
-    def source(self, rank: int, world_size: int, device: torch.device) -> Source:
+    def source(self, rank: int, world_size: int, device: torch.device) -> WorkerSource:
         """The batches of one rank."""
 
 
@@ -120,29 +107,14 @@ def run(config: dict[str, Any]) -> Outcome:
     set_precision(job.plan.precision)
     watch = Watch(rank, compute.timeout)
     urgency = Urgency(job.title, rank, device, StopListener(stop_signal) if rank == 0 else None)
-    reporter = Reporter(job, rank, Uploader(stop_signal), urgency, watch)
     try:
         source = job.source(rank, world_size, device)
-        state = prepare(job, compute, source, reporter.say)
-        unwrap(state.model).register_forward_hook(lambda *_: watch.beat())
         with trace(config["trace"] if rank == 0 else None) as traced:
-
-            def progress(epoch: int, step: int, num_steps: int) -> None:
-                traced()
-                reporter.progress(epoch, step, num_steps)
-
-            fit(
-                state,
-                job.plan,
-                source.train,
-                source.val,
-                partial(reporter.report, source),
-                reporter.save,
-                progress,
-                source.evaluate,
-                urgency.asks,
-                source.count_unread,
-            )
+            reporter = Reporter(job, source, rank, Uploader(stop_signal), urgency, watch, traced)
+            state = prepare(job, compute, source, reporter.say)
+            for model in {unwrap(state.model), state.validated_model}:
+                model.register_forward_hook(lambda *_: watch.beat())
+            fit(state, job.plan, source, reporter)
     except StoppedError:
         return Outcome(kind="stopped")
     except DivergedError as error:
@@ -156,7 +128,9 @@ def run(config: dict[str, Any]) -> Outcome:
     return Outcome(kind="finished")
 
 
-def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], None]) -> TrainState:
+def prepare(
+    job: Job, compute: Compute, source: WorkerSource, say: Callable[[str], None]
+) -> TrainState:
     """A model to train, as it was at the last checkpoint."""
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -166,14 +140,13 @@ def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], Non
     torch.manual_seed(job.seed * 100_003 + rank)
     if job.plan.precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
         say("this CPU has no instructions for bfloat16: --precision float32 is far faster")
-    if compute.compile:
-        compile_training(model, say)
     if world_size > 1:
         if compute.sync_bn and device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        num_parts = getattr(source.train(0, 0), "num_parts", 1)
-        model = share_gradients(model, device, num_parts)
+        model = share_gradients(model, device, source.batches_per_step)
     state = start(model, job.plan, source.steps_per_epoch)
+    if compute.compile:
+        compile_training(unwrap(model), say)
     found = ray.train.get_checkpoint()
     if found:
         with found.as_directory() as folder:
@@ -183,7 +156,7 @@ def prepare(job: Job, compute: Compute, source: Source, say: Callable[[str], Non
     return state
 
 
-def samples_of(error: DivergedError, source: Source) -> str:
+def samples_of(error: DivergedError, source: WorkerSource) -> str:
     """The samples of the step whose loss was not finite, in words."""
     if error.epoch is None or error.step is None:
         return ""

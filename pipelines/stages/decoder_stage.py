@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emlnet.data.batches import prepare_targets
-from emlnet.data.samples import Decoded, Targets, collate
+from emlnet.data.samples import Decoded, collate
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import CachedDecoder, EMLNet
 from emlnet.models.encoder import Encoder
-from emlnet.training.fit import Batches, Inputs, evaluate
 from emlnet.training.state import Plan
+from emlnet.training.validation import Inputs, TrainBatch
 from pipelines.config.options import flatten
+from pipelines.ray_train.worker import WorkerSource
 from pipelines.stages.encoder_stage import canvas_of
 from pipelines.stages.frozen_encoders import FrozenEncoder, compute_readouts
 from pipelines.stages.readout_cache import Cache
@@ -74,7 +75,7 @@ class DecoderJob:
         return net.eval()
 
 
-class CacheSource:
+class CacheSource(WorkerSource):
     """One rank's batches of readouts, from the cache; densities and fixations from the shards."""
 
     def __init__(self, job: DecoderJob, rank: int, world_size: int, device: torch.device) -> None:
@@ -98,7 +99,7 @@ class CacheSource:
             flip=train and self.job.plan.flip,
         )
 
-    def images(self, split: str, positions: NDArray[np.int64]) -> Batches:
+    def images(self, split: str, positions: NDArray[np.int64]) -> CachedBatches:
         """Samples of a split by their positions, this rank's share, in order."""
         plan = self._plan(len(positions), 0, train=False)
         return self._batches(split, replace(plan, indices=positions[plan.indices]))
@@ -114,7 +115,7 @@ class CacheSource:
             self.canvas,
         )
 
-    def train(self, epoch: int, start_step: int) -> Batches:
+    def train(self, epoch: int, start_step: int) -> CachedBatches:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
         plan = self._plan(len(self.readers["train"]), epoch)
         return self._batches("train", plan, start_step)
@@ -130,17 +131,9 @@ class CacheSource:
             self.job.mix,
         )
 
-    def val(self) -> Batches:
+    def val(self) -> CachedBatches:
         """This rank's share of the validation images."""
         return self.images("val", np.arange(len(self.readers["val"])))
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """A model's scores after an epoch, over the validation images of all ranks."""
-        return evaluate(model, self.val())
-
-    def count_unread(self) -> int:
-        """None: one that cannot be read stops the readouts before."""
-        return 0
 
     def examples(self, num: int) -> Iterator[figures.Example]:
         """At most `num` validation pictures to look at."""
@@ -185,7 +178,7 @@ class CachedBatches:
         """Number of steps."""
         return len(self.rows)
 
-    def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
+    def __iter__(self) -> Iterator[TrainBatch]:
         """What the model is called with, and where people looked."""
         for indices, weights, flips in self.rows:
             gaze = [self.gaze(int(i)) for i in indices]

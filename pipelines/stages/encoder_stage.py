@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from emlnet.backbones import find_backbone
 from emlnet.backbones.weights import WORDS
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.framing import Size
-from emlnet.data.samples import Batch, Targets
+from emlnet.data.samples import Batch
 from emlnet.inference import package
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune, prepare
-from emlnet.training.fit import Batches, Inputs, evaluate
 from emlnet.training.state import Plan
+from emlnet.training.validation import TrainBatch
 from pipelines.config.options import EncoderCommand, flatten
+from pipelines.ray_train.worker import WorkerSource
 from pipelines.stages.run_context import RunContext, open_context
 from pipelines.stages.stage import Stage, print_result
 from pipelines.tracking import figures, run_folder
@@ -77,7 +78,7 @@ class EncoderJob:
         return encoder.eval()
 
 
-class ShardSource:
+class ShardSource(WorkerSource):
     """One rank's batches of images, from shards."""
 
     def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
@@ -104,16 +105,11 @@ class ShardSource:
         )
         self._val = Loader(val, job.plan.batch_size, **common)
         self.steps_per_epoch = self._train.num_steps
+        self.batches_per_step = self._train.num_parts
 
-    def train(self, epoch: int, start_step: int) -> Batches:
+    def train(self, epoch: int, start_step: int) -> Iterator[TrainBatch]:
         """The batches of an epoch, from 0, that are left after `start_step` steps."""
-        num_steps = self.steps_per_epoch - start_step
-        return Prepared(
-            lambda: self._train.epoch(epoch, start_step),
-            num_steps,
-            self._prepare,
-            self._train.num_parts,
-        )
+        return map(self._prepare, self._train.epoch(epoch, start_step))
 
     def keys(self, epoch: int, step: int) -> list[str]:
         """The images of all ranks in a step of an epoch, both from 0."""
@@ -126,13 +122,9 @@ class ShardSource:
             self.job.mix,
         )
 
-    def val(self) -> Batches:
+    def val(self) -> Iterator[TrainBatch]:
         """This rank's share of the validation images."""
-        return Prepared(lambda: self._val.epoch(0), self._val.num_steps, self._prepare)
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """A model's scores after an epoch, over the validation images of all ranks."""
-        return evaluate(model, self.val())
+        return map(self._prepare, self._val.epoch(0))
 
     def count_unread(self) -> int:
         """Images of the latest epoch, training and validation, that this rank could not read."""
@@ -146,7 +138,7 @@ class ShardSource:
             lambda _, sample: figures.photograph_input(sample, self.device),
         )
 
-    def _prepare(self, batch: Batch) -> tuple[Inputs, Targets]:
+    def _prepare(self, batch: Batch) -> TrainBatch:
         return (prepare_image(batch, self.device),), prepare_targets(batch, self.device)
 
 
@@ -160,31 +152,6 @@ def letterboxed(config: EncoderConfig, readers: Sequence[Reader]) -> EncoderConf
     """The config, which letterboxes where pictures of several sizes train a `density` encoder."""
     mixed = len({size for reader in readers for size in reader.sizes}) > 1
     return replace(config, letterbox=config.letterbox or (mixed and config.readout == "density"))
-
-
-class Prepared:
-    """Batches of an epoch, each made ready for the model when its turn comes.
-
-    num_parts: batches that make a step.
-    """
-
-    def __init__(
-        self,
-        batches: Callable[[], Iterator[Batch]],
-        num_steps: int,
-        prepare: Callable[[Batch], tuple[Inputs, Targets]],
-        num_parts: int = 1,
-    ) -> None:
-        self.num_parts = num_parts
-        self._batches, self._num_steps, self._prepare = batches, num_steps, prepare
-
-    def __len__(self) -> int:
-        """Number of steps."""
-        return self._num_steps
-
-    def __iter__(self) -> Iterator[tuple[Inputs, Targets]]:
-        """What the model is called with, and where people looked."""
-        return map(self._prepare, self._batches())
 
 
 def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:

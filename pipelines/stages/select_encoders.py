@@ -19,10 +19,11 @@ from torch import nn
 
 from emlnet.models.eml_net import encoder_names
 from emlnet.models.encoder import Encoder
-from emlnet.training.fit import evaluate, fit
+from emlnet.training.fit import fit
 from emlnet.training.state import better, start
+from emlnet.training.validation import evaluate
 from pipelines.ray_cluster import tasks
-from pipelines.stages.decoder_stage import CacheSource, DecoderJob
+from pipelines.stages.decoder_stage import CachedBatches, CacheSource, DecoderJob
 from pipelines.stages.frozen_encoders import FrozenEncoder
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking.run_folder import write_json
@@ -204,6 +205,18 @@ def select_encoders(
     return selection
 
 
+class SubsetSource(CacheSource):
+    """Batches that validate on some positions of val."""
+
+    def __init__(self, job: DecoderJob, device: torch.device, positions: Positions) -> None:
+        super().__init__(job, 0, 1, device)
+        self.positions = positions
+
+    def val(self) -> CachedBatches:
+        """Return the validation batches."""
+        return self.images("val", self.positions)
+
+
 def _train(
     part: list[int],
     device: torch.device,
@@ -215,16 +228,10 @@ def _train(
     (number,) = part
     job = jobs[number]
     torch.manual_seed(job.seed)
-    source = CacheSource(job, 0, 1, device)
+    source = SubsetSource(job, device, split[0])
     model: nn.Module = job.build().to(device)
     state = start(model, job.plan, source.steps_per_epoch)
-    fit(
-        state,
-        job.plan,
-        source.train,
-        lambda: source.images("val", split[0]),
-        lambda report, state: None,
-    )
+    fit(state, job.plan, source)
     best = next(report for report in reversed(state.history) if report.best)
     model.load_state_dict({**model.state_dict(), **state.best_weights})
     return Trial(

@@ -17,8 +17,8 @@ from emlnet.data.maps import min_max, resize
 from emlnet.data.samples import Decoded
 from emlnet.inference.predictor import to_tensor
 from emlnet.metrics.saliency_metrics import LABELS
-from emlnet.training.fit import Inputs
 from emlnet.training.state import EpochReport
+from emlnet.training.validation import Inputs
 from shards.read.reader import Reader
 
 if TYPE_CHECKING:

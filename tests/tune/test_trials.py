@@ -17,8 +17,8 @@ from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune
-from emlnet.training.fit import evaluate
 from emlnet.training.state import Plan
+from emlnet.training.validation import evaluate
 from pipelines.config.options import Compute
 from pipelines.ray_cluster import tasks
 from pipelines.stages import readout_cache

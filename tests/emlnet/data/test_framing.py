@@ -8,7 +8,7 @@ from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.framing import Frame, letterbox, random_part
 from emlnet.data.samples import Decoded, collate
 from emlnet.losses.weighted import LossWeights, saliency_loss
-from emlnet.training.fit import score_output
+from emlnet.training.validation import score_output
 
 CANVAS = (24, 32)
 ALL = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1)

@@ -10,6 +10,7 @@ from emlnet.models.eml_net import CachedDecoder, EMLNet, average_density, encode
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.training.fit import train_epoch
 from emlnet.training.state import Plan, start, trained_weights
+from tests.emlnet.training.small_training import Batches
 
 
 @pytest.mark.parametrize("readout", ["density", "eml"])
@@ -17,7 +18,7 @@ def test_frozen_encoders_are_bit_equal_after_the_decoder_has_trained(make_net, s
     net = make_net(("density", "eml"), readout)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     plan = Plan(epochs=1, batch_size=2, lr=0.01, loss_weights=LossWeights(kl=1, cc=1, nss=1))
-    train_epoch(start(net, plan, len(steps)), plan, steps)
+    train_epoch(start(net, plan, len(steps)), plan, Batches(steps))
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert not {key for key in changed if key.startswith("encoders.")}
     assert {key for key in changed if key.startswith("decoder.") and "running_mean" in key}
@@ -53,7 +54,7 @@ def test_a_decoder_on_cached_readouts_answers_what_the_net_answers(make_net, ima
         cached = CachedDecoder(net)
         assert torch.equal(cached(given, (32, 48)), expected)
     assert cached.kind == readout
-    assert cached.starts_ready == (readout == "density")
+    assert cached.validate_untrained == (readout == "density")
 
 
 def test_a_cached_decoder_holds_no_backbone(make_net):

@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 from emlnet.models import precision as speed
-from emlnet.training.fit import train_epoch
+from emlnet.training.fit import fit
 from emlnet.training.state import Plan, start
+from tests.emlnet.training.small_training import Batches
 
 CPU = torch.device("cpu")
 
 
 def train(model, steps, **options):
     plan = Plan(epochs=2, batch_size=2, lr=0.01, **options)
-    state = start(model, plan, len(steps))
-    return [train_epoch(state, plan, steps)["total"] for _ in range(2)], state
+    state = fit(start(model, plan, len(steps)), plan, Batches(steps))
+    return [entry.train_loss["total"] for entry in state.history], state
 
 
 @pytest.mark.parametrize("kind", ["density", "eml"])

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from emlnet.losses.weighted import LossWeights
-from emlnet.training.fit import fit
+from emlnet.training.fit import BatchSource, Hooks, fit
 from emlnet.training.state import Plan, start
 
 WEIGHTS = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1)
+
+
+class Batches(BatchSource):
+    """The same batches each epoch, to train and, unless others are given, to validate."""
+
+    def __init__(self, batches, val=None, batches_per_step=1):
+        self.batches, self.val_batches = batches, batches if val is None else val
+        self.batches_per_step = batches_per_step
+        self.steps_per_epoch = len(batches) // batches_per_step
+
+    def train(self, epoch, start_step):
+        return self.batches[start_step * self.batches_per_step :]
+
+    def val(self):
+        return self.val_batches
+
+
+class Calls(Hooks):
+    """Hooks that are plain functions: Calls(save=..., progress=...)."""
+
+    def __init__(self, **functions):
+        vars(self).update(functions)
 
 
 def plan(**changes):
@@ -16,12 +38,5 @@ def plan(**changes):
 
 def train(model, plan, steps, val=None):
     """Trains on the same steps each epoch; the state and what was reported."""
-    reports = []
-    state = fit(
-        start(model, plan, len(steps)),
-        plan,
-        lambda epoch, start_step: steps[start_step:],
-        lambda: steps if val is None else val,
-        lambda entry, state: reports.append(entry),
-    )
-    return state, reports
+    state = fit(start(model, plan, len(steps)), plan, Batches(steps, val))
+    return state, state.history

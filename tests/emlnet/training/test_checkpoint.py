@@ -11,25 +11,28 @@ from torch import nn
 
 from emlnet.losses.weighted import LossWeights
 from emlnet.training import checkpoint
-from emlnet.training.fit import fit
+from emlnet.training.fit import BatchSource, fit
 from emlnet.training.state import Plan, start
+from tests.emlnet.training.small_training import Calls
 
 EPOCHS, STEPS, EVERY = 3, 5, 2
 
 
-class Drawn:
-    """An epoch that mirrors each sample by chance, drawn when it is read, as dropout is."""
+class Drawn(BatchSource):
+    """Mirrors each sample by chance, drawn when it is read, as dropout is."""
 
-    def __init__(self, samples, make_step, start_step):
-        self.samples, self.make_step, self.start_step = samples, make_step, start_step
+    steps_per_epoch = STEPS
 
-    def __len__(self):
-        return STEPS - self.start_step
+    def __init__(self, samples, make_step, val):
+        self.samples, self.make_step, self.val_batches = samples, make_step, val
 
-    def __iter__(self):
-        for number in range(self.start_step, STEPS):
+    def train(self, epoch, start_step):
+        for number in range(start_step, STEPS):
             chosen = self.samples[2 * number : 2 * number + 2]
             yield self.make_step(chosen, flip=(torch.rand(2) < 0.5).tolist())
+
+    def val(self):
+        return self.val_batches
 
 
 @pytest.fixture
@@ -67,14 +70,8 @@ def run(make_photographs, make_step, make_model, tmp_path):
                 (tmp_path / name).mkdir()
                 checkpoint.save(state, tmp_path / name)
 
-        return fit(
-            state,
-            plan,
-            lambda epoch, start_step: Drawn(samples, make_step, start_step),
-            lambda: val,
-            lambda entry, state: save(state),
-            save,
-        )
+        hooks = Calls(report=lambda entry, state: save(state), save=save)
+        return fit(state, plan, Drawn(samples, make_step, val), hooks)
 
     return run
 
@@ -101,6 +98,7 @@ def assert_equal(one, other):
     ("what", "changes"),
     [
         ("density", {}),
+        ("density", {"ema": 0.9}),
         ("eml", {"optimizer": "sgd", "schedule": "step", "step_epochs": 2}),
         ("decoder", {}),
     ],

@@ -10,7 +10,7 @@ import torch
 from emlnet.training.divergence import DivergedError
 from emlnet.training.fit import fit, train_epoch
 from emlnet.training.state import start
-from tests.emlnet.training.small_training import plan, train
+from tests.emlnet.training.small_training import Batches, Calls, plan, train
 
 
 def with_a_nan(steps, at):
@@ -24,18 +24,15 @@ def with_a_nan(steps, at):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_epoch(make_encoder, steps):
-    reports = []
+    class BadSecondEpoch(Batches):
+        def train(self, epoch, start_step):
+            return with_a_nan(steps, 2) if epoch == 1 else steps
+
     chosen = plan(epochs=3)
     state = start(make_encoder(), chosen, len(steps))
     with pytest.raises(DivergedError, match="not finite at step 2 of 3 in epoch 2"):
-        fit(
-            state,
-            chosen,
-            lambda epoch, start_step: with_a_nan(steps, 2) if epoch == 1 else steps,
-            lambda: steps,
-            lambda entry, state: reports.append(entry),
-        )
-    assert [entry.epoch for entry in reports] == [1]
+        fit(state, chosen, BadSecondEpoch(steps))
+    assert [entry.epoch for entry in state.history] == [1]
     assert state.best_weights
     assert all(value.isfinite().all() for value in state.best_weights.values())
 
@@ -45,7 +42,12 @@ def test_a_loss_that_is_not_finite_is_seen_within_25_steps(make_encoder, steps):
     many = with_a_nan(steps * 20, 31)
     state = start(make_encoder(), chosen, len(many))
     with pytest.raises(DivergedError, match="step 31 of 60 in epoch 1"):
-        train_epoch(state, chosen, many, progress=lambda epoch, step, num: done.append(step))
+        train_epoch(
+            state,
+            chosen,
+            Batches(many),
+            Calls(progress=lambda epoch, step, num_steps: done.append(step)),
+        )
     assert done[-1] <= 31 + 25
 
 
@@ -55,8 +57,8 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(make_encoder, steps):
         train_epoch(
             start(make_encoder(), plan(), len(steps)),
             plan(),
-            with_a_nan(steps, at=2),
-            progress=lambda epoch, step, num_steps: seen.append(step),
+            Batches(with_a_nan(steps, at=2)),
+            Calls(progress=lambda epoch, step, num_steps: seen.append(step)),
         )
     assert (caught.value.epoch, caught.value.step, seen) == (0, 2, [1])
 
@@ -69,7 +71,7 @@ def test_a_diverged_state_is_never_saved_within_an_epoch(make_encoder, steps):
 
     state = start(make_encoder(), chosen, 6)
     with pytest.raises(DivergedError, match="step 4 of 6"):
-        train_epoch(state, chosen, with_a_nan(steps * 2, 4), save)
+        train_epoch(state, chosen, Batches(with_a_nan(steps * 2, 4)), Calls(save=save))
     assert saved == [True]
 
 
@@ -95,10 +97,8 @@ def test_weights_that_overflow_in_the_very_step_of_a_checkpoint_are_not_kept(
         fit(
             state,
             chosen,
-            lambda epoch, start_step: (steps * 2)[start_step:],
-            lambda: steps,
-            lambda entry, state: keep(state),
-            keep,
+            Batches(steps * 2, steps),
+            Calls(report=lambda entry, state: keep(state), save=keep),
         )
     assert all(kept)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -9,9 +10,10 @@ import torch
 
 from emlnet.losses.weighted import LossWeights
 from emlnet.models.eml_net import CachedDecoder
-from emlnet.training.fit import evaluate, fit, train_epoch
+from emlnet.training.fit import fit, train_epoch
 from emlnet.training.state import start
-from tests.emlnet.training.small_training import plan, train
+from emlnet.training.validation import evaluate
+from tests.emlnet.training.small_training import Batches, Calls, plan, train
 
 
 @pytest.mark.parametrize("kind", ["density", "eml"])
@@ -48,13 +50,13 @@ def test_the_same_seed_gives_the_same_losses_and_scores(make_encoder, steps):
 def test_an_epoch_reports_the_mean_over_its_images_of_every_weighted_term(make_encoder, steps):
     chosen = plan(loss_weights=LossWeights(kl=2, cc=0, nss=1), lr=1e-12)
     state = start(make_encoder(), chosen, len(steps))
-    means = train_epoch(state, chosen, steps)
+    means = train_epoch(state, chosen, Batches(steps))
     assert list(means) == ["total", "kl", "nss"]
     assert means["total"] == pytest.approx(2 * means["kl"] + means["nss"], rel=1e-6)
     alone = []
     for one in steps:
         again = start(make_encoder(), chosen, 1)
-        alone.append(train_epoch(again, chosen, [one])["total"])
+        alone.append(train_epoch(again, chosen, Batches([one]))["total"])
     assert means["total"] == pytest.approx(sum(alone) / 3, rel=1e-4)
 
 
@@ -121,11 +123,8 @@ def test_the_best_epoch_is_kept_not_the_last(make_encoder, steps):
     fit(
         state,
         chosen,
-        lambda epoch, start_step: steps,
-        lambda: steps,
-        lambda entry, state: weights.append(
-            {key: value.clone() for key, value in state.model.state_dict().items()}
-        ),
+        Batches(steps),
+        Calls(report=lambda entry, state: weights.append(copy.deepcopy(state.model.state_dict()))),
     )
     scores = [entry.scores["kl"] for entry in state.history]
     best = scores.index(min(scores))
@@ -158,14 +157,14 @@ def test_a_decoder_that_starts_ready_is_a_candidate_before_any_training(make_net
 def test_progress_counts_the_steps_of_an_epoch(make_encoder, steps):
     seen, chosen = [], plan()
     state = start(make_encoder(), chosen, len(steps))
-    train_epoch(state, chosen, steps, progress=lambda *where: seen.append(where))
+    train_epoch(state, chosen, Batches(steps), Calls(progress=lambda *where: seen.append(where)))
     assert seen == [(0, 1, 3), (0, 2, 3), (0, 3, 3)]
 
 
 def test_an_epoch_without_images_is_refused(make_encoder):
     chosen = plan()
     with pytest.raises(ValueError, match="no training images"):
-        train_epoch(start(make_encoder(), chosen, 1), chosen, [])
+        train_epoch(start(make_encoder(), chosen, 1), chosen, Batches([]))
     with pytest.raises(ValueError, match="no validation images"):
         evaluate(make_encoder(), [])
 
@@ -187,18 +186,19 @@ def test_information_gain_over_a_uniform_baseline_is_the_log_likelihood_in_bits(
     assert scores["ig"] == pytest.approx(sum(gains) / len(gains) / math.log(2), abs=1e-5)
 
 
-def test_a_caller_can_score_the_model_in_its_own_way(make_encoder, steps):
-    chosen, answers = plan(epochs=2), iter([{"kl": 2.0}, {"kl": 1.0}])
+def test_a_source_can_score_the_model_in_its_own_way(make_encoder, steps):
+    class OwnScores(Batches):
+        answers = iter([{"kl": 2.0}, {"kl": 1.0}])
+
+        def evaluate(self, model):
+            return next(self.answers)
+
+        def count_unread(self):
+            return 3
+
+    chosen = plan(epochs=2)
     state = start(make_encoder(), chosen, len(steps))
-    fit(
-        state,
-        chosen,
-        lambda epoch, start_step: steps,
-        lambda: [],
-        lambda entry, state: None,
-        evaluate_model=lambda model: next(answers),
-        count_unread=lambda: 3,
-    )
+    fit(state, chosen, OwnScores(steps))
     assert [report.unread for report in state.history] == [3, 3]
     assert [report.scores for report in state.history] == [{"kl": 2.0}, {"kl": 1.0}]
 
@@ -208,8 +208,7 @@ def test_an_urgent_save_comes_between_steps(make_encoder, steps):
     train_epoch(
         start(make_encoder(), plan(), len(steps)),
         plan(),
-        steps,
-        save=lambda state: saved.append(state.step),
-        urgent=lambda: next(answers),
+        Batches(steps),
+        Calls(save=lambda state: saved.append(state.step), save_now=lambda: next(answers)),
     )
     assert saved == [2]

@@ -8,6 +8,7 @@ import pytest
 
 from emlnet.training.fit import fit
 from emlnet.training.state import Plan, better, parameter_groups, start
+from tests.emlnet.training.small_training import Batches
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_one_cycle_learning_rate_rises_and_ends_near_zero(make_encoder, steps)
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: rates.append(optimizer.param_groups[-1]["lr"])
     )
-    fit(state, chosen, lambda epoch, start_step: steps, lambda: steps, lambda entry, state: None)
+    fit(state, chosen, Batches(steps))
     assert len(rates) == 9
     assert rates[0] == pytest.approx(0.01 / 25)
     assert max(rates) == pytest.approx(0.01, rel=0.1)

@@ -19,8 +19,10 @@ from emlnet.data.samples import Decoded, collate
 from emlnet.losses.weighted import LossWeights
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.training.distributed import share_gradients
-from emlnet.training.fit import evaluate, train_epoch
+from emlnet.training.fit import train_epoch
 from emlnet.training.state import Plan, start, unwrap
+from emlnet.training.validation import evaluate
+from tests.emlnet.training.small_training import Batches
 
 SIZE, BATCH, NUM_IMAGES, EPOCHS = (32, 48), 4, 9, 2
 PLAN = Plan(
@@ -69,16 +71,7 @@ def photographs():
     ]
 
 
-class Steps(list):
-    """Batches of an epoch, `num_parts` of which make a step."""
-
-    num_parts = 1
-
-    def __len__(self):
-        return super().__len__() // self.num_parts
-
-
-def epoch_steps(seed, rank, world_size, num_parts=1):
+def epoch_steps(seed, rank, world_size, batches_per_step=1):
     """A rank's share of an epoch: each batch cut in equal parts, the last one filled up."""
     samples, random = photographs(), np.random.default_rng(seed)
     order = np.resize(random.permutation(NUM_IMAGES), (-(-NUM_IMAGES // BATCH), BATCH))
@@ -86,24 +79,24 @@ def epoch_steps(seed, rank, world_size, num_parts=1):
     weights = (np.arange(order.size) < NUM_IMAGES).reshape(order.shape).astype(np.float32)
     share = BATCH // world_size
     mine = slice(rank * share, (rank + 1) * share)
-    steps = Steps()
+    steps = []
     for row in zip(order, flips, weights, strict=True):
-        cut = (np.array_split(values[mine], num_parts) for values in row)
+        cut = (np.array_split(values[mine], batches_per_step) for values in row)
         for indices, flip, weight in zip(*cut, strict=True):
             batch = collate([samples[i] for i in indices], weight, flip)
             steps.append(((prepare_image(batch).double(),), prepare_targets(batch)))
-    steps.num_parts = num_parts
     return steps
 
 
-def train(rank, world_size, model, num_parts=1):
+def train(rank, world_size, model, batches_per_step=1):
     """The model's state_dict, and each epoch's losses and scores."""
     state, history = start(model, PLAN, -(-NUM_IMAGES // BATCH)), []
     for epoch in range(EPOCHS):
         # Losses are computed in float32; in float64 only true differences are left.
         with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
-            losses = train_epoch(state, PLAN, epoch_steps(epoch, rank, world_size, num_parts))
-        state.epoch, state.step, state.loss_sums = epoch + 1, 0, None
+            steps = epoch_steps(epoch, rank, world_size, batches_per_step)
+            losses = train_epoch(state, PLAN, Batches(steps, batches_per_step=batches_per_step))
+        state.end_epoch()
         history.append((losses, evaluate(model, epoch_steps(100, rank, world_size))))
     return unwrap(model).state_dict(), history
 
@@ -121,7 +114,7 @@ def work(rank, port, folder):
     averaged = share_gradients(make_model(), torch.device("cpu"))
     added = DistributedDataParallel(make_model())
     added.register_comm_hook(None, add_gradients)
-    parted = share_gradients(make_model(), torch.device("cpu"), num_parts=2)
+    parted = share_gradients(make_model(), torch.device("cpu"), batches_per_step=2)
     answers = train(rank, 2, averaged), train(rank, 2, added), train(rank, 2, parted, 2)
     torch.save(answers, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -178,4 +171,4 @@ def test_gradients_of_a_share_in_parts_add_up_to_those_of_the_whole(alone, share
     _, _, (weights, history) = shared[0]
     assert difference(weights, alone[0]) < 1e-10
     assert history[-1][0] == pytest.approx(alone[1][-1][0], rel=1e-9)
-    assert difference(train(0, 1, make_model(), num_parts=4)[0], alone[0]) < 1e-10
+    assert difference(train(0, 1, make_model(), batches_per_step=4)[0], alone[0]) < 1e-10

@@ -60,10 +60,7 @@ class FaultySource(ShardSource):
 class FaultyBatches:
     def __init__(self, source: FaultySource, batches: Any, epoch: int, step: int) -> None:
         self.source, self.batches, self.epoch, self.step = source, batches, epoch, step
-        self.num_parts = batches.num_parts
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        self.num_parts = source.batches_per_step
 
     def __iter__(self) -> Iterator[Any]:
         job, source = self.source.job, self.source
