@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emlnet.data.images import draw_contours, heat, overlay, read_picture
+from emlnet.extras import require_extra
 from emlnet.inference.model_card import first_lines, write_card
 from emlnet.inference.package import Package, describe
 from emlnet.inference.predictor import Prediction
@@ -214,10 +215,9 @@ def serve(shelf: Shelf, host: str, port: int, ready: Callable[[str], None] = pri
 
     ready: told the address.  Raises ValueError without Gradio, or when the port is taken.
     """
-    try:
-        import gradio as gr
-    except ImportError:
-        raise ValueError("the page needs gradio: pip install 'emlnet[app]'") from None
+    require_extra("app", "gradio")
+    import gradio as gr
+
     with tempfile.TemporaryDirectory(prefix="emlnet-app-") as folder:
         page = build(shelf, Path(folder))
         try:

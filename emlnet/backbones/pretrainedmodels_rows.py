@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from emlnet.backbones.row import Backbone
 from emlnet.backbones.taps import SequentialTaps, Taps
+from emlnet.extras import require_extra
 
 URL = "http://data.lip6.fr/cadene/pretrainedmodels/"
 HALF = (0.5, 0.5, 0.5)
@@ -24,6 +25,7 @@ HEAD = ("last_linear.",)
 
 def _plain(name: str) -> Any:
     """The package's model with random weights; the package is imported here, at first use."""
+    require_extra("pretrainedmodels", "pretrainedmodels")
     # The import makes layers, whose weights would be drawn from the caller's random state.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # Python says of `block_type is 'proj'` in its dpn.py that it should be ==.  It holds for

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emlnet.atomic_files import replace_file
 from emlnet.data.maps import min_max, to_density
+from emlnet.extras import require_extra
 from emlnet.inference.package import Package
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
@@ -28,7 +29,6 @@ OPSET, TRACED_OPSET = 20, 18
 """Of a fixed size, and of any."""
 TOLERANCE = 1e-4
 """Largest difference between the maps of both, min-max to 0..1, that an export may have."""
-INSTALL = "an export needs onnx, onnxscript and onnxruntime: pip install 'emlnet[onnx]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
     Raises ValueError when a package is missing, the model cannot be exported, or onnxruntime's map
     differs by over TOLERANCE; then no file is left.
     """
+    require_extra("onnx", "onnx", "onnxscript", "onnxruntime")
     size = package.encoders[0].config.size
     if dynamic_size:
         check_dynamic(package)
@@ -77,9 +78,7 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
         for encoder in Package(model=model.model).encoders:
             # What a picture is resized to: itself.
             encoder.input_size = lambda size: size  # type: ignore[method-assign]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replace_file(path) as temporary:
         with quiet():
             _write(model, size, temporary, dynamic_size)
         _describe(temporary, package, size, dynamic_size)
@@ -90,9 +89,6 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
                 f"onnxruntime's map differs by {error:.1e}, over {TOLERANCE:.0e}; not exported"
                 + (", leave out --dynamic-size" if dynamic_size else "")
             )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     opset = TRACED_OPSET if dynamic_size else OPSET
     return Exported(path=path, opset=opset, size=size, shapes=tuple(shapes), error=error)
 
@@ -121,10 +117,8 @@ def check_shapes(size: tuple[int, int], dynamic_size: bool) -> list[tuple[int, i
 
 def compare(model: nn.Module, path: Path, shapes: Sequence[tuple[int, int, int]]) -> float:
     """The largest difference between both maps, min-max to 0..1, over pictures of noise."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError(INSTALL) from None
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     errors = []
@@ -140,11 +134,6 @@ def compare(model: nn.Module, path: Path, shapes: Sequence[tuple[int, int, int]]
 
 
 def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size: bool) -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ValueError(INSTALL) from None
     example = torch.rand(2, 3, *size)
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["density"]}
     try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emlnet.extras import require_extra
 from emlnet.inference import package
 from emlnet.inference.package import MODEL, Package, check_target, file_digest
 from emlnet.registry.download import BrokenDownloadError, Get, assemble, fetch, is_source
@@ -59,6 +60,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     Raises ValueError when there is none at that address: a server that does not answer within
     seconds, a SQLite file that does not exist.
     """
+    require_extra("registry", "mlflow", "sqlalchemy", "alembic")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if tracking_uri.startswith(("http://", "https://")):

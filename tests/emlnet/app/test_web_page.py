@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emlnet.__main__ import main
 from emlnet.app import web_page
 from emlnet.inference import package
 
@@ -73,12 +72,6 @@ def test_downloads_are_the_map_and_old_ones_go(models, photo, tmp_path):
     os.utime(old, (0, 0))
     web_page.write_downloads(tmp_path / "files", "photo", prediction)
     assert not old.exists()
-
-
-def test_without_gradio_it_says_what_to_install(models, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["app", str(models[0]), "--device", "cpu"]) == 1
-    assert "pip install 'emlnet[app]'" in capsys.readouterr().err
 
 
 @pytest.fixture

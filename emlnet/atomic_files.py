@@ -1,0 +1,104 @@
+"""Files and folders that are replaced whole or not at all, even when the process is killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; the file written there replaces `path` at the end.
+
+    The temporary name has the suffix of `path`, from which many writers take the format.  Missing
+    folders are made.  After an error `path` is as it was, and the temporary file is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its place at the end.
+
+    One process at a time; others wait.  After an error `folder` is as it was.  After a kill at any
+    point, the next call puts back what the killed one had moved away, before anything is deleted.
+    """
+    folder = folder.resolve()
+    new, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    with _one_at_a_time(folder):
+        _put_back(old, folder)
+        _remove(new)
+        new.mkdir()
+        try:
+            yield new
+            for path in new.rglob("*"):
+                if path.is_file():
+                    _flush_to_disk(path)
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        finally:
+            _put_back(old, folder)
+            _remove(new)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        logger.warning("another process is writing %s; waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        # A process that waits for this file notices that it is gone, and makes a new one.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """Move `old` to `folder` where there is nothing in that place, else remove it."""
+    if not old.exists():
+        return
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    if folder.exists():
+        _remove(old)
+    else:
+        old.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

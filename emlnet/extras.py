@@ -1,0 +1,15 @@
+"""Packages that only some uses need: the extras of `pip install "emlnet[EXTRA]"`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise ValueError that names the extra to install when one of its modules is missing."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"this needs {' and '.join(missing)}, which are not part of a plain installation: "
+            f'pip install "emlnet[{extra}]"'
+        )
