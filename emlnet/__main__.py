@@ -104,7 +104,8 @@ class Predict(Model):
         device = find_device(self.device)
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         speed.keep_memory()
-        speed.set_precision("float32")
+        if device != "cpu":
+            speed.set_precision("float32")
         model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
         try:
             self.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
 """The web page of `emlnet app`.
 
-Imports `emlnet.inference`, `emlnet.registry` and `emlnet.data`.
+Imports `emlnet.registry`, `emlnet.inference`, `emlnet.data` and the files above.
 """

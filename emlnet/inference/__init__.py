@@ -1,4 +1,4 @@
-"""Using a trained model: the packaged folder, its card, predictions, pictures in folders, ONNX.
+"""Using a trained model: its packaged folder and card, predictions of files, export to ONNX.
 
-Imports `emlnet.data`, `emlnet.metrics`, `emlnet.models` and `emlnet.backbones`.
+Imports `emlnet.data`, `emlnet.backbones`, `emlnet.models`, `emlnet.metrics` and the files above.
 """

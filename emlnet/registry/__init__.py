@@ -1,4 +1,4 @@
-"""Where models come from: MLflow's registry, folders, the web, the authors' checkpoints.
+"""Where models come from: MLflow's registry, folders, archives, the web, the authors' checkpoints.
 
-Imports `emlnet.inference` and what it imports.
+Imports `emlnet.inference`, `emlnet.models`, `emlnet.backbones` and the files above.
 """
