@@ -1,24 +1,160 @@
-"""What the end of a command of the pipeline is to the shell."""
+"""A program of several commands: find the command, parse its flags, run it, return its exit code.
+
+Each command is a function whose parameter is annotated with a dataclass: its fields are the flags.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import pkgutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Annotated, Any, get_args, get_type_hints
 
-from mlflow.exceptions import MlflowException
+import tyro
 
 from emlnet import exits
-from pipelines.ray_cluster.stop_signal import StoppedError, stopped_exit_code
+
+# Ray Train says this of an actor of its own (PreemptionWatcher) in each run; it is harmless.
+NOISE = "has constructor arguments in the object store and max_restarts"
+RAY_LOG_FILTER = {
+    # Print every line of a worker but the noise: stacks of several ranks are not repetitions.
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": f"^(?!.*{NOISE})",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": NOISE,
+}
+
+
+@dataclass(frozen=True)
+class CommandEntry:
+    """A command of a program.
+
+    function: `module:function`, imported only when the command is chosen.  help: one line.
+    """
+
+    function: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program by its name, what it does, and its commands by their verbs."""
+
+    name: str
+    about: str
+    commands: Mapping[str, CommandEntry]
+
+    def parse(self, argv: Sequence[str]) -> Any:
+        """Parse arguments, the verb first, to the dataclass of the command.
+
+        Prints help and raises SystemExit for `--help`, `--help-all` and wrong arguments.  Raises
+        ValueError for an unknown preset.
+        """
+        return self._load(argv)[1]
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command that the arguments name and return its exit code."""
+
+        def run() -> object:
+            function, config = self._load(sys.argv[1:] if argv is None else argv)
+            return function(config)
+
+        return exit_code(run)
+
+    def _load(self, argv: Sequence[str]) -> tuple[Callable[[Any], object], Any]:
+        verb = self._verb(argv)
+        # Ray reads these when it is imported, which the command's module may do.
+        for name, value in RAY_LOG_FILTER.items():
+            os.environ.setdefault(name, value)
+        function = pkgutil.resolve_name(self.commands[verb].function)
+        hints = get_type_hints(function)
+        (config_type,) = (hint for name, hint in hints.items() if name != "return")
+        return function, parse_flags(config_type, f"{self.name} {verb}", argv[1:])
+
+    def _verb(self, argv: Sequence[str]) -> str:
+        parser = argparse.ArgumentParser(
+            prog=self.name,
+            description=textwrap.dedent(self.about),
+            epilog=f"`{self.name} COMMAND --help` explains the flags of a command.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+        for verb, entry in self.commands.items():
+            verbs.add_parser(verb, help=entry.help, add_help=False)
+        found: str = parser.parse_args(argv[:1]).verb
+        return found
+
+
+def parse_flags(config_type: type, prog: str, words: Sequence[str]) -> Any:
+    """Parse flags to a dataclass.
+
+    `--preset NAME` starts from a preset, where the dataclass is `FullCommand` or derived from it.
+    Where the dataclass has `common_flags`, `--help` shows these only and `--help-all` all flags.
+    """
+    from pipelines.config import flags, presets
+
+    preset, rest = flags.take_flag(words, "--preset")
+    rules = flags.registry(rest)
+    about, common = config_type.__doc__ or "", getattr(config_type, "common_flags", ())
+    if hasattr(config_type, "preset"):
+        about += f" --preset NAME starts from {', '.join(presets.PRESETS)}."
+    if common and {"-h", "--help"} & {*rest}:
+        hide_flags(rules, common)
+        about += " These are the flags that most people use; --help-all lists all."
+    start = {} if preset is None else {"default": presets.start_from(config_type, preset)}
+    options: dict[str, Any] = {"description": about, "registry": rules, **start}
+    words = ["--help" if word == "--help-all" else word for word in flags.spell_out(rest)]
+    return tyro.cli(config_type, prog=prog, args=words, **options)
+
+
+def hide_flags(rules: tyro.constructors.ConstructorRegistry, common: Sequence[str]) -> None:
+    """Leave the flags out of the help that are not common.  Flags without a prefix are meant."""
+    resolving: list[type] = []
+
+    @rules.struct_rule
+    def hide(info: tyro.constructors.StructTypeInfo) -> Any:
+        if not is_dataclass(info.type) or info.type in resolving:
+            return None
+        resolving.append(info.type)  # tyro asks this rule again for its own answer.
+        spec: Any = rules.get_struct_spec(info)
+        resolving.remove(info.type)
+        fields = [
+            field
+            if field.name in common or tyro.conf.OmitArgPrefixes in get_args(field.type)
+            else replace(field, type=Annotated[field.type, tyro.conf.Suppress])
+            for field in spec.fields
+        ]
+        return replace(spec, fields=tuple(fields))
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """As `emlnet.exits.exit_code`; also a failed run's error is a line and 1, SIGTERM gives 143."""
+    """Run a command and return its exit code, as `emlnet.exits.exit_code` does.
+
+    A failed training or MLflow call and a missing package are one line on stderr and 1; SIGTERM
+    gives 143.
+    """
 
     def run() -> object:
         try:
             return command()
-        except StoppedError as stopped:
-            print(stopped, file=sys.stderr)
-            return stopped_exit_code()
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"this machine lacks the package {error.name}; pip install '.[pipeline]' from the "
+                "checkout, on a cluster in the image of its machines (deploy/Dockerfile)"
+            ) from error
+        except Exception as error:
+            # Both imports take seconds, which only an error is worth.
+            from mlflow.exceptions import MlflowException
 
-    return exits.exit_code(run, (ValueError, RuntimeError, OSError, MlflowException))
+            from pipelines.ray_cluster.stop_signal import StoppedError, stopped_exit_code
+
+            if isinstance(error, StoppedError):
+                print(error, file=sys.stderr)
+                return stopped_exit_code()
+            if isinstance(error, MlflowException):
+                raise RuntimeError(str(error)) from error
+            raise
+
+    return exits.exit_code(run, (ValueError, RuntimeError, OSError))

@@ -11,6 +11,7 @@ import emlnet.__main__
 import pipelines.__main__
 import shards.__main__
 import tune.__main__
+from pipelines.commands.training.submit_job import SubmitCommand
 
 ROOT = Path(__file__).parents[1]
 PARSE: dict[str, Callable[[list[str]], object]] = {
@@ -34,7 +35,9 @@ def shown_commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("program", "arguments"), shown_commands())
 def test_a_shown_command_parses(program: str, arguments: str) -> None:
-    assert PARSE[program](shlex.split(arguments, comments=True))
+    parsed = PARSE[program](shlex.split(arguments, comments=True))
+    if isinstance(parsed, SubmitCommand):
+        assert PARSE["python -m pipelines"](list(parsed.command))
 
 
 def test_every_program_is_shown() -> None:

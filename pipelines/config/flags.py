@@ -83,9 +83,7 @@ def take_flag(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 def spell_out(argv: Sequence[str]) -> list[str]:
-    """`--use-gpu` and `--no-use-gpu` as the value they stand for; `--select` of `decoder` without a
-    metric as the choice among encoders.
-    """
+    """Replace `--use-gpu` and `--no-use-gpu` by the value that they stand for."""
     rest: list[str] = []
     for position, word in enumerate(argv):
         following = argv[position + 1] if position + 1 < len(argv) else ""
@@ -93,8 +91,6 @@ def spell_out(argv: Sequence[str]) -> list[str]:
             rest += ["--use-gpu", "False"]
         elif word == "--use-gpu" and following not in ("True", "False", "None"):
             rest += ["--use-gpu", "True"]
-        elif word == "--select" and argv[0] == "decoder" and following[:2] in ("", "--"):
-            rest.append("--select-encoders")
         else:
             rest.append(word)
     return rest

@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Suppress
 
@@ -120,6 +120,11 @@ class Tracking(Store):
 class EncoderCommand:
     """Finetune one encoder: an MLflow run with the packaged encoder."""
 
+    common_flags: ClassVar[tuple[str, ...]] = (
+        "data", "backbone", "weights", "size", "epochs", "batch_size", "lr", "loss_weights",
+        "num_workers", "use_gpu", "seed", "out", "tracking_uri",
+    )  # fmt: skip
+
     data: tuple[Path, ...]
     """Folder or URL (s3://, gs://, https://) of shards; several train together."""
     mix: tuple[float, ...] = ()
@@ -137,6 +142,11 @@ class EncoderCommand:
 class DecoderCommand:
     """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
 
+    common_flags: ClassVar[tuple[str, ...]] = (
+        "data", "encoders", "select_encoders", "readouts", "epochs", "batch_size", "lr",
+        "loss_weights", "num_workers", "use_gpu", "seed", "out", "tracking_uri",
+    )  # fmt: skip
+
     data: tuple[Path, ...]
     """Folder or URL (s3://, gs://, https://) of shards; several train together."""
     mix: tuple[float, ...] = ()
@@ -146,7 +156,7 @@ class DecoderCommand:
     `best`: of each backbone the best run on this very data; `best:3`: the three of them that do
     best together."""
     select_encoders: bool = False
-    """`--select` alone: try subsets of the encoders (all, or of more than four greedily), show the
+    """Try subsets of the encoders (all subsets, or of more than four encoders greedily), show the
     table, and keep the best."""
     readouts: Path | None = None
     """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
@@ -178,6 +188,11 @@ class ReadoutsCommand:
 @dataclass(frozen=True, kw_only=True)
 class FullCommand:
     """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
+
+    common_flags: ClassVar[tuple[str, ...]] = (
+        "data", "backbones", "weights", "size", "epochs", "batch_size", "lr", "loss_weights",
+        "num_workers", "use_gpu", "seed", "out", "tracking_uri",
+    )  # fmt: skip
 
     data: tuple[Path, ...]
     """Folder of shards, or a raw data set in a layout that `shards build` knows, packed first.

@@ -82,3 +82,13 @@ def find_preset(name: str) -> FullCommand:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     return replace(PRESETS[name], preset=name)
+
+
+def start_from(config_type: type, name: str) -> FullCommand:
+    """The preset of that name as a `FullCommand` or a class derived from it.
+
+    Raises ValueError for another class and for an unknown name.
+    """
+    if not issubclass(config_type, FullCommand):
+        raise ValueError("--preset goes with `full` only")
+    return config_type(**vars(find_preset(name)))

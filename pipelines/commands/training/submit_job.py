@@ -1,65 +1,110 @@
-"""`python -m pipelines submit COMMAND ...`: any of the commands as a job on a Ray cluster."""
+"""`python -m pipelines submit COMMAND ...`: send a command to a Ray cluster as a job."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from tyro.conf import Suppress
+from tyro.conf import Positional
 
+from emlnet.public_url import public_url
 from emlnet.registry.mlflow_registry import find_tracking_uri
-from pipelines import LINES_OF_WORKERS
-from pipelines.commands.training import jobs
+from pipelines.command_table import PIPELINES, ROOMS
 from pipelines.tracking.provenance import COMMIT, git_commit
 
-ROOT = Path(__file__).parents[3]
-ROOMS = ("pipelines", "tune", "shards")
-"""Whose commands can be sent, as `python -m ROOM`; one without a room is of the first."""
-SENT = ("emlnet", "shards", "pipelines", "tune", "pyproject.toml")
-"""What a job brings: the code, so that nothing else in the checkout is ever sent."""
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+CHECKOUT = Path(__file__).parents[3]
+PACKAGES = ("emlnet", "shards", "pipelines", "tune")
+CODE = (".py", ".html")
 WITHOUT_SERVER = ("shards", "build", "backbones")
 """Commands that write no runs and look up no model."""
-PATHS = ("--data", "--out", "--json", "--readouts", "--storage")
-"""Flags whose values are the cluster's folders and files."""
+PATH_FLAGS = ("--data", "--out", "--json", "--readouts", "--storage")
+DASHBOARD = "http://127.0.0.1:8265"
+SECONDS_TO_ANSWER = 10
 SECONDS_TO_STOP = "60"
-SERVERS = ("http", "https", "databricks")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitCommand(jobs.Server):
-    """Send a command to a cluster as a Ray job, follow its log, and exit with its exit code.
+class SubmitCommand:
+    """Send a command to a Ray cluster as a job, with the code of this checkout.
 
-    The command comes last: any of these with its flags, `tune ...` or `shards ...`; paths in it
-    are the cluster's.
+    It returns when the job is accepted, and prints how to follow and stop it.
     """
 
-    command: Suppress[tuple[str, ...]] = ()
-    """The command to run there, e.g. `full --data /mnt/salicon`."""
-    detach: bool = False
-    """Return as soon as the job is there; `jobs logs` follows it later."""
+    command: Positional[tuple[str, ...]]
+    """The command with its flags, e.g. `full --data /mnt/salicon --out /mnt/runs/a`; also `tune
+    ...` and `shards ...`.  Paths are the cluster's."""
+    address: str | None = None
+    """The job server, http://HOST:8265; default: RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else this
+    machine's.  RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) sign the requests.
+    """
 
 
-def split(argv: Sequence[str], verbs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words after `submit` as submit's own flags, and the command with its flags."""
-    for position, word in enumerate(argv):
-        if word in (*verbs, *ROOMS):
-            return list(argv[:position]), list(argv[position:])
-    return list(argv), []
+def run(command: SubmitCommand) -> None:
+    """Check and send a command; print the job's name, and the lines that follow and stop it.
+
+    Raises ValueError for a command that could not work on a cluster, RuntimeError when the job
+    server refuses it.
+    """
+    words = command.command[1:] if command.command[:1] == ("pipelines",) else command.command
+    if not words:
+        raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
+    if words[0] not in ROOMS:
+        PIPELINES.parse(words)
+    server = check(words)
+    variables = {
+        **({"MLFLOW_TRACKING_URI": server} if server else {}),
+        "PYTHONUNBUFFERED": "1",
+        # Time for the checkpoint of a job that is stopped; Ray gives 3 s.
+        "RAY_JOB_STOP_WAIT_TIME_S": SECONDS_TO_STOP,
+        # MLflow prints an address that only the job's machine knows, at the end of each run.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    if commit := git_commit():
+        variables[COMMIT] = commit
+    address = command.address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or DASHBOARD
+    client = connect(address)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pack(Path(scratch))
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files) / 1e6
+        print(f"sending code only: {', '.join(PACKAGES)} ({len(files)} files, {size:.1f} MB)")
+        job = client.submit_job(
+            entrypoint=entrypoint(words),
+            runtime_env={"working_dir": str(folder), "env_vars": variables},
+            metadata={"command": shlex.join(words)},
+        )
+    print(f"job {job}: {shlex.join(words)}")
+    shown = public_url(address)
+    print(f"follow it:     ray job logs --follow --address {shown} {job}")
+    print(f"stop it:       ray job stop --address {shown} {job}")
+    print(f"list all jobs: ray job list --address {shown}", flush=True)
 
 
 def check(words: Sequence[str]) -> str:
-    """Raises ValueError for what could not work on a cluster; returns its MLflow server, if any.
+    """Return the MLflow server that the job will use, empty for a command that needs none.
 
-    words: the command, without its room when it is of pipelines.
+    words: the command, without its room when it is of pipelines.  Raises ValueError for what could
+    not work on a cluster, and for secrets, which its pages would show.
     """
-    paths = _values(words, PATHS)
+    for word in words:
+        if public_url(word) != word:
+            raise ValueError(
+                f"{public_url(word)} was given with a user, password or query, which the cluster's "
+                "pages would show; give credentials to its nodes instead, for MLflow as "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+    paths = _values(words, PATH_FLAGS)
     for flag, value in paths:
         if "://" not in value and not value.startswith("/"):
             raise ValueError(
@@ -72,83 +117,91 @@ def check(words: Sequence[str]) -> str:
         )
     if words[0] in WITHOUT_SERVER:
         return ""
-    given = dict(_values(words, ("--tracking-uri",))).get("--tracking-uri")
+    given = dict(_values(words, ["--tracking-uri"])).get("--tracking-uri")
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or ""
-    parts = urlsplit(uri)
-    if parts.scheme not in SERVERS:
+    if not uri.startswith(("http://", "https://", "databricks")):
         raise ValueError(
             f"a job needs an MLflow server that its nodes reach, not {uri or 'the default file'}; "
             "name it with MLFLOW_TRACKING_URI or --tracking-uri"
         )
-    if parts.password:
+    if public_url(uri) != uri:
         raise ValueError(
-            f"the address of {parts.hostname} holds a password, which the cluster's pages would "
-            "show; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on its nodes instead"
+            f"MLFLOW_TRACKING_URI ({public_url(uri)}) holds a user, password or query, which the "
+            "cluster's pages would show; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD on its nodes instead"
         )
     return find_tracking_uri(uri)
 
 
 def _values(words: Sequence[str], flags: Sequence[str]) -> list[tuple[str, str]]:
-    """Each value of some flags, which may take several, with its flag."""
-    found, open_flag = [], ""
+    """Each value of these flags, which may take several, with its flag."""
+    found, flag = [], ""
     for word in words:
-        flag, equals, value = word.partition("=")
-        flag = flag.replace("_", "-")
         if word.startswith("--"):
-            open_flag = flag if flag in flags else ""
-            if open_flag and equals:
+            flag, equals, value = word.partition("=")
+            flag = flag.replace("_", "-")
+            if equals:
                 found.append((flag, value))
-        elif open_flag:
-            found.append((open_flag, word))
-    return found
+        else:
+            found.append((flag, word))
+    return [(flag, value) for flag, value in found if flag in flags]
 
 
 def pack(into: Path) -> Path:
-    """Copies the code alone into a folder, without compiled files; returns the folder."""
-    for name in SENT:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, into / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, into / name)
+    """Copy the code of the checkout into a folder; return the folder.
+
+    Data, weights, environments and anything else that lies in the checkout's folders stay here.
+    """
+    for name in PACKAGES:
+        shutil.copytree(CHECKOUT / name, into / name, ignore=_not_code)
+    shutil.copy2(CHECKOUT / "pyproject.toml", into)
     return into
+
+
+def _not_code(folder: str, names: list[str]) -> list[str]:
+    """The names in a folder that are neither files of code nor packages."""
+
+    def is_code(path: Path) -> bool:
+        if path.is_dir():
+            return path.name == "templates" or (path / "__init__.py").is_file()
+        return path.suffix in CODE
+
+    return [name for name in names if not is_code(Path(folder, name))]
 
 
 def entrypoint(words: Sequence[str]) -> str:
     """The shell command of the job."""
-    room, rest = (words[0], words[1:]) if words[0] in ROOMS else (ROOMS[0], words)
+    room, rest = (words[0], words[1:]) if words[0] in ROOMS else ("pipelines", words)
     return f"exec {shlex.join(['python', '-m', room, *rest])}"
 
 
-def run(command: SubmitCommand) -> int:
-    """Sends the job and follows it; returns its exit code, 0 at once with `--detach`.
+def connect(address: str) -> JobSubmissionClient:
+    """Return a client of the job server at an address.
 
-    Raises ValueError for a command that could not work there, RuntimeError when it is refused.
+    Raises ValueError when none answers there within seconds, or when it refuses the token.
     """
-    if not command.command:
-        raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
-    server = check(command.command)
-    variables = {
-        **({"MLFLOW_TRACKING_URI": server} if server else {}),
-        **LINES_OF_WORKERS,
-        "PYTHONUNBUFFERED": "1",
-        # For the checkpoint of a job that is stopped; Ray's 3 s are too few.
-        "RAY_JOB_STOP_WAIT_TIME_S": SECONDS_TO_STOP,
-        # An address among the job's own, and a line for each run.
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
-    commit = git_commit()
-    if commit:
-        variables[COMMIT] = commit
-    client = jobs.connect(command.address)
-    with tempfile.TemporaryDirectory() as scratch:
-        job = client.submit_job(
-            entrypoint=entrypoint(command.command),
-            runtime_env={"working_dir": str(pack(Path(scratch))), "env_vars": variables},
-            metadata={"command": shlex.join(command.command)},
-        )
-    print(f"job {job}: {shlex.join(command.command)}", flush=True)
-    if command.detach:
-        print(jobs.how_to_follow(job, command.address), file=sys.stderr)
-        return 0
-    return jobs.follow(client, job, address=command.address)
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    # Ray prefers this variable to an address that is passed, and to RAY_ADDRESS.
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    for name in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+    try:
+        if address.startswith("http"):  # Ray's own request waits for minutes.
+            requests.get(f"{address.rstrip('/')}/api/version", timeout=SECONDS_TO_ANSWER)
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        what = "wants a token" if "Missing" in str(error) else "refuses this token"
+        raise ValueError(
+            f"{public_url(address)} {what}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or "
+            "RAY_AUTH_TOKEN_PATH, to the cluster's"
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = public_url(str(error).strip().split("\n")[0])[:200]
+        raise ValueError(
+            f"no job server answers at {public_url(address)} ({reason}); name it with --address "
+            "http://HOST:8265, the port that the head node's dashboard listens on"
+        ) from None

@@ -12,7 +12,6 @@ from pipelines.__main__ import main, parse
 from pipelines.config.flags import read_loss_weights
 from pipelines.config.options import (
     Compute,
-    DecoderCommand,
     EncoderCommand,
     FullCommand,
     digest,
@@ -60,18 +59,6 @@ def test_encoder_flags_reach_their_places() -> None:
     assert (command.seed, command.tracking.uri) == (7, "http://127.0.0.1:1")
 
 
-def test_select_without_a_metric_chooses_encoders_in_decoder_alone(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    chosen = parse(["decoder", "--data", "x", "--encoders", "a", "b", "--select"])
-    assert isinstance(chosen, DecoderCommand)
-    assert chosen.select_encoders
-    with pytest.raises(SystemExit):
-        parse(["encoder", "--data", "x", "--select"])
-    printed = capsys.readouterr()
-    assert "--select-encoders" not in printed.out + printed.err
-
-
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -89,18 +76,6 @@ def test_a_wrong_value_ends_with_what_is_expected(
     assert stopped.value.code == 2
     message = re.sub(r"[│╰╯─\s|]+", " ", capsys.readouterr().err)
     assert named in message
-
-
-def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("encoder", "decoder", "evaluate", "full", "demo"):
-        with pytest.raises(SystemExit):
-            main([verb, "--help"])
-        blocks = re.split(r"\n[^\w\n-]*(?=--[a-z])", capsys.readouterr().out)[1:]
-        assert len(blocks) >= {"demo": 1, "evaluate": 7}.get(verb, 20)
-        for block in blocks:
-            words = re.sub(r"[│╰╯─\s|+-]+", " ", block)
-            explained = re.sub(r"\(default: .*?\)|\(required\)", "", words)
-            assert len(explained.split()) > 4, block
 
 
 def test_loss_weights_come_from_a_file(tmp_path: Path) -> None:

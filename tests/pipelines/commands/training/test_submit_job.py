@@ -1,13 +1,13 @@
-"""Sending a command: what is packed, what is refused before it is sent, whose exit code counts."""
+"""Sending a command: what is packed, what is refused before it is sent, what is printed."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipelines.__main__ import main, parse
-from pipelines.commands.training import jobs, submit_job
+from pipelines.commands.training import submit_job
+from pipelines.commands.training.submit_job import SubmitCommand
 
 FULL = ["full", "--data", "/mnt/salicon", "--out", "/mnt/run"]
 
@@ -19,59 +19,76 @@ def _server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
 
 
-class Client:
-    """A job server that answers from a list."""
-
-    def __init__(self, log: list[str], status: str, code: int | None) -> None:
-        self.log, self.details = (
-            log,
-            SimpleNamespace(status=status, driver_exit_code=code, message="it ended"),
-        )
-        self.stopped: list[str] = []
-
-    async def tail_job_logs(self, job: str) -> Any:
-        for text in self.log:
-            if text == "interrupt":
-                raise KeyboardInterrupt
-            if text == "break":
-                self.log.remove("break")
-                raise RuntimeError("connection closed")
-            yield text
-
-    def get_job_info(self, job: str) -> Any:
-        return self.details
-
-    def stop_job(self, job: str) -> bool:
-        self.stopped.append(job)
-        return True
-
-
-def test_a_command_after_submit_keeps_its_flags_and_submit_its_own() -> None:
-    command = parse(["submit", "--address", "http://head:8265", "--detach", *FULL, "--epochs", "2"])
-    assert isinstance(command, submit_job.SubmitCommand)
-    assert (command.address, command.detach) == ("http://head:8265", True)
+@pytest.mark.parametrize("separator", [[], ["--"]])
+def test_a_command_after_submit_keeps_its_flags_and_submit_its_own(separator: list[str]) -> None:
+    words = ["submit", "--address", "http://head:8265", *separator, *FULL, "--epochs", "2"]
+    command = parse(words)
+    assert isinstance(command, SubmitCommand)
+    assert command.address == "http://head:8265"
     assert command.command == (*FULL, "--epochs", "2")
 
 
-def test_other_rooms_commands_can_be_sent() -> None:
-    words = ("tune", "loss-weights", "--data", "/mnt/shards")
-    assert submit_job.entrypoint(words).endswith(
-        "exec python -m tune loss-weights --data /mnt/shards"
-    )
-    assert "python -m pipelines full" in submit_job.entrypoint(FULL)
+@pytest.mark.parametrize("words", [["tune", "full", "--data", "x"], ["shards", "verify", "x"]])
+def test_other_programs_commands_can_be_sent(words: list[str]) -> None:
+    assert parse(["submit", *words]).command == tuple(words)
+    assert submit_job.entrypoint(words) == f"exec python -m {' '.join(words)}"
 
 
-def test_a_misspelt_flag_is_refused_here() -> None:
+@pytest.mark.parametrize("words", [[*FULL, "--epoks", "2"], ["evaluate"]])
+def test_a_wrong_flag_is_refused_here(words: list[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["submit", *FULL, "--epoks", "2"])
+        main(["submit", *words])
 
 
-def test_code_alone_is_packed(tmp_path: Path) -> None:
-    folder = submit_job.pack(tmp_path)
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"emlnet", "shards", "pipelines", "tune", "pyproject.toml"}
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".py", ".toml", ".html"}  # Templates of reports.
+def test_a_job_is_sent_and_the_lines_that_follow_and_stop_it_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    sent: dict[str, Any] = {}
+
+    class Client:
+        def submit_job(self, **job: Any) -> str:
+            sent.update(
+                job, files=[p.name for p in Path(job["runtime_env"]["working_dir"]).iterdir()]
+            )
+            return "raysubmit_1"
+
+    monkeypatch.setattr(submit_job, "connect", lambda address: Client())
+    assert main(["submit", "--address", "http://me:secret@head:8265", "pipelines", *FULL]) == 0
+    told = capsys.readouterr().out
+    assert "sending code only: emlnet, shards, pipelines, tune (" in told
+    assert "ray job logs --follow --address http://head:8265 raysubmit_1\n" in told
+    assert "ray job stop --address http://head:8265 raysubmit_1\n" in told
+    assert "secret" not in told
+    assert sent["entrypoint"] == f"exec python -m pipelines {' '.join(FULL)}"
+    assert sent["runtime_env"]["env_vars"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert sorted(sent["files"]) == ["emlnet", "pipelines", "pyproject.toml", "shards", "tune"]
+
+
+def test_only_code_is_sent_whatever_lies_in_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, sent = tmp_path / "checkout", tmp_path / "sent"
+    sent.mkdir()
+    code = {"pyproject.toml"}
+    for name in submit_job.PACKAGES:
+        code |= {f"{name}/__init__.py", f"{name}/inner/__init__.py", f"{name}/inner/new.py"}
+    code.add("pipelines/inner/templates/page.html")
+    data = {
+        "shards/mine/train-000000.tar", "emlnet/weights.safetensors", "tune/inner/run/result.json",
+        "pipelines/venv/lib/python3.11/site-packages/numpy/__init__.py", "shards/mine/notes.py",
+        "emlnet/inner/__pycache__/new.pyc", "emlnet/inner/photo.jpg", ".venv/a.py", "data/b.py",
+    }  # fmt: skip
+    for name in code | data:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    monkeypatch.setattr(submit_job, "CHECKOUT", checkout)
+    folder = submit_job.pack(sent)
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == code
+
+
+def test_this_checkout_is_small(tmp_path: Path) -> None:
+    files = [path for path in submit_job.pack(tmp_path).rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".py", ".toml", ".html"}
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
 
@@ -84,7 +101,11 @@ def test_code_alone_is_packed(tmp_path: Path) -> None:
         (FULL[:3], "http://m", "a job needs --out"),
         (FULL, "", "a job needs an MLflow server .* the default file"),
         (FULL, "sqlite:////mnt/mlflow.db", "a job needs an MLflow server"),
-        (FULL, "http://me:secret@host", "the address of host holds a password"),
+        (FULL, "http://me:secret@host", r"MLFLOW_TRACKING_URI \(http://host\) holds"),
+        ([*FULL, "--tracking-uri", "http://me:secret@host"], "", "^http://host was given with"),
+        ([*FULL, "--storage=s3://key:secret@bucket/a"], "", "^--storage=s3://bucket/a was given"),
+        (["full", "--data", "https://host/a?token=secret"], "", "^https://host/a was given"),
+        (["tune", "full", "--data", "s3://me:secret@host/a"], "", "^s3://host/a was given"),
     ],
 )
 def test_what_a_cluster_could_not_do_is_refused(
@@ -101,66 +122,18 @@ def test_a_command_that_writes_no_runs_needs_no_server(monkeypatch: pytest.Monke
     assert submit_job.check(["shards", "verify", "/mnt/shards"]) == ""
 
 
-def test_a_command_with_its_room_is_checked_as_without() -> None:
-    command = parse(["submit", "pipelines", *FULL])
-    assert isinstance(command, submit_job.SubmitCommand)
-    assert command.command == tuple(FULL)
-
-
-@pytest.mark.parametrize("room", ["full", "tune"])
-def test_the_server_that_a_command_names_wins(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+@pytest.mark.parametrize("program", ["full", "tune"])
+def test_the_server_that_a_command_names_wins(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    words = [room, *FULL[1:], "--tracking-uri", "http://mlflow:5000"]
+    words = [program, *FULL[1:], "--tracking-uri", "http://mlflow:5000"]
     assert submit_job.check(words) == "http://mlflow:5000"
 
 
-def test_an_address_where_nothing_listens_is_one_sentence(capsys: Any) -> None:
-    assert main(["submit", "--address", "http://127.0.0.1:9", *FULL]) == 1
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://me:secret@127.0.0.1:9"])
+def test_an_address_where_nothing_listens_is_one_sentence(address: str, capsys: Any) -> None:
+    assert main(["submit", "--address", address, *FULL]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: no job server answers at http://127.0.0.1:9")
-
-
-def test_the_jobs_exit_code_is_the_commands(capsys: Any) -> None:
-    assert jobs.follow(Client(["a\n", "b\n"], "FAILED", 3), "job", None) == 3  # type: ignore[arg-type]
-    out, err = capsys.readouterr()
-    assert out == "a\nb\n"
-    assert err == "job: failed: it ended\n"
-    assert jobs.follow(Client([], "FAILED", None), "job", None) == 1  # type: ignore[arg-type]
-    assert jobs.follow(Client([], "SUCCEEDED", 0), "job", None) == 0  # type: ignore[arg-type]
-
-
-def test_a_log_whose_connection_breaks_goes_on_without_repeating(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    client = Client(["one ", "two ", "break", "three"], "RUNNING", 0)
-
-    def ends(seconds: float) -> None:
-        client.details.status = "SUCCEEDED"
-
-    monkeypatch.setattr(jobs.time, "sleep", ends)
-    assert jobs.follow(client, "job") == 0  # type: ignore[arg-type]
-    assert capsys.readouterr().out.startswith("one two three")
-
-
-@pytest.mark.parametrize("answer", [True, False])
-def test_ctrl_c_asks_whether_to_stop_the_job_too(answer: bool, capsys: Any) -> None:
-    client = Client(["one\n", "interrupt"], "RUNNING", None)
-    assert jobs.follow(client, "job", ask=lambda: answer) == 130  # type: ignore[arg-type]
-    assert client.stopped == (["job"] if answer else [])
-    assert ("goes on" in capsys.readouterr().out) is not answer
-
-
-def test_a_log_that_nobody_reads_any_more_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unread(*_: Any, **__: Any) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(jobs, "print", unread, raising=False)
-    with pytest.raises(BrokenPipeError):
-        jobs.follow(Client(["a\n"], "RUNNING", None), "job")  # type: ignore[arg-type]
-
-
-def test_the_line_that_says_how_to_follow_a_job_names_its_address():
-    assert jobs.how_to_follow("job", None).endswith("jobs logs job")
-    assert jobs.how_to_follow("job", "http://head:8265").endswith(
-        "jobs logs job --address http://head:8265"
-    )
+    assert "secret" not in line
