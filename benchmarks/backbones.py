@@ -1,4 +1,4 @@
-"""Peak memory and time per picture of each backbone: docs/backbones.md's table.
+"""Peak memory and time per picture of each backbone: the table in docs/train.md.
 
     python -m benchmarks.backbones [NAME ...]
 

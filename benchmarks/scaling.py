@@ -5,7 +5,7 @@
     python -m benchmarks.scaling workers             # what a run costs besides its steps, 1 to 8
     python -m benchmarks.scaling gpus                # computed from the counts and assumed rates
 
-Each prints a Markdown table of docs/scaling.md.
+Each prints a Markdown table of benchmarks/NOTES.md.
 """
 
 import argparse

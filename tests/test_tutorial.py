@@ -1,4 +1,4 @@
-"""The tutorial's commands, run one after another as they stand."""
+"""The commands of docs/train.md's first section, run one after another as they stand."""
 
 import os
 import re
@@ -14,8 +14,8 @@ STAYS_OPEN = "# stays open"
 
 
 def commands() -> list[str]:
-    """The tutorial's command lines that end by themselves, and its Python between them."""
-    text = (ROOT / "docs" / "tutorial.md").read_text()
+    """The command lines of that section that end by themselves."""
+    text = (ROOT / "docs" / "train.md").read_text().partition("## One encoder")[0]
     lines = re.findall(r"^ {4}((?:python -m|emlnet) .+)$", text, re.M)
     return [line for line in lines if STAYS_OPEN not in line]
 

@@ -13,7 +13,7 @@ ANSWERS = {
 
 
 def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, Any]) -> str:
-    """The card as Markdown; docs/model-card.md explains each part.
+    """The card as Markdown; docs/use.md explains each part.
 
     encoders: their configs.  readout: what the model answers.  about: what model.json says of it.
     """

@@ -46,7 +46,7 @@ PRESETS: dict[str, FullCommand] = {
         plan=Plan(epochs=3),
         decoder_plan=replace(DECODER_PLAN, epochs=3),
     ),
-    # EML-NET as published: docs/paper.md says where Places365's own file comes from.
+    # EML-NET as published: docs/train.md says where Places365's own file comes from.
     "paper": FullCommand(
         data=tyro.MISSING,
         backbones=("resnet50", "resnet50"),
