@@ -95,7 +95,10 @@ def parse_flags(config_type: type, prog: str, words: Sequence[str]) -> Any:
     """
     from pipelines.config import flags, presets
 
-    preset, rest = flags.take_flag(words, "--preset")
+    # What follows `--` is the command that `submit` sends, with a preset of its own.
+    end = list(words).index("--") if "--" in words else len(words)
+    preset, rest = flags.take_flag(words[:end], "--preset")
+    rest = [*rest, *words[end:]]
     rules = flags.registry(rest)
     about, common = config_type.__doc__ or "", getattr(config_type, "common_flags", ())
     if hasattr(config_type, "preset"):
