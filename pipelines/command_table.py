@@ -15,12 +15,12 @@ PIPELINES = Program(
     about="Train saliency models on a Ray cluster, score, register and browse them.",
     commands={
         "full": CommandEntry("pipelines.stages.full:run", "all stages, from raw data to registry"),
-        "build": CommandEntry("pipelines.stages.packing:run", "pack a data set into shards"),
-        "encoder": CommandEntry("pipelines.stages.encoder_stage:run", "finetune one encoder"),
+        "build": CommandEntry(f"{TRAINING}.build_shards:run", "pack a data set into shards"),
+        "encoder": CommandEntry(f"{TRAINING}.train_encoder:run", "finetune one encoder"),
         "decoder": CommandEntry(f"{TRAINING}.train_decoder:run", "join encoders by a decoder"),
-        "readouts": CommandEntry(f"{TRAINING}.train_decoder:compute", "cache encoders' readouts"),
+        "readouts": CommandEntry(f"{TRAINING}.cache_readouts:run", "cache encoders' readouts"),
         "demo": CommandEntry(f"{TRAINING}.make_demo:demo", "the whole journey on synthetic data"),
-        "submit": CommandEntry(f"{TRAINING}.submit_job:run", "send a command to a Ray cluster"),
+        "submit": CommandEntry(f"{TRAINING}.submit:run", "send a command to a Ray cluster"),
         "evaluate": CommandEntry(f"{EVALUATING}.score_models:run_evaluate", "score a model"),
         "score": CommandEntry(f"{EVALUATING}.score_models:run_score", "score a folder of maps"),
         "compare": CommandEntry(

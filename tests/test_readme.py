@@ -11,7 +11,7 @@ import emlnet.__main__
 import pipelines.__main__
 import shards.__main__
 import tune.__main__
-from pipelines.commands.training.submit_job import SubmitCommand
+from pipelines.commands.training.submit import SubmitCommand
 
 ROOT = Path(__file__).parents[1]
 PARSE: dict[str, Callable[[list[str]], object]] = {

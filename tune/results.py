@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emlnet.losses.weighted import LossWeights
-from pipelines.config.options import digest
+from pipelines.config.identity import digest
 from pipelines.tracking.run_folder import write_json
 from tune.objective import gain
 from tune.space import EQUAL, FACTORS

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.config.flags import BEST_WEIGHTS
-from pipelines.config.options import flatten
+from pipelines.config.identity import flatten
 from pipelines.ray_cluster import connection
 from pipelines.stages.encoder_stage import checked
 from pipelines.stages.frozen_encoders import FrozenEncoder

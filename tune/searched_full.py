@@ -9,7 +9,7 @@ from typing import Any
 
 from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
-from pipelines.config.options import digest
+from pipelines.config.identity import digest
 from pipelines.stages import full, packing
 from pipelines.stages.run_context import NOT_IDENTITY, weight_digests
 from pipelines.tracking import run_folder

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipelines.config.options import digest, num_cpus
+from pipelines.config.identity import digest
+from pipelines.config.options import num_cpus
 from pipelines.ray_cluster import sizing
 from pipelines.stages.frozen_encoders import (
     FrozenEncoder,

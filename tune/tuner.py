@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.stopper import Stopper
 from ray.util.state import list_actors
 
-from pipelines.config.options import flatten
+from pipelines.config.identity import flatten
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags

@@ -1,19 +1,15 @@
-"""One frozen tree per command, built from the configs of the rooms below."""
+"""Options that several commands, the stages, presets or `tune` share."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Suppress
 
 from emlnet.data.maps import Kind
-from emlnet.losses.weighted import LossWeights
-from emlnet.models.decoder import DecoderConfig
 from emlnet.models.encoder import EncoderConfig
 from emlnet.models.finetune import Finetune
 from emlnet.registry.mlflow_registry import find_tracking_uri
@@ -24,7 +20,7 @@ DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class ClusterOptions:
     """Where a command runs."""
 
     use_gpu: bool | None = None
@@ -35,7 +31,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute(Cluster):
+class Compute(ClusterOptions):
     """Where and how a command trains."""
 
     num_workers: int | str = 0
@@ -94,7 +90,7 @@ class Compute(Cluster):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
+class StoreOptions:
     """Where MLflow keeps runs and models."""
 
     tracking_uri: str | None = None
@@ -107,7 +103,7 @@ class Store:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracking(Store):
+class Tracking(StoreOptions):
     """Where a command writes."""
 
     out: Path | None = None
@@ -117,20 +113,13 @@ class Tracking(Store):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderCommand:
-    """Finetune one encoder: an MLflow run with the packaged encoder."""
-
-    common_flags: ClassVar[tuple[str, ...]] = (
-        "data", "backbone", "weights", "size", "epochs", "batch_size", "lr", "loss_weights",
-        "num_workers", "use_gpu", "seed", "out", "tracking_uri",
-    )  # fmt: skip
+class TrainingCommand:
+    """What every command that trains has in common."""
 
     data: tuple[Path, ...]
     """Folder or URL (s3://, gs://, https://) of shards; several train together."""
     mix: tuple[float, ...] = ()
     """Share of the batches for each of several data sets; default: by their numbers of images."""
-    encoder: OmitArgPrefixes[EncoderConfig] = field(default_factory=EncoderConfig)
-    finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
@@ -139,54 +128,7 @@ class EncoderCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderCommand:
-    """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
-
-    common_flags: ClassVar[tuple[str, ...]] = (
-        "data", "encoders", "select_encoders", "readouts", "epochs", "batch_size", "lr",
-        "loss_weights", "num_workers", "use_gpu", "seed", "out", "tracking_uri",
-    )  # fmt: skip
-
-    data: tuple[Path, ...]
-    """Folder or URL (s3://, gs://, https://) of shards; several train together."""
-    mix: tuple[float, ...] = ()
-    """Share of the batches for each of several data sets; default: by their numbers of images."""
-    encoders: tuple[str, ...]
-    """Encoders to join, each an MLflow run, a folder, or a model URI, whose encoders are all taken.
-    `best`: of each backbone the best run on this very data; `best:3`: the three of them that do
-    best together."""
-    select_encoders: bool = False
-    """Try subsets of the encoders (all subsets, or of more than four encoders greedily), show the
-    table, and keep the best."""
-    readouts: Path | None = None
-    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
-    decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
-    plan: OmitArgPrefixes[Plan] = DECODER_PLAN
-    seed: int = 0
-    """Seed of new weights, the order of the images and their flips."""
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
-    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadoutsCommand:
-    """Compute and cache the readouts of frozen encoders, which decoders train from."""
-
-    data: tuple[Path, ...]
-    """Folder or URL (s3://, gs://, https://) of shards; several as the decoder trains on them."""
-    encoders: tuple[str, ...]
-    """Encoders, each an MLflow run, a folder, or a model URI, whose encoders are all taken; `best`:
-    of each backbone the best run on this very data."""
-    splits: tuple[str, ...] = ("train", "val")
-    """Splits to compute."""
-    readouts: Path | None = None
-    """Folder of cached readouts, for all decoders; default: runs/readouts."""
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullCommand:
+class FullCommand(TrainingCommand):
     """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
 
     common_flags: ClassVar[tuple[str, ...]] = (
@@ -197,8 +139,6 @@ class FullCommand:
     data: tuple[Path, ...]
     """Folder of shards, or a raw data set in a layout that `shards build` knows, packed first.
     Several train together; scores are on the first."""
-    mix: tuple[float, ...] = ()
-    """Share of the batches for each of several data sets; default: by their numbers of images."""
     backbones: tuple[str, ...] = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
     """Backbones, one encoder each."""
     readout: Kind = "density"
@@ -209,7 +149,6 @@ class FullCommand:
     """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
     path."""
     finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
-    plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None
     """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
@@ -217,10 +156,6 @@ class FullCommand:
     """Score models averaged with the mirrored picture's map."""
     preset: Suppress[str] = ""
     """Name of the preset that it started from."""
-    seed: int = 0
-    """Seed of new weights, the order of the images and their flips."""
-    compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
-    tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         if not self.backbones:
@@ -239,33 +174,6 @@ class FullCommand:
             EncoderConfig(backbone=b, readout=self.readout, size=self.size, weights=w)
             for b, w in zip(self.backbones, weights, strict=True)
         ]
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A config tree as dotted names and plain values, for logs and MLflow parameters."""
-    flat: dict[str, Any] = {}
-    for item in fields(tree):
-        value = getattr(tree, item.name)
-        if item.name == "tracking_uri":
-            continue  # It may hold a password.
-        name = f"{prefix}{item.name}"
-        if isinstance(value, LossWeights):
-            flat[name] = str(value)
-        elif hasattr(value, "__dataclass_fields__"):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = str(value) if isinstance(value, Path) else value
-    return flat
-
-
-def digest(**parts: Any) -> str:
-    """SHA-256 in hex of JSON values, dataclasses and paths; equal for equal content."""
-
-    def plain(value: Any) -> Any:
-        return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)
-
-    text = json.dumps(parts, default=plain, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def num_cpus() -> int:

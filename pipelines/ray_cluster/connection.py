@@ -12,7 +12,7 @@ import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
 
-from pipelines.config.options import Cluster
+from pipelines.config.options import ClusterOptions
 from pipelines.ray_cluster.stop_signal import handle_signals
 
 SECONDS_TO_ANSWER = 5
@@ -37,7 +37,7 @@ RAY_ENV = {
 
 
 def connect(
-    cluster: Cluster, *, include_dashboard: bool = False, log_to_driver: bool = True
+    cluster: ClusterOptions, *, include_dashboard: bool = False, log_to_driver: bool = True
 ) -> None:
     """Join the Ray cluster that the config names, or start one on this machine.
 

@@ -25,7 +25,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import (
 
 from emlnet.training import checkpoint
 from emlnet.training.divergence import DivergedError
-from pipelines.config.options import Compute, digest
+from pipelines.config.identity import digest
+from pipelines.config.options import Compute
 from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.ray_cluster.sizing import check_batch, scaling_config
 from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal, forward_signals

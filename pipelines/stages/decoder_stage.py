@@ -19,7 +19,7 @@ from emlnet.models.eml_net import CachedDecoder, EMLNet
 from emlnet.models.encoder import Encoder
 from emlnet.training.state import Plan
 from emlnet.training.validation import Inputs, TrainBatch
-from pipelines.config.options import flatten
+from pipelines.config.identity import flatten
 from pipelines.ray_train.worker import WorkerSource
 from pipelines.stages.encoder_stage import canvas_of
 from pipelines.stages.frozen_encoders import FrozenEncoder, compute_readouts

@@ -21,11 +21,11 @@ from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune, prepare
 from emlnet.training.state import Plan
 from emlnet.training.validation import TrainBatch
-from pipelines.config.options import EncoderCommand, flatten
+from pipelines.config.identity import flatten
 from pipelines.ray_train.worker import WorkerSource
-from pipelines.stages.run_context import RunContext, open_context
-from pipelines.stages.stage import Stage, print_result
-from pipelines.tracking import figures, run_folder
+from pipelines.stages.run_context import RunContext
+from pipelines.stages.stage import Stage
+from pipelines.tracking import figures
 from shards.read.loader import Loader, Reading
 from shards.read.reader import Reader, open_split, step_keys
 
@@ -244,21 +244,3 @@ def encoder_stage(
         backbones=config.backbone,
         licence=licence_of(config),
     )
-
-
-def run(command: EncoderCommand) -> run_folder.StageResult:
-    """Finetune one encoder."""
-    backbone = command.encoder.backbone
-    stage = encoder_stage(
-        open_context(command, "encoder", backbone),
-        f"encoder {backbone}",
-        "encoder",
-        command.encoder,
-        command.plan,
-        command.seed,
-        command.finetune,
-        command.mix,
-    )
-    result = stage.run()
-    print_result(result)
-    return result

@@ -13,7 +13,9 @@ from typing import Any
 
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import encoder_names
-from pipelines.config.options import FullCommand, flatten
+from emlnet.public_url import public_url
+from pipelines.config.identity import flatten
+from pipelines.config.options import FullCommand
 from pipelines.evaluation import score_table
 from pipelines.ray_cluster import check_nodes, connection, sizing
 from pipelines.registry.publish import publish
@@ -81,12 +83,12 @@ def run(command: FullCommand) -> dict[str, Any]:
 
 def open_folder(command: FullCommand, sources: Sequence[Path | str]) -> Path:
     """Make or find the run's folder, absolute."""
-    name = "+".join(Path(source).name for source in sources)
+    name = "+".join(Path(public_url(source)).name for source in sources)
     identity = identify(
         command,
         command.weights,
         command="full",
-        source=" ".join(map(str, sources)),
+        source=" ".join(map(public_url, sources)),
         data="+".join(map(packing.fingerprint, sources)),
     )
     return open_run_folder(command.tracking.out, f"full-{name}", identity)
@@ -119,7 +121,7 @@ def open_context(
         },
         data=(data[0], manifest),
     ) as run_id:
-        print(f"MLflow run {run_id} in {command.tracking.uri}", flush=True)
+        print(f"MLflow run {run_id} in {public_url(command.tracking.uri)}", flush=True)
         yield RunContext(
             folder=folder,
             data=data,
@@ -186,8 +188,8 @@ def send(
     kept = [stage.name for stage in stages if not stage.is_sent]
     if kept:
         raise RuntimeError(
-            f"MLflow at {tracker.uri} does not answer: {', '.join(kept)} could not be sent. They "
-            f"are trained and kept in {folder}; the same command sends them later"
+            f"MLflow at {public_url(tracker.uri)} does not answer: {', '.join(kept)} could not be "
+            f"sent. They are trained and kept in {folder}; the same command sends them later"
         )
     return sent
 

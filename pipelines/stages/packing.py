@@ -1,38 +1,15 @@
-"""A raw data set -> shards, a Ray task for each shard: `python -m shards build` on a cluster."""
+"""A raw data set -> shards, a Ray task for each shard."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from pipelines.config.options import Cluster
-from pipelines.ray_cluster import check_nodes, connection, tasks
-from shards.__main__ import Build, say_built
+from emlnet.public_url import public_url
+from pipelines.ray_cluster import check_nodes, tasks
 from shards.build.writer import build
 from shards.files.manifest import MANIFEST, Manifest
-from shards.files.store import location
 from shards.layouts.all_layouts import walk
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildCommand(Build):
-    """Pack an eye-tracking data set into shards on a Ray cluster that sees SRC and OUT."""
-
-    num_workers: int = 0
-    """Shards written at once; 0: as many as the cluster has room for. Any number writes the same
-    bytes."""
-    address: str | None = None
-    """Ray cluster to join; default: RAY_ADDRESS, else a cluster of this machine only."""
-
-
-def run(command: BuildCommand) -> None:
-    """Build the data set and print what was packed and dropped."""
-    command = replace(command, src=command.src.expanduser().absolute())
-    connection.connect(Cluster(address=command.address))
-    check_nodes.check([command.src], location(command.out))
-    say_built(command.build(partial(tasks.each, num_workers=command.num_workers)))
 
 
 def fingerprint(source: Path | str) -> str:
@@ -53,6 +30,6 @@ def pack(source: Path | str, out: Path) -> Path | str:
     if isinstance(source, str) or (source / MANIFEST).is_file():
         return source
     check_nodes.check([source], out)
-    print(f"shards: packing {source}", flush=True)
+    print(f"shards: packing {public_url(source)}", flush=True)
     build(source, out, map_=tasks.each)
     return out

@@ -25,7 +25,7 @@ from emlnet.data.batches import prepare_image
 from emlnet.data.samples import collate
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import lay_out
-from pipelines.config.options import digest
+from pipelines.config.identity import digest
 from pipelines.ray_cluster import tasks
 from pipelines.tracking.run_folder import LOCK, write_json
 from shards.read.loader import check_sizes

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from emlnet.inference import package
-from pipelines.config.options import Compute, DecoderCommand, EncoderCommand, digest
+from pipelines.config.identity import digest, slug
+from pipelines.config.options import Compute, TrainingCommand
 from pipelines.ray_cluster import check_nodes, connection, sizing
 from pipelines.tracking import run_folder
 from pipelines.tracking.mlflow_runs import Tracker
@@ -37,10 +38,13 @@ class RunContext:
     parent: str | None = None
 
 
-def open_context(command: EncoderCommand | DecoderCommand, kind: str, name: str) -> RunContext:
+def open_context(
+    command: TrainingCommand, kind: str, name: str, weights: Sequence[str] = ()
+) -> RunContext:
     """Connect to Ray and open the run of a command that trains a single stage.
 
-    kind: `encoder` or `decoder`.  name: what is trained, for the default folder.
+    kind: `encoder` or `decoder`.  name: what is trained, for the default folder.  weights: that
+    it starts from, as the command names them.
     """
     connection.connect(command.compute)
     sizing.check_batch(command.plan.batch_size, command.compute)
@@ -48,7 +52,6 @@ def open_context(command: EncoderCommand | DecoderCommand, kind: str, name: str)
         check_mix(command.data, command.mix)
     data = tuple(location(given) for given in command.data)
     manifest = Manifest.join([Manifest.load(folder) for folder in data])
-    weights = [command.encoder.weights] if isinstance(command, EncoderCommand) else []
     identity = identify(command, weights, command=kind, data=manifest.digest)
     folder = open_run_folder(command.tracking.out, f"{kind}-{name}", identity)
     check_nodes.check(data, folder, command.compute.storage_folder)
@@ -81,7 +84,5 @@ def weight_digests(weights: Sequence[str]) -> list[str]:
 
 def open_run_folder(out: Path | None, name: str, identity: dict[str, str]) -> Path:
     """Make or find a run's folder, absolute: `out`, or one under runs/ named by the identity."""
-    safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:60]
-    return run_folder.open_folder(
-        out or Path("runs") / f"{safe}-{digest(**identity)[:8]}", identity
-    )
+    default = Path("runs") / f"{slug(name)}-{digest(**identity)[:8]}"
+    return run_folder.open_folder(out or default, identity)

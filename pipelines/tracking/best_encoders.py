@@ -1,24 +1,38 @@
-"""Encoders that an MLflow store holds: the best run of each backbone on a data set."""
+"""`best` and `best:N`: the best encoder of each backbone that an MLflow store holds."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from emlnet.public_url import public_url
 from emlnet.registry.mlflow_registry import PACKAGE, connect
 from emlnet.training.state import better
 
 BEST = re.compile(r"best(?::(\d+))?")
 
 
-def is_best(encoders: tuple[str, ...]) -> bool:
-    """Whether a command names encoders as `best` or `best:N`."""
-    return len(encoders) == 1 and BEST.fullmatch(encoders[0]) is not None
+def number_of_best(encoders: Sequence[str]) -> int:
+    """N of `best:N`; 0 for everything else."""
+    found = BEST.fullmatch(encoders[0]) if len(encoders) == 1 else None
+    return int(found[1] or 0) if found else 0
 
 
-def number_of_best(encoders: tuple[str, ...]) -> int:
-    """N of `best:N`, 0 when there is none."""
-    found = BEST.fullmatch(encoders[0]) if is_best(encoders) else None
-    return int(found[1]) if found and found[1] else 0
+def resolve_best(
+    encoders: Sequence[str], tracking_uri: str, data_digest: str, metric: str
+) -> tuple[str, ...]:
+    """The encoders that a command names; for `best` and `best:N` those of all backbones.
+
+    data_digest: of the data set that encoders must be trained on.  metric: of their validation.
+    Raises ValueError when the store holds too few.
+    """
+    if len(encoders) != 1 or BEST.fullmatch(encoders[0]) is None:
+        return tuple(encoders)
+    found = best_encoders(tracking_uri, data_digest, metric)
+    wanted = number_of_best(encoders)
+    if wanted > len(found):
+        raise ValueError(f"best:{wanted} of {len(found)} backbones; train more, or ask for less")
+    return tuple(found)
 
 
 def best_encoders(tracking_uri: str, data_digest: str, metric: str) -> list[str]:
@@ -28,34 +42,28 @@ def best_encoders(tracking_uri: str, data_digest: str, metric: str) -> list[str]
     """
     client = connect(tracking_uri)
     experiments = [found.experiment_id for found in client.search_experiments()]
-    criteria = (
-        f"tags.stage = 'encoder' and tags.data_digest = '{data_digest}' "
-        "and attributes.status = 'FINISHED'"
-    )
-    best: dict[str, tuple[float, str]] = {}
-    token = None
-    while True:
-        page = client.search_runs(experiments, criteria, max_results=1000, page_token=token)
-        for run in page:
-            backbone = run.data.tags.get("backbone", "")
-            value = run.data.metrics.get(f"best_{metric}")
-            if value is None or not client.list_artifacts(run.info.run_id, PACKAGE):
-                continue
-            if backbone not in best or _wins(value, best[backbone][0], metric):
-                best[backbone] = value, run.info.run_id
-        token = page.token
-        if not token:
-            break
+    order = "ASC" if better({metric: 0.0}, {metric: 1.0}, metric) else "DESC"
+    runs, token = [], None
+    while token != "":
+        page = client.search_runs(
+            experiments,
+            f"tags.stage = 'encoder' and tags.data_digest = '{data_digest}' "
+            "and attributes.status = 'FINISHED'",
+            order_by=[f"metrics.best_{metric} {order}"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token or ""
+    best: dict[str, str] = {}
+    for run in runs:
+        backbone, value = run.data.tags.get("backbone", ""), run.data.metrics.get(f"best_{metric}")
+        if backbone in best or value is None or not client.list_artifacts(run.info.run_id, PACKAGE):
+            continue
+        best[backbone] = run.info.run_id
+        print(f"best {backbone}: run {run.info.run_id}, val {metric} {value:.4f}", flush=True)
     if not best:
         raise ValueError(
-            f"{tracking_uri} has no finished encoder of the data set with digest "
+            f"{public_url(tracking_uri)} has no finished encoder of the data set with digest "
             f"{data_digest[:12]}; train one with `python -m pipelines encoder`"
         )
-    ordered = sorted(best.items(), key=lambda item: item[1], reverse=_wins(1.0, 0.0, metric))
-    for backbone, (value, run_id) in ordered:
-        print(f"best {backbone}: run {run_id}, val {metric} {value:.4f}", flush=True)
-    return [run_id for _, (_, run_id) in ordered]
-
-
-def _wins(value: float, than: float, metric: str) -> bool:
-    return better({metric: value}, {metric: than}, metric)
+    return list(best.values())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emlnet.registry.mlflow_registry import ABSENT, connect
-from pipelines.config.options import digest
+from pipelines.config.identity import digest
 from pipelines.ray_cluster.stop_signal import StoppedError
 from pipelines.tracking.provenance import code_tags, dataset_input, host_kind
 from pipelines.tracking.run_folder import write_json

@@ -23,7 +23,7 @@ from emlnet.data.maps import log_softmax, resize
 from emlnet.inference.package import Package
 from emlnet.inference.predictor import Prediction
 from emlnet.registry import mlflow_registry
-from pipelines.config.options import Store
+from pipelines.config.options import StoreOptions
 from pipelines.evaluation.score_maps import HDF5, PICTURES
 
 SALICON_SIZE = (480, 640)
@@ -44,7 +44,7 @@ class ExportBoardCommand:
     log-densities at each picture's size, which pysaliency reads (MIT300, CAT2000)."""
     flip: bool = False
     """Average each map with that of the mirrored picture."""
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
 
 def run(command: ExportBoardCommand) -> None:

@@ -21,7 +21,7 @@ from emlnet.inference.predictor import to_tensor
 from emlnet.models.eml_net import EMLNet, encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.registry import mlflow_registry
-from pipelines.config.options import Store
+from pipelines.config.options import StoreOptions
 from pipelines.tracking import figures
 from shards.read.reader import ShardReader
 
@@ -45,7 +45,7 @@ class GridCommand:
     """Pictures to choose."""
     out: Path = Path("grid.png")
     """PNG file to write."""
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
         if bool(self.pictures) == (self.data is not None):

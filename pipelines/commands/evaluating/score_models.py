@@ -12,7 +12,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet.inference import package
 from emlnet.registry import mlflow_registry
-from pipelines.config.options import Cluster, Store, digest
+from pipelines.config.identity import digest, slug
+from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.evaluation import compare, evaluate, score_table
 from pipelines.evaluation.html_report import COMPARISON, REPORT, write_comparison, write_report
 from pipelines.evaluation.score_maps import MapFiles, MapKind
@@ -58,8 +59,8 @@ class EvaluateCommand:
     flip: bool = False
     """Average each map with that of the mirrored picture."""
     scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class ScoreCommand:
     resize: bool = False
     """Resize maps whose size is not their picture's; without it they are an error."""
     scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +100,8 @@ class CompareCommand:
     resize: bool = False
     """Resize maps whose size is not their picture's; without it they are an error."""
     scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
         if self.metric not in score_table.METRICS:
@@ -194,13 +195,13 @@ def run_compare(command: CompareCommand) -> list[compare.Difference]:
     return differences
 
 
-def _open_model(uri: str, flip: bool, store: Store, alone: bool = False) -> ModelSource:
+def _open_model(uri: str, flip: bool, store: StoreOptions, alone: bool = False) -> ModelSource:
     with tempfile.TemporaryDirectory() as scratch:
         folder = mlflow_registry.resolve(uri, store.uri, Path(scratch) / "model")
         return ModelSource(model=package.load(folder).model, flip=flip, alone=alone)
 
 
-def _run_of(uri: str, store: Store) -> str | None:
+def _run_of(uri: str, store: StoreOptions) -> str | None:
     """The MLflow run that made a model, None for a folder."""
     if uri.startswith("runs:/"):
         return uri.removeprefix("runs:/").strip("/")
@@ -215,7 +216,7 @@ def _score(
     name: str,
     reader: ShardReader,
     scoring: Scoring,
-    compute: Cluster,
+    compute: ClusterOptions,
     flip: bool = False,
     with_baselines: bool = True,
 ) -> Table:
@@ -262,8 +263,7 @@ def _write(scores: Table, source: Source, reader: ShardReader, scoring: Scoring,
     name: folder or URI of what is scored; its last part is shown.
     """
     own, name = digest(scored=name)[:6], Path(name).name
-    safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)[:40]
-    default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{safe}-{own}"
+    default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{slug(name, 40)}-{own}"
     folder = (scoring.out or default).absolute()
     scores.save(folder)
     if scoring.json:

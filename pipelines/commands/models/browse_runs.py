@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import OmitArgPrefixes
 
 from emlnet.registry.mlflow_registry import connect
-from pipelines.config.options import Store
+from pipelines.config.options import StoreOptions
 from pipelines.evaluation.score_table import METRICS, SHORT, lower_is_better
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class UiCommand:
     """Address to listen on; the default is reached from this machine alone."""
     port: int = 5000
     """Port to listen on."""
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class RunsCommand:
     """Data set, that is MLflow experiment; default: all."""
     num: int = 20
     """Rows to show."""
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
         for condition in self.where:

@@ -22,7 +22,7 @@ from emlnet.inference.predict_files import SUFFIXES, Drawing, Format, check_stem
 from emlnet.models.precision import set_precision
 from emlnet.registry import mlflow_registry
 from pipelines.commands.models.picture_source import Pictures, Place
-from pipelines.config.options import Cluster, Store
+from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.ray_cluster import check_nodes, connection
 from shards.files.manifest import MANIFEST
 
@@ -53,8 +53,8 @@ class PredictCommand:
     """Pictures that a worker takes at once."""
     precision: Literal["auto", "full", "half"] = "auto"
     """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 on a GPU alone."""
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet.registry import mlflow_registry
-from pipelines.config.options import Cluster, Store
+from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.ray_cluster import check_nodes, connection
 from pipelines.registry import aliases, publish
 from pipelines.tracking.mlflow_runs import Tracker
@@ -32,8 +32,8 @@ class PromoteCommand:
     """Alias to give."""
     force: str | None = None
     """Give it without a comparison; the reason, which is kept."""
-    compute: OmitArgPrefixes[Cluster] = field(default_factory=Cluster)
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.force is None):
@@ -48,7 +48,7 @@ class RollbackCommand:
     """Why; it is kept."""
     alias: str = mlflow_registry.CHAMPION
     """Alias to give back."""
-    tracking: OmitArgPrefixes[Store] = field(default_factory=Store)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
 
 def promote(command: PromoteCommand) -> int:

@@ -1,15 +1,18 @@
-"""The commands over frozen encoders: `readouts` and `decoder`."""
+"""`python -m pipelines decoder`: join encoders by a decoder, all of them or those that do best."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
-from pipelines.config.options import DecoderCommand, ReadoutsCommand
-from pipelines.ray_cluster import check_nodes, connection
-from pipelines.stages import readout_cache, select_encoders
+from tyro.conf import OmitArgPrefixes
+
+from emlnet.models.decoder import DecoderConfig
+from emlnet.training.state import Plan
+from pipelines.config.options import DECODER_PLAN, TrainingCommand
+from pipelines.stages import select_encoders
 from pipelines.stages.decoder_stage import decoder_job, decoder_stage
 from pipelines.stages.frozen_encoders import (
     FrozenEncoder,
@@ -20,22 +23,44 @@ from pipelines.stages.frozen_encoders import (
 )
 from pipelines.stages.run_context import RunContext, open_context
 from pipelines.stages.stage import print_result
-from pipelines.tracking import best_encoders, run_folder
+from pipelines.tracking.best_encoders import number_of_best, resolve_best
+from pipelines.tracking.run_folder import StageResult
 from shards.files.manifest import Manifest
 from shards.files.store import location
 
 
-def run(command: DecoderCommand) -> run_folder.StageResult:
-    """Trains a decoder on encoders of any runs, or on the subset of them that does best."""
-    size = best_encoders.number_of_best(command.encoders)
-    command = replace(command, encoders=_names(command))
-    context = open_context(command, "decoder", "+".join(command.encoders))
-    packages = find_packages(command.encoders, command.tracking.uri, context.folder)
+@dataclass(frozen=True, kw_only=True)
+class DecoderCommand(TrainingCommand):
+    """Train a decoder on any number of encoders: an MLflow run with the packaged model."""
+
+    common_flags: ClassVar[tuple[str, ...]] = (
+        "data", "encoders", "select_encoders", "readouts", "epochs", "batch_size", "lr",
+        "loss_weights", "num_workers", "use_gpu", "seed", "out", "tracking_uri",
+    )  # fmt: skip
+    encoders: tuple[str, ...]
+    """Encoders to join: MLflow runs, folders, or model URIs, which stand for all encoders of a
+    model.  `best`: of each backbone the best run on this very data; `best:3`: the three of them
+    that do best together."""
+    select_encoders: bool = False
+    """Try subsets of the encoders (all subsets, or of more than four encoders greedily), show the
+    table, and keep the best."""
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
+    decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
+    plan: OmitArgPrefixes[Plan] = DECODER_PLAN
+
+
+def run(command: DecoderCommand) -> StageResult:
+    """Train a decoder, or resume."""
+    num_best, uri = number_of_best(command.encoders), command.tracking.uri
+    data = Manifest.join([Manifest.load(location(folder)) for folder in command.data]).digest
+    names = resolve_best(command.encoders, uri, data, command.plan.select)
+    context = open_context(replace(command, encoders=names), "decoder", "+".join(names))
+    packages = find_packages(names, uri, context.folder)
     caches = cache_folder(command.readouts, context.folder)
-    encoders = open_encoders(packages, context.manifest, caches)
-    notes = ""
-    if command.select_encoders or size:
-        encoders, notes = _select(command, context, encoders, size)
+    encoders, notes = open_encoders(packages, context.manifest, caches), ""
+    if command.select_encoders or num_best:
+        encoders, notes = _select(command, context, encoders, num_best)
     stage = decoder_stage(
         context, encoders, command.decoder, command.plan, command.seed, notes, command.mix
     )
@@ -46,44 +71,12 @@ def run(command: DecoderCommand) -> run_folder.StageResult:
     return result
 
 
-def _names(command: DecoderCommand | ReadoutsCommand) -> tuple[str, ...]:
-    """The encoders that a command names; of `best`, those that the MLflow store holds."""
-    if not best_encoders.is_best(command.encoders):
-        return command.encoders
-    digest = Manifest.join([Manifest.load(location(data)) for data in command.data]).digest
-    metric = command.plan.select if isinstance(command, DecoderCommand) else "kl"
-    found = tuple(best_encoders.best_encoders(command.tracking.uri, digest, metric))
-    wanted = best_encoders.number_of_best(command.encoders)
-    if wanted > len(found):
-        raise ValueError(f"best:{wanted} of {len(found)} backbones; train more, or ask for less")
-    return found
-
-
 def _select(
     command: DecoderCommand, context: RunContext, encoders: Sequence[FrozenEncoder], size: int
 ) -> tuple[list[FrozenEncoder], str]:
-    """The subset that does best, and the table of all that were tried, as Markdown."""
+    """The best subset, and the table of all that were tried, as Markdown."""
     compute_readouts(context, encoders)
     job = decoder_job(context, encoders, command.decoder, command.plan, command.seed, command.mix)
     chosen = select_encoders.select_encoders(context, encoders, job, size)
     print(f"\n{chosen.markdown()}\n", flush=True)
     return [encoders[member] for member in chosen.best], chosen.markdown()
-
-
-def compute(command: ReadoutsCommand) -> None:
-    """Computes readouts of encoders, for decoders to come."""
-    if best_encoders.number_of_best(command.encoders):
-        raise ValueError(
-            f"{command.encoders[0]} is a choice by decoders, which `decoder` makes; readouts are "
-            "of `best`, the best encoder of each backbone"
-        )
-    data = [location(folder) for folder in command.data]
-    manifest = Manifest.join([Manifest.load(folder) for folder in data])
-    caches = cache_folder(command.readouts, Path("runs/any").absolute())
-    connection.connect(command.compute)
-    check_nodes.check(data, caches)
-    with tempfile.TemporaryDirectory() as scratch:
-        packages = find_packages(_names(command), command.tracking.uri, Path(scratch))
-        for each in open_encoders(packages, manifest, caches):
-            use_gpu = command.compute.use_gpu
-            readout_cache.build(each.cache, data, command.splits, each.encoder, use_gpu)

@@ -9,14 +9,9 @@ import pytest
 
 from emlnet.losses.weighted import LossWeights
 from pipelines.__main__ import main, parse
+from pipelines.commands.training.train_encoder import EncoderCommand
 from pipelines.config.flags import read_loss_weights
-from pipelines.config.options import (
-    Compute,
-    EncoderCommand,
-    FullCommand,
-    digest,
-    flatten,
-)
+from pipelines.config.options import Compute, FullCommand
 from pipelines.config.presets import PRESETS, find_preset
 from pipelines.ray_train import trainer
 from pipelines.tracking.mlflow_runs import Tracker
@@ -111,18 +106,6 @@ def test_one_weight_for_all_backbones_or_one_each() -> None:
         FullCommand(data=(Path("d"),), backbones=("tiny", "tiny", "tiny"), weights=("a", "b"))
 
 
-def test_equal_configs_have_equal_digests() -> None:
-    first, second = find_preset("osie-cpu"), find_preset("osie-cpu")
-    assert digest(config=first) == digest(config=second)
-    assert digest(config=first) != digest(config=find_preset("smoke"))
-
-
-def test_a_tree_flattens_to_dotted_names() -> None:
-    flat = flatten(find_preset("osie-cpu"))
-    assert flat["plan.epochs"] == find_preset("osie-cpu").plan.epochs
-    assert "kl=" in flat["plan.loss_weights"]
-
-
 def test_full_needs_no_preset_but_data() -> None:
     command = parse(["full", "--data", "x"])
     assert isinstance(command, FullCommand)
@@ -136,11 +119,6 @@ def test_full_without_data_asks_for_it(
     with pytest.raises(SystemExit):
         main(words)
     assert "--data" in capsys.readouterr().err
-
-
-def test_a_password_in_the_stores_address_is_not_logged() -> None:
-    command = parse(["full", "--data", "x", "--tracking-uri", "http://me:secret@127.0.0.1:5000"])
-    assert "secret" not in str(flatten(command))
 
 
 def test_a_relative_sqlite_store_is_made_absolute() -> None:

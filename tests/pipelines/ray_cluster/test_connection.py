@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.config.options import Cluster
+from pipelines.config.options import ClusterOptions
 from pipelines.ray_cluster import connection
 
 pytestmark = pytest.mark.ray
@@ -43,7 +43,7 @@ def test_an_address_without_a_cluster_is_named_with_the_way_out(
     with pytest.raises(
         ValueError, match=r"no Ray cluster answers at .*--address or RAY_ADDRESS"
     ) as caught:
-        connection.connect(Cluster())
+        connection.connect(ClusterOptions())
     assert address in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -61,4 +61,4 @@ def test_what_is_no_address_of_a_head_is_refused_without_its_password(
 ) -> None:
     monkeypatch.setattr(connection, "SECONDS_TO_ANSWER", 0.5)
     with pytest.raises(ValueError, match=f"no Ray cluster answers {words}"):
-        connection.connect(Cluster(address=address))
+        connection.connect(ClusterOptions(address=address))

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from emlnet.registry.mlflow_registry import NAME
 from pipelines.commands.models import promote_version
-from pipelines.config.options import Store
+from pipelines.config.options import StoreOptions
 from pipelines.registry import aliases, publish
 from pipelines.tracking.mlflow_runs import Tracker
 
@@ -108,7 +108,7 @@ def test_a_lock_that_is_held_is_waited_for_and_named(client: MlflowClient) -> No
 def test_rolling_back_goes_to_the_one_before_and_further(
     client: MlflowClient, store: Tracker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = Store(tracking_uri=store.uri)
+    where = StoreOptions(tracking_uri=store.uri)
     held = None
     for version in ("1", "2", "3"):
         aliases.hand_over(client, "champion", version, held, "better")
@@ -133,7 +133,7 @@ def test_a_version_that_held_an_alias_twice_is_rolled_back_from_twice(
     seen = []
     for _ in range(3):
         promote_version.rollback(
-            promote_version.RollbackCommand(tracking=Store(tracking_uri=store.uri))
+            promote_version.RollbackCommand(tracking=StoreOptions(tracking_uri=store.uri))
         )
         seen.append(aliases.holder(client, "champion"))
     assert seen == ["1", "2", "1"]
@@ -142,7 +142,7 @@ def test_a_version_that_held_an_alias_twice_is_rolled_back_from_twice(
 def test_promoting_the_version_that_holds_an_alias_forgets_nothing(
     client: MlflowClient, store: Tracker
 ) -> None:
-    where = Store(tracking_uri=store.uri)
+    where = StoreOptions(tracking_uri=store.uri)
     aliases.hand_over(client, "champion", "1", None, "the first")
     aliases.hand_over(client, "champion", "2", "1", "better")
     promote_version.promote(
@@ -159,13 +159,13 @@ def test_an_alias_that_was_set_in_mlflows_pages_is_rolled_back_too(
     aliases.hand_over(client, "champion", "1", None, "the first")
     client.set_registered_model_alias(NAME, "champion", "3")
     promote_version.rollback(
-        promote_version.RollbackCommand(tracking=Store(tracking_uri=store.uri))
+        promote_version.RollbackCommand(tracking=StoreOptions(tracking_uri=store.uri))
     )
     assert aliases.holder(client, "champion") == "1"
 
 
 def test_a_version_is_promoted_by_hand_with_a_reason(client: MlflowClient, store: Tracker) -> None:
-    where = Store(tracking_uri=store.uri)
+    where = StoreOptions(tracking_uri=store.uri)
     promote_version.promote(
         promote_version.PromoteCommand(version=2, force="we ship it", tracking=where)
     )

@@ -11,7 +11,7 @@ from emlnet.inference.package import save
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.registry.mlflow_registry import CHAMPION, NAME, find_version
 from pipelines.commands.models import promote_version
-from pipelines.config.options import Store
+from pipelines.config.options import StoreOptions
 from pipelines.registry import publish
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.read.reader import ShardReader
@@ -106,7 +106,9 @@ def test_a_challenger_that_wins_later_is_challenger_no_more(
     answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
     promote_version.promote(
         promote_version.PromoteCommand(
-            version=answer.version, force="I looked", tracking=Store(tracking_uri=tracker.uri)
+            version=answer.version,
+            force="I looked",
+            tracking=StoreOptions(tracking_uri=tracker.uri),
         )
     )
     aliases = tracker.client.get_registered_model(NAME).aliases

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from emlnet.inference.package import MODEL
-from pipelines.commands.training import train_decoder
-from pipelines.config.options import ReadoutsCommand
-from pipelines.tracking.best_encoders import best_encoders, is_best, number_of_best
+from pipelines.commands.training import cache_readouts
+from pipelines.commands.training.cache_readouts import ReadoutsCommand
+from pipelines.tracking.best_encoders import best_encoders, number_of_best, resolve_best
 from pipelines.tracking.mlflow_runs import Tracker
 
 DATA = "d" * 64
@@ -54,15 +54,23 @@ def test_a_store_without_such_encoders_says_which_data_were_looked_for(
 
 
 @pytest.mark.parametrize(
-    ("words", "best", "number"),
-    [(("best",), True, 0), (("best:3",), True, 3), (("best", "x"), False, 0), (("x",), False, 0)],
+    ("words", "number"), [(["best"], 0), (["best:3"], 3), (["best:3", "x"], 0), (["x"], 0)]
 )
-def test_best_is_a_word_with_or_without_a_number(
-    words: tuple[str, ...], best: bool, number: int
-) -> None:
-    assert (is_best(words), number_of_best(words)) == (best, number)
+def test_best_is_a_word_with_or_without_a_number(words: list[str], number: int) -> None:
+    assert number_of_best(words) == number
+
+
+def test_best_becomes_runs_and_other_names_stay(runs: dict[str, str]) -> None:
+    uri = runs["uri"]
+    both = (runs["second"], runs["good"])
+    assert (
+        resolve_best(["best"], uri, DATA, "kl") == resolve_best(["best:2"], uri, DATA, "kl") == both
+    )
+    assert resolve_best(["best", "x"], uri, DATA, "kl") == ("best", "x")
+    with pytest.raises(ValueError, match="best:3 of 2 backbones"):
+        resolve_best(["best:3"], uri, DATA, "kl")
 
 
 def test_readouts_of_a_choice_by_decoders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="best:3 is a choice by decoders"):
-        train_decoder.compute(ReadoutsCommand(data=(tmp_path,), encoders=("best:3",)))
+    with pytest.raises(ValueError, match="best:3 is chosen by training decoders"):
+        cache_readouts.run(ReadoutsCommand(data=(tmp_path,), encoders=("best:3",)))

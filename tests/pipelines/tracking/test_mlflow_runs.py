@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from emlnet.registry.mlflow_registry import connect
-from pipelines.config.options import digest
+from pipelines.config.identity import digest
 from pipelines.tracking.epoch_logger import EpochLogger
 from pipelines.tracking.mlflow_runs import RUN_ID, Tracker
 from shards.files.manifest import Manifest

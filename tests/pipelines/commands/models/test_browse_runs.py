@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands.models import browse_runs
-from pipelines.config.options import Store
+from pipelines.config.options import StoreOptions
 from pipelines.tracking.mlflow_runs import Tracker
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreOptions:
     """Three runs, one without scores, and one of another data set."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             folder / str(number), f"run {number}", params={"lr": "0.1"}, tags=tags
         ) as run:
             tracker.metrics(run, metrics)
-    return Store(tracking_uri=uri)
+    return StoreOptions(tracking_uri=uri)
 
 
 def names(said: str) -> list[str]:
@@ -51,14 +51,17 @@ def names(said: str) -> list[str]:
     ],
 )
 def test_runs_are_filtered_and_the_best_come_first(
-    store: Store, options: dict[str, object], expected: str, capsys: pytest.CaptureFixture[str]
+    store: StoreOptions,
+    options: dict[str, object],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert browse_runs.list_runs(browse_runs.RunsCommand(tracking=store, **options)) == 0  # type: ignore[arg-type]
     assert names(capsys.readouterr().out) == list(expected)
 
 
 def test_a_line_shows_run_backbone_and_scores(
-    store: Store, capsys: pytest.CaptureFixture[str]
+    store: StoreOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     browse_runs.list_runs(
         browse_runs.RunsCommand(tracking=store, sort="kl", columns=("kl", "nss"), num=2)
@@ -72,7 +75,7 @@ def test_a_line_shows_run_backbone_and_scores(
 
 
 def test_a_run_without_an_evaluation_shows_its_best_epochs_scores_and_its_whole_id(
-    store: Store, capsys: pytest.CaptureFixture[str]
+    store: StoreOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     browse_runs.list_runs(
         browse_runs.RunsCommand(tracking=store, sort="kl", columns=("mit_kl",), num=1)
@@ -82,19 +85,19 @@ def test_a_run_without_an_evaluation_shows_its_best_epochs_scores_and_its_whole_
     assert re.fullmatch("[0-9a-f]{32}", line.split()[0])
 
 
-def test_no_run_that_fits_is_said(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_run_that_fits_is_said(store: StoreOptions, capsys: pytest.CaptureFixture[str]) -> None:
     assert browse_runs.list_runs(browse_runs.RunsCommand(tracking=store, where=("kl<0",))) == 1
     assert capsys.readouterr().out == "none of 5 runs fits\n"
 
 
-def test_a_wrong_condition_or_experiment_is_an_error(store: Store) -> None:
+def test_a_wrong_condition_or_experiment_is_an_error(store: StoreOptions) -> None:
     with pytest.raises(ValueError, match="'kl' is no condition"):
         browse_runs.RunsCommand(where=("kl",))
     with pytest.raises(ValueError, match="no experiment 'cat'; there are Default, osie, salicon"):
         browse_runs.list_runs(browse_runs.RunsCommand(tracking=store, experiment="cat"))
 
 
-def test_a_name_that_no_run_has_is_an_error(store: Store) -> None:
+def test_a_name_that_no_run_has_is_an_error(store: StoreOptions) -> None:
     for wrong in ({"sort": "foo"}, {"columns": ("kl", "foo")}, {"where": ("foo=3",)}):
         with pytest.raises(ValueError, match=r"no run has 'foo'; there are .*best_kl"):
             browse_runs.list_runs(browse_runs.RunsCommand(tracking=store, **wrong))  # type: ignore[arg-type]
@@ -103,6 +106,6 @@ def test_a_name_that_no_run_has_is_an_error(store: Store) -> None:
 
 
 def test_a_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    nowhere = Store(tracking_uri=f"sqlite:///{tmp_path / 'none.db'}")
+    nowhere = StoreOptions(tracking_uri=f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(ValueError, match="no MLflow store at"):
         browse_runs.ui(browse_runs.UiCommand(tracking=nowhere))

@@ -10,8 +10,10 @@ from mlflow import MlflowClient
 from emlnet.inference import package
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
-from pipelines.commands.training import train_decoder
-from pipelines.config.options import DECODER_PLAN, DecoderCommand, ReadoutsCommand, Tracking
+from pipelines.commands.training import cache_readouts, train_decoder
+from pipelines.commands.training.cache_readouts import ReadoutsCommand
+from pipelines.commands.training.train_decoder import DecoderCommand
+from pipelines.config.options import DECODER_PLAN, Tracking
 from pipelines.tracking.run_folder import StageResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -52,7 +54,7 @@ def command(data: Path, packages: list[str], place: Path) -> DecoderCommand:
 
 @pytest.fixture(scope="module")
 def result(command: DecoderCommand, local_ray: None) -> StageResult:
-    train_decoder.compute(
+    cache_readouts.run(
         ReadoutsCommand(
             data=command.data,
             encoders=command.encoders,
@@ -92,7 +94,7 @@ def test_one_more_encoder_computes_its_own_readouts_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     capsys.readouterr()
-    train_decoder.compute(
+    cache_readouts.run(
         ReadoutsCommand(
             data=command.data,
             encoders=(str(result.package), packages[2]),

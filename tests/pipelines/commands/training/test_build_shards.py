@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pipelines.__main__ import main, parse
+from pipelines.commands.training.build_shards import BuildCommand
 from pipelines.ray_cluster import tasks
-from pipelines.stages.packing import BuildCommand
 from shards.build.writer import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines.__main__ import main, parse
-from pipelines.commands.training import submit_job
-from pipelines.commands.training.submit_job import SubmitCommand
+from pipelines.commands.training import submit
+from pipelines.commands.training.submit import SubmitCommand
 
 FULL = ["full", "--data", "/mnt/salicon", "--out", "/mnt/run"]
 
@@ -31,7 +31,7 @@ def test_a_command_after_submit_keeps_its_flags_and_submit_its_own(separator: li
 @pytest.mark.parametrize("words", [["tune", "full", "--data", "x"], ["shards", "verify", "x"]])
 def test_other_programs_commands_can_be_sent(words: list[str]) -> None:
     assert parse(["submit", *words]).command == tuple(words)
-    assert submit_job.entrypoint(words) == f"exec python -m {' '.join(words)}"
+    assert submit.entrypoint(words) == f"exec python -m {' '.join(words)}"
 
 
 @pytest.mark.parametrize("words", [[*FULL, "--epoks", "2"], ["evaluate"]])
@@ -52,7 +52,7 @@ def test_a_job_is_sent_and_the_lines_that_follow_and_stop_it_are_printed(
             )
             return "raysubmit_1"
 
-    monkeypatch.setattr(submit_job, "connect", lambda address: Client())
+    monkeypatch.setattr(submit, "connect", lambda address: Client())
     assert main(["submit", "--address", "http://me:secret@head:8265", "pipelines", *FULL]) == 0
     told = capsys.readouterr().out
     assert "sending code only: emlnet, shards, pipelines, tune (" in told
@@ -70,7 +70,7 @@ def test_only_code_is_sent_whatever_lies_in_the_checkout(
     checkout, sent = tmp_path / "checkout", tmp_path / "sent"
     sent.mkdir()
     code = {"pyproject.toml"}
-    for name in submit_job.PACKAGES:
+    for name in submit.PACKAGES:
         code |= {f"{name}/__init__.py", f"{name}/inner/__init__.py", f"{name}/inner/new.py"}
     code.add("pipelines/inner/templates/page.html")
     data = {
@@ -81,13 +81,13 @@ def test_only_code_is_sent_whatever_lies_in_the_checkout(
     for name in code | data:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).touch()
-    monkeypatch.setattr(submit_job, "CHECKOUT", checkout)
-    folder = submit_job.pack(sent)
+    monkeypatch.setattr(submit, "CHECKOUT", checkout)
+    folder = submit.pack(sent)
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == code
 
 
 def test_this_checkout_is_small(tmp_path: Path) -> None:
-    files = [path for path in submit_job.pack(tmp_path).rglob("*") if path.is_file()]
+    files = [path for path in submit.pack(tmp_path).rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".py", ".toml", ".html"}
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
@@ -113,13 +113,13 @@ def test_what_a_cluster_could_not_do_is_refused(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ValueError, match=message) as caught:
-        submit_job.check(words)
+        submit.check(words)
     assert "secret" not in str(caught.value)
 
 
 def test_a_command_that_writes_no_runs_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert submit_job.check(["shards", "verify", "/mnt/shards"]) == ""
+    assert submit.check(["shards", "verify", "/mnt/shards"]) == ""
 
 
 @pytest.mark.parametrize("program", ["full", "tune"])
@@ -128,7 +128,7 @@ def test_the_server_that_a_command_names_wins(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     words = [program, *FULL[1:], "--tracking-uri", "http://mlflow:5000"]
-    assert submit_job.check(words) == "http://mlflow:5000"
+    assert submit.check(words) == "http://mlflow:5000"
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://me:secret@127.0.0.1:9"])

@@ -1,0 +1,54 @@
+"""`python -m pipelines readouts`: compute the readouts of frozen encoders for later decoders."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
+
+from pipelines.config.options import ClusterOptions, StoreOptions
+from pipelines.ray_cluster import check_nodes, connection
+from pipelines.stages import readout_cache
+from pipelines.stages.frozen_encoders import cache_folder, find_packages, open_encoders
+from pipelines.tracking.best_encoders import number_of_best, resolve_best
+from shards.files.manifest import Manifest
+from shards.files.store import location
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutsCommand:
+    """Compute and cache the readouts of frozen encoders, which decoders train from."""
+
+    data: tuple[Path, ...]
+    """Folder or URL (s3://, gs://, https://) of shards; several as the decoder trains on them."""
+    encoders: tuple[str, ...]
+    """Encoders: MLflow runs, folders, or model URIs, which stand for all encoders of a model;
+    `best`: of each backbone the best run on this very data."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to compute."""
+    readouts: Path | None = None
+    """Folder of cached readouts, for all decoders; default: runs/readouts."""
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
+    tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
+
+
+def run(command: ReadoutsCommand) -> None:
+    """Compute what is not cached yet."""
+    if number_of_best(command.encoders):
+        raise ValueError(
+            f"{command.encoders[0]} is chosen by training decoders: `decoder` does that; readouts "
+            "can be computed of `best`, the best encoder of each backbone"
+        )
+    data = [location(folder) for folder in command.data]
+    manifest = Manifest.join([Manifest.load(folder) for folder in data])
+    caches = cache_folder(command.readouts, Path("runs/any").absolute())
+    connection.connect(command.compute)
+    check_nodes.check(data, caches)
+    uri, use_gpu = command.tracking.uri, command.compute.use_gpu
+    names = resolve_best(command.encoders, uri, manifest.digest, "kl")
+    with tempfile.TemporaryDirectory() as scratch:
+        packages = find_packages(names, uri, Path(scratch))
+        for each in open_encoders(packages, manifest, caches):
+            readout_cache.build(each.cache, data, command.splits, each.encoder, use_gpu)
