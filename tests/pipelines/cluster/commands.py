@@ -1,10 +1,12 @@
 """Commands and servers as processes of their own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,30 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
             except requests.RequestException:
                 time.sleep(0.3)
         yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def ray_head(log: Path, port: int = 0, **variables: str) -> Iterator[str]:
+    """The job server's address of a cluster of two CPUs that `ray start` made.
+
+    port: of its dashboard, which is the job server; 0: a free one.
+    """
+    port, folder = port or free_port(), Path(sys.executable).parent
+    # Sockets lie in it, whose paths must be short.
+    shared = os.environ.get("RAY_TMPDIR")
+    sessions = f"{shared}/ray" if shared else tempfile.mkdtemp(prefix="ray-")
+    words = [str(folder / "ray"), "start", "--head", "--block", "--num-cpus", "2"]
+    words += ["--port", str(free_port()), "--dashboard-port", str(port)]
+    words += ["--ray-client-server-port", str(free_port()), "--temp-dir", sessions]
+    words += ["--min-worker-port", "0", "--max-worker-port", "0", "--node-ip-address", "127.0.0.1"]
+    # Jobs run the `python` of the environment in which Ray was started.
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    with started(words, log, PATH=path, **variables) as process:
+        wait_for("Ray runtime started", log, process)
+        wait_for_answer(f"http://127.0.0.1:{port}/api/version", log, process)
+        yield f"http://127.0.0.1:{port}"
+    if not shared:
+        shutil.rmtree(sessions, ignore_errors=True)
 
 
 def wait_for_answer(url: str, log: Path, process: subprocess.Popen[str]) -> None:

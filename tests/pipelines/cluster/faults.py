@@ -174,10 +174,12 @@ def begun_twice(job: FaultyJob) -> int:
 
 
 @contextmanager
-def training(job: FaultyJob, compute: Compute) -> Iterator[Future[dict[str, Any]]]:
+def training(
+    job: FaultyJob, compute: Compute, train: Callable[..., Any] = trainer.train
+) -> Iterator[Future[dict[str, Any]]]:
     """A job that trains beside the body: only the main thread may add nodes to a cluster."""
     with ThreadPoolExecutor(1) as pool:
-        content = pool.submit(trainer.train, job, training_of(job), compute)
+        content = pool.submit(train, job, training_of(job), compute)
         try:
             yield content
         except BaseException:

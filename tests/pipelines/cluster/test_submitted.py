@@ -1,11 +1,8 @@
 """A job sent over HTTP to a cluster that wants a token, followed to a model that can be pulled."""
 
-import os
 import re
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +13,8 @@ from tests.pipelines.cluster.commands import (
     command,
     free_port,
     mlflow_server,
+    ray_head,
     started,
-    wait_for_answer,
 )
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
@@ -26,21 +23,8 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The job server of a cluster that `ray start` made."""
-    log, port = tmp_path_factory.mktemp("ray") / "log", free_port()
-    # Sockets lie in it, whose paths must be short.
-    sessions = tempfile.mkdtemp(prefix="ray-")
-    folder = Path(sys.executable).parent
-    words = [str(folder / "ray"), "start", "--head", "--block"]
-    words += ["--port", str(free_port()), "--dashboard-port", str(port), "--num-cpus", "2"]
-    words += ["--node-ip-address", "127.0.0.1", "--temp-dir", sessions]
-    words += ["--min-worker-port", "0", "--max-worker-port", "0", "--ray-client-server-port"]
-    words += [str(free_port())]
-    # Jobs run the `python` of the environment in which Ray was started.
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    with started(words, log, **TOKEN, PATH=path) as process:
-        wait_for_answer(f"http://127.0.0.1:{port}/api/version", log, process)
-        yield f"http://127.0.0.1:{port}"
-    shutil.rmtree(sessions, ignore_errors=True)
+    with ray_head(tmp_path_factory.mktemp("ray") / "log", **TOKEN) as found:
+        yield found
 
 
 def run(words: list[str], log: Path, **variables: str) -> tuple[int, str]:
