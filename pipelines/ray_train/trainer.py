@@ -1,4 +1,4 @@
-"""A job, Ray Train around it, and what comes out: the state of its last checkpoint."""
+"""Ray Train around a job; returns the state of its last checkpoint."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.ray_cluster.sizing import check_batch, scaling_config
 from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal, forward_signals
 from pipelines.ray_train import worker
-from pipelines.ray_train.checkpoint_upload import refusal
+from pipelines.ray_train.checkpoint_upload import describe_refusal
 from pipelines.ray_train.hang_watchdog import collective_timeout
+from pipelines.ray_train.training_job import TrainingJob
 
 TRACE = "trace.json.gz"
 """A trace of training steps, in the stage's own folder."""
 SECONDS_TO_START_SMALLER = "30"
-"""After which a range of workers that lost a machine does with fewer."""
+"""How long a range of workers that lost a machine waits for another before it shrinks."""
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -58,25 +59,25 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 def train(
-    job: worker.Job,
+    job: TrainingJob,
     storage: Path,
     compute: Compute,
     callbacks: Sequence[UserCallback] = (),
     start_failures: int = -1,
 ) -> dict[str, Any]:
-    """Trains a job and returns its last checkpoint's content (emlnet.training.checkpoint).
+    """Train a job and return its last checkpoint's content (emlnet.training.checkpoint).
 
-    storage: the stage's own folder, absolute; called again with it, training goes on from the last
+    storage: the stage's own folder, absolute.  Called again with it, training resumes from the last
     checkpoint, which lies there unless `compute.storage` says otherwise.
-    start_failures: how often workers that found no room are waited for again; -1 without end.
+    start_failures: how often to wait again for workers that found no room; -1 without end.
     Raises ValueError when an input is refused, DivergedError when the loss is no longer finite,
-    StoppedError when the command was asked to end, RuntimeError when workers failed more often than
-    allowed.
+    StoppedError when the command was asked to stop, RuntimeError when workers failed more often
+    than allowed.
     """
     check_batch(job.plan.batch_size, compute)
-    scaled = scaling_config(compute)
-    if scaled.min_workers < scaled.max_workers:
-        job = shared_by(job, scaled.max_workers)
+    scaling = scaling_config(compute)
+    if scaling.min_workers < scaling.max_workers:
+        job = limit_micro_batch(job, scaling.max_workers)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
     stop_signal = StopSignal()
     trainer = _Trainer(
@@ -88,13 +89,13 @@ def train(
             "trace": storage / TRACE if compute.profile else None,
         },
         torch_config=TorchConfig(
-            backend="nccl" if scaled.use_gpu else "gloo",
+            backend="nccl" if scaling.use_gpu else "gloo",
             timeout_s=collective_timeout(compute.timeout),
         ),
-        scaling_config=scaled,
+        scaling_config=scaling,
         run_config=RunConfig(
             name=storage.name,
-            storage_path=checkpoints_of(storage, compute),
+            storage_path=checkpoint_storage(storage, compute),
             failure_config=FailureConfig(
                 max_failures=compute.max_failures, controller_failure_limit=start_failures
             ),
@@ -110,8 +111,8 @@ def train(
     except TrainingFailedError as error:
         reason = stop_signal.reason()
         cause = error.controller_failure if isinstance(error, ControllerError) else None
-        if isinstance(cause, OSError):  # Its own record of the checkpoints.
-            reason = reason or refusal(checkpoints_of(storage, compute), cause)
+        if isinstance(cause, OSError):  # Ray's own list of checkpoints could not be written.
+            reason = reason or describe_refusal(checkpoint_storage(storage, compute), cause)
         if reason:
             raise ValueError(f"{job.title}: {reason}") from error
         raise RuntimeError(f"{job.title}: training failed: {error}") from error
@@ -121,16 +122,16 @@ def train(
     if outcome.kind == "refused":
         raise ValueError(f"{job.title}: {outcome.reason}")
     if outcome.kind == "stopped":
-        raise StoppedError(f"{job.title}: stopped as asked; the same command goes on from there")
+        raise StoppedError(f"{job.title}: stopped as asked; the same command resumes from there")
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         return checkpoint.read(Path(folder))
 
 
-def checkpoints_of(storage: Path, compute: Compute) -> str:
-    """The folder or URL under which a stage's checkpoints lie, in a folder of the stage's name.
+def checkpoint_storage(storage: Path, compute: Compute) -> str:
+    """The folder or URL that holds a stage's checkpoints, in a folder of the stage's name.
 
-    storage: the stage's own folder, which makes the name where many runs share a place.
+    storage: the stage's own folder, which gives the name where many runs share a place.
     """
     if compute.storage is None:
         return str(storage.parent)
@@ -139,10 +140,10 @@ def checkpoints_of(storage: Path, compute: Compute) -> str:
     return f"{root}/{run}-{digest(folder=str(storage.parent.parent))[:8]}/{stage}"
 
 
-def shared_by(job: worker.Job, most: int) -> worker.Job:
-    """The job with parts so small that fewer workers than `most` need no more memory each."""
+def limit_micro_batch(job: TrainingJob, max_workers: int) -> TrainingJob:
+    """Return the job with micro-batches that need no more memory when fewer workers train."""
     plan = job.plan
-    part = -(-plan.batch_size // most)
-    if not plan.micro_batch or plan.micro_batch > part:
-        job = replace(job, plan=replace(plan, micro_batch=part))  # type: ignore[type-var]
+    share = -(-plan.batch_size // max_workers)
+    if not plan.micro_batch or plan.micro_batch > share:
+        job = replace(job, plan=replace(plan, micro_batch=share))  # type: ignore[type-var]
     return job

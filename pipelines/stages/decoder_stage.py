@@ -20,7 +20,7 @@ from emlnet.models.encoder import Encoder
 from emlnet.training.state import Plan
 from emlnet.training.validation import Inputs, TrainBatch
 from pipelines.config.identity import flatten
-from pipelines.ray_train.worker import WorkerSource
+from pipelines.ray_train.training_job import WorkerSource
 from pipelines.stages.encoder_stage import canvas_of
 from pipelines.stages.frozen_encoders import FrozenEncoder, compute_readouts
 from pipelines.stages.readout_cache import Cache

@@ -22,7 +22,7 @@ from emlnet.models.finetune import Finetune, prepare
 from emlnet.training.state import Plan
 from emlnet.training.validation import TrainBatch
 from pipelines.config.identity import flatten
-from pipelines.ray_train.worker import WorkerSource
+from pipelines.ray_train.training_job import WorkerSource
 from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures

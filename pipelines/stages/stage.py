@@ -7,36 +7,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from emlnet.inference import package
 from emlnet.metrics.saliency_metrics import LABELS
-from emlnet.models.eml_net import EMLNet
-from emlnet.models.encoder import Encoder
 from emlnet.registry.mlflow_registry import PACKAGE
 from emlnet.training.state import LOWER_IS_BETTER, EpochReport
-from pipelines.ray_train import trainer, worker
+from pipelines.ray_train import trainer
+from pipelines.ray_train.training_job import TrainingJob
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking import figures, run_folder
 from pipelines.tracking.epoch_logger import EpochLogger
 from pipelines.tracking.mlflow_runs import away, one_line
 from pipelines.tracking.provenance import data_tags, git_commit
-from shards.read.reader import Reader
 
 HISTORY, SENT = "history.json", "mlflow-sent.json"
 CURVES, PICTURES = "curves.png", "pictures.png"
-
-
-class StageJob(worker.Job, Protocol):
-    """A job that can also build its model from trained weights."""
-
-    def reader(self, split: str) -> Reader:
-        """Return the samples of a split."""
-
-    def finish(self, weights: dict[str, Tensor]) -> Encoder | EMLNet:
-        """Return the whole model, in eval mode, from the weights of the best epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +35,7 @@ class Stage:
 
     name: str
     kind: str
-    job: StageJob
+    job: TrainingJob
     context: RunContext
     folder: Path
     params: Mapping[str, Any]

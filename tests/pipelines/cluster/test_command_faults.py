@@ -65,7 +65,7 @@ def test_a_command_that_is_told_to_end_saves_and_goes_on_from_there(
         process.send_signal(number)
         assert process.wait(timeout=60) == code, (tmp_path / "first.log").read_text()
     assert (
-        "stopped as asked; the same command goes on from there"
+        "stopped as asked; the same command resumes from there"
         in (tmp_path / "first.log").read_text()
     )
     (run,) = runs_of(uri)
