@@ -32,7 +32,7 @@ PIPELINES = Program(
         "predict": CommandEntry(f"{MODELS}.predict_pictures:run", "predict on a cluster"),
         "promote": CommandEntry(f"{MODELS}.promote_version:promote", "give a version an alias"),
         "rollback": CommandEntry(f"{MODELS}.promote_version:rollback", "take an alias back"),
-        "runs": CommandEntry(f"{MODELS}.browse_runs:list_runs", "list MLflow runs as a table"),
-        "ui": CommandEntry(f"{MODELS}.browse_runs:ui", "open MLflow's pages"),
+        "runs": CommandEntry(f"{MODELS}.list_runs:run", "list MLflow runs as a table"),
+        "ui": CommandEntry(f"{MODELS}.open_ui:run", "open MLflow's pages"),
     },
 )
