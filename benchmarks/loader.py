@@ -3,14 +3,13 @@
     python -m benchmarks.loader --data RAW
 
 RAW is a folder in SALICON's layout of pictures of one size, by default OSIE's; it is packed first.
-Two processes decode, one takes the batches, whatever the number of cores. Writes
+Two threads or processes decode, another takes the batches, whatever the number of cores. Writes
 benchmarks/results/loader.json.
 
 `ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
 in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
-photographs and points, with density maps or without, against torchvision's decode_jpeg on the
-photographs alone, in as many processes, which hand nothing on.  Both sides keep memory as training
-workers do.
+photographs, density maps and points, against torchvision's decode_jpeg on the photographs alone, in
+as many processes, which hand nothing on.  Both sides keep memory as training workers do.
 """
 
 import argparse
@@ -30,24 +29,21 @@ from emlnet.data.augment import Augmentation
 from emlnet.data.batches import prepare_image, prepare_targets
 from pipelines.ray_cluster.connection import WORKER_ENV
 from shards.build.writer import build
-from shards.read.loader import Loader, Reading
+from shards.read.loader import Loader
 from shards.read.reader import ShardReader
 
 OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
-BATCH, PROCESSES = 8, 2
+BATCH, NUM_WORKERS = 8, 2
 
 
-def ours(shards, ready, cache, maps):
+def ours(shards, ready):
     """One epoch a repetition."""
     loader = Loader(
         ShardReader(Path(shards), "train"),
         BATCH,
         shuffle=True,
         augmentation=Augmentation(flip=ready),
-        reading=Reading(cache=cache),
-        maps=maps,
-        num_workers=PROCESSES,
-        reuse=True,
+        num_workers=NUM_WORKERS,
     )
     epochs = iter(range(1000))
 
@@ -62,7 +58,7 @@ def ours(shards, ready, cache, maps):
 
 def baseline(raw):
     """One epoch of the usual loader a repetition."""
-    loader = usual.loader(Path(raw), BATCH, PROCESSES)
+    loader = usual.loader(Path(raw), BATCH, NUM_WORKERS)
 
     def repeat():
         for _ in loader:
@@ -83,8 +79,8 @@ def decode_all(names):
 def jpegs(raw):
     """All photographs decoded once a repetition, in as many processes."""
     names = sorted(map(str, (Path(raw) / "images/train").glob("*.jpg")))
-    pool = multiprocessing.get_context("forkserver").Pool(PROCESSES)
-    parts = [names[start::PROCESSES] for start in range(PROCESSES)]
+    pool = multiprocessing.get_context("forkserver").Pool(NUM_WORKERS)
+    parts = [names[start::NUM_WORKERS] for start in range(NUM_WORKERS)]
 
     def repeat():
         pool.map(decode_all, parts, chunksize=1)
@@ -117,12 +113,10 @@ def main():
             ours.close()
             baseline.close()
 
-        for part, cache in (("ready for the loss", "none"), ("ready, --cache ram", "ram")):
-            loader = side("ours", **ours_at, ready=True, cache=cache, maps=True)
-            row(part, "PIL, scipy, float32", 4, loader, side("baseline", **theirs))
-        for part, maps, reach in (("pictures, points", False, 0.6), ("and maps", True, None)):
-            loader = side("ours", **ours_at, ready=False, cache="none", maps=maps)
-            row(part, "JPEGs alone", reach, loader, side("jpegs", **theirs))
+        loader = side("ours", **ours_at, ready=True)
+        row("ready for the loss", "PIL, scipy, float32", 3, loader, side("baseline", **theirs))
+        loader = side("ours", **ours_at, ready=False)
+        row("pictures, maps, points", "JPEGs alone", None, loader, side("jpegs", **theirs))
         print(json.dumps({row.part: len(reader) / min(row.ours) for row in rows}), "images/s")
         save("loader", rows, threads=1)
 

@@ -80,7 +80,7 @@ class TrialSource(ShardSource):
             reader = SmallReader(job.data[0], "val", job.scale)
             rest = reader.subset(halves(len(reader))[1])
             self._held_out = Loader(
-                rest, job.plan.batch_size, rank=rank, world_size=world_size, reading=job.reading
+                rest, job.plan.batch_size, rank=rank, world_size=world_size, errors=job.errors
             )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -146,7 +146,7 @@ class EncoderSubject:
             plan=trial.plan,
             seed=trial.seed,
             loader_workers=self.compute.loader_workers,
-            reading=self.compute.reading,
+            errors=self.compute.errors,
             finetune=self.finetune,
             scale=trial.scale,
             halves=trial.halves,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emlnet.data.framing import Size
 from emlnet.data.maps import resize, to_log_density
-from emlnet.data.samples import Decoded, Place
+from emlnet.data.samples import Decoded
 from emlnet.models.encoder import Encoder
 from pipelines.stages.decoder_stage import Readouts, read_gaze
 from pipelines.stages.readout_cache import Cache
@@ -69,10 +69,8 @@ class SmallReader(ShardReader):
         """That of the data set at this scale."""
         return super().digest if self.scale == 1 else f"{super().digest} x {self.scale:g}"
 
-    def decoded(self, position: int, place: Place | None = None) -> Decoded:
-        """Reads one sample and decodes its pictures, smaller; place: memory for them."""
-        if self.scale == 1:
-            return super().decoded(position, place)
+    def decoded(self, position: int) -> Decoded:
+        """Reads one sample and decodes its pictures, smaller."""
         return shrink(super().decoded(position), self.scale)
 
 

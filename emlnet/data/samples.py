@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,16 +48,6 @@ class Decoded:
     density: NDArray[np.uint8]
 
 
-class Place(NamedTuple):
-    """Memory for a sample's pictures.
-
-    image: (H, W, 3) uint8.  density: (H, W) uint8; None where density maps are not wanted.
-    """
-
-    image: NDArray[np.uint8]
-    density: NDArray[np.uint8] | None
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """Samples, collated, uint8 until they are on the device.
@@ -83,6 +72,13 @@ class Batch:
     canvas: Size | None = None
     views: tuple[View, ...] | None = None
     colour: Tensor | None = None
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self).items() if torch.is_tensor(value)
+        }
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,15 +140,13 @@ def collate(
     stretch: bool = False,
     parts: Sequence[Frame] | None = None,
     colour: NDArray[np.float32] | None = None,
-    pictures: Tensor | None = None,
 ) -> Batch:
     """Joins decoded samples into a batch.
 
     weight: (B,) 1 or 0.  flip: (B,) bool.  canvas: (H, W) on which pictures of any size are shown;
     without it all have one size.  stretch: fill the canvas, whatever a picture's proportions.
     parts: of each picture what is shown; one that would show no fixation is shown whole.
-    colour: (B, 3) factors.  pictures: (N,) uint8 memory for photographs and densities, 4 bytes a
-    pixel, or 3 for photographs alone, with densities of zeros; new when there is none.
+    colour: (B, 3) factors.
     Raises ValueError when the sizes differ and no canvas is given.
     """
     sizes = [sample.image.shape[:2] for sample in samples]
@@ -177,17 +171,10 @@ def collate(
             )
             for sample, size, part in zip(samples, sizes, parts or wholes, strict=True)
         )
-    if pictures is None:
-        pictures = torch.empty(sum(4 * s.density.size for s in samples), dtype=torch.uint8)
-    shape = (len(samples), 3, *sizes[0]) if not mixed else (sum(s.image.size for s in samples),)
-    image, density = split_pictures(pictures, shape)
-    _fill(pictures[: image.numel()], [s.image for s in samples])
-    if len(pictures) > image.numel():
-        _fill(pictures[image.numel() :], [s.density for s in samples])
     return Batch(
         keys=tuple(s.key for s in samples),
-        image=image,
-        density=density,
+        image=_join([s.image for s in samples], mixed),
+        density=_join([s.density[..., None] for s in samples], mixed),
         pixels=torch.from_numpy(np.concatenate(pixels)),
         counts=torch.from_numpy(np.concatenate(counts)),
         weight=torch.from_numpy(np.asarray(weight, np.float32)),
@@ -198,42 +185,11 @@ def collate(
     )
 
 
-def split_pictures(pictures: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A batch's photographs and densities in their memory, (N,) uint8: views of it.
-
-    shape: of the photographs, (B, 3, H, W), or (M,) where sizes differ; the rest is densities, or
-    nothing, and densities are zeros that take no memory.
-    """
-    num = math.prod(shape)
-    densities = pictures[num:] if len(pictures) > num else pictures.new_zeros(1).expand(num // 3)
-    if len(shape) == 1:
-        return pictures[:num], densities
-    batch, channels, height, width = shape
-    image = pictures[:num].view(batch, height, width, channels).permute(0, 3, 1, 2)
-    return image, densities.view(batch, 1, height, width)
-
-
-def places(pictures: Tensor, sizes: Sequence[Size]) -> list[Place]:
-    """Where a batch's pictures, of these sizes, go in the memory of `collate`."""
-    ends = np.cumsum([height * width for height, width in sizes]).tolist()
-    images, densities = np.split(pictures.numpy(), [3 * ends[-1]])
-    found = []
-    for end, (height, width) in zip(ends, sizes, strict=True):
-        start = end - height * width
-        image = images[3 * start : 3 * end].reshape(height, width, 3)
-        density = densities[start:end].reshape(height, width) if len(densities) else None
-        found.append(Place(image, density))
-    return found
-
-
-def _fill(memory: Tensor, pictures: Sequence[NDArray[np.uint8]]) -> None:
-    """Copies pictures one after another, but those that are there already."""
-    place, start = memory.numpy(), 0
-    for picture in pictures:
-        target = place[start : start + picture.size].reshape(picture.shape)
-        if target.ctypes.data != picture.ctypes.data:
-            np.copyto(target, picture)
-        start += picture.size
+def _join(pictures: Sequence[NDArray[np.uint8]], mixed: bool) -> Tensor:
+    """Pictures (H, W, C) as (B, C, H, W); flat, one after another, when their sizes are mixed."""
+    if mixed:
+        return torch.from_numpy(np.concatenate([picture.reshape(-1) for picture in pictures]))
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def _part(sample: Decoded, part: Frame) -> Frame:

@@ -14,7 +14,7 @@ from emlnet.models.encoder import EncoderConfig
 from emlnet.models.finetune import Finetune
 from emlnet.registry.mlflow_registry import find_tracking_uri
 from emlnet.training.state import Plan
-from shards.read.loader import Reading
+from shards.read.loader import ErrorPolicy
 
 DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
 
@@ -44,7 +44,7 @@ class Compute(ClusterOptions):
     sync_bn: bool = False
     """BatchNorm's statistics over all workers' images, on GPUs; else they are each worker's own."""
     loader_workers: int = 0
-    """Processes per worker that read and decode; 0 reads in the worker itself."""
+    """Threads per worker that read and decode ahead; 0 reads when a batch is asked for."""
     timeout: int = 600
     """Seconds without progress after which a worker hangs: each tells where, and all start anew
     from the last checkpoint."""
@@ -53,7 +53,7 @@ class Compute(ClusterOptions):
     default: the run's own folder."""
     wait: int = 0
     """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""
-    reading: OmitArgPrefixes[Reading] = field(default_factory=Reading)
+    errors: OmitArgPrefixes[ErrorPolicy] = field(default_factory=ErrorPolicy)
     max_failures: int = 2
     """How often a stage starts again from its last checkpoint after a worker died."""
     threads: int = 0

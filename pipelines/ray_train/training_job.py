@@ -13,7 +13,7 @@ from emlnet.models.encoder import Encoder
 from emlnet.training.fit import BatchSource
 from emlnet.training.state import Plan
 from pipelines.tracking import figures
-from shards.read.reader import Reader
+from shards.read.reader import SplitReader
 
 
 class WorkerSource(BatchSource):
@@ -53,7 +53,7 @@ class TrainingJob(Protocol):
     def source(self, rank: int, world_size: int, device: torch.device) -> WorkerSource:
         """Return the batches of one rank."""
 
-    def reader(self, split: str) -> Reader:
+    def reader(self, split: str) -> SplitReader:
         """Return the samples of a split."""
 
     def finish(self, weights: dict[str, Tensor]) -> Encoder | EMLNet:

@@ -27,10 +27,9 @@ from pipelines.stages.readout_cache import Cache
 from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures, run_folder
-from shards.files.pixels import decode_grey
-from shards.read.order import Plan as ReadingPlan
-from shards.read.order import epoch_plan
-from shards.read.reader import Reader, open_split, step_keys
+from shards.files.stored_pictures import decode_density
+from shards.read.order import EpochPlan, epoch_plan
+from shards.read.reader import SplitReader, open_split, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class DecoderJob:
         """The decoder over frozen encoders, without their backbones."""
         return CachedDecoder(EMLNet(self.encoders, self.decoder))
 
-    def reader(self, split: str) -> Reader:
+    def reader(self, split: str) -> SplitReader:
         """The samples to train on, or to validate with."""
         return open_split(self.data, split)
 
@@ -85,7 +84,7 @@ class CacheSource(WorkerSource):
         self.canvas = canvas_of(job.encoders[0].config, sizes)
         self.steps_per_epoch = len(self._plan(len(self.readers["train"]), 0).indices)
 
-    def _plan(self, num_samples: int, epoch: int, train: bool = True) -> ReadingPlan:
+    def _plan(self, num_samples: int, epoch: int, train: bool = True) -> EpochPlan:
         return epoch_plan(
             num_samples=num_samples,
             parts=self.readers["train"].parts,
@@ -104,7 +103,7 @@ class CacheSource(WorkerSource):
         plan = self._plan(len(positions), 0, train=False)
         return self._batches(split, replace(plan, indices=positions[plan.indices]))
 
-    def _batches(self, split: str, plan: ReadingPlan, start_step: int = 0) -> CachedBatches:
+    def _batches(self, split: str, plan: EpochPlan, start_step: int = 0) -> CachedBatches:
         reader = self.readers[split]
         return CachedBatches(
             plan,
@@ -162,7 +161,7 @@ class CachedBatches:
 
     def __init__(
         self,
-        plan: ReadingPlan,
+        plan: EpochPlan,
         readouts: Sequence[Readouts],
         gaze: Callable[[int], Decoded],
         device: torch.device,
@@ -198,10 +197,10 @@ def read_taps(
     return [[tap.to(device).float() for tap in given.read(positions, flips)] for given in readouts]
 
 
-def read_gaze(reader: Reader, position: int) -> Decoded:
+def read_gaze(reader: SplitReader, position: int) -> Decoded:
     """A sample without its photograph, which is not decoded."""
     sample = reader.sample(position)
-    density = decode_grey(sample.density, f"{sample.key}: the density map")
+    density = decode_density(sample.density, f"{sample.key}: the density map")
     return Decoded(
         key=sample.key,
         image=np.broadcast_to(np.uint8(0), (*density.shape, 3)),

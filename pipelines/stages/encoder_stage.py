@@ -26,8 +26,8 @@ from pipelines.ray_train.training_job import WorkerSource
 from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures
-from shards.read.loader import Loader, Reading
-from shards.read.reader import Reader, open_split, step_keys
+from shards.read.loader import ErrorPolicy, Loader
+from shards.read.reader import SplitReader, open_split, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class EncoderJob:
     seed: int
     loader_workers: int = 0
     num_examples: int = 0
-    reading: Reading = field(default_factory=Reading)
+    errors: ErrorPolicy = field(default_factory=ErrorPolicy)
     mix: tuple[float, ...] = ()
     finetune: Finetune = field(default_factory=Finetune)
     name: str = ""
@@ -57,7 +57,7 @@ class EncoderJob:
         """The encoder, its backbone with the weights to start from."""
         return prepare(start_encoder(self.encoder), self.finetune)
 
-    def reader(self, split: str) -> Reader:
+    def reader(self, split: str) -> SplitReader:
         """The samples to train on, or to validate with."""
         return open_split(self.data, split)
 
@@ -90,8 +90,7 @@ class ShardSource(WorkerSource):
             "num_workers": job.loader_workers,
             "pin_memory": device.type == "cuda",
             **canvas_of(job.encoder, [*train.sizes, *val.sizes]),
-            "reading": job.reading,
-            "reuse": device.type == "cpu",
+            "errors": job.errors,
         }
         self._train = Loader(
             train,
@@ -148,7 +147,7 @@ def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
     return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
 
 
-def letterboxed(config: EncoderConfig, readers: Sequence[Reader]) -> EncoderConfig:
+def letterboxed(config: EncoderConfig, readers: Sequence[SplitReader]) -> EncoderConfig:
     """The config, which letterboxes where pictures of several sizes train a `density` encoder."""
     mixed = len({size for reader in readers for size in reader.sizes}) > 1
     return replace(config, letterbox=config.letterbox or (mixed and config.readout == "density"))
@@ -228,7 +227,7 @@ def encoder_stage(
         seed=seed,
         loader_workers=context.compute.loader_workers,
         num_examples=figures.NUM_EXAMPLES,
-        reading=context.compute.reading,
+        errors=context.compute.errors,
         mix=mix,
         finetune=finetune,
         name=name,

@@ -29,7 +29,7 @@ from pipelines.config.identity import digest
 from pipelines.ray_cluster import tasks
 from pipelines.tracking.run_folder import LOCK, write_json
 from shards.read.loader import check_sizes
-from shards.read.reader import Reader, open_split
+from shards.read.reader import SplitReader, open_split
 
 PART = 50
 """Samples of a part: what is lost when a worker dies."""
@@ -89,7 +89,7 @@ def _mark(folder: Path, about: dict[str, Any], splits: list[str]) -> None:
         write_json(folder / DONE, {**about, "splits": [*done, *(set(splits) - set(done))]})
 
 
-def check_canvas(reader: Reader, encoder: Encoder) -> None:
+def check_canvas(reader: SplitReader, encoder: Encoder) -> None:
     """Raises ValueError when an encoder sees pictures of a split at several sizes."""
     if encoder.config.letterbox or encoder.kind == "eml":
         return
@@ -125,7 +125,7 @@ def _compute(
     part: list[int],
     device: torch.device,
     encoder: Encoder,
-    reader: Reader,
+    reader: SplitReader,
     split: str,
     folder: Path,
 ) -> None:

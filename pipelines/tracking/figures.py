@@ -19,7 +19,7 @@ from emlnet.inference.predictor import to_tensor
 from emlnet.metrics.saliency_metrics import LABELS
 from emlnet.training.state import EpochReport
 from emlnet.training.validation import Inputs
-from shards.read.reader import Reader
+from shards.read.reader import SplitReader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ class Example:
 
 
 def examples(
-    reader: Reader, num: int, prepare: Callable[[int, Decoded], Inputs]
+    reader: SplitReader, num: int, prepare: Callable[[int, Decoded], Inputs]
 ) -> Iterator[Example]:
     """At most `num` pictures of a split, evenly chosen, the same ones each time.
 

@@ -21,7 +21,13 @@ from emlnet.data import maps
 from shards.files.codec import pack
 from shards.files.manifest import IndexEntry, Shard, Skipped
 from shards.files.store import Store
-from shards.layouts.raw_samples import IncompleteSampleError, RawFolder, RawSample, Reading, read
+from shards.layouts.raw_samples import (
+    CheckedSample,
+    IncompleteSampleError,
+    RawFolder,
+    RawSample,
+    read,
+)
 
 TEMPORARY = ".tmp"
 RECORD, DENSITY_SUM = ".part.json", ".part.npy"
@@ -96,23 +102,23 @@ def write_part(task: PartTask) -> int:
     with store.writing(task.file + TEMPORARY) as tar:
         for raw in task.samples:
             try:
-                reading = read(task.folder, raw, task.sigma)
+                checked = read(task.folder, raw, task.sigma)
             except IncompleteSampleError as fault:
                 faults.append(Skipped(file=fault.what, reason=fault.kind))
                 continue
-            piece = pack(reading.sample)
+            piece = pack(checked.sample)
             tar.write(piece)
             digest.update(piece)
-            entries.append(_entry(reading, piece, offset))
+            entries.append(_entry(checked, piece, offset))
             offset += len(piece)
-            outside += reading.num_points_outside
-            empty += reading.num_empty_observers
-            num_pixels += len(np.unique(reading.sample.points, axis=0))
-            size = np.array(reading.decoded.density.shape[::-1])
-            places = (reading.sample.points + 0.5) / size
+            outside += checked.num_points_outside
+            empty += checked.num_empty_observers
+            num_pixels += len(np.unique(checked.sample.points, axis=0))
+            size = np.array(checked.density.shape[::-1])
+            places = (checked.sample.points + 0.5) / size
             moments += np.concatenate([places.sum(0), (places**2).sum(0)])
             if task.with_sum:
-                density_sum = add_density(density_sum, reading.decoded.density)
+                density_sum = add_density(density_sum, checked.density)
         end = bytes(TAR_END + -(offset + TAR_END) % TAR_RECORD)
         tar.write(end)
         digest.update(end)
@@ -161,9 +167,9 @@ def is_done(store: Store, sizes: dict[str, int], file: str) -> bool:
     return shard.num_bytes in (sizes.get(file + TEMPORARY), sizes.get(file))
 
 
-def _entry(reading: Reading, piece: bytes, offset: int) -> IndexEntry:
-    sample = reading.sample
-    height, width = reading.decoded.density.shape
+def _entry(checked: CheckedSample, piece: bytes, offset: int) -> IndexEntry:
+    sample = checked.sample
+    height, width = checked.density.shape
     known = sample.observers[sample.observers >= 0]
     return IndexEntry(
         key=sample.key,
@@ -175,7 +181,7 @@ def _entry(reading: Reading, piece: bytes, offset: int) -> IndexEntry:
         height=height,
         width=width,
         num_observers=len(np.unique(known)) if len(known) else None,
-        density_cc=reading.density_cc,
+        density_cc=checked.density_cc,
     )
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from emlnet.data.images import decode_picture, open_picture, to_grey
-from emlnet.data.samples import Decoded, Sample
+from emlnet.data.images import decode_picture
+from emlnet.data.samples import Sample
 from shards.files import stored_pictures
-from shards.files.pixels import encode_grey
 from shards.layouts.folders import fingerprint
 from shards.layouts.raw_gaze import ZERO_BASED, Frame, Gaze, GazeReader, without_gaze_files
 
@@ -103,45 +103,43 @@ class RawFolder:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
+class CheckedSample:
     """One sample as read from the raw folder, with what was dropped from its gaze.
 
+    density: (H, W) uint8, the decoded density map.
     density_cc: correlation of the map from a file with one made of the fixations, or None.
     """
 
     sample: Sample
-    decoded: Decoded
+    density: NDArray[np.uint8]
     num_points_outside: int
     num_empty_observers: int
     density_cc: float | None
 
 
-def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Reading:
+def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> CheckedSample:
     """Reads and checks one sample: pictures decode whole, all sizes agree, somebody looked.
 
     A fixation is rounded to the nearest pixel, halves to the right and down; one that is then
-    outside the photograph, or no number, is dropped and counted, never moved.
+    outside the photograph, or not a number, is dropped and counted, never moved.
     sigma: pixels of the Gaussian that makes a density map where there is no file.
     Raises IncompleteSampleError naming the file that is at fault.
     """
-    source, density = folder.path, None
     try:
-        image = stored_pictures.as_stored((source / raw.image).read_bytes(), raw.image)
-        decoded_image = decode_picture(image, raw.image)
-        sizes = {raw.image: decoded_image.shape[:2]}
-        gaze_file = raw.gaze if isinstance(raw.gaze, str) else raw.image
-        gaze = raw.gaze
-        if isinstance(gaze, str):
-            gaze = folder.read_gaze(source / gaze, gaze)
+        image = stored_pictures.as_stored((folder.path / raw.image).read_bytes(), raw.image)
+        size = decode_picture(image, raw.image).shape[:2]
+        sizes = {raw.image: size}
+        if isinstance(raw.gaze, str):
+            gaze_file, gaze = raw.gaze, folder.read_gaze(folder.path / raw.gaze, raw.gaze)
+        else:
+            gaze_file, gaze = f"the gaze of {raw.image}", raw.gaze
         if gaze.size:
-            named = isinstance(raw.gaze, str)
-            sizes[gaze_file if named else f"the gaze of {raw.image}"] = gaze.size
+            sizes[gaze_file] = gaze.size
+        density = None
         if raw.density:
-            density = stored_pictures.map_as_stored(
-                (source / raw.density).read_bytes(), raw.density
-            )
-            decoded_density = to_grey(open_picture(density, raw.density))
-            sizes[raw.density] = decoded_density.shape
+            content = (folder.path / raw.density).read_bytes()
+            density = stored_pictures.decode_density(content, raw.density)
+            sizes[raw.density] = density.shape
         if len(set(sizes.values())) != 1:
             listed = ", ".join(
                 f"{file} is {height} x {width}" for file, (height, width) in sizes.items()
@@ -149,38 +147,30 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Readi
             raise ValueError(f"sizes differ: {listed}")
     except ValueError as error:
         raise IncompleteSampleError(str(error), "cannot be used") from error
-    size = decoded_image.shape[0], decoded_image.shape[1]
     pixels = np.floor(folder.frame.to_pixels(gaze.points, size) + 0.5)
     inside = ((pixels >= 0) & (pixels < size[::-1])).all(axis=1)
     if not inside.any():
         missing = " in the picture (--units, --origin?)" if len(pixels) else ""
         raise IncompleteSampleError(gaze_file, f"have no fixations{missing}")
-    points, observers = pixels[inside].astype(np.int32), gaze.observers[inside]
+    points = pixels[inside].astype(np.int32)
     density_cc = None
     if density is None:
         assert sigma is not None
-        decoded_density = stored_pictures.draw_density(points, size, sigma)
-        density = encode_grey(decoded_density)
-    elif not decoded_density.any():
-        raise IncompleteSampleError(str(raw.density), "have a density map of zeros")
+        density = stored_pictures.draw_density(points, size, sigma)
+    elif density.any():
+        density_cc = stored_pictures.agreement(density, points, sigma)
     else:
-        density_cc = stored_pictures.agreement(decoded_density, points, sigma)
-    return Reading(
+        raise IncompleteSampleError(str(raw.density), "have a density map of zeros")
+    return CheckedSample(
         sample=Sample(
             key=raw.key,
             image=image,
             points=points,
-            observers=observers,
-            density=density,
+            observers=gaze.observers[inside],
+            density=stored_pictures.encode_density(density),
             timing=None if gaze.timing is None else gaze.timing[inside],
         ),
-        decoded=Decoded(
-            key=raw.key,
-            image=decoded_image,
-            points=points,
-            observers=observers,
-            density=decoded_density,
-        ),
+        density=density,
         num_points_outside=int((~inside).sum()),
         num_empty_observers=gaze.num_empty_observers,
         density_cc=density_cc,

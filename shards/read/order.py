@@ -20,7 +20,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class EpochPlan:
     """What one rank reads in one epoch, a row per step, b samples each.
 
     indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 where
@@ -53,7 +53,7 @@ def epoch_plan(
     flip: bool = False,
     parts: Sequence[int] = (),
     mix: Sequence[float] = (),
-) -> Plan:
+) -> EpochPlan:
     """The steps of one rank: its slice of each global batch of one global order.
 
     Order, flips and draws come from (seed, epoch) alone: any number of ranks reads the same batches
@@ -84,7 +84,7 @@ def epoch_plan(
     columns = np.arange(rank * share, (rank + 1) * share)
     shown = np.arange(places).reshape(num_steps, batch_size)[:, columns % batch_size]
     counts = (columns < batch_size) & (shown < num_samples)
-    return Plan(
+    return EpochPlan(
         indices=np.resize(order, places)[shown],
         weights=counts.astype(np.float32),
         flips=(flips & flip)[shown],

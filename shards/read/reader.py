@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 
 from emlnet.data.framing import Size
-from emlnet.data.samples import Decoded, Place, Sample
+from emlnet.data.samples import Decoded, Sample
 from shards.files.codec import decode, unpack
 from shards.files.manifest import Manifest
 from shards.read.order import epoch_plan
 from shards.read.remote import Pieces, open_pieces
 
 
-class Reader(Protocol):
+class SplitReader(Protocol):
     """Samples by position."""
 
     @property
@@ -47,8 +47,8 @@ class Reader(Protocol):
     def sample(self, position: int) -> Sample:
         """Reads one sample."""
 
-    def decoded(self, position: int, place: Place | None = None) -> Decoded:
-        """Reads one sample and decodes its pictures; `place` as for `shards.files.codec.decode`."""
+    def decoded(self, position: int) -> Decoded:
+        """Reads one sample and decodes its pictures."""
 
 
 class ShardReader:
@@ -117,11 +117,11 @@ class ShardReader:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
 
-    def decoded(self, position: int, place: Place | None = None) -> Decoded:
+    def decoded(self, position: int) -> Decoded:
         """Reads one sample and decodes its pictures; raises what `sample` does."""
         sample = self.sample(position)
         try:
-            return decode(sample, place)
+            return decode(sample)
         except ValueError as error:
             shard = self.shards[self.entries[position].shard]
             raise ValueError(f"{self.folder}/{shard.file}: {error}") from error
@@ -130,7 +130,7 @@ class ShardReader:
 class JointReader:
     """The samples of several readers, one after another."""
 
-    def __init__(self, readers: Sequence[Reader]) -> None:
+    def __init__(self, readers: Sequence[SplitReader]) -> None:
         self.readers = tuple(readers)
         self._starts = np.cumsum([0, *map(len, self.readers)]).tolist()
         self.keys = tuple(key for reader in self.readers for key in reader.keys)
@@ -143,7 +143,7 @@ class JointReader:
         """Number of samples."""
         return int(self._starts[-1])
 
-    def _find(self, position: int) -> tuple[Reader, int]:
+    def _find(self, position: int) -> tuple[SplitReader, int]:
         number = bisect.bisect_right(self._starts, position) - 1
         return self.readers[number], position - self._starts[number]
 
@@ -152,20 +152,25 @@ class JointReader:
         reader, own = self._find(position)
         return reader.sample(own)
 
-    def decoded(self, position: int, place: Place | None = None) -> Decoded:
+    def decoded(self, position: int) -> Decoded:
         """Reads one sample and decodes its pictures; raises what its reader does."""
         reader, own = self._find(position)
-        return reader.decoded(own, place)
+        return reader.decoded(own)
 
 
-def open_split(folders: Sequence[Path | str], split: str) -> Reader:
+def open_split(folders: Sequence[Path | str], split: str) -> SplitReader:
     """The samples of a split of one data set, or of several as one."""
     readers = [ShardReader(folder, split) for folder in folders]
     return readers[0] if len(readers) == 1 else JointReader(readers)
 
 
 def step_keys(
-    reader: Reader, batch_size: int, seed: int, epoch: int, step: int, mix: Sequence[float] = ()
+    reader: SplitReader,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    step: int,
+    mix: Sequence[float] = (),
 ) -> list[str]:
     """The names of the training samples of a step, of all ranks; epoch and step are from 0."""
     plan = epoch_plan(

@@ -26,7 +26,7 @@ from pipelines.stages.encoder_stage import EncoderJob
 from pipelines.stages.frozen_encoders import open_encoders
 from pipelines.stages.readout_cache import Cache
 from shards.files.manifest import Manifest
-from shards.read.loader import Reading
+from shards.read.loader import ErrorPolicy
 from shards.read.reader import ShardReader
 from tune import decoder_trial, encoder_trial, search
 from tune.__main__ import parse
@@ -103,11 +103,11 @@ def test_a_trial_starts_from_a_packaged_encoder_and_finetunes_as_asked(data, tmp
     packaged = Encoder(TINY).eval()
     package.save(tmp_path / "package", packaged, {})
     config = replace(TINY, weights=str(tmp_path / "package"))
-    reading = Reading(on_error="skip", max_skipped=0.5)
+    errors = ErrorPolicy(on_error="skip", max_skipped=0.5)
     subject = EncoderSubject(
         data=data,
         encoder=config,
-        compute=Compute(reading=reading),
+        compute=Compute(errors=errors),
         finetune=Finetune(freeze=1),
     )
     spec = Spec(point=Space().point(EQUAL), seed=4, final=True)
@@ -118,7 +118,7 @@ def test_a_trial_starts_from_a_packaged_encoder_and_finetunes_as_asked(data, tmp
     assert not all(weight.requires_grad for weight in built.parameters())
     source = job.source(0, 1, torch.device("cpu"))
     assert source._held_out is not None
-    assert source._train.reading == source._held_out.reading == reading
+    assert source._train.errors == source._held_out.errors == errors
 
 
 def test_hours_are_refused_where_the_workers_of_a_stopped_trial_would_never_be_free(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.shards.test_unfinished import run_build
 
 from shards.__main__ import main
 from shards.build.parallel import processes
@@ -11,6 +10,7 @@ from shards.build.writer import build
 from shards.files.manifest import Manifest
 from shards.files.store import Store
 from shards.inspect.verify import verify
+from tests.shards.build.test_unfinished import run_build
 
 OUT = "s3://tests/deep/out"
 

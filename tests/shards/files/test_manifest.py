@@ -100,7 +100,9 @@ def test_swapped_shards_are_found(packed):
 
 def test_an_index_that_names_another_sample_is_found(packed):
     edit(packed, lambda c: c["splits"]["train"]["samples"][1].update(key="train/other"))
-    with pytest.raises(ValueError, match=r"sample train/other cannot be read .* holds \['t1'\]"):
+    with pytest.raises(
+        ValueError, match=r"sample train/other cannot be read .* holds 't1\.density\.png'"
+    ):
         verify(packed, full=True)
 
 
@@ -172,6 +174,6 @@ def test_a_member_with_a_path_outside_is_named_though_every_checksum_fits(packed
     edit(packed, fit)
     with pytest.raises(
         ValueError,
-        match=r"train-000000\.tar: sample train/t0 .*no member named '\.\./\.\./t0\.jpg'",
+        match=r"train-000000\.tar: sample train/t0 .*it holds '\.\./\.\./t0\.jpg'",
     ):
         verify(packed, full=True)

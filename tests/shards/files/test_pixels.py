@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from emlnet.data.images import decode_picture
-from shards.files.pixels import decode_grey, decode_photograph, encode_grey
+from shards.files.stored_pictures import decode_density, decode_photograph, encode_density
 
 
 def noise(size):
@@ -22,20 +22,22 @@ def encoded(pixels, kind, **options):
 
 @pytest.mark.parametrize("size", [(1, 1), (15, 7), (16, 9), (17, 3), (480, 640)])
 def test_a_grey_map_comes_back_here_and_in_pillow(size):
-    data = encode_grey(noise(size))
-    np.testing.assert_array_equal(decode_grey(data, "a"), noise(size))
+    data = encode_density(noise(size))
+    np.testing.assert_array_equal(decode_density(data, "a"), noise(size))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), noise(size))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_a_grey_map_of_any_writer_is_read(kind):
-    np.testing.assert_array_equal(decode_grey(encoded(noise((20, 30)), kind), "a"), noise((20, 30)))
+    np.testing.assert_array_equal(
+        decode_density(encoded(noise((20, 30)), kind), "a"), noise((20, 30))
+    )
 
 
 @pytest.mark.parametrize("length", [0, 20, 40, 60, 300])
 def test_a_cut_map_is_refused_by_name(length):
     with pytest.raises(ValueError, match="the map cannot be decoded"):
-        decode_grey(encode_grey(noise((20, 30)))[:length], "the map")
+        decode_density(encode_density(noise((20, 30)))[:length], "the map")
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
@@ -43,9 +45,6 @@ def test_a_jpeg_has_pillows_pixels(options):
     data = encoded(noise((40, 50, 3)), "JPEG", quality=90, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(decode_photograph(data, "a"), expected)
-    place = np.zeros((40, 50, 3), np.uint8)
-    assert decode_photograph(data, "a", place).ctypes.data == place.ctypes.data
-    np.testing.assert_array_equal(place, expected)
 
 
 def test_a_turned_grey_or_cmyk_jpeg_goes_pillows_way():

@@ -112,7 +112,7 @@ def test_maps_beside_the_table_are_taken(tmp_path):
     source = layouts.table(tmp_path, ROWS)
     for stem in ("a", "b"):
         layouts.put(source / f"maps/{stem}.png", encode_png(layouts.ramp((30, 40))))
-    assert (read_all(source)["a"].decoded.density == layouts.ramp((30, 40))).all()
+    assert (read_all(source)["a"].density == layouts.ramp((30, 40))).all()
 
 
 def test_photographs_in_folders_and_the_same_name_are_told_apart(tmp_path):

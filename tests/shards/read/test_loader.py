@@ -8,7 +8,7 @@ import torch
 from emlnet.data.augment import Augmentation
 from emlnet.data.batches import prepare_image, prepare_targets
 from shards.build.writer import build
-from shards.read.loader import Loader, Reading
+from shards.read.loader import ErrorPolicy, Loader
 from shards.read.reader import JointReader, ShardReader
 
 FLIP = Augmentation(flip=True)
@@ -62,15 +62,15 @@ def test_validation_reads_the_split_in_order(reader):
     assert keys == list(reader.keys)
 
 
-def test_worker_processes_give_the_same_batches_epoch_after_epoch(reader):
+def test_threads_give_the_same_batches_epoch_after_epoch(reader):
     alone = Loader(reader, 2, shuffle=True, augmentation=FLIP)
     helped = Loader(reader, 2, shuffle=True, augmentation=FLIP, num_workers=2)
     assert_equal(list(alone.epoch(0)), list(helped.epoch(0)))
-    next(helped.epoch(1))  # an epoch that is left early must not leak into the next one
+    next(helped.epoch(1))  # An epoch that is left early must not leak into the next one.
     assert_equal(list(alone.epoch(2, 1)), list(helped.epoch(2, 1)))
 
 
-def test_an_error_in_a_worker_process_names_the_sample(packed, reader, change_byte):
+def test_an_error_in_a_thread_names_the_sample(packed, reader, change_byte):
     change_byte(packed / "train-000000.tar", reader.entries[1].offset + 700)
     with pytest.raises(ValueError, match="the checksum of sample train/t1 differs"):
         list(Loader(reader, 2, num_workers=1).epoch(0))
@@ -110,7 +110,7 @@ def test_a_share_comes_in_parts_of_at_most_the_micro_batch(reader):
 
 def test_skip_leaves_out_counts_and_logs_and_keeps_every_place(packed, reader, change_byte, caplog):
     change_byte(packed / "train-000000.tar", reader.entries[1].offset + 700)
-    loader = Loader(reader, 3, reading=Reading(on_error="skip", max_skipped=0.2))
+    loader = Loader(reader, 3, errors=ErrorPolicy(on_error="skip", max_skipped=0.2))
     batches = list(loader.epoch(0))
     assert [batch.weight.tolist() for batch in batches] == [[1, 0, 1], [1, 1, 1], [1, 0, 0]]
     assert torch.equal(batches[0].image[1], batches[0].image[2])
@@ -124,7 +124,7 @@ def test_skip_leaves_out_counts_and_logs_and_keeps_every_place(packed, reader, c
 def test_samples_of_one_name_in_two_data_sets_are_skipped_each(packed, reader, change_byte):
     change_byte(packed / "train-000000.tar", reader.entries[1].offset + 700)
     loader = Loader(
-        JointReader([reader, reader]), 2, reading=Reading(on_error="skip", max_skipped=0.2)
+        JointReader([reader, reader]), 2, errors=ErrorPolicy(on_error="skip", max_skipped=0.2)
     )
     list(loader.epoch(0))
     assert (loader.skipped, loader.num_unread) == ({1, 8}, 2)
@@ -132,14 +132,14 @@ def test_samples_of_one_name_in_two_data_sets_are_skipped_each(packed, reader, c
 
 def test_more_than_the_stated_share_stops(packed, reader):
     (packed / "train-000001.tar").unlink()
-    loader = Loader(reader, 3, reading=Reading(on_error="skip", max_skipped=0.2))
+    loader = Loader(reader, 3, errors=ErrorPolicy(on_error="skip", max_skipped=0.2))
     with pytest.raises(ValueError, match=r"2 of 7 samples could not be read, more than the 20\.0%"):
         list(loader.epoch(0))
 
 
 def test_a_batch_of_broken_samples_is_blank_and_weighs_nothing(packed, reader):
     (packed / "train-000001.tar").unlink()
-    loader = Loader(reader, 1, reading=Reading(on_error="skip", max_skipped=0.9))
+    loader = Loader(reader, 1, errors=ErrorPolicy(on_error="skip", max_skipped=0.9))
     batches = list(loader.epoch(0))
     assert [batch.weight.item() for batch in batches] == [1, 1, 1, 0, 0, 0, 1]
     assert not batches[3].image.any()
@@ -175,24 +175,6 @@ def test_validation_has_no_augmentation(reader):
     (batch,) = Loader(reader, 7).epoch(0)
     assert batch.views is None is batch.colour
     assert not batch.flip.any()
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_photographs_and_points_are_read_without_their_maps(reader, num_workers):
-    whole = list(Loader(reader, 4).epoch(0))
-    alone = list(Loader(reader, 4, maps=False, num_workers=num_workers, reuse=True).epoch(0))
-    for one, two in zip(whole, alone, strict=True):
-        assert_equal([one], [dataclasses.replace(two, density=one.density)])
-        assert two.density.shape == one.density.shape
-        assert not two.density.any()
-
-
-def test_reused_memory_gives_the_same_batches_one_after_another(reader):
-    plain = Loader(reader, 2, shuffle=True)
-    reusing = Loader(reader, 2, shuffle=True, num_workers=2, reuse=True)
-    for epoch in range(3):
-        for one, two in zip(plain.epoch(epoch), reusing.epoch(epoch), strict=True):
-            assert_equal([one], [two])
 
 
 def test_several_data_sets_are_read_as_one_in_their_shares(packed):

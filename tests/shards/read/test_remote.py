@@ -14,7 +14,7 @@ import s3fs
 
 from shards.files.store import location
 from shards.read import remote as fetch
-from shards.read.loader import Loader, Reading
+from shards.read.loader import ErrorPolicy, Loader
 from shards.read.reader import ShardReader
 
 URL = "s3://tests/set"
@@ -173,7 +173,9 @@ def test_a_server_that_answers_500_for_ever_names_shard_and_sample(bucket, monke
 
 def test_skip_ends_when_the_server_goes_away_in_the_middle(bucket, monkeypatch, caplog):
     monkeypatch.setattr(fetch, "ATTEMPTS", 1)
-    loader = Loader(ShardReader(URL, "train"), 1, reading=Reading(on_error="skip", max_skipped=0.3))
+    loader = Loader(
+        ShardReader(URL, "train"), 1, errors=ErrorPolicy(on_error="skip", max_skipped=0.3)
+    )
     batches = loader.epoch(0)
     assert [next(batches).keys[0] for _ in range(3)] == ["train/t0", "train/t1", "train/t2"]
     bucket.fail(10**6, "GET")
