@@ -48,7 +48,7 @@ def gain(objective: str, scores: dict[str, float], than: dict[str, float]) -> fl
 
 def halves(num_samples: int) -> tuple[list[int], list[int]]:
     """Positions of val that trials are tuned on, and those that results are reported on."""
-    tuned, held_out = select_encoders.halves(num_samples, VAL_SEED)
+    tuned, held_out = select_encoders.split_in_halves(num_samples, VAL_SEED)
     return tuned.tolist(), held_out.tolist()
 
 

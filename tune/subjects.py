@@ -83,7 +83,7 @@ def make_subject(
     at_once = min(num_at_once(takes, sizing.wait_until_free(takes)), command.search.num_trials)
     num_threads = max(1, num_cpus() // (at_once * num_workers))
     if frozen:
-        compute_readouts(context, frozen)
+        compute_readouts(context.data, frozen, context.compute.use_gpu)
         caches = tuple(each.cache for each in frozen)
         encoders = tuple(each.encoder for each in frozen)
         decoder = DecoderSubject(

@@ -24,7 +24,7 @@ def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, An
     facts = {
         "Answers": ANSWERS[readout],
         "Encoders": known,
-        "Trained on": f"{trained}{_digest(data)}",
+        "Trained on": f"{trained}{_data_facts(data)}",
         "Scores": _scores(about.get("scores") or {}),
         "Licence": f"code Apache-2.0; weights: {about.get('licence') or 'unknown'}; "
         f"data: {data.get('licence') or 'unknown'}",
@@ -41,17 +41,18 @@ def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, An
     prediction = model.predict("photo.jpg")    # .saliency, .log_density: (H, W), the photo's size
 
 ## Meant for
-Free viewing of photographs for some seconds, by adults with normal sight, on a screen: where the
-first gazes of a group of people fall. Cropping, compression, layout and research on attention.
+Free viewing of pictures like those of {trained} for some seconds, by adults with normal sight, on a
+screen: where the first gazes of a group of people fall. Cropping, compression, layout and research
+on attention.
 
 ## Not meant for
 Decisions about a person; what one viewer will look at; tasks such as search or reading; driving or
 any other use where a missed object does harm.
 
 ## Limits
-Pictures unlike the training data (screens, drawings, medical images, text) are out of its domain.
-Densities are calibrated to the training data's viewers, viewing time and screen distance, and lean
-to the picture's centre as those viewers did. Scores on other data sets will differ.
+Pictures of another kind than those of {trained} are out of its domain. Densities are
+calibrated to the training data's viewers, viewing time and screen distance, and lean to the
+picture's centre as those viewers did. Scores on other data sets will differ.
 """
 
 
@@ -60,8 +61,11 @@ def first_lines(card: str) -> str:
     return card.partition("\n## ")[0].strip().removeprefix("# ")
 
 
-def _digest(data: dict[str, Any]) -> str:
-    return f" (digest {data['digest'][:12]})" if data.get("digest") else ""
+def _data_facts(data: dict[str, Any]) -> str:
+    """The number of training pictures and the digest of a data set, where they are known."""
+    facts = [f"{data['num_images']} pictures"] if data.get("num_images") else []
+    facts += [f"digest {data['digest'][:12]}"] if data.get("digest") else []
+    return f" ({', '.join(facts)})" if facts else ""
 
 
 def _scores(scores: dict[str, float]) -> str:
@@ -69,4 +73,4 @@ def _scores(scores: dict[str, float]) -> str:
     if not scores:
         return "none recorded"
     shown = ", ".join(f"{LABELS.get(name, name)} {value:.3f}" for name, value in scores.items())
-    return f"{shown} (val, `mit` rules)"
+    return f"{shown} (val, `mit` rules, without mirroring)"

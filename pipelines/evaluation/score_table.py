@@ -71,6 +71,11 @@ class Table:
         """The table of one model."""
         return Table(frame=self.of(model).reset_index()[self.frame.columns], about=self.about)
 
+    def led_by(self, model: str) -> Table:
+        """The same with a model's rows first."""
+        order = (self.frame["model"] != model).sort_values(kind="stable").index
+        return Table(frame=self.frame.loc[order].reset_index(drop=True), about=self.about)
+
     def renamed(self, old: str, new: str) -> Table:
         """The same with a model's name changed."""
         return Table(frame=self.frame.replace({"model": {old: new}}), about=self.about)

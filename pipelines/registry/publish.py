@@ -143,7 +143,7 @@ def challenge(
     holder: the champion's model version, None when there is none.
     """
     if holder is None:
-        return Verdict(promoted=True, reason="champion: there was none")
+        return Verdict(promoted=True, reason="champion: the first")
     held = scores_of(holder, reader, flip, tracker)
     (difference,) = compare.compare(scores, held, [metric])
     return decide(difference, f"version {holder.version}", reader)
@@ -218,6 +218,7 @@ def _register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
     )
     mlflow.set_tracking_uri(tracker.uri)
     mlflow.set_registry_uri(tracker.uri)
+    ended = tracker.client.get_run(run_id).info.end_time
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*type hint")
         logged = mlflow.pyfunc.log_model(
@@ -229,12 +230,25 @@ def _register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
             signature=signature,
             input_example=(example(), {"flip": False}),
         )
+    # Logging a model ends the run anew; its duration is that of the training.
+    tracker.client.set_terminated(run_id, end_time=ended)
     version = mlflow.register_model(logged.model_uri, mlflow_registry.NAME).version
     tracker.client.update_registered_model(mlflow_registry.NAME, DESCRIPTION)
     card = folder / package.CARD
     if card.is_file():
         tracker.client.update_model_version(mlflow_registry.NAME, version, card.read_text())
     return int(version)
+
+
+def show_version(tracker: Tracker, version: int, run_id: str) -> None:
+    """Show a registered version on the page of a run that did not log its model."""
+    from mlflow.entities import LoggedModelOutput
+
+    source = tracker.client.get_model_version(mlflow_registry.NAME, str(version)).source
+    model_id = source.removeprefix("models:/")
+    outputs = tracker.client.get_run(run_id).outputs
+    if model_id not in {output.model_id for output in outputs.model_outputs}:
+        tracker.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
 
 
 def example() -> pd.DataFrame:

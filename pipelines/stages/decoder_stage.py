@@ -246,7 +246,7 @@ def decoder_stage(
     """
     folder = context.folder / "decoder"
     if run_folder.find_result(folder) is None:
-        compute_readouts(context, encoders)
+        compute_readouts(context.data, encoders, context.compute.use_gpu)
     sources = ", ".join(each.source for each in encoders)
     return Stage(
         name="decoder",

@@ -10,11 +10,11 @@ from pathlib import Path
 from safetensors.torch import save
 
 from emlnet.inference import package
+from emlnet.models.eml_net import encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.registry import mlflow_registry
 from pipelines.config.flags import RUN
 from pipelines.stages import readout_cache
-from pipelines.stages.run_context import RunContext
 from shards.files.manifest import Manifest
 
 
@@ -76,12 +76,16 @@ def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> l
     ]
 
 
-def compute_readouts(context: RunContext, encoders: Sequence[FrozenEncoder]) -> None:
-    """Computes what is not cached yet of the readouts of encoders."""
-    for each in encoders:
-        readout_cache.build(
-            each.cache, context.data, ("train", "val"), each.encoder, context.compute.use_gpu
-        )
+def compute_readouts(
+    data: Sequence[Path | str],
+    encoders: Sequence[FrozenEncoder],
+    use_gpu: bool | None,
+    splits: Sequence[str] = ("train", "val"),
+) -> None:
+    """Compute the readouts of encoders that are not cached yet."""
+    names = encoder_names([each.encoder.config.backbone for each in encoders])
+    for name, each in zip(names, encoders, strict=True):
+        readout_cache.build(each.cache, data, splits, each.encoder, use_gpu, name)
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:

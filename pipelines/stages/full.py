@@ -75,7 +75,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         )
         seconds |= {result.name: result.seconds for result in results}
         seconds["all"] = time.monotonic() - began
-        report = full_report.write(context, scores, best, published, seconds)
+        report = full_report.write_report_files(context, scores, best, published, seconds)
     run_folder.write_json(folder / DONE, {"run_id": context.parent})
     full_report.print_summary(report)
     return report

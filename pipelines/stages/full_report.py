@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from emlnet.inference import package
+from emlnet.public_url import public_url
 from emlnet.registry import mlflow_registry
 from pipelines.evaluation import score_table
 from pipelines.evaluation.html_report import REPORT, write_report
 from pipelines.evaluation.sources import ModelSource
-from pipelines.registry.publish import Published
+from pipelines.registry.publish import Published, show_version
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking import run_folder
 from pipelines.tracking.run_folder import StageResult
@@ -17,7 +19,7 @@ from shards.files.manifest import Manifest
 from shards.read.reader import ShardReader
 
 
-def write(
+def write_report_files(
     context: RunContext,
     scores: score_table.Table,
     best: StageResult,
@@ -33,19 +35,27 @@ def write(
         "seconds": seconds,
         "best": best.name,
         "package": str(best.package),
+        "report": str(folder / REPORT),
         "run_id": run_id,
+        "run": run_address(tracker.uri, tracker.experiment_id, run_id),
+        "store": public_url(tracker.uri),
         "version": published.version,
         "promotion": published.reason,
     }
     score_table.write_parquet(folder / score_table.PARQUET, scores)
     run_folder.write_json(folder / score_table.JSON, report)
-    title = f"Scores of {folder.name} on {reader.manifest.name}/val"
-    model = ModelSource(model=package.load(best.package).model, flip=flip)
-    write_report(folder / REPORT, scores, title, model, reader)
+    write_report(
+        folder / REPORT,
+        scores.led_by(best.name),
+        f"{best.name}, the best of {folder.name} on {reader.manifest.name}/val",
+        ModelSource(model=package.load(best.package).model, flip=flip),
+        reader,
+    )
     for file in (score_table.PARQUET, score_table.JSON, REPORT):
         tracker.file(run_id, folder / file)
     tracker.metrics(run_id, score_table.as_metrics(report["scores"][best.name]))
     tracker.describe(run_id, describe(report, context.manifest))
+    show_version(tracker, published.version, run_id)
     return report
 
 
@@ -57,14 +67,38 @@ def describe(report: dict[str, Any], manifest: Manifest) -> str:
     return (
         f"Trained on **{manifest.name}** ({counts} pictures) in {minutes:.0f} minutes. "
         f"Best on val: **{report['best']}**, registered as version {report['version']}: "
-        f"{report['promotion']}.\n\n{score_table.markdown(report['scores'])}\n\nTime: {times}."
+        f"{report['promotion']}.\n\nScores on {report['data']}/val{mirrored(report)}:\n\n"
+        f"{score_table.markdown(report['scores'])}\n\nTime: {times}."
     )
 
 
+def mirrored(about: dict[str, Any]) -> str:
+    """Words that tell scores with mirroring from those after each epoch, which are without."""
+    return ", mirrored (each map averaged with the mirrored picture's)" if about["flip"] else ""
+
+
+def run_address(store: str, experiment_id: str, run_id: str) -> str:
+    """The page of an MLflow run, or where to find it when the store is not a server."""
+    public = public_url(store)
+    if public.startswith(("http://", "https://")):
+        return f"{public.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{run_id}, on the pages of `python -m pipelines ui --tracking-uri {public}`"
+
+
 def print_summary(report: dict[str, Any]) -> None:
-    """Print what came out."""
-    print(f"\n{score_table.text(report['scores'])}\n")
-    version = f"models:/{mlflow_registry.NAME}/{report['version']}"
-    print(f"best: {report['best']}; {version}, {report['promotion']}")
-    times = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
-    print(f"seconds: {times}", flush=True)
+    """Print the scores, what was registered, and what a person does next."""
+    print(f"\nscores on {report['data']}/val{mirrored(report)}:")
+    print(f"{score_table.text(report['scores'])}\n")
+    alias, _, reason = report["promotion"].partition(": ")
+    name = mlflow_registry.NAME
+    print(
+        f"registered {name} version {report['version']}, now {alias} ({reason}): {report['best']}"
+    )
+    pull = ["emlnet", "pull", "FOLDER", "--tracking-uri", report["store"]]
+    if alias != mlflow_registry.CHAMPION:
+        pull += ["--version", str(report["version"])]
+    times = ", ".join(f"{part} {value:.0f}" for part, value in report["seconds"].items())
+    print(f"  pull it:     {shlex.join(pull)}")
+    print(f"  MLflow run:  {report['run']}")
+    print(f"  report:      {report['report']}")
+    print(f"  seconds:     {times}", flush=True)

@@ -1,44 +1,41 @@
-"""Frozen encoders -> cached readouts: computed once, shared by all decoders, read by position.
+"""Cached readouts of frozen encoders: computed once, read by position, shared by all decoders.
 
-One folder per encoder, named by the digest of all that the readouts depend on; in it one file per
-part, split, and tap: float16, (samples, 2, h, w), the second of the two for the mirrored picture.
+One folder per encoder, named by a digest of everything that its readouts depend on.  In it, for
+each split, files of `PART` samples with a tensor per tapped layer, float16 (samples, 2, h, w), the
+second of the two for the mirrored image; and `<split>.json`, written when the split is complete.
 """
 
 from __future__ import annotations
 
-import bisect
-import fcntl
 import json
-import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emlnet.atomic_files import replace_file
 from emlnet.data.batches import prepare_image
 from emlnet.data.samples import collate
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import lay_out
-from pipelines.config.identity import digest
+from pipelines.config.identity import digest, slug
 from pipelines.ray_cluster import tasks
-from pipelines.tracking.run_folder import LOCK, write_json
+from pipelines.tracking.run_folder import write_json
 from shards.read.loader import check_sizes
 from shards.read.reader import SplitReader, open_split
 
 PART = 50
-"""Samples of a part: what is lost when a worker dies."""
-DONE = "readouts.json"
+"""Samples of a file: what is lost when a worker dies."""
 
 
 def key(encoder: Encoder, data_digest: str, weights_digest: str) -> str:
-    """What the readouts of an encoder on a data set depend on, as a name."""
-    name = encoder.config.backbone.replace(":", "-").replace("/", "-")
+    """Return the name of the folder that holds an encoder's readouts on a data set."""
+    name = slug(encoder.config.backbone, keep="_-.")
     return f"{name}-{digest(config=encoder.config, data=data_digest, weights=weights_digest)[:16]}"
 
 
@@ -48,49 +45,35 @@ def build(
     splits: Sequence[str],
     encoder: Encoder,
     use_gpu: bool | None = None,
+    name: str = "",
 ) -> Path:
-    """Computes an encoder's readouts of whole splits, mirrored too; parts that are there are kept.
+    """Compute an encoder's readouts of whole splits; files that are there are kept.
 
-    folder: named by `key`; complete when it returns.  data: folders of shards.
-    Raises ValueError when it holds readouts of another key, or pictures of several sizes would
-    need several sizes of readouts.
+    folder: named by `key`.  data: folders of shards.  name: of the encoder in progress lines.
+    Raises ValueError when the folder holds readouts of another key, or images of several sizes
+    would need readouts of several sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = _check_key(folder)
-    if set(splits) <= set(known.get("splits", ())):
-        print(f"readouts of {encoder.config.backbone}: already in {folder}", flush=True)
-        return folder
-    about = {"key": folder.name, "encoder": asdict(encoder.config)}
-    _mark(folder, about, [])
-    for name in splits:
-        if name in known.get("splits", ()):
+    name = name or encoder.config.backbone
+    for split in splits:
+        if _num_samples(folder, split):
+            print(f"readouts of {name}, {split}: already in {folder}", flush=True)
             continue
-        reader = open_split(data, name)
+        reader = open_split(data, split)
         check_canvas(reader, encoder)
-        parts = [
-            part
-            for part in tasks.split(len(reader), PART)
-            if not _files(folder, name, part[0], 0).is_file()
-        ]
-        if parts:
-            title = f"readouts of {encoder.config.backbone}, {name}"
+        parts = tasks.split(len(reader), PART)
+        missing = [part for part in parts if not _part_file(folder, split, part[0]).is_file()]
+        title = f"readouts of {name}, {split}"
+        if missing:
             tasks.spread(
-                _compute, parts, encoder, reader, name, folder, title=title, use_gpu=use_gpu
+                _compute, missing, encoder, reader, split, folder, title=title, use_gpu=use_gpu
             )
-        _mark(folder, about, [name])
+        write_json(_done_file(folder, split), {"key": folder.name, "num_samples": len(reader)})
     return folder
 
 
-def _mark(folder: Path, about: dict[str, Any], splits: list[str]) -> None:
-    """Says that splits are complete, beside those that another command completed meanwhile."""
-    with (folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = _check_key(folder).get("splits", [])
-        write_json(folder / DONE, {**about, "splits": [*done, *(set(splits) - set(done))]})
-
-
 def check_canvas(reader: SplitReader, encoder: Encoder) -> None:
-    """Raises ValueError when an encoder sees pictures of a split at several sizes."""
+    """Raise ValueError when an encoder sees images of a split at several sizes."""
     if encoder.config.letterbox or encoder.kind == "eml":
         return
     try:
@@ -102,24 +85,6 @@ def check_canvas(reader: SplitReader, encoder: Encoder) -> None:
         ) from None
 
 
-def _check_key(folder: Path) -> dict[str, Any]:
-    """What a folder of readouts says of itself, empty when it is new.
-
-    Raises ValueError when its readouts are of another encoder, data set or size than its name says.
-    """
-    if not (folder / DONE).is_file():
-        if any(folder.glob("*-tap*.npy")):
-            raise ValueError(f"{folder} holds readouts but no {DONE} that says of what; delete it")
-        return {}
-    known: dict[str, Any] = json.loads((folder / DONE).read_text())
-    if known["key"] != folder.name:
-        raise ValueError(
-            f"{folder} holds the readouts {known['key']}, of another encoder, data set or size; "
-            "delete the folder, and they are computed"
-        )
-    return known
-
-
 @torch.inference_mode()
 def _compute(
     part: list[int],
@@ -129,75 +94,79 @@ def _compute(
     split: str,
     folder: Path,
 ) -> None:
-    """Readouts of one part; the file of tap 0, which marks the part as done, is written last."""
+    """Compute and write the readouts of one part."""
     encoder = lay_out(encoder, device).eval()
-    rows: list[list[NDArray[np.float16]]] = []
+    rows: list[list[Tensor]] = []
     for position in part:
         sample = reader.decoded(position)
         batch = collate([sample, sample], np.ones(2, np.float32), np.array([False, True]))
-        found = encoder.readouts(prepare_image(batch, device))
-        rows.append([readout[:, 0].half().cpu().numpy() for readout in found])
-    for tap in reversed(range(len(rows[0]))):
-        path = _files(folder, split, part[0], tap)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, np.stack([row[tap] for row in rows]), allow_pickle=False)
-        temporary.replace(path)
+        readouts = encoder.readouts(prepare_image(batch, device))
+        rows.append([readout[:, 0].half().cpu() for readout in readouts])
+    taps = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}
+    with replace_file(_part_file(folder, split, part[0])) as temporary:
+        save_file(taps, temporary)
 
 
-def _files(folder: Path, split: str, first: int, tap: int) -> Path:
-    return folder / f"{split}-{first:06d}-tap{tap}.npy"
+def _part_file(folder: Path, split: str, first: int) -> Path:
+    return folder / f"{split}-{first:06d}.safetensors"
+
+
+def _done_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.json"
+
+
+def _num_samples(folder: Path, split: str) -> int:
+    """The samples of a complete split, 0 while it is not complete.
+
+    Raises ValueError when its readouts are of another key than the folder's name.
+    """
+    path = _done_file(folder, split)
+    if not path.is_file():
+        return 0
+    known = json.loads(path.read_text())
+    if known["key"] != folder.name:
+        raise ValueError(
+            f"{folder} holds the readouts {known['key']}, of another encoder, data set or size; "
+            "delete the folder, and they are computed"
+        )
+    return int(known["num_samples"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
     """Readouts of one encoder on one split, mapped from disk.
 
-    parts: per part, of each tap (samples, 2, h, w) float16.
+    parts: per file, of each tapped layer (samples, 2, h, w) float16.
     """
 
-    starts: tuple[int, ...]
     parts: tuple[tuple[Tensor, ...], ...]
 
     @classmethod
     def open(cls, folder: Path, split: str) -> Cache:
-        """Opens a complete cache.
-
-        Raises ValueError when the split is not there or not complete, or of another key.
-        """
-        if split not in _check_key(folder).get("splits", ()):
+        """Open the readouts of a split; ValueError when it is incomplete or of another key."""
+        num_samples = _num_samples(folder, split)
+        if not num_samples:
             raise ValueError(
                 f"{folder} holds no complete readouts of split {split!r}; "
                 "`python -m pipelines readouts` computes them"
             )
-        firsts = sorted(int(p.name.split("-")[-2]) for p in folder.glob(f"{split}-*-tap0.npy"))
         parts = []
-        for first in firsts:
-            num_taps = len(list(folder.glob(f"{split}-{first:06d}-tap*.npy")))
-            paths = [_files(folder, split, first, tap) for tap in range(num_taps)]
-            parts.append(tuple(map(_map, paths)))
-        return cls(starts=tuple(firsts), parts=tuple(parts))
+        for first in range(0, num_samples, PART):
+            path = _part_file(folder, split, first)
+            try:
+                taps = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"{path} is missing or cut short ({error}); delete {folder}, and readouts are "
+                    "computed"
+                ) from error
+            parts.append(tuple(taps[str(tap)] for tap in range(len(taps))))
+        return cls(parts=tuple(parts))
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
-        """For each tap (B, 1, h, w) float16 of the samples at these positions, mirrored or not."""
-        chosen = []
-        for position, flip in zip(positions, flips, strict=True):
-            part = bisect.bisect_right(self.starts, position) - 1
-            row = position - self.starts[part]
-            chosen.append([tap[row, int(flip)] for tap in self.parts[part]])
+        """For each tapped layer (B, 1, h, w) float16 of these samples, mirrored or not."""
+        chosen = [
+            [tap[position % PART, int(flip)] for tap in self.parts[position // PART]]
+            for position, flip in zip(positions, flips, strict=True)
+        ]
         return [torch.stack(taps)[:, None] for taps in zip(*chosen, strict=True)]
-
-
-def _map(path: Path) -> Tensor:
-    """A .npy file of float16, mapped.  Unlike numpy's own maps it keeps no file open."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        start = file.tell()
-    if dtype != np.float16:
-        raise ValueError(f"{path} holds {dtype}, not the float16 of readouts; delete its folder")
-    num_bytes = start + 2 * math.prod(shape)
-    if path.stat().st_size != num_bytes:
-        raise ValueError(f"{path} is cut short; delete its folder, and readouts are computed")
-    whole = torch.from_file(str(path), size=num_bytes, dtype=torch.uint8)
-    return whole[start:].view(torch.float16).view(shape)

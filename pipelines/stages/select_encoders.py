@@ -1,7 +1,7 @@
-"""Which of several encoders to join: a decoder for each subset, over readouts that are cached.
+"""Choose which encoders to join: train a decoder on each subset, over cached readouts.
 
-The validation images are split in two. On one half the epoch of each decoder and the subset are
-chosen; the other takes no part in choosing, and says what the choice is worth.
+The validation images are split in two halves.  One chooses each decoder's epoch and the subset;
+the other is held out, and scores the choice.
 """
 
 from __future__ import annotations
@@ -29,111 +29,110 @@ from pipelines.stages.run_context import RunContext
 from pipelines.tracking.run_folder import write_json
 
 FILE = "selection.json"
-EXHAUSTIVE = 4
-"""Of so many encoders all subsets are tried; of more, the best one grows by the best encoder."""
+MAX_EXHAUSTIVE = 4
+"""Up to so many encoders all subsets are tried; of more, encoders are added one by one."""
 COLUMNS = ("nss", "cc", "kl", "sim", "auc_judd")
 
 Members = tuple[int, ...]
-"""Encoders of a subset, by their positions, ascending."""
+"""Positions of a subset's encoders, ascending."""
 Positions = NDArray[np.int64]
-"""Samples of a split."""
+"""Positions of samples in a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One subset's decoder.
+class SubsetResult:
+    """The decoder of one subset.
 
-    epoch: the best by the images that choose, which was kept.  chosen_on, held_out: its scores on
-    those images, and on the others.
+    epoch: the best on the choosing half, which was kept.  choosing, held_out: its scores on the
+    two halves.
     """
 
     members: Members
     epoch: int
-    chosen_on: dict[str, float]
+    choosing: dict[str, float]
     held_out: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """All subsets that were tried, in order, and the best.
+    """All subsets that were tried, in order, and the best by a metric.
 
-    metric: by which.  num_choosing, num_held_out: images of the two halves.
+    num_choosing, num_held_out: images of the two halves.
     """
 
     names: tuple[str, ...]
     metric: str
     num_choosing: int
     num_held_out: int
-    trials: tuple[Trial, ...]
+    results: tuple[SubsetResult, ...]
     best: Members
 
-    def trial(self, members: Members) -> Trial:
-        """What came of a subset."""
-        return next(trial for trial in self.trials if trial.members == members)
+    def result(self, members: Members) -> SubsetResult:
+        """Return the result of a subset."""
+        return next(result for result in self.results if result.members == members)
 
     def name(self, members: Members) -> str:
-        """What a subset is called."""
+        """Return a subset's name in tables."""
         return " + ".join(self.names[member].removeprefix("encoder ") for member in members)
 
     def markdown(self) -> str:
-        """The table, the choice on the held-out half, and what each encoder adds, as Markdown."""
-        lines = ["| encoders | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-        for trial in self.trials:
-            name, mark = self.name(trial.members), " *" if trial.members == self.best else ""
-            lines.append(f"| {name}{mark} | {_cells(trial.chosen_on)} |")
-        chosen = self.trial(self.best)
+        """The table of all subsets, the best on the held-out half, and what each encoder adds."""
+        head = ["| encoders | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+        lines = list(head)
+        for result in self.results:
+            mark = " *" if result.members == self.best else ""
+            lines.append(_row(f"{self.name(result.members)}{mark}", result.choosing))
         lines += [
             "",
-            f"\\* best {self.metric} on the {self.num_choosing} validation images that this table "
-            f"is of: it was chosen on them. On the {self.num_held_out} that took no part in "
-            "choosing:",
+            f"\\* best {self.metric} on the {self.num_choosing} validation images of this table, "
+            f"which chose it. On the other {self.num_held_out}, which were held out:",
             "",
-            *lines[:2],
-            f"| {self.name(self.best)} | {_cells(chosen.held_out)} |",
+            *head,
+            _row(self.name(self.best), self.result(self.best).held_out),
         ]
-        for member, without in self.left_out():
-            name = self.names[member].removeprefix("encoder ")
-            lines.append(f"| without {name} | {_cells(without.held_out)} |")
+        for member in self.best:
+            if others := _without(self.best, member):
+                name = f"without {self.name((member,))}"
+                lines.append(_row(name, self.result(others).held_out))
         return "\n".join(lines)
 
-    def left_out(self) -> list[tuple[int, Trial]]:
-        """Of each encoder of the best subset, what came of the others without it."""
-        rest = [(m, tuple(o for o in self.best if o != m)) for m in self.best]
-        return [(member, self.trial(others)) for member, others in rest if others]
+
+def _row(name: str, scores: dict[str, float]) -> str:
+    return f"| {name} | {' | '.join(f'{scores[column]:.4f}' for column in COLUMNS)} |"
 
 
-def _cells(scores: dict[str, float]) -> str:
-    return " | ".join(f"{scores[column]:.4f}" for column in COLUMNS)
+def _without(members: Members, member: int) -> Members:
+    return tuple(other for other in members if other != member)
 
 
 def choose(
     num_encoders: int,
     metric: str,
-    train: Callable[[Sequence[Members]], list[Trial]],
+    train: Callable[[Sequence[Members]], list[SubsetResult]],
     size: int = 0,
-    known: Sequence[Trial] = (),
-) -> tuple[list[Trial], Members]:
-    """Trials of subsets, and the best subset by the metric on the images that choose.
+    known: Sequence[SubsetResult] = (),
+) -> tuple[list[SubsetResult], Members]:
+    """Return the results of subsets, and the best subset by the metric on the choosing half.
 
-    train: the trials of some subsets.  size: how many encoders to choose; 0: any number.
-    known: trials of an earlier attempt.  Of subsets that score the same the smaller is chosen.
+    train: returns the results of some subsets.  size: number of encoders to choose; 0: any.
+    known: results of an earlier attempt.  Of subsets with equal scores the smaller is chosen.
     """
-    tried = {trial.members: trial for trial in known}
+    tried = {result.members: result for result in known}
 
     def try_all(subsets: Sequence[Members]) -> None:
         new = [members for members in subsets if members not in tried]
-        tried.update({trial.members: trial for trial in train(new)} if new else {})
+        tried.update({result.members: result for result in train(new)} if new else {})
 
     def best(subsets: Sequence[Members]) -> Members:
         found = subsets[0]
         for members in subsets[1:]:
-            if better(tried[members].chosen_on, tried[found].chosen_on, metric):
+            if better(tried[members].choosing, tried[found].choosing, metric):
                 found = members
         return found
 
     everyone = range(num_encoders)
     sizes = [size] if size else list(range(1, num_encoders + 1))
-    if num_encoders <= EXHAUSTIVE:
+    if num_encoders <= MAX_EXHAUSTIVE:
         eligible = [members for number in sizes for members in combinations(everyone, number)]
         try_all(eligible)
     else:
@@ -145,30 +144,29 @@ def choose(
             grown = best(larger)
             eligible += [grown] if number in sizes else []
     choice = best(eligible)
-    # What each encoder adds is what is lost without it.
-    try_all([others for one in choice if (others := tuple(o for o in choice if o != one))])
-    trials = sorted(tried.values(), key=lambda trial: (len(trial.members), trial.members))
-    return trials, choice
+    # What an encoder adds is what is lost without it.
+    try_all([others for member in choice if (others := _without(choice, member))])
+    results = sorted(tried.values(), key=lambda result: (len(result.members), result.members))
+    return results, choice
 
 
 def select_encoders(
     context: RunContext, encoders: Sequence[FrozenEncoder], job: DecoderJob, size: int = 0
 ) -> Selection:
-    """Tries subsets of encoders whose readouts are cached, as Ray tasks; keeps the best.
+    """Train decoders on subsets of encoders whose readouts are cached, as Ray tasks; pick the best.
 
-    job: of all the encoders.  size: how many to choose; 0: any number.
-    Trials that the place's folder holds are not made again.
+    job: of all the encoders.  size: number of encoders to choose; 0: any.
+    Results that the run's folder holds are not computed again.
     """
     path = context.folder / FILE
-    known: list[Trial] = []
+    results: list[SubsetResult] = []
     if path.is_file():
-        for content in json.loads(path.read_text())["trials"]:
-            known.append(Trial(**{**content, "members": tuple(content["members"])}))
-    split = halves(len(job.reader("val")), job.seed)
+        for content in json.loads(path.read_text())["results"]:
+            results.append(SubsetResult(**{**content, "members": tuple(content["members"])}))
+    choosing, held_out = split_in_halves(len(job.reader("val")), job.seed)
     heads = [without_backbone(each.encoder) for each in encoders]
-    made = list(known)
 
-    def train(subsets: Sequence[Members]) -> list[Trial]:
+    def train(subsets: Sequence[Members]) -> list[SubsetResult]:
         jobs = [
             replace(
                 job,
@@ -178,35 +176,36 @@ def select_encoders(
             )
             for members in subsets
         ]
-        trials = tasks.spread(
+        new = tasks.spread(
             _train,
             tasks.split(len(subsets), 1),
             jobs,
             list(subsets),
-            split,
+            choosing,
+            held_out,
             title="decoders over subsets of the encoders",
             unit="decoders",
             use_gpu=context.compute.use_gpu,
         )
-        made.extend(trials)
-        write_json(path, {"trials": [asdict(trial) for trial in made]})
-        return trials
+        results.extend(new)
+        write_json(path, {"results": [asdict(result) for result in results]})
+        return new
 
-    trials, choice = choose(len(encoders), job.plan.select, train, size, known)
+    ordered, best = choose(len(encoders), job.plan.select, train, size, list(results))
     selection = Selection(
         names=tuple(encoder_names([each.encoder.config.backbone for each in encoders])),
         metric=job.plan.select,
-        num_choosing=len(split[0]),
-        num_held_out=len(split[1]),
-        trials=tuple(trials),
-        best=choice,
+        num_choosing=len(choosing),
+        num_held_out=len(held_out),
+        results=tuple(ordered),
+        best=best,
     )
     write_json(path, asdict(selection))
     return selection
 
 
 class SubsetSource(CacheSource):
-    """Batches that validate on some positions of val."""
+    """Batches that validate on some samples of val."""
 
     def __init__(self, job: DecoderJob, device: torch.device, positions: Positions) -> None:
         super().__init__(job, 0, 1, device)
@@ -222,30 +221,31 @@ def _train(
     device: torch.device,
     jobs: list[DecoderJob],
     subsets: list[Members],
-    split: tuple[Positions, Positions],
-) -> Trial:
-    """Trains the decoder of one subset, by its position."""
+    choosing: Positions,
+    held_out: Positions,
+) -> SubsetResult:
+    """Train the decoder of the subset at the one position of the part."""
     (number,) = part
     job = jobs[number]
     torch.manual_seed(job.seed)
-    source = SubsetSource(job, device, split[0])
+    source = SubsetSource(job, device, choosing)
     model: nn.Module = job.build().to(device)
     state = start(model, job.plan, source.steps_per_epoch)
     fit(state, job.plan, source)
     best = next(report for report in reversed(state.history) if report.best)
     model.load_state_dict({**model.state_dict(), **state.best_weights})
-    return Trial(
+    return SubsetResult(
         members=subsets[number],
         epoch=best.epoch,
-        chosen_on=best.scores,
-        held_out=evaluate(model, source.images("val", split[1])),
+        choosing=best.scores,
+        held_out=evaluate(model, source.images("val", held_out)),
     )
 
 
-def halves(num_images: int, seed: int) -> tuple[Positions, Positions]:
-    """Positions of the images that choose, and of those that take no part; drawn by the seed.
+def split_in_halves(num_images: int, seed: int) -> tuple[Positions, Positions]:
+    """Draw the images that choose; return their positions, and those of the others.
 
-    Raises ValueError when there are less than two.
+    Raises ValueError when there are fewer than two images.
     """
     if num_images < 2:
         raise ValueError(
@@ -258,5 +258,5 @@ def halves(num_images: int, seed: int) -> tuple[Positions, Positions]:
 
 
 def without_backbone(encoder: Encoder) -> Encoder:
-    """A copy for decoding alone: what is sent to tasks is small."""
+    """Return a copy for decoding only, small enough to send to tasks."""
     return copy.deepcopy(encoder, {id(encoder.backbone): nn.Identity()})

@@ -142,6 +142,7 @@ class Stage:
                 "name": manifest.name,
                 "digest": manifest.digest,
                 "licence": manifest.licence or "unknown",
+                "num_images": len(manifest.splits["train"].samples),
             },
             "config": dict(self.params),
             "commit": git_commit(),

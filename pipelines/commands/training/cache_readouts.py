@@ -10,8 +10,12 @@ from tyro.conf import OmitArgPrefixes
 
 from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.ray_cluster import check_nodes, connection
-from pipelines.stages import readout_cache
-from pipelines.stages.frozen_encoders import cache_folder, find_packages, open_encoders
+from pipelines.stages.frozen_encoders import (
+    cache_folder,
+    compute_readouts,
+    find_packages,
+    open_encoders,
+)
 from pipelines.tracking.best_encoders import number_of_best, resolve_best
 from shards.files.manifest import Manifest
 from shards.files.store import location
@@ -50,5 +54,5 @@ def run(command: ReadoutsCommand) -> None:
     names = resolve_best(command.encoders, uri, manifest.digest, "kl")
     with tempfile.TemporaryDirectory() as scratch:
         packages = find_packages(names, uri, Path(scratch))
-        for each in open_encoders(packages, manifest, caches):
-            readout_cache.build(each.cache, data, command.splits, each.encoder, use_gpu)
+        encoders = open_encoders(packages, manifest, caches)
+        compute_readouts(data, encoders, use_gpu, command.splits)

@@ -75,7 +75,7 @@ def _select(
     command: DecoderCommand, context: RunContext, encoders: Sequence[FrozenEncoder], size: int
 ) -> tuple[list[FrozenEncoder], str]:
     """The best subset, and the table of all that were tried, as Markdown."""
-    compute_readouts(context, encoders)
+    compute_readouts(context.data, encoders, context.compute.use_gpu)
     job = decoder_job(context, encoders, command.decoder, command.plan, command.seed, command.mix)
     chosen = select_encoders.select_encoders(context, encoders, job, size)
     print(f"\n{chosen.markdown()}\n", flush=True)

@@ -72,7 +72,7 @@ def test_a_model_that_is_better_on_each_image_takes_the_alias(
     first = register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
     second = register([0.1, 0.2, 0.1], tracker, packages[1], reader, tmp_path / "1")
     assert (first.promoted, second.promoted) == (True, True)
-    assert first.reason == "champion: there was none"
+    assert first.reason == "champion: the first"
     held = find_version(tracker.client, CHAMPION)
     assert held is not None
     assert int(held.version) == second.version

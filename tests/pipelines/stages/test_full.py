@@ -16,8 +16,10 @@ from pipelines.commands.evaluating import score_models
 from pipelines.config.options import FullCommand, Tracking
 from pipelines.config.presets import find_preset
 from pipelines.evaluation import score_table
+from pipelines.evaluation.html_report import REPORT
 from pipelines.evaluation.sources import BASELINES
 from pipelines.stages import full
+from pipelines.tracking.mlflow_runs import Tracker
 
 Report = dict[str, Any]
 
@@ -51,7 +53,7 @@ def test_the_best_is_champion_and_pulls_and_predicts(
     folder = tmp_path / "model"
     assert emlnet_main(["pull", str(folder), "--tracking-uri", uri]) == 0
     held = mlflow_registry.find_version(MlflowClient(uri))
-    assert held.tags["promotion"] == "champion: there was none"
+    assert held.tags["promotion"] == "champion: the first"
     picture = next((raw / "images" / "val").iterdir())
     out = tmp_path / "maps"
     words = ["predict", str(folder), str(picture), "--out", str(out), "--format", "npy"]
@@ -110,6 +112,13 @@ def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report:
     assert parent.data.params["plan.epochs"] == "1"
     assert len(parent.data.tags["data_digest"]) == 64
     assert parent.info.run_name.startswith("smoke 20")
+    # The registered model is on the parent's page; registering it prolongs no training.
+    (shown,) = parent.outputs.model_outputs
+    version = client.get_model_version("emlnet", "1")
+    assert version.source == f"models:/{shown.model_id}"
+    trained = client.get_run(version.run_id).info
+    (evaluation,) = [run for run in found if run.data.tags["stage"] == "evaluation"]
+    assert trained.end_time <= evaluation.info.start_time
     assert "Best on val" in parent.data.tags["mlflow.note.content"]
 
 
@@ -117,20 +126,42 @@ def test_the_same_command_again_trains_nothing(
     command: FullCommand, report: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert full.run(command) == report
-    assert "done before" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "done before" in told
+    assert f"registered emlnet version 1, now champion (the first): {report['best']}" in told
+    assert f"emlnet pull FOLDER --tracking-uri {command.tracking.uri}" in told
+    assert f"on the pages of `python -m pipelines ui --tracking-uri {command.tracking.uri}`" in told
+    assert Path(report["report"]).is_file()
+    assert "val, mirrored" in told
     versions = MlflowClient(command.tracking.uri).search_model_versions("name='emlnet'")
     assert len(versions) == 1
 
 
-def test_a_killed_run_finds_its_finished_stages_and_its_mlflow_run(
-    command: FullCommand, report: Report, capsys: pytest.CaptureFixture[str]
+def test_a_run_whose_report_did_not_reach_mlflow_is_not_done_and_finds_its_stages(
+    command: FullCommand,
+    report: Report,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert command.tracking.out
-    (command.tracking.out / full.DONE).unlink()
+    done = command.tracking.out / full.DONE
+    done.unlink()
+
+    def refuse(tracker: Tracker, run_id: str, path: Path, folder: str | None = None) -> None:
+        if path.name == REPORT:
+            raise OSError("the server went away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "file", refuse)
+        with pytest.raises(OSError, match="went away"):
+            full.run(command)
+    assert not done.exists()
+    capsys.readouterr()
     again = full.run(command)
+    assert done.exists()
     assert again["run_id"] == report["run_id"]
     assert again["scores"] == report["scores"]
-    assert (again["version"], again["promotion"]) == (1, "champion: there was none")
+    assert (again["version"], again["promotion"]) == (1, "champion: the first")
     assert capsys.readouterr().out.count("done before") == 3
 
 

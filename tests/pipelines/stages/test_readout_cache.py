@@ -1,6 +1,5 @@
 """Cached readouts equal the encoder's own, and are computed once."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -48,22 +47,16 @@ def test_a_cached_readout_is_the_encoders_own(
 def test_a_killed_build_computes_only_what_is_missing(
     cache: Path, data: Path, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = json.loads((cache / readout_cache.DONE).read_text())
-    # A build that was killed in val: of train all is said to be there.
-    (cache / readout_cache.DONE).write_text(json.dumps({**known, "splits": ["train"]}))
-    (cache / "val-000000-tap0.npy").unlink()
+    (cache / "val.json").unlink()
+    (cache / "val-000000.safetensors").unlink()
     with pytest.raises(ValueError, match="no complete readouts of split 'val'"):
         readout_cache.Cache.open(cache, "val")
     readout_cache.build(cache, (data,), ("train", "val"), encoder)
-    assert readout_cache.Cache.open(cache, "val").read([0, 2], [False, True])[0].shape == (
-        2,
-        1,
-        24,
-        32,
-    )
+    (tap, _) = readout_cache.Cache.open(cache, "val").read([0, 2], [False, True])
+    assert tap.shape == (2, 1, 24, 32)
     printed = capsys.readouterr().out
     assert "val: 3 images" in printed
-    assert "train" not in printed
+    assert "train: already in" in printed
 
 
 def test_parts_that_a_killed_build_finished_are_kept(
@@ -71,28 +64,12 @@ def test_parts_that_a_killed_build_finished_are_kept(
 ) -> None:
     monkeypatch.setattr(readout_cache, "PART", 5)
     folder = readout_cache.build(tmp_path / "key", (data,), ("train",), encoder)
-    known = json.loads((folder / readout_cache.DONE).read_text())
-    (folder / readout_cache.DONE).write_text(json.dumps({**known, "splits": []}))
-    (folder / "train-000005-tap0.npy").unlink()
-    kept = (folder / "train-000000-tap0.npy").stat().st_mtime_ns
+    (folder / "train.json").unlink()
+    (folder / "train-000005.safetensors").unlink()
+    kept = (folder / "train-000000.safetensors").stat().st_mtime_ns
     readout_cache.build(folder, (data,), ("train",), encoder)
-    assert (folder / "train-000000-tap0.npy").stat().st_mtime_ns == kept
+    assert (folder / "train-000000.safetensors").stat().st_mtime_ns == kept
     assert readout_cache.Cache.open(folder, "train").read([11], [False])[0].shape == (1, 1, 24, 32)
-
-
-def test_splits_that_another_build_completed_meanwhile_stay_complete(
-    data: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, spread = tmp_path / "key", readout_cache.tasks.spread
-
-    def overtaken(*given: object, **options: object) -> None:
-        monkeypatch.setattr(readout_cache.tasks, "spread", spread)
-        readout_cache.build(folder, (data,), ("train", "val"), encoder)
-        spread(*given, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(readout_cache.tasks, "spread", overtaken)
-    readout_cache.build(folder, (data,), ("train",), encoder)
-    assert json.loads((folder / readout_cache.DONE).read_text())["splits"] == ["train", "val"]
 
 
 def test_a_cache_holds_no_file_open(cache: Path) -> None:
@@ -104,9 +81,9 @@ def test_a_cache_holds_no_file_open(cache: Path) -> None:
 
 def test_a_part_that_is_cut_short_is_named(cache: Path, tmp_path: Path) -> None:
     other = shutil.copytree(cache, tmp_path / "tiny")
-    cut = other / "train-000000-tap1.npy"
+    cut = other / "train-000000.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"train-000000-tap1\.npy is cut short"):
+    with pytest.raises(ValueError, match=r"train-000000\.safetensors is missing or cut short"):
         readout_cache.Cache.open(other, "train")
 
 
@@ -123,15 +100,6 @@ def test_readouts_of_another_key_are_refused_and_not_added_to(
         readout_cache.Cache.open(other, "train")
     with pytest.raises(ValueError, match="delete the folder"):
         readout_cache.build(other, (data,), ("train", "val"), encoder)
-
-
-def test_readouts_that_do_not_say_of_what_are_refused(
-    cache: Path, data: Path, encoder: Encoder, tmp_path: Path
-) -> None:
-    other = shutil.copytree(cache, tmp_path / "tiny")
-    (other / readout_cache.DONE).unlink()
-    with pytest.raises(ValueError, match=r"no readouts\.json that says of what"):
-        readout_cache.build(other, (data,), ("train",), encoder)
 
 
 def test_the_key_follows_config_weights_and_data(encoder: Encoder) -> None:

@@ -6,24 +6,30 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pipelines.stages.select_encoders import Members, Selection, Trial, choose, halves
+from pipelines.stages.select_encoders import (
+    Members,
+    Selection,
+    SubsetResult,
+    choose,
+    split_in_halves,
+)
 
 COSTS = (0.5, 0.3, 0.4, 0.35, 0.6, 0.2)
 
 
-def trial(members: Members, kl: float, held_out: float = 1.0) -> Trial:
+def result(members: Members, kl: float, held_out: float = 1.0) -> SubsetResult:
     rest = dict.fromkeys(("nss", "cc", "sim", "auc_judd"), 0.5)
-    return Trial(
-        members=members, epoch=1, chosen_on={**rest, "kl": kl}, held_out={**rest, "kl": held_out}
+    return SubsetResult(
+        members=members, epoch=1, choosing={**rest, "kl": kl}, held_out={**rest, "kl": held_out}
     )
 
 
 def judge(
     kl: Callable[[Members], float], tried: list[Members]
-) -> Callable[[Sequence[Members]], list[Trial]]:
-    def train(subsets: Sequence[Members]) -> list[Trial]:
+) -> Callable[[Sequence[Members]], list[SubsetResult]]:
+    def train(subsets: Sequence[Members]) -> list[SubsetResult]:
         tried.extend(subsets)
-        return [trial(members, kl(members)) for members in subsets]
+        return [result(members, kl(members)) for members in subsets]
 
     return train
 
@@ -34,10 +40,10 @@ def alone_is_worse(members: Members) -> float:
 
 def test_of_up_to_four_encoders_every_subset_is_tried_once() -> None:
     tried: list[Members] = []
-    trials, best = choose(4, "kl", judge(alone_is_worse, tried))
+    results, best = choose(4, "kl", judge(alone_is_worse, tried))
     expected = [m for number in range(1, 5) for m in combinations(range(4), number)]
     assert sorted(tried) == sorted(expected)
-    assert [t.members for t in trials] == expected
+    assert [t.members for t in results] == expected
     assert best == (0, 1, 2, 3)
 
 
@@ -63,9 +69,9 @@ def test_of_equals_the_smaller_subset_is_chosen() -> None:
 
 
 def test_a_metric_of_which_more_is_better_is_maximised() -> None:
-    def train(subsets: Sequence[Members]) -> list[Trial]:
+    def train(subsets: Sequence[Members]) -> list[SubsetResult]:
         return [
-            Trial(members=m, epoch=1, chosen_on={"nss": float(sum(m))}, held_out={})
+            SubsetResult(members=m, epoch=1, choosing={"nss": float(sum(m))}, held_out={})
             for m in subsets
         ]
 
@@ -74,37 +80,37 @@ def test_a_metric_of_which_more_is_better_is_maximised() -> None:
 
 def test_trials_of_an_earlier_attempt_are_not_made_again() -> None:
     tried: list[Members] = []
-    known = [trial((0,), 0.5), trial((0, 1), 0.1)]
+    known = [result((0,), 0.5), result((0, 1), 0.1)]
     choose(2, "kl", judge(alone_is_worse, tried), known=known)
     assert tried == [(1,)]
 
 
 def test_the_halves_share_no_image_and_hold_them_all() -> None:
-    choosing, held = halves(101, seed=0)
+    choosing, held = split_in_halves(101, seed=0)
     assert sorted([*choosing, *held]) == list(range(101))
     assert abs(len(choosing) - len(held)) == 1
-    assert not np.array_equal(choosing, halves(101, seed=1)[0])
+    assert not np.array_equal(choosing, split_in_halves(101, seed=1)[0])
 
 
 def test_one_image_cannot_choose_and_score() -> None:
     with pytest.raises(ValueError, match="val has 1 pictures"):
-        halves(1, seed=0)
+        split_in_halves(1, seed=0)
 
 
 def test_the_table_says_what_was_chosen_on_which_images() -> None:
-    trials = (trial((0,), 0.5, 0.61), trial((1,), 0.4, 0.62), trial((0, 1), 0.3, 0.63))
+    results = (result((0,), 0.5, 0.61), result((1,), 0.4, 0.62), result((0, 1), 0.3, 0.63))
     selection = Selection(
         names=("encoder a", "encoder b"),
         metric="kl",
         num_choosing=50,
         num_held_out=49,
-        trials=trials,
+        results=results,
         best=(0, 1),
     )
     table = selection.markdown()
     assert "| a + b * | 0.5000 | 0.5000 | 0.3000" in table
-    assert "50 validation images that this table is of: it was chosen on them" in table
-    assert "On the 49 that took no part in choosing" in table
+    assert "50 validation images of this table, which chose it" in table
+    assert "On the other 49, which were held out" in table
     assert "| a + b | 0.5000 | 0.5000 | 0.6300" in table
     assert "| without a | 0.5000 | 0.5000 | 0.6200" in table
     assert "| without b | 0.5000 | 0.5000 | 0.6100" in table

@@ -118,5 +118,5 @@ def test_the_table_of_subsets_is_on_the_run_of_the_chosen_decoder(
     run = client.get_run(chosen.run_id)
     text = run.data.tags["mlflow.note.content"]
     assert "| tiny + tiny (2) + timm:test_vit" in text
-    assert "took no part in choosing" in text
+    assert "which were held out" in text
     assert "selection.json" in {file.path for file in client.list_artifacts(chosen.run_id)}
