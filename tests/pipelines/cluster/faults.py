@@ -24,6 +24,8 @@ from pipelines.ray_train import trainer
 from pipelines.stages.encoder_stage import EncoderJob, ShardSource
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
+PAIR = Compute(num_workers=2, max_failures=1, threads=1)
+ALONE = Compute(num_workers=1, max_failures=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ class FaultyJob(EncoderJob):
     def happened(self) -> Path:
         """Exists as soon as the fault happened."""
         return self.log.with_name(f"{self.log.name}-{self.fault}")
+
+    @property
+    def gate(self) -> Path:
+        """What the fault `wait_at_gate` waits for."""
+        return self.log.with_name("gate")
 
     def source(self, rank: int, world_size: int, device: torch.device) -> FaultySource:
         return FaultySource(self, rank, world_size, device)
@@ -87,6 +94,11 @@ def hang(inputs: Any, job: FaultyJob) -> Any:
     time.sleep(1000)
 
 
+def wait_at_gate(inputs: Any, job: FaultyJob) -> Any:
+    wait_until(job.gate.exists, "nobody opened the gate", 300)
+    return inputs
+
+
 def nan(inputs: Any, job: FaultyJob) -> Any:
     return (inputs[0] * float("nan"),)
 
@@ -103,7 +115,7 @@ def bad_input(inputs: Any, job: FaultyJob) -> Any:
 
 
 FAULTS: dict[str, Callable[[Any, FaultyJob], Any]] = {
-    f.__name__: f for f in (kill, hang, nan, refuse_storage, bad_input)
+    f.__name__: f for f in (kill, hang, wait_at_gate, nan, refuse_storage, bad_input)
 }
 
 

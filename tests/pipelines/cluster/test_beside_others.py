@@ -18,7 +18,6 @@ from tests.pipelines.cluster.faults import (
     FaultyJob,
     begun_twice,
     make_job,
-    steps,
     training,
     wait_until,
 )
@@ -49,15 +48,17 @@ def test_another_cluster_costs_no_restart(
     in_trial: bool, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     connection.connect(Compute(), include_dashboard=in_trial)
-    job, compute = make_job(data, tmp_path, pause=1.0), Compute(num_workers=1, max_failures=0)
+    job = make_job(data, tmp_path, "wait_at_gate", at=(1, 0), plan={"epochs": 2})
 
     def train_in_trial(*arguments: Any) -> Any:
         return ray.get(TuneTrial.remote().train.remote(*arguments))
 
-    with training(job, compute, train_in_trial if in_trial else trainer.train) as content:
-        wait_until(lambda: len(steps(job)) >= 2, "no second step")
+    train = train_in_trial if in_trial else trainer.train
+    with training(job, Compute(num_workers=1, max_failures=0), train) as content:
+        wait_until(job.happened.exists, "no second epoch")
         with ray_head(tmp_path / "head.log", port=8265):  # Where Ray looks for a dashboard.
-            time.sleep(10)  # Ray Train asks every second whether its controller lives.
+            time.sleep(5)  # Ray Train asks every second whether its controller lives.
+        job.gate.touch()
         content.result()
     assert begun_twice(job) == 0
     told = "".join(capfd.readouterr())

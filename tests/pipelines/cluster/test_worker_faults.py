@@ -12,18 +12,16 @@ from emlnet.training import checkpoint
 from emlnet.training.divergence import DivergedError
 from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
-from tests.pipelines.cluster.faults import begun_twice, difference, make_job, steps
+from tests.pipelines.cluster.faults import (
+    ALONE,
+    PAIR,
+    begun_twice,
+    difference,
+    make_job,
+    steps,
+)
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-PAIR = Compute(num_workers=2, max_failures=1, threads=1)
-ALONE = Compute(num_workers=1, max_failures=1)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return trainer.train(make_job(data, folder), folder / "training", PAIR)
 
 
 def test_a_killed_worker_costs_a_few_steps_and_no_bit(
