@@ -12,9 +12,9 @@ import torch
 from emlnet.models.precision import set_precision
 from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.ray_cluster.sizing import has_gpu
+from shards.files.progress import SECONDS_BETWEEN_LINES
 
 Answer = TypeVar("Answer")
-SECONDS_BETWEEN_LINES = 10
 
 
 def spread(

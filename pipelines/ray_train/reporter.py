@@ -22,8 +22,7 @@ from pipelines.ray_train.early_save import EarlySave
 from pipelines.ray_train.hang_watchdog import HangWatchdog
 from pipelines.ray_train.training_job import TrainingJob, WorkerSource
 from pipelines.tracking import figures
-
-SECONDS_BETWEEN_LINES = 10
+from shards.files.progress import SECONDS_BETWEEN_LINES
 
 
 class Reporter(Hooks):

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from shards.build.parallel import Map
 from shards.build.parts import (
@@ -43,6 +42,7 @@ from shards.files.manifest import (
     Skipped,
     Split,
 )
+from shards.files.progress import progress_bar
 from shards.files.store import Store
 from shards.layouts import all_layouts, salicon
 from shards.layouts.all_layouts import Format
@@ -146,7 +146,7 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
     missing = [task for task in tasks if not is_done(store, sizes, task.file)]
     if len(missing) < len(tasks):
         logger.info("going on: %d of %d shards are there", len(tasks) - len(missing), len(tasks))
-    with tqdm(total=raw.num_images, desc="build", unit="image", disable=not progress) as bar:
+    with progress_bar(raw.num_images, "build", "image", disable=not progress) as bar:
         bar.update(raw.num_images - sum(len(task.samples) for task in missing))
         for num_samples in map_(write_part, missing):
             bar.update(num_samples)

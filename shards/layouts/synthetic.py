@@ -12,7 +12,8 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
+
+from shards.files.progress import progress_bar
 
 HEIGHT, WIDTH = 480, 640
 NUM_OBSERVERS = 15
@@ -67,13 +68,15 @@ def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool 
         foreign = sorted(path for path in out.rglob("*") if path.is_file() and path not in files)
         if foreign:
             raise ValueError(f"{foreign[0]} is not part of this sample; choose an empty folder")
-    for index, stem in tqdm(stems.items(), desc="sample", unit="image", disable=not progress):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-        picture, things = draw_picture(rng)
-        gaze = draw_gaze(things, rng)
-        _write(out / "images" / f"{stem}.jpg", _encode(picture, "JPEG", quality=90))
-        _write(out / "fixations" / f"{stem}.mat", encode_gaze(Path(stem).name, gaze, rng))
-        _write(out / "maps" / f"{stem}.png", _encode(draw_map(gaze), "PNG"))
+    with progress_bar(num_images, "sample", "image", disable=not progress) as bar:
+        for index, stem in stems.items():
+            rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+            picture, things = draw_picture(rng)
+            gaze = draw_gaze(things, rng)
+            _write(out / "images" / f"{stem}.jpg", _encode(picture, "JPEG", quality=90))
+            _write(out / "fixations" / f"{stem}.mat", encode_gaze(Path(stem).name, gaze, rng))
+            _write(out / "maps" / f"{stem}.png", _encode(draw_map(gaze), "PNG"))
+            bar.update()
     _write(out / "LICENSE", b"CC0 1.0\n")
 
 

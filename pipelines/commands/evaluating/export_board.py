@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet.data.images import read_picture
@@ -25,6 +24,7 @@ from emlnet.inference.predictor import Prediction
 from emlnet.registry import mlflow_registry
 from pipelines.config.options import StoreOptions
 from pipelines.evaluation.score_maps import HDF5, PICTURES
+from shards.files.progress import progress_bar
 
 SALICON_SIZE = (480, 640)
 
@@ -96,8 +96,10 @@ def find_pictures(folder: Path) -> list[str]:
 def _predict(
     model: Package, folder: Path, names: list[str], flip: bool
 ) -> Iterator[tuple[str, Prediction]]:
-    for name in tqdm(names, desc="predict", unit="image"):
-        yield name, model.predict(read_picture(folder / name), flip)
+    with progress_bar(len(names), "predict", "image") as bar:
+        for name in names:
+            yield name, model.predict(read_picture(folder / name), flip)
+            bar.update()
 
 
 def log_density(prediction: Prediction) -> NDArray[np.float32]:

@@ -24,11 +24,12 @@ from emlnet.registry import mlflow_registry
 from pipelines.commands.models.picture_source import Pictures, Place
 from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.ray_cluster import check_nodes, connection
+from pipelines.ray_cluster.sizing import has_gpu
 from shards.files.manifest import MANIFEST
+from shards.files.progress import SECONDS_BETWEEN_LINES
 
 MARKER = "predict.json"
 """The file of OUT that says what its maps are of."""
-SECONDS_BETWEEN_LINES = 10
 Columns = dict[str, NDArray[Any]]
 
 
@@ -152,9 +153,7 @@ def predict_items(
     """Predicts items by Ray Data, with progress; returns what went wrong, a line a picture."""
     has = ray.cluster_resources()
     num_gpus = int(has.get("GPU", 0))
-    use_gpu = num_gpus > 0 if command.compute.use_gpu is None else command.compute.use_gpu
-    if use_gpu and not num_gpus:
-        raise ValueError("the cluster has no GPU; drop --use-gpu")
+    use_gpu = has_gpu(command.compute.use_gpu)
     num_workers = num_gpus if use_gpu else max(1, int(has.get("CPU", 1)))
     quiet_data()
     half = command.precision == "half"
