@@ -1,4 +1,4 @@
-"""Frozen encoders that a decoder joins: where their packages and their readouts are."""
+"""Frozen encoders that a decoder joins: their packages and their cached readouts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from shards.files.manifest import Manifest
 class FrozenEncoder:
     """An encoder to join.
 
-    cache: folder of its readouts, of a name that its weights and the data set give; there or not.
-    weights: SHA-256 of its weights as safetensors writes them.  licence: what its package says of
-    theirs.
+    cache: folder of its readouts, whether they are computed or not.  weights: SHA-256 of its
+    weights as safetensors writes them.  licence: of the weights, as its package says.
     """
 
     encoder: Encoder
@@ -34,22 +33,22 @@ class FrozenEncoder:
 
     @property
     def source(self) -> str:
-        """What it is called in logs."""
+        """Its name in the parameters of a run."""
         return f"{self.encoder.config.backbone} {self.weights[:12]}"
 
 
 def open_encoders(
     packages: Sequence[Path], manifest: Manifest, caches: Path
 ) -> list[FrozenEncoder]:
-    """The encoders of packages, all of them where one holds a decoder's model.
+    """Return all encoders of some packages; a decoder's package holds several.
 
-    caches: folder of the folders of readouts.
+    caches: folder that holds the folders of readouts.
     """
     encoders = []
     for path in packages:
         packaged = package.load(path)
         for encoder in packaged.encoders:
-            # Of an encoder's package, the digest of its weights file.
+            # For an encoder's package this is the digest of its weights file.
             tensors = {k: v.contiguous() for k, v in encoder.state_dict().items()}
             weights = hashlib.sha256(save(tensors)).hexdigest()
             cache = caches / readout_cache.key(encoder, manifest.digest, weights)
@@ -62,9 +61,9 @@ def open_encoders(
 
 
 def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> list[Path]:
-    """Folders of packaged encoders, each of an MLflow run, a model URI or a folder.
+    """Return the folder of each packaged encoder, named by an MLflow run, a model URI or a folder.
 
-    folder: where those that lie elsewhere are pulled to.
+    folder: where packages from elsewhere are pulled to.
     """
     return [
         mlflow_registry.resolve(
@@ -89,5 +88,5 @@ def compute_readouts(
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:
-    """The folder of the folders of readouts: as given, or shared by the runs beside this one."""
+    """The folder that holds the folders of readouts: as given, else shared by neighbouring runs."""
     return given.expanduser().absolute() if given else run_folder.parent / "readouts"
