@@ -45,7 +45,6 @@ from shards.files.manifest import (
 from shards.files.progress import progress_bar
 from shards.files.store import Store
 from shards.layouts import all_layouts, salicon
-from shards.layouts.all_layouts import Format
 from shards.layouts.folders import find_licence
 from shards.layouts.raw_samples import RawFolder, RawSample, SourceOptions
 
@@ -59,7 +58,7 @@ def build(
     out: Path | str,
     options: SourceOptions | None = None,
     *,
-    format: Format | None = None,
+    format: str | None = None,
     sigma: float | None = None,
     edition: str | None = None,
     licence: str | None = None,

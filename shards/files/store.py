@@ -35,7 +35,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = str(folder).rstrip("/") or "/"
+        self.folder = os.path.expanduser(str(folder)).rstrip("/") or "/"  # noqa: PTH111
         self.scheme = self.folder.partition("://")[0] if "://" in self.folder else "file"
         try:
             # Other processes write too: a listing that is kept would hide their files.

@@ -11,6 +11,7 @@ import io
 import struct
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -20,13 +21,26 @@ from scipy.ndimage import gaussian_filter
 
 from emlnet.data.images import MAX_PIXELS, decode_picture, open_picture, to_grey, to_rgb
 
-PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+PHOTOGRAPHS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".avif", ".jp2"),
+)
 SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 USUAL_SIGMA = 1 / 32
 """Of a density map's Gaussian, as a part of the width: SALICON's is 1 / 34, OSIE's 1 / 33."""
 REDUCE = 4
 """Maps are compared at a fourth of their size."""
 PNG_MODES = {"1", "L", "RGB", "RGBA", "I;16"}
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) of a picture file as it is displayed, from its header; None when it has none."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # The picture is decoded, and refused by name, later.
+        return None
 
 
 def picture_suffix(data: bytes, name: str) -> str:

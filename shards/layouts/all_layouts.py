@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from shards.layouts import cat2000, csv_table, mit1003, osie, salicon, salicon_json
 from shards.layouts.raw_samples import RawFolder, SourceOptions
-
-Format = Literal["salicon", "salicon-json", "osie", "mit1003", "cat2000", "csv"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Layout:
     looks: str
 
 
-LAYOUTS: dict[Format, Layout] = {
+LAYOUTS: dict[str, Layout] = {
     "salicon": Layout(salicon.is_here, salicon.walk, "images/, fixations/, maps/"),
     "salicon-json": Layout(salicon_json.is_here, salicon_json.walk, "fixations_<split>2014.json"),
     "osie": Layout(osie.is_here, osie.walk, "data/stimuli/, data/eye/fixations.mat"),
@@ -33,7 +30,7 @@ LAYOUTS: dict[Format, Layout] = {
 
 
 def walk(
-    source: Path, options: SourceOptions | None = None, format: Format | None = None
+    source: Path, options: SourceOptions | None = None, format: str | None = None
 ) -> RawFolder:
     """Finds the samples of a source folder, whatever its layout.
 
@@ -45,10 +42,12 @@ def walk(
         raise ValueError(f"{source} is not a folder")
     if format is None:
         format = "csv" if options.table else find(source)
+    if format not in LAYOUTS:
+        raise ValueError(f"unknown format: {format}, known: {', '.join(LAYOUTS)}")
     return LAYOUTS[format].walk(source, options)
 
 
-def find(source: Path) -> Format:
+def find(source: Path) -> str:
     """The one layout that the folder has.  Raises ValueError when none fits, or several do."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.is_here(source)]
     if len(fitting) == 1:

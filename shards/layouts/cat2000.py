@@ -14,7 +14,7 @@ import scipy.io
 from shards.files.stored_pictures import PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has, subfolders
 from shards.layouts.mit1003 import from_mask
-from shards.layouts.raw_gaze import ZERO_BASED, Gaze
+from shards.layouts.raw_gaze import ZERO_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -70,7 +70,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     )
 
 
-def read_gaze(path: Path, name: str) -> Gaze:
+def read_gaze(path: Path, name: str) -> RawFixations:
     """The fixated pixels of one .mat file.  Raises ValueError starting with `name`."""
     try:
         return from_mask(scipy.io.loadmat(str(path), variable_names=("fixLocs",))["fixLocs"] > 0)

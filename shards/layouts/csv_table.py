@@ -8,17 +8,18 @@ Density maps, if there are any, lie in `maps/` under the photographs' names.
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emlnet.data.images import files_below
-from shards.files.stored_pictures import PHOTOGRAPHS
-from shards.layouts.folders import child, files_by_stem, has
-from shards.layouts.raw_gaze import NO_OBSERVER, Gaze
+from shards.files.stored_pictures import PHOTOGRAPHS, upright_size
+from shards.files.text_table import read_text_table
+from shards.layouts.folders import FileNames, child, files_by_stem, has
+from shards.layouts.raw_gaze import NO_OBSERVER, CoordinateSystem, RawFixations, doubt
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -29,29 +30,8 @@ from shards.layouts.raw_samples import (
 
 SUFFIXES = (".csv", ".tsv")
 REQUIRED = ("image", "x", "y")
-OPTIONAL = ("observer", "time", "duration", "split")
-
-
-@dataclass
-class Rows:
-    """The rows of one photograph: x, y, onset, duration; each row's observer; the split."""
-
-    numbers: list[tuple[float, float, float, float]] = field(default_factory=list)
-    observers: list[str] = field(default_factory=list)
-    split: str = ""
-
-    def gaze(self) -> Gaze:
-        """The rows as gaze: by observer, in order of time where it is given."""
-        numbers = np.array(self.numbers, np.float64)
-        names = sorted(set(self.observers), key=_natural)
-        observers = np.array([names.index(name) for name in self.observers], np.int32)
-        order = np.lexsort((numbers[:, 2], observers))
-        timing = numbers[order, 2:].astype(np.float32)
-        return Gaze(
-            points=numbers[order, :2],
-            observers=observers[order] if names != [""] else np.full_like(observers, NO_OBSERVER),
-            timing=None if np.isnan(timing).all() else timing,
-        )
+SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+"""Other names of splits."""
 
 
 def is_here(source: Path) -> bool:
@@ -71,8 +51,9 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     splits: dict[str, list[RawSample]] = defaultdict(list)
     faults: list[IncompleteSampleError] = []
     seen: dict[str, str] = {}
-    for name, rows in sorted(read_table(table).items()):
-        files = photographs.get(name, [])
+    rows = read_table(table)
+    for name, (split, gaze) in sorted(rows.items()):
+        files = photographs.find(name)
         if not files:
             faults.append(IncompleteSampleError(f"{name}, for {table}", "are missing"))
             continue
@@ -89,15 +70,21 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
             faults.append(IncompleteSampleError(image, "have no density map"))
             continue
         density = maps[stem].relative_to(source).as_posix() if with_maps else None
-        key = f"{rows.split}/{stem}"
-        splits[rows.split].append(
-            RawSample(key=key, image=image, gaze=rows.gaze(), density=density)
+        splits[split].append(
+            RawSample(key=f"{split}/{stem}", image=image, gaze=gaze, density=density)
         )
-    every = {image for files in photographs.values() for image in files}
-    for image in sorted(every - seen.keys()):
+    if not seen:
+        raise ValueError(
+            f"{table} names no photograph below {source}: it says {min(rows)!r}, the "
+            f"{len(photographs.files)} photographs that are there begin with "
+            f"{min(photographs.files, default='none')!r} (read are {', '.join(PHOTOGRAPHS)})"
+        )
+    for image in sorted(set(photographs.files) - seen.keys()):
         faults.append(IncompleteSampleError(f"{image}, in {table}", "have no fixations"))
     if "" in splits and len(splits) > 1:
         raise ValueError(f"{table}: {splits[''][0].image} has no split, others have; fill it in")
+    if not options.trust_coordinates:
+        _check_coordinates(source, table, splits, options.frame)
     found = {split: tuple(samples) for split, samples in sorted(splits.items())}
     return gather(
         source,
@@ -111,76 +98,78 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     )
 
 
-def read_table(path: Path) -> dict[str, Rows]:
-    """The rows by photograph.  Raises ValueError that names the file and the line at fault."""
-    photographs: dict[str, Rows] = defaultdict(Rows)
+def read_table(path: Path) -> dict[str, tuple[str, RawFixations]]:
+    """The split and the gaze of each photograph.
+
+    Raises ValueError that names the file and the line at fault.
+    """
+    table = read_text_table(path, REQUIRED)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            separator = max(",;\t", key=header.count)
-            columns = [
-                name.strip().lower() for name in next(csv.reader([header], delimiter=separator))
-            ]
-            _check_columns(columns)
-            rows = csv.DictReader(file, columns, delimiter=separator, restval="")
-            for row in rows:
-                try:
-                    _add(photographs, row)
-                except ValueError as error:
-                    raise ValueError(f"line {rows.line_num + 1}: {error}") from error
-    except (ValueError, StopIteration, csv.Error) as error:
+        numbers = table.numbers(("x", "y", "time", "duration"))
+        rows: dict[str, list[int]] = defaultdict(list)
+        splits: dict[str, str] = {}
+        for row, (name, split) in enumerate(
+            zip(table.text("image"), table.text("split"), strict=True)
+        ):
+            split, line = SPLITS.get(split.lower(), split.lower()), table.lines[row]
+            if not name:
+                raise ValueError(f"line {line} names no image")
+            if set(split) & set("/\\"):
+                raise ValueError(f"line {line}: {split!r} cannot name a split")
+            if splits.setdefault(name, split) != split:
+                raise ValueError(
+                    f"line {line}: {name} is in {split!r}, and in {splits[name]!r} above"
+                )
+            rows[name].append(row)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not photographs:
-        raise ValueError(f"{path} has no rows")
-    return photographs
+    observers = table.text("observer")
+    return {
+        name: (splits[name], _gaze(numbers[own], [observers[row] for row in own]))
+        for name, own in rows.items()
+    }
 
 
-def _check_columns(columns: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        raise ValueError(
-            f"no column {', '.join(missing)} among {', '.join(columns)}; the first line names the "
-            f"columns: {', '.join(REQUIRED)}, and if you have them {', '.join(OPTIONAL)}"
-        )
-    twice = {name for name in columns if columns.count(name) > 1}
-    if twice:
-        raise ValueError(f"two columns are named {twice.pop()}")
+def _gaze(numbers: NDArray[np.float64], observers: Sequence[str]) -> RawFixations:
+    """Rows (N, 4) of x, y, onset, duration as gaze: by observer, in order of time if it is known.
+
+    Observers with numbers come in order of number, before those with names.
+    """
+    names = sorted(set(observers), key=_natural)
+    positions = np.array([names.index(name) for name in observers], np.int32)
+    order = np.lexsort((numbers[:, 2], positions))
+    timing = numbers[order, 2:].astype(np.float32)
+    return RawFixations(
+        points=numbers[order, :2],
+        observers=positions[order] if names != [""] else np.full_like(positions, NO_OBSERVER),
+        timing=None if np.isnan(timing).all() else timing,
+    )
 
 
-def _add(photographs: dict[str, Rows], row: dict[str, str]) -> None:
-    rows = photographs[row["image"].strip()]
-    split = row.get("split", "").strip().lower()
-    if rows.numbers and split != rows.split:
-        raise ValueError(f"{row['image']} is in {split!r}, and in {rows.split!r} above")
-    if set(split) & set("/\\"):
-        raise ValueError(f"{split!r} cannot name a split")
-    rows.split = split
-    x, y, time, duration = (_number(row, name) for name in ("x", "y", "time", "duration"))
-    rows.numbers.append((x, y, time, duration))
-    rows.observers.append(row.get("observer", "").strip())
+def _check_coordinates(
+    source: Path, table: Path, splits: dict[str, list[RawSample]], system: CoordinateSystem
+) -> None:
+    """Raises ValueError when the gaze looks as if it had other units than stated."""
+    gaze = []
+    for raw in (raw for samples in splits.values() for raw in samples):
+        size = upright_size(source / raw.image)
+        if size is not None and not isinstance(raw.gaze, str):
+            gaze.append((raw.gaze.points, size))
+    reason = doubt(gaze, system)
+    if reason:
+        raise ValueError(f"{table}: {reason}; if it is right as it is, pass --trust-coordinates")
 
 
-def _number(row: dict[str, str], name: str) -> float:
-    """A cell as a number; an empty one, where a tracker lost the eye, is nan."""
-    text = row.get(name, "").strip()
-    try:
-        return float(text) if text else float("nan")
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}, not a number") from None
-
-
-def _photographs(source: Path) -> dict[str, list[str]]:
-    """Files by what a table may call them: path below the source or `images/`, suffix or not."""
-    found: dict[str, list[str]] = defaultdict(list)
+def _photographs(source: Path) -> FileNames:
+    """The photographs by path below the source, or below its `images/`."""
+    found: dict[str, str] = {}
     for path in files_below(source, PHOTOGRAPHS):
         name = path.relative_to(source)
         if name.parts[0].lower() == "maps":
             continue
         below = name.parts[1:] if name.parts[0].lower() == "images" else name.parts
-        inner = Path(*below)
-        for called in {name.as_posix(), inner.as_posix(), inner.with_suffix("").as_posix()}:
-            found[called].append(name.as_posix())
-    return found
+        found[name.as_posix()] = Path(*below).as_posix()
+    return FileNames(found, PHOTOGRAPHS)
 
 
 def _stem(image: str) -> str:

@@ -3,8 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+
+class FileNames:
+    """Files by the names that a table may call them.
+
+    files: each file and its own name, a path.  A name that no file has exactly is looked for
+    without its suffix, then whatever its Unicode form, case and slashes, then without the folders
+    of another machine before it.
+    """
+
+    def __init__(self, files: Mapping[str, str], suffixes: Sequence[str]) -> None:
+        self.files, self.suffixes = files, tuple(suffixes)
+        self._found: dict[tuple[int, str], set[str]] = defaultdict(set)
+        for file, own in files.items():
+            for name in (file, own):
+                for level, form in enumerate(self._forms(name)):
+                    self._found[level, form].add(file)
+
+    def find(self, name: str) -> list[str]:
+        """The files that fit a name best: none, one, or several."""
+        exact, stem, *loose = self._forms(name)
+        for key in ((0, exact), (1, exact), (1, stem), (2, loose[0]), (3, loose[0]), (3, loose[1])):
+            if key in self._found:
+                return sorted(self._found[key])
+        parts = loose[1].split("/")
+        for start in range(1, len(parts)):
+            if found := self._found.get((3, "/".join(parts[start:]))):
+                return sorted(found)
+        return []
+
+    def _forms(self, name: str) -> list[str]:
+        """The name, then without suffix; both again in one Unicode form, case and slash."""
+        plain = unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
+        plain = plain.removeprefix("./")
+        return [name, self._stem(name), plain, self._stem(plain)]
+
+    def _stem(self, name: str) -> str:
+        stem, dot, suffix = name.rpartition(".")
+        return stem if f"{dot}{suffix}".lower() in self.suffixes else name
 
 
 def fingerprint(source: Path, samples: Iterable[tuple[str, ...]]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emlnet.data.images import open_picture, to_grey
 from shards.files.stored_pictures import PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has
-from shards.layouts.raw_gaze import NO_OBSERVER, ZERO_BASED, Gaze
+from shards.layouts.raw_gaze import NO_OBSERVER, ZERO_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -59,15 +59,15 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     )
 
 
-def read_gaze(path: Path, name: str) -> Gaze:
+def read_gaze(path: Path, name: str) -> RawFixations:
     """The fixated pixels of a picture of points.  Raises ValueError starting with `name`."""
     return from_mask(to_grey(open_picture(path.read_bytes(), name)) > 127)
 
 
-def from_mask(fixated: NDArray[np.bool_]) -> Gaze:
+def from_mask(fixated: NDArray[np.bool_]) -> RawFixations:
     """The gaze that a mask (H, W) of fixated pixels tells."""
     y, x = np.nonzero(fixated)
-    return Gaze(
+    return RawFixations(
         points=np.stack([x, y], axis=1).astype(np.float64),
         observers=np.full(len(x), NO_OBSERVER, np.int32),
         size=(fixated.shape[0], fixated.shape[1]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shards.files.stored_pictures import PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has
-from shards.layouts.raw_gaze import ONE_BASED, Gaze
+from shards.layouts.raw_gaze import ONE_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -63,7 +63,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     )
 
 
-def read_table(path: Path) -> dict[str, Gaze]:
+def read_table(path: Path) -> dict[str, RawFixations]:
     """Each photograph's gaze by its stem.  Raises ValueError when the file is not OSIE's."""
     try:
         cells = scipy.io.loadmat(str(path), variable_names=("fixations",))["fixations"].ravel()
@@ -74,7 +74,7 @@ def read_table(path: Path) -> dict[str, Gaze]:
         ) from error
 
 
-def _gaze(cell: Any) -> Gaze:
+def _gaze(cell: Any) -> RawFixations:
     observers, durations = [], []
     for subject in _field(cell, "subjects"):
         x, y, duration = (_field(subject, f"fix_{name}") for name in ("x", "y", "duration"))
@@ -82,10 +82,10 @@ def _gaze(cell: Any) -> Gaze:
             raise ValueError(f"{len(x)} x, {len(y)} y and {len(duration)} durations")
         observers.append(np.stack([x, y], axis=1).astype(np.float64))
         durations.append(duration.astype(np.float32))
-    gaze = Gaze.of_observers(observers)
+    gaze = RawFixations.of_observers(observers)
     unknown = np.full(len(gaze.points), np.nan, np.float32)
     timing = np.stack([unknown, np.concatenate([np.empty(0, np.float32), *durations])], axis=1)
-    return Gaze(**{**vars(gaze), "timing": timing})
+    return RawFixations(**{**vars(gaze), "timing": timing})
 
 
 def _field(record: Any, name: str) -> NDArray[Any]:

@@ -17,7 +17,13 @@ from emlnet.data.images import decode_picture
 from emlnet.data.samples import Sample
 from shards.files import stored_pictures
 from shards.layouts.folders import fingerprint
-from shards.layouts.raw_gaze import ZERO_BASED, Frame, Gaze, GazeReader, without_gaze_files
+from shards.layouts.raw_gaze import (
+    ZERO_BASED,
+    CoordinateSystem,
+    GazeReader,
+    RawFixations,
+    without_gaze_files,
+)
 
 VAL_SHARE = 0.1
 Maps = Literal["auto", "files", "fixations"]
@@ -41,13 +47,15 @@ class SourceOptions:
     splits: those wanted, all that have gaze when empty.  seed: of the split, if one must be made.
     maps: where density maps come from: `files` demands them, `auto` takes them where the layout
     has any.  table: of the csv layout, found in the source when None.  frame: of its coordinates.
+    trust_coordinates: take a table's coordinates as they are, however unlikely.
     """
 
     splits: tuple[str, ...] = ()
     seed: int = 0
     maps: Maps = "auto"
     table: Path | None = None
-    frame: Frame = ZERO_BASED
+    frame: CoordinateSystem = ZERO_BASED
+    trust_coordinates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +67,7 @@ class RawSample:
 
     key: str
     image: str
-    gaze: str | Gaze
+    gaze: str | RawFixations
     density: str | None
 
     @property
@@ -82,7 +90,7 @@ class RawFolder:
 
     path: Path
     format: str
-    frame: Frame
+    frame: CoordinateSystem
     read_gaze: GazeReader
     splits: dict[str, tuple[RawSample, ...]]
     faults: tuple[IncompleteSampleError, ...]
@@ -184,7 +192,7 @@ def gather(
     faults: Sequence[IncompleteSampleError],
     *,
     format: str,
-    frame: Frame,
+    frame: CoordinateSystem,
     read_gaze: GazeReader = without_gaze_files,
     sigma: float | None = None,
     unlabelled: Sequence[str] = (),
@@ -196,6 +204,11 @@ def gather(
     tables: files that hold the gaze of many samples.  read_as: options that change what they mean.
     """
     made = not isinstance(samples, dict)
+    if made and len(samples) < 2 and faults:
+        raise ValueError(
+            f"{source}: {len(faults)} of {len(faults) + len(samples)} images cannot be used, so "
+            f"there are not enough to split into train and val; the first: {faults[0]}"
+        )
     splits = choose(
         source,
         samples if isinstance(samples, dict) else make_split(samples, options.seed),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shards.files.stored_pictures import PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has, subfolders
-from shards.layouts.raw_gaze import ONE_BASED, Gaze
+from shards.layouts.raw_gaze import ONE_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -101,7 +101,7 @@ def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
     return "SALICON 2017" if mean_fixated_pixels > FEWEST_OF_2017 else "SALICON 2015"
 
 
-def read_gaze(path: Path, name: str) -> Gaze:
+def read_gaze(path: Path, name: str) -> RawFixations:
     """The gaze of one .mat file; an observer without fixations may have any shape.
 
     Raises ValueError starting with `name` when the file is not SALICON's.
@@ -114,7 +114,7 @@ def read_gaze(path: Path, name: str) -> Gaze:
         raise ValueError(
             f"{name} is no .mat file of version 5 with `gaze` and `resolution`: {error!r}"
         ) from error
-    return Gaze.of_observers(gaze, (height, width))
+    return RawFixations.of_observers(gaze, (height, width))
 
 
 def _observer(fixations: Any) -> NDArray[np.float64]:

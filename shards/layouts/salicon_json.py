@@ -19,7 +19,7 @@ import numpy as np
 from emlnet.data.images import files_below
 from shards.files.stored_pictures import PHOTOGRAPHS
 from shards.layouts.folders import child, has
-from shards.layouts.raw_gaze import ONE_BASED, Gaze
+from shards.layouts.raw_gaze import ONE_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -78,7 +78,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     )
 
 
-def read_table(path: Path) -> dict[str, Gaze]:
+def read_table(path: Path) -> dict[str, RawFixations]:
     """Each photograph's gaze by file name.  Raises ValueError when the file is not SALICON's."""
     try:
         content = json.loads(path.read_bytes())
@@ -89,7 +89,7 @@ def read_table(path: Path) -> dict[str, Gaze]:
         rows = [
             (
                 image["file_name"],
-                Gaze.of_observers(
+                RawFixations.of_observers(
                     fixations[image["id"]], (int(image["height"]), int(image["width"]))
                 ),
             )

@@ -7,12 +7,12 @@ from functools import partial
 
 from pipelines.config.options import ClusterOptions
 from pipelines.ray_cluster import check_nodes, connection, tasks
-from shards.__main__ import Build, say_built
 from shards.files.store import location
+from shards.shard_commands import BuildShards, say_built
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildCommand(Build):
+class BuildCommand(BuildShards):
     """Pack an eye-tracking data set into shards on a Ray cluster that sees SRC and OUT."""
 
     num_workers: int = 0

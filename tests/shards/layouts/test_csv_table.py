@@ -6,7 +6,7 @@ import pytest
 from shards.build.writer import build
 from shards.inspect.verify import verify
 from shards.layouts.all_layouts import walk
-from shards.layouts.raw_gaze import Frame
+from shards.layouts.raw_gaze import CoordinateSystem
 from shards.layouts.raw_samples import SourceOptions, read
 from tests.shards import raw_layouts as layouts
 from tests.shards.conftest import encode_picture, encode_png
@@ -27,7 +27,7 @@ def read_all(source, **options):
 
 
 def points(source, stem="a", **frame):
-    return read_all(source, frame=Frame(**frame))[stem].sample.points.tolist()
+    return read_all(source, frame=CoordinateSystem(**frame))[stem].sample.points.tolist()
 
 
 def test_observers_are_numbered_and_fixations_follow_in_time(tmp_path):
@@ -81,7 +81,7 @@ def test_other_separators_a_byte_order_mark_and_capitals_are_read(tmp_path, sepa
 )
 def test_every_unit_and_origin_names_the_same_pixels(tmp_path, frame, row, expected):
     source = layouts.table(tmp_path, f"image,x,y\na,{row}\nb,3,3\nb,0,0\n")
-    options = SourceOptions(frame=Frame(**frame))
+    options = SourceOptions(frame=CoordinateSystem(**frame))
     folder = walk(source, options)
     (raw,) = [raw for split in folder.splits.values() for raw in split if raw.key.endswith("a")]
     assert read(folder, raw, 3).sample.points.tolist() == [expected]
@@ -90,9 +90,10 @@ def test_every_unit_and_origin_names_the_same_pixels(tmp_path, frame, row, expec
 def test_the_frame_is_part_of_what_a_build_was_made_from(tmp_path):
     source = layouts.table(tmp_path, ROWS)
     prints = {
-        walk(source, SourceOptions(frame=Frame(first_pixel=first, units=units))).fingerprint
+        walk(source, SourceOptions(frame=system, trust_coordinates=True)).fingerprint
         for first in (0, 1)
         for units in ("pixels", "fraction")
+        for system in [CoordinateSystem(first_pixel=first, units=units)]
     }
     assert len(prints) == 4
 
@@ -171,7 +172,14 @@ def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_pa
         ("image,x,y,split\na,1,2,train\na,1,2,val\n", "line 3: a is in 'val', and in 'train'"),
         ("image,x,y,split\na,1,2,../x\n", r"line 2: '\.\./x' cannot name a split"),
         ("image,x,y,split\na,1,2,\nb,1,2,val\n", "a.jpg has no split, others have"),
-        ("image,x,y\na,1,2\nb,\xff,2\n", "not a number|codec can't decode"),
+        ("image,x,y\na,1,2\nb,\xff,2\n", "line 3: x is 'ÿ', not a number"),
+        ("image,x,y\na,20,5,30,5\n", "line 2 has 5 cells, the first line names 3 columns"),
+        ("image,x,y,observer\na,1,2,z\n\nb,1,5,2,5,z\n", "line 4 has 6 cells"),
+        ("image x y\n1 a.jpg 5 6\n", "line 2 has 4 cells"),
+        ('image,x,y\na,"1,024","1,500"\n', "line 2: '1,024' may be 1.024 or 1024"),
+        ("image;x;y\na;1.024;2,5\n", "line 2: x is '1.024', which may be 1.024 or 1024"),
+        ("image,x,y\n,1,2\n", "line 2 names no image"),
+        ("image,x,y\nphoto_1.jpg,1,2\n", "names no photograph .*it says 'photo_1.jpg'.*images/a"),
     ],
 )
 def test_a_table_that_cannot_be_read_says_where(tmp_path, rows, reason):
@@ -184,3 +192,153 @@ def test_two_tables_ask_for_one(tmp_path):
     layouts.put(layouts.table(tmp_path, ROWS) / "other.csv", b"image,x,y\n")
     with pytest.raises(ValueError, match=r"not fixations\.csv, other\.csv; name it with --table"):
         walk(tmp_path, format="csv")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "image;x;y\na.jpg;5,25;6,0\nb;1;2",
+        'image,x,y\na.jpg,"5,25","6,0"\nb,1,2',
+        "image\tx\ty\na.jpg\t5,25\t6,0\nb\t1\t2",
+        "sep=;\nimage;x;y\na.jpg;5,25;6,0\nb;1;2",
+        "sep=,\r\nimage,x,y\r\n\r\na.jpg,5.25,6\r\n,,\r\nb,1,2\r\n\r\n",
+        "image x y\na.jpg 5.25 6\nb  1 2",
+        "image|x|y\na.jpg|5.25|6|\nb|1|2",
+        '"","image","x","y"\n"1","a.jpg",5.25,6\n"2","b",1,2',
+        "\n\nimage, x, y\na.jpg, 5.25, 6.0\nb, 1, 2",
+        "image,x,y,,\na.jpg,5.25,6,,\nb,1,2,,",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+def test_a_table_of_any_locale_and_encoding_is_read(tmp_path, rows, encoding):
+    source = layouts.table(tmp_path, "")
+    (source / "fixations.csv").write_bytes(rows.encode(encoding))
+    assert points(source) == [[5, 6]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_names_with_umlauts_are_read_in_any_encoding(tmp_path, encoding):
+    source = layouts.table(tmp_path, "", ("größe.jpg", "b.png"))
+    (source / "fixations.csv").write_bytes("image,x,y\ngröße.jpg,5,6\nb,1,2\n".encode(encoding))
+    assert points(source, "größe") == [[5, 6]]
+
+
+@pytest.mark.parametrize("gap", ["", ".", "NA", "NULL", "-", "nan", "NaN", "n/a", "None", " "])
+def test_a_missing_value_is_dropped_and_counted(tmp_path, gap):
+    rows = f"image,x,y,time\na,5,6,0\na,{gap},{gap},{gap}\na,7,{gap},3\nb,1,2,0\n"
+    reading = read_all(layouts.table(tmp_path, rows))["a"]
+    assert reading.sample.points.tolist() == [[5, 6]]
+    assert reading.num_points_outside == 2
+
+
+@pytest.mark.parametrize(
+    ("called", "file"),
+    [
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("cafe\u0301", "caf\u00e9.jpg"),
+        ("IMG_1.jpg", "IMG_1.JPG"),
+        ("set\\p.JPG", "set/p.jpg"),
+        ("./set/p.jpg", "set/p.jpg"),
+        ("C:\\lab\\images\\p.jpg", "p.jpg"),
+        ("/home/me/set/p.jpg", "set/p.jpg"),
+        ("p.png", "p.jpg"),
+        ("p.jfif", "p.jfif"),
+        ("shot_0.5", "shot_0.5.jpg"),
+    ],
+)
+def test_a_name_is_matched_where_one_file_fits(tmp_path, called, file):
+    source = layouts.table(tmp_path, "", ("other.png",))
+    layouts.put(source / "images" / file, encode_picture())
+    rows = f"image,x,y\n{called},5,6\nother,1,2\n"
+    (source / "fixations.csv").write_text(rows, encoding="utf-8")
+    folder = walk(source, SourceOptions())
+    assert not folder.faults
+    gaze = {raw.image: raw.gaze for split in folder.splits.values() for raw in split}
+    assert gaze[f"images/{file}"].points.tolist() == [[5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("called", "files", "reason"),
+    [
+        ("P.jpg", ("p.jpg", "p.JPG"), r"P\.jpg may be images/p\.JPG or images/p\.jpg"),
+        ("A/p.jpg", ("B/p.jpg",), "names no photograph"),
+        ("p.webm", ("p.jpg",), "names no photograph"),
+    ],
+)
+def test_a_name_that_fits_several_files_or_none_is_an_error(tmp_path, called, files, reason):
+    source = layouts.table(tmp_path, f"image,x,y\n{called},5,6\n{called},1,2\n", ())
+    for file in files:
+        layouts.put(source / "images" / file, encode_picture())
+    with pytest.raises(ValueError, match=reason):
+        walk(source)
+
+
+def test_too_few_photographs_that_can_be_used_name_the_true_cause(tmp_path):
+    source = layouts.table(tmp_path, "image,x,y\na,5,6\nc,1,2\n", ("a.jpg",))
+    with pytest.raises(ValueError, match=r"1 of 2 images cannot be used.*are missing: c, for"):
+        walk(source)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [("training", "train"), ("Validation", "val"), ("valid", "val"), ("TEST", "test")],
+)
+def test_other_names_of_splits_are_known(tmp_path, split, expected):
+    source = layouts.table(tmp_path, f"image,x,y,split\na,5,6,{split}\nb,1,2,Train\n")
+    assert f"{expected}/a" in {
+        raw.key for samples in walk(source).splits.values() for raw in samples
+    }
+
+
+GAZE = np.random.default_rng(0).normal((320, 240), (90, 70), (60, 2))
+"""Sixty fixations on a photograph of 640 x 480."""
+
+
+def large(tmp_path, gaze):
+    source = layouts.table(tmp_path, "", ())
+    rows = ["image,x,y"]
+    for number in range(3):
+        layouts.put(source / f"images/{number}.png", encode_png(np.zeros((480, 640), np.uint8)))
+        rows += [f"{number},{x:.4f},{y:.4f}" for x, y in gaze[number::3]]
+    (source / "fixations.csv").write_text("\n".join(rows))
+    return source
+
+
+@pytest.mark.parametrize(
+    ("gaze", "reason"),
+    [
+        (GAZE / (640, 480), "lie in 0..1; --units fraction"),
+        (GAZE / (640, 480) * 1.02 - 0.01, "--units fraction"),
+        ((GAZE - (320, 240)) / 32, "lie outside .*Convert degrees"),
+        (GAZE / 32, "one small part .*Convert degrees"),
+        (GAZE * 3, "lie outside .*pixels of the screen"),
+        (GAZE + [640, 300], "lie outside .*pixels of the screen"),
+        (GAZE / 2, r"right or lower 40 %"),
+        (GAZE / 20 + [600, 440], "one small part"),
+        (GAZE, None),
+    ],
+)
+def test_gaze_in_other_units_is_refused(tmp_path, gaze, reason):
+    source = large(tmp_path, gaze)
+    if reason is None:
+        assert not walk(source).faults
+        return
+    with pytest.raises(ValueError, match=reason):
+        walk(source)
+    assert not walk(source, SourceOptions(trust_coordinates=True)).faults
+
+
+def test_x_and_y_that_are_exchanged_are_refused(tmp_path):
+    gaze = np.random.default_rng(1).uniform((0, 0), (639, 479), (60, 2))
+    assert not walk(large(tmp_path / "right", gaze)).faults
+    with pytest.raises(ValueError, match="if x and y are exchanged"):
+        walk(large(tmp_path / "wrong", gaze[:, ::-1]))
+
+
+def test_fractions_and_centred_pixels_as_stated_are_taken(tmp_path):
+    fractions = CoordinateSystem(units="fraction")
+    assert not walk(large(tmp_path / "a", GAZE / (640, 480)), SourceOptions(frame=fractions)).faults
+    centred = CoordinateSystem(origin="centre")
+    assert not walk(large(tmp_path / "b", GAZE - (320, 240)), SourceOptions(frame=centred)).faults
+    with pytest.raises(ValueError, match="lie outside"):
+        walk(large(tmp_path / "c", GAZE), SourceOptions(frame=fractions))
