@@ -312,9 +312,9 @@ def large(tmp_path, gaze):
         ((GAZE - (320, 240)) / 32, "lie outside .*Convert degrees"),
         (GAZE / 32, "one small part .*Convert degrees"),
         (GAZE * 3, "lie outside .*pixels of the screen"),
-        (GAZE + [640, 300], "lie outside .*pixels of the screen"),
+        (np.add(GAZE, (640, 300)), "lie outside .*pixels of the screen"),
         (GAZE / 2, r"right or lower 40 %"),
-        (GAZE / 20 + [600, 440], "one small part"),
+        (np.add(GAZE / 20, (600, 440)), "one small part"),
         (GAZE, None),
     ],
 )
