@@ -12,6 +12,7 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -19,12 +20,16 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from emlnet.data.images import MAX_PIXELS, decode_picture, open_picture, to_grey, to_rgb
+from emlnet.data.images import MAX_PIXELS, decode_picture, open_picture, to_rgb
+from shards.files.mat_files import read_mat
 
 PHOTOGRAPHS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".avif", ".jp2"),
 )
+DENSITY_MAPS = (*PHOTOGRAPHS, ".mat")
+GREY_TOLERANCE = 24
+"""Differences between red, green and blue that JPEG may leave in a grey picture."""
 SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 USUAL_SIGMA = 1 / 32
 """Of a density map's Gaussian, as a part of the width: SALICON's is 1 / 34, OSIE's 1 / 33."""
@@ -76,9 +81,46 @@ def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
     return decode_picture(data, name)
 
 
+def read_density(path: Path, name: str) -> NDArray[np.uint8]:
+    """(H, W) uint8 of a density map's file, a picture or a .mat with one matrix.
+
+    Raises ValueError starting with `name`, the file's in messages.
+    """
+    if path.suffix.lower() != ".mat":
+        return decode_density(path.read_bytes(), name)
+    matrices = [
+        value
+        for value in read_mat(path, name).values()
+        if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf"
+    ]
+    if len(matrices) != 1:
+        raise ValueError(f"{name} holds {len(matrices)} matrices; a density map is one")
+    return scale_density(matrices[0], name)
+
+
 def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:
-    """(H, W) uint8 of a density map's file.  Raises ValueError starting with `name`."""
-    return to_grey(open_picture(data, name))
+    """(H, W) uint8 of an encoded density map; 8 bits are kept as they are, more are scaled.
+
+    Raises ValueError starting with `name` when it cannot be decoded, or is in colour.
+    """
+    image = open_picture(data, name)
+    if image.mode.startswith(("I", "F")):
+        return scale_density(np.asarray(image), name)
+    if image.mode not in ("1", "L"):
+        colours = np.asarray(image.convert("RGB")).astype(np.int16)
+        if np.ptp(colours, axis=2).max(initial=0) > GREY_TOLERANCE:
+            raise ValueError(f"{name} is in colour; a density map is grey")
+    return np.asarray(image.convert("L"))
+
+
+def scale_density(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """(H, W) uint8 of a density map of any numbers: it has no scale of its own, so 255 is its
+    greatest value.  Raises ValueError starting with `name` for negative numbers and no numbers."""
+    density = values.astype(np.float64)
+    if density.size == 0 or not np.isfinite(density).all() or density.min() < 0:
+        raise ValueError(f"{name} holds negative values, or values that are not numbers")
+    scaled: NDArray[np.uint8] = (density * (255 / (density.max() or 1))).round().astype(np.uint8)
+    return scaled
 
 
 def encode_png(picture: Image.Image | NDArray[np.uint8]) -> bytes:

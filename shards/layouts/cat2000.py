@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import scipy.io
+import numpy as np
 
-from shards.files.stored_pictures import PHOTOGRAPHS
+from shards.files.mat_files import read_mat
+from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has, subfolders
-from shards.layouts.mit1003 import from_mask
 from shards.layouts.raw_gaze import ZERO_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
@@ -41,7 +41,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     samples, faults = [], []
     for category, folder in subfolders(stimuli).items():
         gaze = files_by_stem(child(locations, category), (".mat",))
-        densities = files_by_stem(child(maps, category), PHOTOGRAPHS) if maps else {}
+        densities = files_by_stem(child(maps, category), DENSITY_MAPS) if maps else {}
         for stem, photograph in files_by_stem(folder, PHOTOGRAPHS).items():
             image = photograph.relative_to(source).as_posix()
             if stem not in gaze:
@@ -72,9 +72,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
 
 def read_gaze(path: Path, name: str) -> RawFixations:
     """The fixated pixels of one .mat file.  Raises ValueError starting with `name`."""
-    try:
-        return from_mask(scipy.io.loadmat(str(path), variable_names=("fixLocs",))["fixLocs"] > 0)
-    except Exception as error:  # a broken .mat makes scipy raise almost anything
-        raise ValueError(
-            f"{name} is no .mat file of version 5 with the matrix `fixLocs`: {error!r}"
-        ) from error
+    locations = np.asarray(read_mat(path, name, ("fixLocs",))["fixLocs"])
+    if locations.ndim != 2 or locations.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: `fixLocs` is {locations.dtype} {locations.shape}, not a matrix")
+    return RawFixations.of_mask(locations > 0)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emlnet.data.images import files_below
-from shards.files.stored_pictures import PHOTOGRAPHS, upright_size
+from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS, upright_size
 from shards.files.text_table import read_text_table
 from shards.layouts.folders import FileNames, child, files_by_stem, has
 from shards.layouts.raw_gaze import NO_OBSERVER, CoordinateSystem, RawFixations, doubt
@@ -46,7 +46,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     """
     table = options.table or _only_table(source)
     with_maps = options.maps == "files" or (options.maps == "auto" and has(source, "maps"))
-    maps = files_by_stem(child(source, "maps"), PHOTOGRAPHS) if with_maps else {}
+    maps = files_by_stem(child(source, "maps"), DENSITY_MAPS) if with_maps else {}
     photographs = _photographs(source)
     splits: dict[str, list[RawSample]] = defaultdict(list)
     faults: list[IncompleteSampleError] = []

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from emlnet.data.images import open_picture, to_grey
-from shards.files.stored_pictures import PHOTOGRAPHS
+from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has
-from shards.layouts.raw_gaze import NO_OBSERVER, ZERO_BASED, RawFixations
+from shards.layouts.raw_gaze import ZERO_BASED, RawFixations
 from shards.layouts.raw_samples import (
     IncompleteSampleError,
     RawFolder,
@@ -33,7 +30,7 @@ def is_here(source: Path) -> bool:
 def walk(source: Path, options: SourceOptions) -> RawFolder:
     """Finds the samples; opens none of them.  Raises ValueError for a missing folder."""
     photographs = files_by_stem(child(source, "ALLSTIMULI"), PHOTOGRAPHS)
-    maps = files_by_stem(child(source, "ALLFIXATIONMAPS"), PHOTOGRAPHS)
+    maps = files_by_stem(child(source, "ALLFIXATIONMAPS"), DENSITY_MAPS)
     has_maps = any(stem.endswith("_fixMap") for stem in maps)
     with_maps = options.maps == "files" or (options.maps == "auto" and has_maps)
     samples, faults = [], []
@@ -61,14 +58,4 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
 
 def read_gaze(path: Path, name: str) -> RawFixations:
     """The fixated pixels of a picture of points.  Raises ValueError starting with `name`."""
-    return from_mask(to_grey(open_picture(path.read_bytes(), name)) > 127)
-
-
-def from_mask(fixated: NDArray[np.bool_]) -> RawFixations:
-    """The gaze that a mask (H, W) of fixated pixels tells."""
-    y, x = np.nonzero(fixated)
-    return RawFixations(
-        points=np.stack([x, y], axis=1).astype(np.float64),
-        observers=np.full(len(x), NO_OBSERVER, np.int32),
-        size=(fixated.shape[0], fixated.shape[1]),
-    )
+    return RawFixations.of_mask(to_grey(open_picture(path.read_bytes(), name)) > 127)

@@ -6,13 +6,13 @@ and no density maps: a seeded tenth becomes `val`, maps are made with the author
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
-from numpy.typing import NDArray
 
+from shards.files.mat_files import items, read_mat
 from shards.files.stored_pictures import PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has
 from shards.layouts.raw_gaze import ONE_BASED, RawFixations
@@ -65,19 +65,17 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
 
 def read_table(path: Path) -> dict[str, RawFixations]:
     """Each photograph's gaze by its stem.  Raises ValueError when the file is not OSIE's."""
+    cells = read_mat(path, str(path), ("fixations",))["fixations"]
     try:
-        cells = scipy.io.loadmat(str(path), variable_names=("fixations",))["fixations"].ravel()
-        return {Path(str(_field(cell, "img")[0])).stem: _gaze(cell) for cell in cells}
-    except Exception as error:  # a broken .mat makes scipy raise almost anything
-        raise ValueError(
-            f"{path} is no .mat file of version 5 with OSIE's cell `fixations`: {error!r}"
-        ) from error
+        return {Path(cell["img"]).stem: _gaze(cell) for cell in items(cells)}
+    except Exception as error:  # numpy raises many kinds for values of another form
+        raise ValueError(f"{path} does not hold OSIE's cell `fixations`: {error!r}") from error
 
 
-def _gaze(cell: Any) -> RawFixations:
+def _gaze(cell: dict[str, Any]) -> RawFixations:
     observers, durations = [], []
-    for subject in _field(cell, "subjects"):
-        x, y, duration = (_field(subject, f"fix_{name}") for name in ("x", "y", "duration"))
+    for subject in items(cell["subjects"]):
+        x, y, duration = (np.ravel(subject[f"fix_{name}"]) for name in ("x", "y", "duration"))
         if not len(x) == len(y) == len(duration):
             raise ValueError(f"{len(x)} x, {len(y)} y and {len(duration)} durations")
         observers.append(np.stack([x, y], axis=1).astype(np.float64))
@@ -85,13 +83,4 @@ def _gaze(cell: Any) -> RawFixations:
     gaze = RawFixations.of_observers(observers)
     unknown = np.full(len(gaze.points), np.nan, np.float32)
     timing = np.stack([unknown, np.concatenate([np.empty(0, np.float32), *durations])], axis=1)
-    return RawFixations(**{**vars(gaze), "timing": timing})
-
-
-def _field(record: Any, name: str) -> NDArray[Any]:
-    """A field of a 1 x 1 struct, as a vector; scipy wraps it in arrays of objects."""
-    value = record[name]
-    while value.dtype == object and value.size == 1 and isinstance(value.ravel()[0], np.ndarray):
-        value = value.ravel()[0]
-    flat: NDArray[Any] = value.ravel()
-    return flat
+    return replace(gaze, timing=timing)

@@ -131,8 +131,18 @@ class RawFixations:
             num_empty_observers=sum(not len(points) for points in observers),
         )
 
+    @classmethod
+    def of_mask(cls, fixated: NDArray[np.bool_]) -> RawFixations:
+        """The fixated pixels of a mask (H, W), whose observers are not known."""
+        y, x = np.nonzero(fixated)
+        return cls(
+            points=np.stack([x, y], axis=1).astype(np.float64),
+            observers=np.full(len(x), NO_OBSERVER, np.int32),
+            size=(fixated.shape[0], fixated.shape[1]),
+        )
 
-GazeReader = Callable[[Path, str], RawFixations]
+
+FixationReader = Callable[[Path, str], RawFixations]
 """(file, its name in messages) -> gaze; raises ValueError starting with the name."""
 
 

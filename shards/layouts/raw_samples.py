@@ -20,7 +20,7 @@ from shards.layouts.folders import fingerprint
 from shards.layouts.raw_gaze import (
     ZERO_BASED,
     CoordinateSystem,
-    GazeReader,
+    FixationReader,
     RawFixations,
     without_gaze_files,
 )
@@ -91,7 +91,7 @@ class RawFolder:
     path: Path
     format: str
     frame: CoordinateSystem
-    read_gaze: GazeReader
+    read_gaze: FixationReader
     splits: dict[str, tuple[RawSample, ...]]
     faults: tuple[IncompleteSampleError, ...]
     split_seed: int | None
@@ -145,8 +145,7 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
             sizes[gaze_file] = gaze.size
         density = None
         if raw.density:
-            content = (folder.path / raw.density).read_bytes()
-            density = stored_pictures.decode_density(content, raw.density)
+            density = stored_pictures.read_density(folder.path / raw.density, raw.density)
             sizes[raw.density] = density.shape
         if len(set(sizes.values())) != 1:
             listed = ", ".join(
@@ -193,7 +192,7 @@ def gather(
     *,
     format: str,
     frame: CoordinateSystem,
-    read_gaze: GazeReader = without_gaze_files,
+    read_gaze: FixationReader = without_gaze_files,
     sigma: float | None = None,
     unlabelled: Sequence[str] = (),
     tables: Sequence[str] = (),

@@ -7,14 +7,16 @@ Without `maps/`, density maps are made from the fixations.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from shards.files.stored_pictures import PHOTOGRAPHS
+from emlnet.data.images import open_picture, to_grey
+from shards.files.mat_files import items, read_mat
+from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
 from shards.layouts.folders import child, files_by_stem, has, subfolders
 from shards.layouts.raw_gaze import ONE_BASED, RawFixations
 from shards.layouts.raw_samples import (
@@ -26,7 +28,9 @@ from shards.layouts.raw_samples import (
     gather,
 )
 
-SUFFIXES = {"images": PHOTOGRAPHS, "fixations": (".mat",), "maps": (".png", ".jpg", ".jpeg")}
+SUFFIXES = {"images": PHOTOGRAPHS, "fixations": (".mat",), "maps": DENSITY_MAPS}
+MASKS = (".png", ".bmp", ".tif", ".tiff")
+"""Of binary pictures of the fixated pixels, where there is no .mat file."""
 SIGMA = 19.0
 """Pixels of the Gaussian that made SALICON's maps, at 640 x 480."""
 FEWEST_OF_2017 = 300
@@ -102,18 +106,24 @@ def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
 
 
 def read_gaze(path: Path, name: str) -> RawFixations:
-    """The gaze of one .mat file; an observer without fixations may have any shape.
+    """The gaze of one .mat file, or of a binary picture of the fixated pixels.
 
+    An observer without fixations may have any shape.
     Raises ValueError starting with `name` when the file is not SALICON's.
     """
+    if path.suffix.lower() != ".mat":
+        pixels = to_grey(open_picture(path.read_bytes(), name))
+        if len(np.unique(pixels)) > 2:
+            raise ValueError(f"{name} is not a binary picture of fixated pixels: it has greys")
+        # Picture pixels count from zero, SALICON's .mat files from one.
+        mask = RawFixations.of_mask(pixels > 0)
+        return replace(mask, points=mask.points + 1)
+    content = read_mat(path, name, ("gaze", "resolution"))
     try:
-        content = scipy.io.loadmat(str(path), variable_names=("gaze", "resolution"))
-        height, width = (int(value) for value in content["resolution"].ravel())
-        gaze = [_observer(fixations) for fixations in content["gaze"]["fixations"].ravel()]
-    except Exception as error:  # a broken .mat makes scipy raise almost anything
-        raise ValueError(
-            f"{name} is no .mat file of version 5 with `gaze` and `resolution`: {error!r}"
-        ) from error
+        height, width = (int(value) for value in np.ravel(content["resolution"]))
+        gaze = [_observer(observer["fixations"]) for observer in items(content["gaze"])]
+    except Exception as error:  # numpy raises many kinds for values of another form
+        raise ValueError(f"{name} does not hold SALICON's `gaze`: {error!r}") from error
     return RawFixations.of_observers(gaze, (height, width))
 
 
@@ -134,9 +144,11 @@ def _pair(
 ) -> tuple[tuple[RawSample, ...], list[IncompleteSampleError]]:
     """The samples of one split that have all three files, and the faults of those that have not."""
     files = {name: files_by_stem(folder, SUFFIXES[name]) for name, folder in folders.items()}
+    if not files["fixations"]:
+        files["fixations"] = files_by_stem(folders["fixations"], MASKS)
     for name, found in files.items():
         if not found:
-            known = ", ".join(SUFFIXES[name])
+            known = ", ".join(SUFFIXES[name] + (MASKS if name == "fixations" else ()))
             raise ValueError(f"{folders[name]} is empty: expected {known} files")
     samples, faults = [], []
     for stem in sorted(set().union(*files.values())):
@@ -151,7 +163,7 @@ def _pair(
                 IncompleteSampleError(f"{folders['images']}/{stem}, for {belongs}", "are missing")
             )
         elif "fixations" not in names:
-            faults.append(IncompleteSampleError(names["images"], "have no .mat file"))
+            faults.append(IncompleteSampleError(names["images"], "have no file of fixations"))
         elif "maps" in folders and "maps" not in names:
             faults.append(IncompleteSampleError(names["images"], "have no density map"))
         else:

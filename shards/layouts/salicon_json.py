@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from emlnet.data.images import files_below
-from shards.files.stored_pictures import PHOTOGRAPHS
+from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
 from shards.layouts.folders import child, has
 from shards.layouts.raw_gaze import ONE_BASED, RawFixations
 from shards.layouts.raw_samples import (
@@ -44,7 +44,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         raise ValueError(f"{source} has no table fixations_<split>2014.json")
     with_maps = options.maps == "files" or (options.maps == "auto" and has(source, "maps"))
     photographs = _by_name(source, source, PHOTOGRAPHS, "maps")
-    maps = _by_name(source, child(source, "maps"), (".png",)) if with_maps else {}
+    maps = _by_name(source, child(source, "maps"), DENSITY_MAPS) if with_maps else {}
     densities = {Path(name).stem: file for name, file in maps.items()}
     splits: dict[str, tuple[RawSample, ...]] = {}
     faults = []

@@ -83,7 +83,7 @@ def test_an_osie_photograph_without_gaze_is_a_fault(tmp_path):
 
 def test_a_broken_osie_table_is_named(tmp_path):
     layouts.put(layouts.osie(tmp_path) / "data/eye/fixations.mat", b"MATLAB" * 40)
-    with pytest.raises(ValueError, match=r"eye/fixations\.mat is no \.mat file of version 5"):
+    with pytest.raises(ValueError, match=r"eye/fixations\.mat is not a \.mat file"):
         walk(tmp_path)
 
 
@@ -266,3 +266,8 @@ def test_two_photographs_that_would_be_one_sample_are_refused(tmp_path):
         layouts.put(root / f"A/B-1.{suffix}", content)
     with pytest.raises(ValueError, match=r"A/B-1\.jpg and .*A-B/1\.jpg would both be .*rename one"):
         walk(tmp_path)
+
+
+def test_an_unknown_format_names_those_that_are_known(tmp_path):
+    with pytest.raises(ValueError, match="unknown format: SALICON, known: salicon, salicon-json"):
+        walk(tmp_path, format="SALICON")

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from shards.layouts import all_layouts, salicon
 from shards.layouts.raw_samples import IncompleteSampleError, SourceOptions, read
+from tests.shards.files.test_mat_files import write_hdf5
 
 
 def walk(path, splits=(), seed=0):
@@ -108,7 +110,7 @@ def test_a_map_of_zeros_is_named(raw, png):
 def test_a_broken_mat_is_named(raw):
     raw.add("train/a")
     raw.put("fixations/train/a.mat", b"MATLAB" * 50)
-    with pytest.raises(IncompleteSampleError, match=r"fixations/train/a\.mat is no \.mat file"):
+    with pytest.raises(IncompleteSampleError, match=r"fixations/train/a\.mat is not a \.mat file"):
         read_one(raw)
 
 
@@ -209,7 +211,7 @@ def test_images_both_in_splits_and_beside_them_are_refused(raw):
     ("lost", "kind"),
     [
         ("images/train/t3.jpg", "are missing"),
-        ("fixations/train/t3.mat", "have no .mat file"),
+        ("fixations/train/t3.mat", "have no file of fixations"),
         ("maps/train/t3.png", "have no density map"),
     ],
 )
@@ -226,3 +228,77 @@ def test_the_fingerprint_changes_with_a_file(tiny):
     assert walk(tiny.path).fingerprint == before
     tiny.add("train/t0", seed=77)
     assert walk(tiny.path).fingerprint != before
+
+
+def test_gaze_of_matlab_7_3_is_read(raw):
+    raw.add("train/a")
+    observers = [np.array([[1.0, 1.0], [40.0, 30.0]]), np.empty((0, 2)), np.array([[3.0, 4.0]])]
+    content = {"resolution": np.array([[30.0, 40.0]]), "gaze": {"fixations": observers}}
+    write_hdf5(raw.path / "fixations/train/a.mat", content)
+    sample = read_one(raw).sample
+    assert sample.points.tolist() == [[0, 0], [39, 29], [2, 3]]
+    assert sample.observers.tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("white", [1, 255])
+def test_binary_pictures_of_fixated_pixels_are_read(raw, suffix, white):
+    raw.add("train/a")
+    (raw.path / "fixations/train/a.mat").unlink()
+    mask = np.zeros((30, 40), np.uint8)
+    mask[0, 0] = mask[29, 39] = white
+    Image.fromarray(mask).save(raw.path / f"fixations/train/a.{suffix}")
+    sample = read_one(raw).sample
+    assert sample.points.tolist() == [[0, 0], [39, 29]]
+    assert sample.observers.tolist() == [-1, -1]
+
+
+def test_a_picture_with_greys_is_not_taken_for_fixations(raw, png):
+    raw.add("train/a")
+    (raw.path / "fixations/train/a.mat").unlink()
+    raw.put("fixations/train/a.png", png(np.arange(1200).reshape(30, 40).astype(np.uint8)))
+    with pytest.raises(IncompleteSampleError, match=r"a\.png is not a binary picture"):
+        read_one(raw)
+
+
+LEVELS = np.arange(1200, dtype=np.float64).reshape(30, 40) / 1199
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values"),
+    [
+        ("png", (LEVELS * 65535).astype(np.uint16)),
+        ("png", (LEVELS * 3000).astype(np.uint16)),
+        ("tif", (LEVELS * 2000).astype(np.int32)),
+        ("tif", LEVELS.astype(np.float32)),
+        ("tif", (LEVELS * 1e-6).astype(np.float32)),
+        ("bmp", (LEVELS * 255).round().astype(np.uint8)),
+        ("mat", LEVELS * 1e-4),
+    ],
+)
+def test_a_density_map_of_any_numbers_keeps_its_levels(raw, suffix, values):
+    raw.add("train/a")
+    (raw.path / "maps/train/a.png").unlink()
+    path = raw.path / f"maps/train/a.{suffix}"
+    if suffix == "mat":
+        scipy.io.savemat(path, {"map": values})
+    else:
+        Image.fromarray(values).save(path)
+    density = read_one(raw).density.astype(int)
+    assert abs(density - (LEVELS * 255).round()).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values", "reason"),
+    [
+        ("png", np.tile(np.array([[[255, 0, 0]]], np.uint8), (30, 40, 1)), "is in colour"),
+        ("tif", LEVELS.astype(np.float32) - 1, "negative values"),
+        ("tif", np.full((30, 40), np.nan, np.float32), "not numbers"),
+    ],
+)
+def test_a_density_map_that_is_none_is_named(raw, suffix, values, reason):
+    raw.add("train/a")
+    (raw.path / "maps/train/a.png").unlink()
+    Image.fromarray(values).save(raw.path / f"maps/train/a.{suffix}")
+    with pytest.raises(IncompleteSampleError, match=rf"maps/train/a\.{suffix} .*{reason}"):
+        read_one(raw)

@@ -1,0 +1,65 @@
+"""MATLAB's .mat files of every version, as plain Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+from emlnet.data.images import MAX_PIXELS
+
+
+def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, Any]:
+    """The variables of a .mat file, all when none is named; `name` is the file's, for messages.
+
+    A struct is a dict, an array of structs or a cell array a list, text a str, a number or a matrix
+    a scalar or an array.
+    Raises ValueError starting with `name` when the file cannot be read or has not all of them.
+    """
+    import h5py
+
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path) as file:
+                found = variables or [key for key in file if not key.startswith("#")]
+                return {variable: _from_hdf5(file, file[variable]) for variable in found}
+        content: dict[str, Any] = scipy.io.loadmat(
+            str(path), variable_names=tuple(variables) or None, simplify_cells=True
+        )
+        found = variables or [key for key in content if not key.startswith("__")]
+        return {variable: content[variable] for variable in found}
+    except Exception as error:  # scipy and h5py raise many kinds for a broken file
+        wanted = f" with {' and '.join(variables)}" if variables else ""
+        raise ValueError(f"{name} is not a .mat file{wanted}: {error!r}") from error
+
+
+def items(value: Any) -> list[Any]:
+    """The elements of a cell array or an array of structs; one element may come without a list."""
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def _from_hdf5(file: Any, node: Any) -> Any:
+    """A variable of version 7.3, which is HDF5 with the axes reversed."""
+    import h5py
+
+    if node.file.filename != file.filename:
+        raise ValueError(f"{node.name} lies in another file")
+    if isinstance(node, h5py.Group):
+        fields = {field: _from_hdf5(file, node[field]) for field in node}
+        if fields and all(isinstance(values, list) for values in fields.values()):
+            rows = zip(*fields.values(), strict=True)
+            return [dict(zip(fields, row, strict=True)) for row in rows]
+        return fields
+    if node.size > MAX_PIXELS or node.external:
+        raise ValueError(f"{node.name} has {node.size} values, or they lie in another file")
+    if h5py.check_ref_dtype(node.dtype) is not None:
+        return [_from_hdf5(file, file[reference]) for reference in np.asarray(node).T.ravel("F")]
+    if "MATLAB_empty" in node.attrs:  # The dataset holds the sizes instead.
+        return np.empty(np.asarray(node).astype(int))
+    values = np.asarray(node).T
+    if node.attrs.get("MATLAB_class") == b"char":
+        return "".join(map(chr, values.ravel()))
+    return values.squeeze() if values.size == 1 else values
