@@ -81,6 +81,8 @@ class BuildShards:
     """Samples that one shard holds at most."""
     skip_incomplete: bool = False
     """Leave out images that cannot be used; they are counted and recorded in the manifest."""
+    drop_duplicates: bool = False
+    """Leave out of val and test the photographs that train shows too, exactly or encoded anew."""
     seed: int = 0
     """Seed of the 90/10 split that a data set without splits gets."""
     num_workers: int = default_num_workers()
@@ -122,6 +124,7 @@ class BuildShards:
             licence=self.licence,
             shard_size=self.shard_size,
             skip_incomplete=self.skip_incomplete,
+            drop_duplicates=self.drop_duplicates,
             map_=map_,
         )
 
@@ -204,7 +207,7 @@ def say_built(manifest: Manifest) -> None:
     say(describe(manifest), manifest)
     dropped = manifest.dropped
     print(
-        f"dropped: {len(dropped.samples)} incomplete samples, "
+        f"dropped: {len(dropped.samples)} samples, "
         f"{dropped.points_outside} fixations outside their image, "
         f"{dropped.empty_observers} empty observers"
     )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from emlnet.data import maps
 from shards.files.codec import pack
 from shards.files.manifest import IndexEntry, Shard, Skipped
+from shards.files.picture_hash import picture_hash
 from shards.files.store import Store
 from shards.layouts.raw_samples import (
     CheckedSample,
@@ -182,6 +183,7 @@ def _entry(checked: CheckedSample, piece: bytes, offset: int) -> IndexEntry:
         width=width,
         num_observers=len(np.unique(known)) if len(known) else None,
         density_cc=checked.density_cc,
+        picture_hash=picture_hash(sample.image),
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.build.duplicates import drop_duplicates as without_duplicates
 from shards.build.parallel import Map
 from shards.build.parts import (
     DENSITY_SUM,
@@ -64,6 +65,7 @@ def build(
     licence: str | None = None,
     shard_size: int = SHARD_SIZE,
     skip_incomplete: bool = False,
+    drop_duplicates: bool = False,
     map_: Map = map,
     progress: bool = True,
 ) -> Manifest:
@@ -75,7 +77,8 @@ def build(
     licence: of the source, the first line of its file LICENSE when None.  Both are no part of the
     data: stated for a finished build, they are recorded in it, else what it says stays.
     shard_size: most samples of a shard.  skip_incomplete: leave out, count and record samples that
-    cannot be used.  map_: applies a function to each shard's task, here or elsewhere.
+    cannot be used.  drop_duplicates: leave photographs that train shows too out of other splits.
+    map_: applies a function to each shard's task, here or elsewhere.
     Raises ValueError for input that cannot be used or an `out` that holds anything else; then
     nothing is left in `out`. OSError when storage fails: what is finished stays there.
     """
@@ -99,6 +102,7 @@ def build(
         format=raw.format,
         maps="files" if raw.has_maps else "fixations",
         sigma=sigma,
+        drop_duplicates=drop_duplicates,
     )
     store = Store(out)
     if store.exists(MANIFEST):
@@ -120,9 +124,17 @@ def build(
         return stated
     if raw.faults and not skip_incomplete:
         raise ValueError(_summary(_skipped(raw), raw.num_images))
+    duplicates: list[Skipped] = []
+    if drop_duplicates:
+        raw, duplicates = without_duplicates(raw)
+        emptied = [split for split, samples in raw.splits.items() if not samples]
+        if emptied:
+            raise ValueError(f"{source}: train shows every photograph of {', '.join(emptied)}")
     with unfinished(store, origin):
         _write_parts(store, raw, origin, map_, progress)
         manifest = _collect(store, raw, origin, edition, licence or find_licence(source))
+        left_out = (*manifest.dropped.samples, *duplicates)
+        manifest = replace(manifest, dropped=replace(manifest.dropped, samples=left_out))
         _put_in_place(store, manifest)
     return manifest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emlnet.data.images import MAX_PIXELS
 from shards.files.store import Store
 
 SCHEMA = 2
@@ -30,6 +32,12 @@ class Shard:
     num_bytes: int
     sha256: str
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\\0]+\.tar", self.file):
+            raise ValueError(f"shard {self.file!r} is not the name of a tar in the folder")
+        if min(self.num_samples, self.num_bytes) < 0:
+            raise ValueError(f"shard {self.file}: a number is below 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexEntry:
@@ -39,7 +47,7 @@ class IndexEntry:
     crc32: of those bytes.  height, width: pixels of the upright photograph.
     num_observers: those with a fixation, None where the source does not tell them apart.
     density_cc: correlation of a density map from a file with one made from the fixations, None
-    where only one of them is known.
+    where only one of them is known.  picture_hash: of what the photograph shows.
     """
 
     key: str
@@ -52,6 +60,17 @@ class IndexEntry:
     width: int
     num_observers: int | None = None
     density_cc: float | None = None
+    picture_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        split, _, stem = self.key.partition("/")
+        for part in (split, stem):
+            if not part or part in (".", "..") or set(part) & set("/\\\0"):
+                raise ValueError(f"sample {self.key!r} is not named `split/stem`")
+        if min(self.shard, self.offset, self.num_fixations) < 0 or self.length < 1:
+            raise ValueError(f"sample {self.key}: a position or a length is below 0")
+        if min(self.height, self.width) < 1 or self.height * self.width > MAX_PIXELS:
+            raise ValueError(f"sample {self.key} claims {self.width} x {self.height} pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +123,8 @@ class Origin:
     fingerprint: of the source's files.  split_seed: of a split that was made, None where the source
     had its own.  format: the layout, by the name that `build --format` takes.  maps: where density
     maps come from, `files` or `fixations`.  sigma: pixels of the Gaussian that makes one from the
-    fixations, or is said to have made the files; None when unknown.
+    fixations, or is said to have made the files; None when unknown.  drop_duplicates: whether val
+    and test were freed of train's photographs.
     """
 
     fingerprint: str
@@ -114,6 +134,7 @@ class Origin:
     format: str = "salicon"
     maps: str = "files"
     sigma: float | None = None
+    drop_duplicates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +159,7 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 that identifies the data: samples, their order and shards; not where or when."""
         # As schema 1 took it, so that data built before keeps the name it has in runs and models.
-        described = ("num_observers", "density_cc")
+        described = ("num_observers", "density_cc", "picture_hash")
         content = {
             name: {
                 "shards": split.shards,
@@ -259,6 +280,8 @@ def _check_index(name: str, split: Split) -> None:
         raise ValueError(f"the manifest names a sample of {name} twice")
     shard, offset = -1, 0
     for entry in split.samples:
+        if not entry.key.startswith(f"{name}/"):
+            raise ValueError(f"the manifest's sample {entry.key} is not of the split {name}")
         if entry.shard == shard + 1:
             shard, offset = entry.shard, 0
         if entry.shard != shard or entry.offset != offset or shard >= len(split.shards):
@@ -266,6 +289,8 @@ def _check_index(name: str, split: Split) -> None:
                 f"the manifest's place of {entry.key} does not follow the sample before"
             )
         offset += entry.length
+        if offset > split.shards[shard].num_bytes:
+            raise ValueError(f"the manifest's place of {entry.key} lies beyond its shard's end")
     counts = np.bincount([entry.shard for entry in split.samples], minlength=len(split.shards))
     if counts.tolist() != [shard.num_samples for shard in split.shards]:
         raise ValueError(f"the manifest's counts of {name}'s shards do not match its samples")
@@ -285,9 +310,6 @@ def _parse(raw: Any) -> Manifest:
             samples=tuple(IndexEntry(**entry) for entry in split["samples"]),
             fixations=statistics,
         )
-        for shard in splits[name].shards:
-            if Path(shard.file).name != shard.file:
-                raise ValueError(f"shard {shard.file!r} lies outside the folder")
     dropped = raw["dropped"]
     dropped["samples"] = tuple(Skipped(**skipped) for skipped in dropped["samples"])
     dropped["unlabelled_splits"] = tuple(dropped["unlabelled_splits"])

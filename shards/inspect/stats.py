@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.files.manifest import Manifest, Split
+from shards.files.manifest import IndexEntry, Manifest, Split
+from shards.files.picture_hash import near_duplicates
 
 OUTSIDE = 0.1
 """A larger share of fixations outside their images comes of other units than those assumed."""
@@ -39,6 +40,7 @@ def warnings(manifest: Manifest) -> Iterator[str]:
             f"{outside} of {total} fixations lie outside their images, and were left out; are "
             "--units and --origin those of the source?"
         )
+    yield from _duplicates(manifest)
     for split in manifest.splits.values():
         known = [entry for entry in split.samples if entry.density_cc is not None]
         wrong = sorted(
@@ -52,6 +54,28 @@ def warnings(manifest: Manifest) -> Iterator[str]:
                 f"fixations: the correlation is below {DISAGREES} (least: {wrong[0][1]}, "
                 f"{wrong[0][0]}); are they of other images, or is --sigma far off?"
             )
+
+
+def _duplicates(manifest: Manifest) -> Iterator[str]:
+    """Sentences about photographs of other splits that train shows too."""
+    train = [entry for entry in _entries(manifest, "train") if entry.picture_hash]
+    hashes = [entry.picture_hash or "" for entry in train]
+    for name in manifest.splits:
+        others = [entry for entry in _entries(manifest, name) if entry.picture_hash]
+        if name == "train" or not others:
+            continue
+        pairs = list(near_duplicates(hashes, [entry.picture_hash or "" for entry in others]))
+        if pairs:
+            first, second = pairs[0]
+            yield (
+                f"{len(pairs)} of {len(others)} photographs of {name} are in train too, exactly or "
+                f"encoded anew (first: {others[second].key}, {train[first].key}); `build "
+                "--drop-duplicates` leaves them out"
+            )
+
+
+def _entries(manifest: Manifest, split: str) -> tuple[IndexEntry, ...]:
+    return manifest.splits[split].samples if split in manifest.splits else ()
 
 
 def _describe(split: Split) -> Iterator[tuple[str, str]]:
@@ -93,7 +117,7 @@ def _sources(manifest: Manifest) -> Iterator[str]:
     if origin.split_seed is not None:
         yield f"train and val split here, seed {origin.split_seed}"
     yield (
-        f"dropped: {len(dropped.samples)} incomplete samples, {dropped.points_outside} fixations "
+        f"dropped: {len(dropped.samples)} samples, {dropped.points_outside} fixations "
         f"outside, {dropped.empty_observers} empty observers"
     )
     yield f"digest {manifest.digest}"

@@ -9,7 +9,7 @@ def test_build_then_verify(tiny, tmp_path, capsys):
     main(["verify", out])
     printed = capsys.readouterr().out
     assert "raw: train 7 samples in 2 shards, val 2 samples in 1 shards" in printed
-    assert "dropped: 0 incomplete samples, 0 fixations outside their image, 7 empty obs" in printed
+    assert "dropped: 0 samples, 0 fixations outside their image, 7 empty obs" in printed
     assert printed.splitlines()[-1].startswith("ok, raw: train 7 samples")
 
 
@@ -36,4 +36,4 @@ def test_wrong_input_ends_with_status_one_and_a_reason(tmp_path, capsys):
 def test_skip_incomplete_builds_the_others_and_says_so(tiny, tmp_path, capsys):
     (tiny.path / "maps/train/t1.png").unlink()
     main(["build", str(tiny.path), str(tmp_path / "out"), "--skip-incomplete"])
-    assert "dropped: 1 incomplete samples" in capsys.readouterr().out
+    assert "dropped: 1 samples" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from shards.inspect.verify import verify
 ROOT = Path(__file__).parents[3]
 ORPHANS = """
 import os, signal, sys, threading, time
-from shards.parallel import processes
+from shards.build.parallel import processes
 def wait(path):
     open(path, "w").write(str(os.getpid()))
     time.sleep(60)
@@ -25,7 +25,7 @@ PARENT = """
 import os, signal, sys, threading, time
 sys.path.insert(0, sys.argv[2])
 import orphans
-from shards.parallel import processes
+from shards.build.parallel import processes
 if __name__ == "__main__":
     with processes(2) as map_:
         waiting = threading.Thread(target=lambda: list(map_(orphans.wait, [sys.argv[1]])))

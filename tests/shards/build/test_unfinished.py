@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 BUILT = """
 import os, signal, sys
 from pathlib import Path
-from shards import parts, writer
+from shards.build import parts, writer
 calls = []
 def pack(sample, pack=parts.pack):
     calls.append(sample)

@@ -123,7 +123,21 @@ def test_a_count_of_fixations_that_differs_is_found(packed):
         (lambda split: split["samples"][2].update(offset=0), "place of train/t2"),
         (lambda split: split["samples"][-1].update(shard=9), "place of train/t6"),
         (lambda split: split["shards"].pop(), "place of train/t6"),
-        (lambda split: split["shards"][0].update(file="../x.tar"), "lies outside the folder"),
+        (lambda split: split["shards"][0].update(file="../x.tar"), "not the name of a tar"),
+        (lambda split: split["shards"][0].update(file="a\\x.tar"), "not the name of a tar"),
+        (lambda split: split["shards"][0].update(file="/etc/passwd"), "not the name of a tar"),
+        (lambda split: split["shards"][0].update(num_bytes=9), "beyond its shard's end"),
+        (lambda split: split["shards"][0].update(num_bytes=-9), "a number is below 0"),
+        (lambda split: split["samples"][0].update(key="../t0"), "'../t0' is not named"),
+        (lambda split: split["samples"][0].update(key="train/../t0"), "is not named"),
+        (lambda split: split["samples"][0].update(key="train/a\\b"), "is not named"),
+        (lambda split: split["samples"][0].update(key="train/"), "is not named"),
+        (lambda split: split["samples"][0].update(key="val/t0"), "is not of the split train"),
+        (lambda split: split["samples"][0].update(offset=-512), "is below 0"),
+        (lambda split: split["samples"][0].update(length=0), "is below 0"),
+        (lambda split: split["samples"][0].update(length=1 << 40), "place of train/t"),
+        (lambda split: split["samples"][0].update(length="9"), "not a manifest of schema"),
+        (lambda split: split["samples"][0].update(height=1 << 40), "claims 40 x 1099511627776"),
     ],
 )
 def test_an_index_that_does_not_fit_is_refused(packed, change, reason):
@@ -133,7 +147,7 @@ def test_an_index_that_does_not_fit_is_refused(packed, change, reason):
 
 
 def test_data_built_under_schema_1_keeps_its_digest(packed):
-    described = ("num_observers", "density_cc")
+    described = ("num_observers", "density_cc", "picture_hash")
 
     def downgrade(content):
         content["schema"] = 1
