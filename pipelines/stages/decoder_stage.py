@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ from shards.read.reader import SplitReader, open_split, step_keys
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderJob:
-    """A decoder to train.
+    """A decoder to train on the cached readouts of encoders.
 
     data: folders of shards.  caches: folders of the encoders' readouts, in the order of the
     encoders.  mix: share of each data set.
@@ -51,23 +52,23 @@ class DecoderJob:
 
     @property
     def title(self) -> str:
-        """What progress lines call it."""
+        """The name in progress lines."""
         return "decoder"
 
     def build(self) -> nn.Module:
-        """The decoder over frozen encoders, without their backbones."""
+        """Return the decoder over frozen encoders without their backbones."""
         return CachedDecoder(EMLNet(self.encoders, self.decoder))
 
     def reader(self, split: str) -> SplitReader:
-        """The samples to train on, or to validate with."""
+        """Return the samples of a split."""
         return open_split(self.data, split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> CacheSource:
-        """One rank's batches."""
+        """Return one rank's batches."""
         return CacheSource(self, rank, world_size, device)
 
     def finish(self, weights: dict[str, torch.Tensor]) -> EMLNet:
-        """The whole model with the trained decoder."""
+        """Return the whole model with the trained decoder."""
         net = EMLNet(self.encoders, self.decoder)
         prefix = "net.decoder."
         net.decoder.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
@@ -99,28 +100,31 @@ class CacheSource(WorkerSource):
         )
 
     def images(self, split: str, positions: NDArray[np.int64]) -> CachedBatches:
-        """Samples of a split by their positions, this rank's share, in order."""
+        """Return this rank's share of some samples of a split, in order."""
         plan = self._plan(len(positions), 0, train=False)
         return self._batches(split, replace(plan, indices=positions[plan.indices]))
 
     def _batches(self, split: str, plan: EpochPlan, start_step: int = 0) -> CachedBatches:
-        reader = self.readers[split]
         return CachedBatches(
             plan,
             [Cache.open(folder, split) for folder in self.job.caches],
-            lambda position: read_gaze(reader, position),
+            partial(self.gaze, split),
             self.device,
             start_step,
             self.canvas,
         )
 
+    def gaze(self, split: str, position: int) -> Decoded:
+        """Return where people looked in a sample."""
+        return read_gaze(self.readers[split], position)
+
     def train(self, epoch: int, start_step: int) -> CachedBatches:
-        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+        """Return the batches of an epoch, from 0, without its first `start_step` steps."""
         plan = self._plan(len(self.readers["train"]), epoch)
         return self._batches("train", plan, start_step)
 
     def keys(self, epoch: int, step: int) -> list[str]:
-        """The images of all ranks in a step of an epoch, both from 0."""
+        """Return the images of all ranks in a step of an epoch, both from 0."""
         return step_keys(
             self.readers["train"],
             self.job.plan.batch_size,
@@ -131,11 +135,11 @@ class CacheSource(WorkerSource):
         )
 
     def val(self) -> CachedBatches:
-        """This rank's share of the validation images."""
+        """Return this rank's share of the validation batches."""
         return self.images("val", np.arange(len(self.readers["val"])))
 
     def examples(self, num: int) -> Iterator[figures.Example]:
-        """At most `num` validation pictures to look at."""
+        """Return at most `num` validation images to draw."""
         caches = [Cache.open(folder, "val") for folder in self.job.caches]
 
         def prepare(position: int, sample: Decoded) -> Inputs:
@@ -149,14 +153,14 @@ class Readouts(Protocol):
     """Readouts of one encoder on one split."""
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
-        """For each tap (B, 1, h, w) of the samples at these positions, mirrored or not."""
+        """For each tapped layer (B, 1, h, w) of these samples, mirrored or not."""
 
 
 class CachedBatches:
-    """Batches of an epoch: ((readouts of each encoder, size), where people looked).
+    """Batches of an epoch: ((readouts of each encoder, size), targets).
 
-    readouts: of each encoder.  gaze: a sample by position, whose photograph is not looked at.
-    start_step: steps of the plan to leave out.  canvas: what `canvas_of` says.
+    readouts: of each encoder.  gaze: returns a sample by position, without its photograph.
+    start_step: steps of the plan to skip.  canvas: from `canvas_of`.
     """
 
     def __init__(
@@ -178,7 +182,7 @@ class CachedBatches:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[TrainBatch]:
-        """What the model is called with, and where people looked."""
+        """Yield the model's inputs and the targets of each step."""
         for indices, weights, flips in self.rows:
             gaze = [self.gaze(int(i)) for i in indices]
             batch = collate(gaze, weights, flips, **self.canvas)
@@ -193,12 +197,12 @@ def read_taps(
     flips: Sequence[bool],
     device: torch.device,
 ) -> list[list[Tensor]]:
-    """For each encoder its readouts (B, 1, h, w) float32 of the samples, mirrored or not."""
+    """For each encoder its readouts (B, 1, h, w) float32 of these samples, mirrored or not."""
     return [[tap.to(device).float() for tap in given.read(positions, flips)] for given in readouts]
 
 
 def read_gaze(reader: SplitReader, position: int) -> Decoded:
-    """A sample without its photograph, which is not decoded."""
+    """Return a sample without decoding its photograph, which is black."""
     sample = reader.sample(position)
     density = decode_density(sample.density, f"{sample.key}: the density map")
     return Decoded(
@@ -218,7 +222,7 @@ def decoder_job(
     seed: int,
     mix: tuple[float, ...] = (),
 ) -> DecoderJob:
-    """A decoder to train on encoders whose readouts are cached."""
+    """Return the decoder to train on encoders whose readouts are cached."""
     return DecoderJob(
         data=context.data,
         encoders=tuple(each.encoder for each in encoders),
@@ -240,9 +244,9 @@ def decoder_stage(
     notes: str = "",
     mix: tuple[float, ...] = (),
 ) -> Stage:
-    """The stage that trains the decoder; computes readouts that are not cached yet.
+    """Return the stage that trains the decoder; compute readouts that are not cached yet.
 
-    notes: what its MLflow run says besides, Markdown.
+    notes: more for the description of its MLflow run, Markdown.
     """
     folder = context.folder / "decoder"
     if run_folder.find_result(folder) is None:

@@ -34,7 +34,7 @@ from shards.read.reader import SplitReader, open_split, step_keys
 class EncoderJob:
     """One encoder to finetune on one or more folders of shards.
 
-    name: what progress lines call it; default: by its backbone.
+    name: in progress lines; default: by the backbone.
     """
 
     data: tuple[Path | str, ...]
@@ -50,24 +50,24 @@ class EncoderJob:
 
     @property
     def title(self) -> str:
-        """What progress lines call it."""
+        """The name in progress lines."""
         return self.name or f"encoder {self.encoder.backbone}"
 
     def build(self) -> nn.Module:
-        """The encoder, its backbone with the weights to start from."""
+        """Return the encoder with the weights to start from."""
         return prepare(start_encoder(self.encoder), self.finetune)
 
     def reader(self, split: str) -> SplitReader:
-        """The samples to train on, or to validate with."""
+        """Return the samples of a split."""
         return open_split(self.data, split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
-        """One rank's batches."""
+        """Return one rank's batches."""
         return ShardSource(self, rank, world_size, device)
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
-        """The encoder with trained weights."""
-        # What was frozen is not among the trained weights: it is what training began with.
+        """Return the encoder with trained weights."""
+        # Frozen weights are not among the trained ones; they are as training began.
         frozen: dict[str, torch.Tensor] = {}
         if self.finetune.freeze:
             with torch.random.fork_rng():
@@ -107,11 +107,11 @@ class ShardSource(WorkerSource):
         self.batches_per_step = self._train.num_parts
 
     def train(self, epoch: int, start_step: int) -> Iterator[TrainBatch]:
-        """The batches of an epoch, from 0, that are left after `start_step` steps."""
+        """Return the batches of an epoch, from 0, without its first `start_step` steps."""
         return map(self._prepare, self._train.epoch(epoch, start_step))
 
     def keys(self, epoch: int, step: int) -> list[str]:
-        """The images of all ranks in a step of an epoch, both from 0."""
+        """Return the images of all ranks in a step of an epoch, both from 0."""
         return step_keys(
             self._train.reader,
             self.job.plan.batch_size,
@@ -122,15 +122,15 @@ class ShardSource(WorkerSource):
         )
 
     def val(self) -> Iterator[TrainBatch]:
-        """This rank's share of the validation images."""
+        """Return this rank's share of the validation batches."""
         return map(self._prepare, self._val.epoch(0))
 
     def count_unread(self) -> int:
-        """Images of the latest epoch, training and validation, that this rank could not read."""
+        """Return the number of images of the latest epoch that this rank could not read."""
         return self._train.num_unread + self._val.num_unread
 
     def examples(self, num: int) -> Iterator[figures.Example]:
-        """At most `num` validation pictures to look at."""
+        """Return at most `num` validation images to draw."""
         return figures.examples(
             self._val.reader,
             num,
@@ -142,36 +142,36 @@ class ShardSource(WorkerSource):
 
 
 def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
-    """On what pictures of these sizes share a batch, as the loader and `collate` take it."""
+    """Return the canvas on which images of these sizes share a batch, as keyword arguments."""
     stretch = encoder.readout == "eml" and len(set(sizes)) > 1
     return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
 
 
 def letterboxed(config: EncoderConfig, readers: Sequence[SplitReader]) -> EncoderConfig:
-    """The config, which letterboxes where pictures of several sizes train a `density` encoder."""
+    """Return the config; images of several sizes make a `density` encoder letterbox."""
     mixed = len({size for reader in readers for size in reader.sizes}) > 1
     return replace(config, letterbox=config.letterbox or (mixed and config.readout == "density"))
 
 
 def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
-    """The config for workers.  Raises ValueError for weights that don't fit or finetune so."""
+    """Return the config for workers; ValueError for weights that do not fit it."""
     config = absolute(config)
     prepare(start_encoder(config), finetune)
     return config
 
 
 def absolute(config: EncoderConfig) -> EncoderConfig:
-    """The config, weights under their absolute path: workers run in folders of their own."""
+    """Return the config with the absolute path of its weights: workers run in other folders."""
     if config.weights in WORDS:
         return config
     return replace(config, weights=str(Path(config.weights).expanduser().absolute()))
 
 
 def start_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that training begins with.
+    """Return the encoder that training starts from.
 
-    Weights of a folder are a packaged encoder's, all of them: its finetuning goes on.
-    Raises ValueError when the weights are not such an encoder's.
+    Where the weights are a folder, it is a package, and finetuning continues from its encoder.
+    Raises ValueError when the package does not hold one such encoder.
     """
     folder = Path(config.weights)
     if not folder.is_dir():
@@ -191,7 +191,7 @@ def start_encoder(config: EncoderConfig) -> Encoder:
 
 
 def licence_of(config: EncoderConfig) -> str:
-    """The licence, where it is known, of the weights that an encoder starts from."""
+    """Return the licence, where it is known, of the weights that an encoder starts from."""
     path = Path(config.weights).expanduser()
     if config.weights == "none":
         licence = "from random weights"
@@ -214,9 +214,9 @@ def encoder_stage(
     finetune: Finetune,
     mix: tuple[float, ...] = (),
 ) -> Stage:
-    """The stage that finetunes one encoder.
+    """Return the stage that finetunes one encoder.
 
-    name: in tables.  folder: its own in the place's.  mix: shares of the place's data sets.
+    name: in tables.  folder: its own in the run's.  mix: shares of the data sets.
     """
     readers = [open_split(context.data, split) for split in ("train", "val")]
     config = letterboxed(absolute(config), readers)
@@ -232,7 +232,7 @@ def encoder_stage(
         finetune=finetune,
         name=name,
     )
-    job.build()  # Wrong weights end here, not in a worker.
+    job.build()  # Wrong weights fail here, not in a worker.
     return Stage(
         name=name,
         kind="encoder",

@@ -55,10 +55,10 @@ def build(
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = name or encoder.config.backbone
-    for split in splits:
-        if _num_samples(folder, split):
-            print(f"readouts of {name}, {split}: already in {folder}", flush=True)
-            continue
+    incomplete = [split for split in splits if not _num_samples(folder, split)]
+    if not incomplete:
+        print(f"readouts of {name}: already in {folder}", flush=True)
+    for split in incomplete:
         reader = open_split(data, split)
         check_canvas(reader, encoder)
         parts = tasks.split(len(reader), PART)
