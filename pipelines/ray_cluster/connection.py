@@ -85,10 +85,11 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, reason: str) -> ValueError:
-    public = re.sub(r"[^/@]*@", "", address.partition("?")[0])
+    # Neither may show a password, and Ray's reasons repeat the address.
+    address, reason = (re.sub(r"[^\s/@]*@|\?\S*", "", text) for text in (address, reason))
     return ValueError(
-        f"no Ray cluster answers at {public} ({reason}); give the head's HOST:6379 as --address or "
-        "RAY_ADDRESS, or unset both for a cluster of this machine"
+        f"no Ray cluster answers at {address} ({reason}); give the head's HOST:6379 as --address "
+        "or RAY_ADDRESS, or unset both for a cluster of this machine"
     )
 
 

@@ -53,6 +53,8 @@ def test_an_address_without_a_cluster_is_named_with_the_way_out(
     [
         ("http://me:secret@head:8265", r"at http://head:8265 \(it is a job server's"),
         ("no-such-host.invalid:6379", r"at no-such-host.invalid:6379 \("),
+        ("me:secret@head:6379", r"at head:6379 \(Invalid address format: head:6379\)"),
+        ("ray://me:secret@head:10001?token=secret", r"at ray://head:10001 \("),
         ("somewhere", r"at somewhere \(Invalid address format"),
     ],
 )
@@ -60,5 +62,6 @@ def test_what_is_no_address_of_a_head_is_refused_without_its_password(
     address: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "SECONDS_TO_ANSWER", 0.5)
-    with pytest.raises(ValueError, match=f"no Ray cluster answers {words}"):
+    with pytest.raises(ValueError, match=f"no Ray cluster answers {words}") as caught:
         connection.connect(ClusterOptions(address=address))
+    assert "secret" not in str(caught.value)
