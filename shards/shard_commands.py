@@ -109,7 +109,7 @@ class BuildShards:
             seed=self.seed,
             maps=self.maps,
             table=self.table and self.table.expanduser(),
-            frame=CoordinateSystem(
+            coordinates=CoordinateSystem(
                 units=self.units, origin=self.origin, first_pixel=self.first_pixel
             ),
             trust_coordinates=self.trust_coordinates,

@@ -36,7 +36,7 @@ TAR_END, TAR_RECORD = 1_024, 10_240
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartTask:
+class ShardTask:
     """What one shard is to hold.
 
     folder: the source, without samples.  samples: those of the shard, in order.
@@ -53,7 +53,7 @@ class PartTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ShardRecord:
     """What one shard holds.
 
     samples: their `shard` is 0.  moments: over fixations, the sums of x, y, x squared and
@@ -73,7 +73,7 @@ class Part:
         return json.dumps(self, default=vars).encode()
 
     @classmethod
-    def parse(cls, text: bytes) -> Part:
+    def parse(cls, text: bytes) -> ShardRecord:
         """The record that `dump` gave."""
         raw = json.loads(text)
         return cls(
@@ -87,7 +87,7 @@ class Part:
         )
 
 
-def write_part(task: PartTask) -> int:
+def write_part(task: ShardTask) -> int:
     """Writes one shard and its record; returns the number of samples it was given.
 
     Samples that cannot be used are left out and named in the record.
@@ -127,7 +127,7 @@ def write_part(task: PartTask) -> int:
         content = io.BytesIO()
         np.save(content, density_sum.astype(np.float32), allow_pickle=False)
         store.put(task.file + DENSITY_SUM, content.getvalue())
-    part = Part(
+    part = ShardRecord(
         shard=Shard(
             file=task.file,
             num_samples=len(entries),
@@ -164,7 +164,7 @@ def is_done(store: Store, sizes: dict[str, int], file: str) -> bool:
     """
     if file + RECORD not in sizes:
         return False
-    shard = Part.parse(store.read(file + RECORD)).shard
+    shard = ShardRecord.parse(store.read(file + RECORD)).shard
     return shard.num_bytes in (sizes.get(file + TEMPORARY), sizes.get(file))
 
 

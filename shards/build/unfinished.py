@@ -1,25 +1,27 @@
 """The folder of a build that is not finished: who may write to it, and what may be removed.
 
-`manifest.json.tmp` marks it and tells of what build; the same one goes on with what is there.
+`manifest.json.tmp` marks it and tells of what build; the same one resumes with what is there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from shards.build.parts import TEMPORARY
 from shards.files.manifest import CENTRE_PRIOR, MANIFEST, SCHEMA, Manifest, Origin
 from shards.files.store import Store
 
 MARKER = MANIFEST + TEMPORARY
+LOCK = "build.lock"
 OWN_FILES = re.compile(
-    rf"([^/]+-\d{{6}}\.tar(\.part\.(json|npy))?|{CENTRE_PRIOR}|{MANIFEST})(\.tmp)?(\.new)?"
+    rf"([^/]+-\d{{6}}\.tar(\.part\.(json|npy))?|{CENTRE_PRIOR}|{MANIFEST})(\.tmp)?|{LOCK}|\.tmp-.+"
 )
 
 
@@ -28,7 +30,8 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
     """Claims the folder for one build; clears what another left, and all if the input is bad."""
     is_new = store.make()
     found = store.entries()
-    foreign = [name for name in found if MARKER not in found or not OWN_FILES.fullmatch(name)]
+    known = OWN_FILES if MARKER in found else re.compile(re.escape(LOCK))
+    foreign = [name for name in found if not known.fullmatch(name)]
     if foreign:
         raise ValueError(
             f"{store.folder} holds {foreign[0]}, which no unfinished build left; "
@@ -37,7 +40,7 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
     mark = json.dumps({"schema": SCHEMA, **asdict(origin)}).encode()
     with _locked(store):
         if MARKER not in found or store.read(MARKER) != mark:
-            store.remove(*(name for name in found if name != MARKER))
+            store.remove(*(name for name in found if name not in (MARKER, LOCK)))
             with store.writing(MARKER) as marker:
                 marker.write(mark)
         try:
@@ -49,7 +52,7 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
             raise
         except OSError as error:
             raise OSError(
-                f"{error}; what is finished stays in {store.folder}: the same command goes on there"
+                f"{error}; what is finished stays in {store.folder}: the same command resumes it"
             ) from error
 
 
@@ -59,14 +62,13 @@ def _locked(store: Store) -> Iterator[None]:
     if not store.is_local:
         yield
         return
-    with Path(store.root, MARKER).open("a") as marker:
-        try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another build is writing to {store.folder}; wait for it to end"
-            ) from None
-        yield
+    try:
+        with FileLock(Path(store.root, LOCK), timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"another build is writing to {store.folder}; wait for it to end"
+        ) from None
 
 
 def clean(store: Store, manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 A shard is a fixed slice of the samples in order, so any number of processes writes the same ones.
 All is written under temporary names and put in place at the end, the manifest last: a build that
 was stopped has none. `manifest.json.tmp` marks a folder as that of an unfinished build and tells of
-what; the same build goes on there with the shards that are missing.
+what; the same build resumes there with the shards that are missing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from shards.build.parts import (
     DENSITY_SUM,
     RECORD,
     TEMPORARY,
-    Part,
-    PartTask,
+    ShardRecord,
+    ShardTask,
     add_density,
     is_done,
     without_samples,
@@ -69,7 +69,7 @@ def build(
     map_: Map = map,
     progress: bool = True,
 ) -> Manifest:
-    """Packs a raw folder into shards; keeps a finished build of it, goes on with a stopped one.
+    """Packs a raw folder into shards; keeps a finished build of it, resumes a stopped one.
 
     out: a folder, or one of an object store (`s3://`, `gs://`).  format: the source's layout, found
     when None.  sigma: pixels of the Gaussian of density maps, the layout's when None.
@@ -142,7 +142,7 @@ def build(
 def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progress: bool) -> None:
     """Writes the shards that are not there yet."""
     tasks = [
-        PartTask(
+        ShardTask(
             out=store.url,
             file=_file(split, position),
             folder=without_samples(raw),
@@ -156,7 +156,7 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
     sizes = store.sizes()
     missing = [task for task in tasks if not is_done(store, sizes, task.file)]
     if len(missing) < len(tasks):
-        logger.info("going on: %d of %d shards are there", len(tasks) - len(missing), len(tasks))
+        logger.info("resuming: %d of %d shards are there", len(tasks) - len(missing), len(tasks))
     with progress_bar(raw.num_images, "build", "image", disable=not progress) as bar:
         bar.update(raw.num_images - sum(len(task.samples) for task in missing))
         for num_samples in map_(write_part, missing):
@@ -173,7 +173,7 @@ def _collect(
     prior: NDArray[np.float64] | None = None
     for split, samples in raw.splits.items():
         parts = [
-            Part.parse(store.read(_file(split, position) + RECORD))
+            ShardRecord.parse(store.read(_file(split, position) + RECORD))
             for position in range(_num_parts(samples, origin.shard_size))
         ]
         faults += [fault for part in parts for fault in part.faults]
@@ -207,7 +207,7 @@ def _collect(
     )
 
 
-def _join(parts: Sequence[Part]) -> Split:
+def _join(parts: Sequence[ShardRecord]) -> Split:
     entries = tuple(
         replace(entry, shard=position)
         for position, part in enumerate(parts)

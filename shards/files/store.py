@@ -14,6 +14,8 @@ from typing import IO
 
 import fsspec
 
+from emlnet.atomic_files import replace_file
+
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
 """Packages whose errors are those of a storage server."""
@@ -138,14 +140,13 @@ class Store:
         return part
 
     def put(self, name: str, content: bytes) -> None:
-        """Writes a whole file, under its name at once; on this machine by way of another name."""
-        if self.is_local:
-            with self.writing(f"{name}.new") as file:
-                file.write(content)
-            self.move(f"{name}.new", name)
-            return
+        """Writes a file, whole or not at all."""
         with self._errors(name):
-            self.files.pipe_file(f"{self.root}/{name}", content)
+            if self.is_local:
+                with replace_file(Path(self.root, name)) as temporary:
+                    temporary.write_bytes(content)
+            else:
+                self.files.pipe_file(f"{self.root}/{name}", content)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:

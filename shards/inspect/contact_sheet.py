@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from emlnet.atomic_files import replace_file
 from emlnet.data.images import overlay
 from emlnet.data.samples import Decoded
 from shards.files.codec import decode, unpack
@@ -51,9 +52,8 @@ def contact_sheet(folder: Path | str, png: Path, num: int = 12, split: str | Non
         for column, pair in enumerate(row):
             sheet.paste(pair, (MARGIN + column * (width + MARGIN), top))
         top += height
-    temporary = png.with_name(f"{png.name}.tmp")
-    sheet.save(temporary, "PNG")
-    temporary.replace(png)
+    with replace_file(png) as temporary:
+        sheet.save(temporary, "PNG")
     return png
 
 

@@ -64,7 +64,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         samples,
         faults,
         format="cat2000",
-        frame=ZERO_BASED,
+        coordinates=ZERO_BASED,
         read_gaze=read_gaze,
         unlabelled=["test"] if has(source, "testSet") else [],
     )

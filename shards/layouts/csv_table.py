@@ -84,7 +84,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
     if "" in splits and len(splits) > 1:
         raise ValueError(f"{table}: {splits[''][0].image} has no split, others have; fill it in")
     if not options.trust_coordinates:
-        _check_coordinates(source, table, splits, options.frame)
+        _check_coordinates(source, table, splits, options.coordinates)
     found = {split: tuple(samples) for split, samples in sorted(splits.items())}
     return gather(
         source,
@@ -92,9 +92,9 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         found.get("", ()) if "" in found or not found else found,
         faults,
         format="csv",
-        frame=options.frame,
+        coordinates=options.coordinates,
         tables=[str(table.absolute())],
-        read_as=repr(options.frame),
+        read_as=repr(options.coordinates),
     )
 
 

@@ -52,7 +52,13 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
                 )
             )
     return gather(
-        source, options, samples, faults, format="mit1003", frame=ZERO_BASED, read_gaze=read_gaze
+        source,
+        options,
+        samples,
+        faults,
+        format="mit1003",
+        coordinates=ZERO_BASED,
+        read_gaze=read_gaze,
     )
 
 

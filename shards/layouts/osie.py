@@ -57,7 +57,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         samples,
         faults,
         format="osie",
-        frame=ONE_BASED,
+        coordinates=ONE_BASED,
         sigma=SIGMA,
         tables=[eye.relative_to(source).as_posix()],
     )

@@ -107,7 +107,7 @@ ZERO_BASED, ONE_BASED = CoordinateSystem(), CoordinateSystem(first_pixel=1)
 class RawFixations:
     """The fixations on one photograph, as the source has them.
 
-    points: (N, 2) float64 (x, y) in the source's frame.  observers: (N,) int32.
+    points: (N, 2) float64 (x, y) in the source's coordinates.  observers: (N,) int32.
     timing: (N, 2) float32 onset and duration in ms, or None.
     size: (H, W) of the photograph as the gaze file states it, or None.
     """

@@ -46,7 +46,8 @@ class SourceOptions:
 
     splits: those wanted, all that have gaze when empty.  seed: of the split, if one must be made.
     maps: where density maps come from: `files` demands them, `auto` takes them where the layout
-    has any.  table: of the csv layout, found in the source when None.  frame: of its coordinates.
+    has any.  table: of the csv layout, found in the source when None.
+    coordinates: what x and y of the table mean.
     trust_coordinates: take a table's coordinates as they are, however unlikely.
     """
 
@@ -54,7 +55,7 @@ class SourceOptions:
     seed: int = 0
     maps: Maps = "auto"
     table: Path | None = None
-    frame: CoordinateSystem = ZERO_BASED
+    coordinates: CoordinateSystem = ZERO_BASED
     trust_coordinates: bool = False
 
 
@@ -90,7 +91,7 @@ class RawFolder:
 
     path: Path
     format: str
-    frame: CoordinateSystem
+    coordinates: CoordinateSystem
     read_gaze: FixationReader
     splits: dict[str, tuple[RawSample, ...]]
     faults: tuple[IncompleteSampleError, ...]
@@ -154,7 +155,7 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
             raise ValueError(f"sizes differ: {listed}")
     except ValueError as error:
         raise IncompleteSampleError(str(error), "cannot be used") from error
-    pixels = np.floor(folder.frame.to_pixels(gaze.points, size) + 0.5)
+    pixels = np.floor(folder.coordinates.to_pixels(gaze.points, size) + 0.5)
     inside = ((pixels >= 0) & (pixels < size[::-1])).all(axis=1)
     if not inside.any():
         missing = " in the picture (--units, --origin?)" if len(pixels) else ""
@@ -191,7 +192,7 @@ def gather(
     faults: Sequence[IncompleteSampleError],
     *,
     format: str,
-    frame: CoordinateSystem,
+    coordinates: CoordinateSystem,
     read_gaze: FixationReader = without_gaze_files,
     sigma: float | None = None,
     unlabelled: Sequence[str] = (),
@@ -227,7 +228,7 @@ def gather(
     return RawFolder(
         path=source,
         format=format,
-        frame=frame,
+        coordinates=coordinates,
         read_gaze=read_gaze,
         splits=splits,
         faults=tuple(faults),

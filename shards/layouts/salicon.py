@@ -88,7 +88,7 @@ def _gathered(
         samples,
         faults,
         format="salicon",
-        frame=ONE_BASED,
+        coordinates=ONE_BASED,
         read_gaze=read_gaze,
         sigma=SIGMA,
         unlabelled=unlabelled,

@@ -72,7 +72,7 @@ def walk(source: Path, options: SourceOptions) -> RawFolder:
         splits,
         faults,
         format="salicon-json",
-        frame=ONE_BASED,
+        coordinates=ONE_BASED,
         sigma=SIGMA,
         tables=[table.relative_to(source).as_posix() for table in tables.values()],
     )

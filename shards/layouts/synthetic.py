@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from emlnet.atomic_files import replace_file
 from shards.files.progress import progress_bar
 
 HEIGHT, WIDTH = 480, 640
@@ -29,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thing:
+class SyntheticObject:
     """An object in a picture: centre and radii in pixels, angle in radians, contrast in 0..1."""
 
     x: float
@@ -80,11 +81,11 @@ def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool 
     _write(out / "LICENSE", b"CC0 1.0\n")
 
 
-def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Thing]]:
+def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[SyntheticObject]]:
     """(H, W, 3) uint8: 1 to 4 objects of other colour and texture on a smooth, noisy ground."""
     picture = _draw_ground(rng)
     ground_colour = picture.mean(axis=(0, 1))
-    things: list[Thing] = []
+    things: list[SyntheticObject] = []
     for _ in range(rng.integers(1, 5)):
         thing = _place(things, rng)
         if thing is None:
@@ -108,7 +109,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Thin
     return (picture.clip(0, 1) * 255).round().astype(np.uint8), things
 
 
-def draw_gaze(things: list[Thing], rng: np.random.Generator) -> list[Floats]:
+def draw_gaze(things: list[SyntheticObject], rng: np.random.Generator) -> list[Floats]:
     """Each observer's fixations (M, 2) as one-based whole (x, y); a few observers have none."""
     weights = np.array([thing.salience for thing in things])
     gaze = []
@@ -183,11 +184,11 @@ def _noise(rng: np.random.Generator, cells: int, strength: float) -> Floats:
     return np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _place(others: list[Thing], rng: np.random.Generator) -> Thing | None:
+def _place(others: list[SyntheticObject], rng: np.random.Generator) -> SyntheticObject | None:
     """An object that keeps clear of the others, or None when there is no room."""
     for _ in range(20):
         radius = rng.uniform(24, 90)
-        thing = Thing(
+        thing = SyntheticObject(
             x=rng.uniform(radius, WIDTH - radius),
             y=rng.uniform(radius, HEIGHT - radius),
             radius_x=radius,
@@ -212,5 +213,5 @@ def _encode(pixels: NDArray[np.uint8], kind: str, **options: int) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     if path.is_file() and path.read_bytes() == content:
         return  # its time stays, so that shards built from it are still known to be its own
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    with replace_file(path) as temporary:
+        temporary.write_bytes(content)

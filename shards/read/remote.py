@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
+
+from filelock import FileLock
 
 from shards.files.manifest import IndexEntry, Shard, check_piece
 from shards.files.store import Store
@@ -33,6 +34,9 @@ ATTEMPTS = 4
 FIRST_PAUSE = 0.25
 """Seconds before another attempt; doubled each time."""
 CHUNK = 16 << 20
+LAST_USE = "last-use"
+IN_USE = 3600
+"""Seconds after its last use in which a data set is not removed from the cache."""
 OWN = re.compile(r"[0-9a-f]{32}")
 """Names of the cache's folders: each is that of a data set."""
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -94,20 +98,16 @@ class LocalPieces:
 class RemotePieces:
     """Samples of an object store, by way of a folder here that the processes of a node share.
 
-    cache: that folder; each data set has its own in it, named by its digest, and holds a lock on it
-    as long as a process reads from it.  limit: bytes of all together.  What else lies there is
-    neither counted nor touched.
+    cache: that folder; each data set has a folder of its own in it, named by its digest, with a
+    file `last-use`.  limit: bytes of all together.
+    What else lies there is neither counted nor touched.
     """
 
     def __init__(self, store: Store, digest: str, cache: Path, limit: int) -> None:
         self.store, self.cache, self.limit = store, cache, limit
         self.folder = cache / digest[:32]
-        self._lock: IO[bytes] | None = None
+        self._marked = -float("inf")
         self._uncached: set[str] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Another process takes a lock of its own.
-        return {**self.__dict__, "_lock": None}
 
     def read(self, shard: Shard, entry: IndexEntry) -> tuple[bytes, str]:
         """A sample's bytes.
@@ -142,16 +142,15 @@ class RemotePieces:
         return part
 
     def _fetched(self, shard: Shard, key: str) -> Path | None:
-        """The shard's file in the cache, fetched where it is not there; None when it cannot be."""
+        """The shard's file in the cache, fetched if it is not there; None when it cannot be."""
         path = self.folder / shard.file
         if shard.file in self._uncached:
             return None
-        if path.is_file():
-            self._hold()
-            return path
         try:
-            self._hold()
-            with _locked(path.with_name(f"{shard.file}.lock")):
+            self._mark()
+            if path.is_file():
+                return path
+            with FileLock(path.with_name(f"{shard.file}.lock")):
                 if path.is_file():
                     return path
                 if self._admit(shard):
@@ -164,28 +163,25 @@ class RemotePieces:
         self._uncached.add(shard.file)
         return None
 
-    def _hold(self) -> None:
-        """Keeps others from removing the data set's folder."""
-        while self._lock is None:
+    def _mark(self) -> None:
+        """Keeps other data sets from taking this one's place, for as long as it is read."""
+        if time.monotonic() > self._marked + IN_USE / 10:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / ".lock"
-            lock = path.open("a+b")  # On NFS a shared lock wants a file that can be read.
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if path.is_file() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-                self._lock = lock
-            else:
-                lock.close()  # Removed just before.
+            (self.folder / LAST_USE).touch()
+            self._marked = time.monotonic()
 
     def _admit(self, shard: Shard) -> bool:
-        """Whether the shard fits, once data sets that nobody reads are removed; keeps its place."""
-        with _locked(self.cache / ".lock"):
+        """Whether the shard fits, once data sets out of use are removed; keeps its place."""
+        with FileLock(self.cache / ".lock"):
             part = self.folder / f"{shard.file}.part"
             part.unlink(missing_ok=True)
-            own = [path for path in self.cache.iterdir() if _is_own(path)]
+            own = {path: _last_use(path) for path in self.cache.iterdir() if _is_own(path)}
             room = self.limit - sum(map(_bytes_in, own)) - shard.num_bytes
-            for other in sorted(own, key=lambda path: path.stat().st_mtime):
-                if room < 0 and other != self.folder:
-                    room += _remove_unused(other)
+            for other in sorted(own, key=lambda path: own[path]):
+                if room < 0 and other != self.folder and own[other] < time.time() - IN_USE:
+                    room += _bytes_in(other)
+                    shutil.rmtree(other)
+                    logger.info("removed %s from the cache", other)
             if room < 0:
                 return False
             with part.open("wb") as file:
@@ -240,17 +236,13 @@ def _read_range(path: Path, entry: IndexEntry) -> bytes:
         return os.pread(tar.fileno(), entry.length, entry.offset)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes of this machine."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _is_own(folder: Path) -> bool:
-    """Whether a folder of the cache is a data set's, by its name and its lock."""
-    return bool(OWN.fullmatch(folder.name)) and (folder / ".lock").is_file()
+    """Whether a folder of the cache is a data set's, by its name and its mark."""
+    return bool(OWN.fullmatch(folder.name)) and (folder / LAST_USE).is_file()
+
+
+def _last_use(folder: Path) -> float:
+    return (folder / LAST_USE).stat().st_mtime
 
 
 def _bytes_in(folder: Path) -> int:
@@ -260,16 +252,3 @@ def _bytes_in(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
-
-
-def _remove_unused(folder: Path) -> int:
-    """Removes a data set that no process reads; returns the bytes that are free now."""
-    with (folder / ".lock").open("r+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0
-        num_bytes = _bytes_in(folder)
-        shutil.rmtree(folder)
-        logger.info("removed %s from the cache", folder)
-        return num_bytes

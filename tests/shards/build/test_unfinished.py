@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import resource
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from shards.inspect.verify import verify
 from tests.shards.conftest import content, encode_mat, encode_png, pack_tiny
@@ -78,6 +78,7 @@ def test_a_file_of_someone_else_in_an_unfinished_build_is_not_deleted(tiny, out)
 def test_a_killed_build_never_verifies_and_the_next_one_goes_on(tiny, out, tmp_path, caplog):
     assert run_build(tiny, out, kill_at=5).returncode == -9
     assert sorted(content(out)) == [
+        "build.lock",
         "manifest.json.tmp",
         "train-000000.tar.part.json",
         "train-000000.tar.part.npy",
@@ -89,7 +90,7 @@ def test_a_killed_build_never_verifies_and_the_next_one_goes_on(tiny, out, tmp_p
     written = (out / "train-000000.tar.tmp").stat()
     with caplog.at_level(logging.INFO):
         pack_tiny(tiny, out)
-    assert "going on: 1 of 4 shards are there" in caplog.text
+    assert "resuming: 1 of 4 shards are there" in caplog.text
     assert (out / "train-000000.tar").stat().st_mtime_ns == written.st_mtime_ns
     pack_tiny(tiny, tmp_path / "whole")
     assert content(out) == content(tmp_path / "whole")
@@ -135,10 +136,8 @@ def test_a_build_killed_while_it_puts_files_in_place_starts_clean(tiny, out, tmp
 
 def test_two_builds_cannot_write_to_one_folder(tiny, out):
     out.mkdir()
-    with (out / "manifest.json.tmp").open("w") as marker:
-        fcntl.flock(marker, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another build is writing"):
-            pack_tiny(tiny, out)
+    with FileLock(out / "build.lock"), pytest.raises(ValueError, match="another build is writing"):
+        pack_tiny(tiny, out)
 
 
 def test_a_full_disk_stops_the_build_with_the_shard_named_and_the_next_one_goes_on(

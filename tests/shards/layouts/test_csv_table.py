@@ -26,8 +26,10 @@ def read_all(source, **options):
     return {raw.key.split("/")[1]: read(folder, raw, 3) for raw in samples}
 
 
-def points(source, stem="a", **frame):
-    return read_all(source, frame=CoordinateSystem(**frame))[stem].sample.points.tolist()
+def points(source, stem="a", **coordinates):
+    return read_all(source, coordinates=CoordinateSystem(**coordinates))[
+        stem
+    ].sample.points.tolist()
 
 
 def test_observers_are_numbered_and_fixations_follow_in_time(tmp_path):
@@ -64,7 +66,7 @@ def test_other_separators_a_byte_order_mark_and_capitals_are_read(tmp_path, sepa
 
 
 @pytest.mark.parametrize(
-    ("frame", "row", "expected"),
+    ("coordinates", "row", "expected"),
     [
         ({}, "0,29", [0, 29]),
         ({}, "4.49,5.5", [4, 6]),
@@ -79,9 +81,9 @@ def test_other_separators_a_byte_order_mark_and_capitals_are_read(tmp_path, sepa
         ({"units": "fraction", "origin": "centre"}, "-0.49,0.49", [0, 0]),
     ],
 )
-def test_every_unit_and_origin_names_the_same_pixels(tmp_path, frame, row, expected):
+def test_every_unit_and_origin_names_the_same_pixels(tmp_path, coordinates, row, expected):
     source = layouts.table(tmp_path, f"image,x,y\na,{row}\nb,3,3\nb,0,0\n")
-    options = SourceOptions(frame=CoordinateSystem(**frame))
+    options = SourceOptions(coordinates=CoordinateSystem(**coordinates))
     folder = walk(source, options)
     (raw,) = [raw for split in folder.splits.values() for raw in split if raw.key.endswith("a")]
     assert read(folder, raw, 3).sample.points.tolist() == [expected]
@@ -90,7 +92,7 @@ def test_every_unit_and_origin_names_the_same_pixels(tmp_path, frame, row, expec
 def test_the_frame_is_part_of_what_a_build_was_made_from(tmp_path):
     source = layouts.table(tmp_path, ROWS)
     prints = {
-        walk(source, SourceOptions(frame=system, trust_coordinates=True)).fingerprint
+        walk(source, SourceOptions(coordinates=system, trust_coordinates=True)).fingerprint
         for first in (0, 1)
         for units in ("pixels", "fraction")
         for system in [CoordinateSystem(first_pixel=first, units=units)]
@@ -337,8 +339,12 @@ def test_x_and_y_that_are_exchanged_are_refused(tmp_path):
 
 def test_fractions_and_centred_pixels_as_stated_are_taken(tmp_path):
     fractions = CoordinateSystem(units="fraction")
-    assert not walk(large(tmp_path / "a", GAZE / (640, 480)), SourceOptions(frame=fractions)).faults
+    assert not walk(
+        large(tmp_path / "a", GAZE / (640, 480)), SourceOptions(coordinates=fractions)
+    ).faults
     centred = CoordinateSystem(origin="centre")
-    assert not walk(large(tmp_path / "b", GAZE - (320, 240)), SourceOptions(frame=centred)).faults
+    assert not walk(
+        large(tmp_path / "b", GAZE - (320, 240)), SourceOptions(coordinates=centred)
+    ).faults
     with pytest.raises(ValueError, match="lie outside"):
-        walk(large(tmp_path / "c", GAZE), SourceOptions(frame=fractions))
+        walk(large(tmp_path / "c", GAZE), SourceOptions(coordinates=fractions))
