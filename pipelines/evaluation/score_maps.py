@@ -1,4 +1,4 @@
-"""Anyone's maps from files, as rows to score: PNG, JPEG, npy, or HDF5 of log-densities."""
+"""Anyone's maps from files, as rows to score: pictures, npy, mat, or HDF5 of log-densities."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from torch import Tensor
 from emlnet.data.images import open_picture
 from emlnet.data.maps import resize
 from pipelines.evaluation.sources import Row, Shown
+from shards.files.mat_files import read_matrix
 
 MapKind = Literal["saliency", "density", "log-density"]
 """What the values are: `saliency`, any scale; `density`, >= 0 with a sum of 1; `log-density`,
 natural log, exp sums to 1."""
 
-PICTURES = (".png", ".jpg", ".jpeg")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MAPS = (*PICTURES, ".npy", ".mat")
 HDF5 = (".h5", ".hdf5", ".hdf")
 SUFFIX = "_smap"
 """What `emlnet predict` puts after a picture's name."""
@@ -67,7 +69,7 @@ class MapFiles:
             known = sorted(
                 file.relative_to(path).as_posix()
                 for file in path.rglob("*")
-                if file.suffix.lower() in (*PICTURES, ".npy")
+                if file.suffix.lower() in MAPS
             )
         else:
             raise ValueError(f"{path} does not exist: expected a folder of maps or an HDF5 file")
@@ -140,6 +142,8 @@ class MapFiles:
                 values = np.load(self.path / place, allow_pickle=False)
             except (ValueError, OSError, EOFError) as error:
                 raise ValueError(f"{where} cannot be read: {error}") from error
+        elif place.lower().endswith(".mat"):
+            values = read_matrix(self.path / place, where)
         else:
             image = open_picture((self.path / place).read_bytes(), where)
             grey = image.mode in ("L", "F") or image.mode.startswith("I")
@@ -213,6 +217,6 @@ def _pair(
             f"{path} has no map for {len(missing)} of {len(keys)} images (first: {missing[0]}); "
             f"it holds {len(known)} maps, {len(surplus)} of them of no image of the split"
             + (f" (first: {surplus[0]})" if surplus else "")
-            + "; names must be those of the pictures"
+            + f"; names must be those of the pictures, files {', '.join(MAPS)}"
         )
     return tuple(found[position] for position in range(len(keys))), tuple(surplus)

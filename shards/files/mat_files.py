@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.io
+from numpy.typing import NDArray
 
 from emlnet.data.images import MAX_PIXELS
 
@@ -34,6 +35,18 @@ def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, 
     except Exception as error:  # scipy and h5py raise many kinds for a broken file
         wanted = f" with {' and '.join(variables)}" if variables else ""
         raise ValueError(f"{name} is not a .mat file{wanted}: {error!r}") from error
+
+
+def read_matrix(path: Path, name: str) -> NDArray[Any]:
+    """The one matrix (H, W) in a .mat file.  Raises ValueError starting with `name`."""
+    matrices = [
+        value
+        for value in read_mat(path, name).values()
+        if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf"
+    ]
+    if len(matrices) != 1:
+        raise ValueError(f"{name} holds {len(matrices)} matrices; a map is one")
+    return matrices[0]
 
 
 def items(value: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from emlnet.data.images import MAX_PIXELS, decode_picture, open_picture, to_rgb
-from shards.files.mat_files import read_mat
+from shards.files.mat_files import read_matrix
 
 PHOTOGRAPHS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
@@ -88,14 +88,7 @@ def read_density(path: Path, name: str) -> NDArray[np.uint8]:
     """
     if path.suffix.lower() != ".mat":
         return decode_density(path.read_bytes(), name)
-    matrices = [
-        value
-        for value in read_mat(path, name).values()
-        if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf"
-    ]
-    if len(matrices) != 1:
-        raise ValueError(f"{name} holds {len(matrices)} matrices; a density map is one")
-    return scale_density(matrices[0], name)
+    return scale_density(read_matrix(path, name), name)
 
 
 def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:

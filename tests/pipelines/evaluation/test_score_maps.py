@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -44,6 +45,18 @@ def test_a_png_of_8_or_16_bits_and_a_jpeg_are_read_as_they_are(tmp_path: Path) -
     (tmp_path / "a.png").unlink()
     Image.fromarray(eight).save(tmp_path / "a.jpg")
     assert MapFiles.find(tmp_path, KEYS).read(0, SIZE).shape == (1, 1, *SIZE)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "mat"])
+def test_maps_of_other_saliency_code_are_read(tmp_path: Path, suffix: str) -> None:
+    values = (maps() * 255).astype(np.uint8)
+    for name, image in zip("ab", values, strict=True):
+        if suffix == "mat":
+            scipy.io.savemat(tmp_path / f"{name}.mat", {"map": image})
+        else:
+            write_png(tmp_path, f"{name}.{suffix}", image)
+    found = MapFiles.find(tmp_path, KEYS)
+    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), values[1])
 
 
 def test_float64_stays_float64(tmp_path: Path) -> None:
