@@ -59,7 +59,7 @@ class BuildShards:
     """Pixels of the Gaussian that makes density maps; where maps come from files, what they are
     compared with. Default: the data set's own, if it is known."""
     sigma_degrees: float | None = None
-    """The same in degrees of visual angle; wants --pixels-per-degree."""
+    """The same in degrees of visual angle; needs --pixels-per-degree."""
     pixels_per_degree: float | None = None
     """Pixels of the photograph that one degree of visual angle covers."""
     edition: str | None = None

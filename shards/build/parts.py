@@ -37,7 +37,7 @@ TAR_END, TAR_RECORD = 1_024, 10_240
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What one shard is to hold.
+    """One shard to write.
 
     folder: the source, without samples.  samples: those of the shard, in order.
     sigma: of density maps that are made, and of those that others are compared with.
@@ -54,7 +54,7 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What one shard holds.
+    """The contents of one shard.
 
     samples: their `shard` is 0.  moments: over fixations, the sums of x, y, x squared and
     y squared, in parts of the width and height.

@@ -74,7 +74,7 @@ def build(
     out: a folder, or one of an object store (`s3://`, `gs://`).  format: the source's layout, found
     when None.  sigma: pixels of the Gaussian of density maps, the layout's when None.
     edition: of the source, where it is known better than by its statistics.
-    licence: of the source, the first line of its file LICENSE when None.  Both are no part of the
+    licence: of the source, the first line of its file LICENSE when None.  Neither is part of the
     data: stated for a finished build, they are recorded in it, else what it says stays.
     shard_size: most samples of a shard.  skip_incomplete: leave out, count and record samples that
     cannot be used.  drop_duplicates: leave photographs that train shows too out of other splits.

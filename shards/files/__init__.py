@@ -1,4 +1,4 @@
-"""What lies on disk: manifest, members of a tar, pictures as stored, local and remote folders.
+"""Files and their formats: manifest, members of a tar, pictures, tables, local and remote folders.
 
 Imports `emlnet`.
 """

@@ -1,4 +1,4 @@
-"""What a folder of shards holds and where; refuses a folder that differs from its manifest."""
+"""The manifest of a folder of shards: its samples and where they lie, checked when it is read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexEntry:
-    """Where one sample lies, and what can be known without reading it.
+    """The place of one sample, and what is known of it without reading it.
 
     key: `split/stem`.  shard: position in the split's shards.  offset, length: bytes in the tar.
     crc32: of those bytes.  height, width: pixels of the upright photograph.
@@ -108,7 +108,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """What the source holds and the shards do not; unlabelled_splits have images but no gaze."""
+    """What was left out of the shards; unlabelled_splits have images but no gaze."""
 
     points_outside: int
     empty_observers: int
@@ -220,7 +220,7 @@ class Manifest:
 
     @classmethod
     def join(cls, manifests: Sequence[Manifest]) -> Manifest:
-        """What several data sets hold together, one after another, in the splits that all have."""
+        """The manifest of several data sets, one after another, in the splits that all have."""
         if len(manifests) == 1:
             return manifests[0]
         splits = {}

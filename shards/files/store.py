@@ -1,6 +1,6 @@
 """A folder of files, on this machine or in an object store, by its path or URL.
 
-`s3://` wants the package s3fs, `gs://` gcsfs; endpoints and credentials come from their usual
+`s3://` needs the package s3fs, `gs://` gcsfs; endpoints and credentials come from their usual
 environment variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...).
 """
 
@@ -86,7 +86,7 @@ class Store:
             Path(self.root).rmdir()
 
     def entries(self) -> dict[str, int | None]:
-        """What lies in the folder, sorted: bytes of each file, None for a folder."""
+        """The entries of the folder, sorted: bytes of each file, None for a folder."""
         with self._errors(self.folder):
             try:
                 found = self.files.ls(self.root, detail=True)

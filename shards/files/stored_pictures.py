@@ -67,7 +67,7 @@ def as_stored(data: bytes, name: str) -> bytes:
 
 
 def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
-    """What `emlnet.data.images.decode_picture` returns, (H, W, 3) uint8, faster for most JPEGs."""
+    """(H, W, 3) uint8, as `emlnet.data.images.decode_picture`, but faster for most JPEGs."""
     with suppress(Exception):  # Pillow, below, says what is wrong.
         header = Image.open(io.BytesIO(data))
         if (

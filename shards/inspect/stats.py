@@ -1,4 +1,4 @@
-"""What a data set holds, as a table, and what is suspicious about it; reads its manifest alone."""
+"""A table of a data set's contents, and warnings about it; reads only its manifest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shards.files.picture_hash import near_duplicates
 OUTSIDE = 0.1
 """A larger share of fixations outside their images comes of other units than those assumed."""
 DISAGREES = 0.5
-"""A density map whose correlation with one made of its fixations is less belongs to others."""
+"""Least correlation of a density map with one made of its fixations that raises no doubt."""
 
 
 def table(manifest: Manifest, folder: Path | str) -> str:

@@ -1,4 +1,4 @@
-"""Where people looked, as a source has it; what its coordinates mean is settled here alone."""
+"""Fixations as a source has them, and what their coordinates mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateSystem:
-    """What the coordinates of a source mean.
+    """The meaning of a source's coordinates.
 
     units: `pixels`, where whole numbers are centres of pixels, or `fraction` of width and height.
     origin: where they begin, `top-left` with y downwards, `bottom-left` or `centre` with y upwards.
@@ -147,5 +147,5 @@ FixationReader = Callable[[Path, str], RawFixations]
 
 
 def without_gaze_files(path: Path, name: str) -> RawFixations:
-    """The reader of a layout whose table has been read whole."""
+    """The reader of a layout that reads all gaze from one table."""
     raise AssertionError(f"{name} ({path}) was to be read as gaze")

@@ -1,4 +1,4 @@
-"""What a source folder holds, whatever its layout, and how one of its samples is read and checked.
+"""The samples of a source folder of any layout; reads and checks one sample.
 
 Each layout has a file of its own beside this one, that finds samples (`walk`) and reads gaze.
 """
@@ -73,7 +73,7 @@ class RawSample:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of this sample alone."""
+        """The files of this sample only."""
         return tuple(
             file for file in (self.image, self.gaze, self.density) if isinstance(file, str)
         )
@@ -81,11 +81,11 @@ class RawSample:
 
 @dataclass(frozen=True, kw_only=True)
 class RawFolder:
-    """What a source folder holds.
+    """The samples and faults of a source folder.
 
     splits: its samples by split, sorted by name.  faults: images that miss a file, and files that
     miss their image.  split_seed: of the split that was made, None when the folder has its own.
-    unlabelled: splits of images alone.  fingerprint: changes when a file's name, size or time does.
+    unlabelled: splits of images only.  fingerprint: changes with a file's name, size or time.
     sigma: pixels of the Gaussian that the layout's authors blur with, None when they do not say.
     """
 
@@ -199,7 +199,9 @@ def gather(
     tables: Sequence[str] = (),
     read_as: str = "",
 ) -> RawFolder:
-    """What a source holds, of the samples found in it: by split, or to be split (keys `/stem`).
+    """Builds the RawFolder of the samples found in a source.
+
+    samples: by split, or a sequence to be split here (keys `/stem`).
 
     tables: files that hold the gaze of many samples.  read_as: options that change what they mean.
     """

@@ -97,7 +97,7 @@ def read_table(path: Path) -> dict[str, RawFixations]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no JSON of `images` and `annotations` as SALICON has it: {error!r}"
+            f"{path} is not SALICON's JSON of `images` and `annotations`: {error!r}"
         ) from error
     gazes = dict(rows)
     if len(gazes) < len(rows):

@@ -49,7 +49,7 @@ class SyntheticObject:
 def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool = True) -> None:
     """Writes images/, fixations/ and maps/, four of five images in train, the others in val.
 
-    The same image number and seed give the same bytes; a file that has them already is left alone.
+    The same image number and seed give the same bytes; a file that has them already is not written.
     Raises ValueError for fewer than 2 images or an `out` that holds anything else.
     """
     if num_images < 2:
@@ -87,7 +87,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Synt
     ground_colour = picture.mean(axis=(0, 1))
     things: list[SyntheticObject] = []
     for _ in range(rng.integers(1, 5)):
-        thing = _place(things, rng)
+        thing = _random_object(things, rng)
         if thing is None:
             continue
         things.append(thing)
@@ -184,8 +184,10 @@ def _noise(rng: np.random.Generator, cells: int, strength: float) -> Floats:
     return np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _place(others: list[SyntheticObject], rng: np.random.Generator) -> SyntheticObject | None:
-    """An object that keeps clear of the others, or None when there is no room."""
+def _random_object(
+    others: list[SyntheticObject], rng: np.random.Generator
+) -> SyntheticObject | None:
+    """An object at a distance from the others, or None when there is no room."""
     for _ in range(20):
         radius = rng.uniform(24, 90)
         thing = SyntheticObject(

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorPolicy:
-    """What happens when a sample cannot be read."""
+    """The reaction to a sample that cannot be read."""
 
     on_error: Literal["strict", "skip"] = "strict"
     """A sample that cannot be read: `strict` stops, `skip` logs, counts and leaves it out."""
@@ -97,7 +97,7 @@ class Loader:
         self.num_workers, self.pin_memory = num_workers, pin_memory
 
     def plan(self, epoch: int) -> EpochPlan:
-        """What this rank reads in an epoch."""
+        """The samples that this rank reads in an epoch, in order."""
         return epoch_plan(
             num_samples=len(self.reader),
             batch_size=self.batch_size,

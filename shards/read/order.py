@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpochPlan:
-    """What one rank reads in one epoch, a row per step, b samples each.
+    """The samples of one rank in one epoch: a row for each step, b samples each.
 
     indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 where
     a step is only filled up.  flips: (steps, b) bool, whether to mirror.
@@ -56,7 +56,7 @@ def epoch_plan(
 ) -> EpochPlan:
     """The steps of one rank: its slice of each global batch of one global order.
 
-    Order, flips and draws come from (seed, epoch) alone: any number of ranks reads the same batches
+    Order, flips and draws depend on (seed, epoch) only: any number of ranks reads the same batches.
     The last one is filled up from the start of the order with weight 0, and so is each where ranks
     cannot share it equally: every rank has equally many steps and samples in each, every sample has
     weight 1 exactly once.  mix: shares of the batches for data sets of `parts` samples that follow

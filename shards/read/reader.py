@@ -40,7 +40,7 @@ class SplitReader(Protocol):
 
     @property
     def digest(self) -> str:
-        """What the samples are identified by."""
+        """The identity of the samples."""
 
     def __len__(self) -> int: ...
 
@@ -97,7 +97,7 @@ class ShardReader:
         return self.manifest.digest
 
     def subset(self, positions: Sequence[int]) -> ShardReader:
-        """A reader of the samples at these positions alone, in this order."""
+        """A reader of the samples at these positions only, in this order."""
         part = copy.copy(self)
         for cached in ("keys", "sizes", "nums_fixations"):
             part.__dict__.pop(cached, None)

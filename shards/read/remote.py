@@ -214,7 +214,7 @@ class RemotePieces:
 
 
 def _persist(fetch: Callable[[], Content], what: str) -> Content:
-    """What `fetch` gives, after as many as ATTEMPTS of it; its last error names `what`."""
+    """The result of `fetch`, tried up to ATTEMPTS times; the last error names `what`."""
     for attempt in range(ATTEMPTS):
         try:
             return fetch()

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from tests.shards.conftest import encode_picture
+from tests.shards.conftest import Raw, encode_picture
 
 POINTS = {
     "1001": [[(3.4, 2.6), (40, 30)], [], [(1, 1)]],
@@ -23,6 +23,18 @@ POINTS = {
 def put(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def salicon(root: Path) -> Path:
+    """Two photographs in train, one in val."""
+    for stem in ("train/a", "train/b", "val/c"):
+        Raw(root).add(stem)
+    return root
+
+
+def csv(root: Path) -> Path:
+    """A table of two photographs without splits."""
+    return table(root, "image,x,y\na,5,6\na,20,9\nb,30,20\n")
 
 
 def osie(root: Path) -> Path:
