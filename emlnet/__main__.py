@@ -28,28 +28,34 @@ class Pull:
     source: Annotated[str | None, arg(name="from")] = None
     """Folder, archive (.tar, .tar.gz, .tgz, .zip) or http(s) address of either, instead of the
     registry; an archive's may end in #sha256=HEX.  Needs no MLflow."""
+    sha256: str | None = None
+    """Refuse the model unless its model.json, which names its files' digests, has this one."""
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
 
     def execute(self) -> int:
-        """Pulls, and says what came."""
+        """Pull, and print what came."""
         from emlnet.inference import model_card, package
         from emlnet.registry import download, mlflow_registry
 
         given = (self.alias, self.version, self.run, self.source)
         if sum(value is not None for value in given) > 1:
             raise ValueError("name an alias, a version, a run or a --from, not several")
+        if self.sha256 is not None and not download.HEX.fullmatch(self.sha256):
+            raise ValueError(f"--sha256 takes 64 hexadecimal digits, not {self.sha256!r}")
         if self.source is not None:
-            download.fetch(self.source, self.folder)
+            download.fetch(self.source, self.folder, self.sha256)
         else:
             uri = mlflow_registry.find_tracking_uri(self.tracking_uri)
-            mlflow_registry.pull(self.folder, uri, self.alias, self.version, self.run)
-        description = package.read_description(self.folder)
-        print(f"pulled {description['about'].get('name', 'a model')} into {self.folder}")
+            mlflow_registry.pull(self.folder, uri, self.alias, self.version, self.run, self.sha256)
+        about = package.read_description(self.folder).about
+        name = model_card.printable(about.get("name") or "a model")
+        digest = package.file_digest(self.folder / package.MODEL)
+        print(f"pulled {name} into {self.folder}; pin it by --sha256 {digest}")
         if (self.folder / package.CARD).is_file():
             print(model_card.first_lines((self.folder / package.CARD).read_text()))
         else:
-            print(f"Licence of the weights: {description['about'].get('licence', 'unknown')}")
+            print(f"Licence of the weights: {model_card.printable(package.licence_of(about))}")
         return 0
 
 
@@ -100,7 +106,8 @@ class Predict(Model):
 
         if self.batch_size < 1:
             raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
-        pictures = predict_files.find_pictures(self.images, self.out)
+        pictures, left_out = predict_files.find_pictures(self.images, self.out)
+        predict_files.say_left_out(left_out)
         device = find_device(self.device)
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         speed.keep_memory()
@@ -165,10 +172,10 @@ class App:
 
     def execute(self) -> int:
         """Serves the page until it is interrupted."""
-        from emlnet.app import web_page
+        from emlnet.app import model_shelf, web_page
 
-        shelf = web_page.Shelf(
-            sources=web_page.find_sources(self.models, self.tracking_uri),
+        shelf = model_shelf.ModelShelf(
+            sources=model_shelf.find_sources(self.models, self.tracking_uri),
             tracking_uri=self.tracking_uri,
             device=find_device(self.device),
         )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+TERMINATED = 143
+"""Exit code after SIGTERM."""
 UNREAD = 141
 """Exit code when what reads the output, as `head` does, has left before its end."""
 

@@ -1,85 +1,218 @@
-"""Photographs from files and back: any size and mode in, maps and overlays out."""
+"""Pictures and maps from files: any size and mode, one list of formats, one rule of ranges.
+
+A photograph's range comes from its type: 0..255, 0..65535, 0..1 for floats.  Where the values of
+more than 8 bits do not fill it, the file's own word counts, or else the fewest bits that hold them,
+with a warning that names the file.  A map has no scale of its own: it is divided by its greatest
+value.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+SUFFIXES_BY_FORMAT = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+"""The formats that are read (HEIF with the extra `heif`) and the endings of their files."""
+FORMATS = tuple(SUFFIXES_BY_FORMAT)
+SUFFIXES = tuple(suffix for known in SUFFIXES_BY_FORMAT.values() for suffix in known)
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""The formats that strangers may send: their decoders are the most tested ones."""
 MAX_PIXELS = 100_000_000
 """A picture that claims more pixels is refused before it is decoded."""
+MAX_PROPORTION = 20
+"""A picture that is longer than so many times its width, or the reverse, is refused."""
+USUAL_BITS = (8, 10, 12, 14, 16, 24, 31)
+"""Bits that cameras and scanners give, of which the fewest that hold all values are assumed."""
+MAX_SAMPLE_VALUE = 281
+"""TIFF's tag for the greatest value."""
 
-# Anchors of matplotlib's inferno (CC0), every eighth of the way from dark to light.
-INFERNO = np.array(
-    [
-        (0, 0, 4),
-        (31, 12, 72),
-        (85, 15, 109),
-        (136, 34, 106),
-        (186, 54, 85),
-        (227, 89, 51),
-        (249, 140, 10),
-        (249, 201, 50),
-        (252, 255, 164),
-    ],
-    dtype=np.float64,
-)
+logger = logging.getLogger(__name__)
 
 
-def decode_picture(data: bytes, name: str, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of an encoded picture: upright by its EXIF, any mode, alpha on white.
+def read_picture(
+    path: Path, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) uint8 RGB of a picture file.  Raises ValueError that names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    return decode_picture(data, str(path), max_pixels, formats)
 
-    max_pixels: default MAX_PIXELS.  Raises ValueError starting with `name` when it has more, or
-    cannot be decoded whole.
+
+def decode_picture(
+    data: bytes,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> NDArray[np.uint8]:
+    """Return an encoded picture as (H, W, 3) uint8 RGB: upright by its EXIF, alpha on white.
+
+    Raises ValueError starting with `name` when `open_picture` does.
     """
-    return to_rgb(open_picture(data, name, max_pixels))
+    return to_rgb(open_picture(data, name, max_pixels, formats), name)
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB: upright by its EXIF, whatever its mode, alpha on white.
+def open_picture(
+    data: bytes,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> Image.Image:
+    """Decode an encoded picture whole.
+
+    Raises ValueError starting with `name` when it has another format, too many pixels or extreme
+    proportions (all before it is decoded), or is broken.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_available(formats))
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"it claims {image.width} x {image.height} pixels")
+        check_proportions(image.width, image.height)
+        tiles = str(getattr(image, "tile", ""))
+        image.load()
+        if re.search(";16[BLN]", tiles) and image.mode.startswith(("RGB", "LA")):
+            _check_16_bit_colour(image)
+    except UnidentifiedImageError:
+        hint = ""
+        if data[4:8] == b"ftyp" and "HEIF" in formats:
+            hint = ', or pip install "emlnet[heif]" if it comes from an iPhone'
+        raise ValueError(
+            f"{name} cannot be decoded: its format is not {', '.join(_available(formats))}" + hint
+        ) from None
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more
+        raise ValueError(f"{name} cannot be decoded: {error}") from error
+    return image
+
+
+@cache
+def _available(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats that can be decoded here."""
+    if "HEIF" not in formats:
+        return formats
+    if find_spec("pillow_heif") is None:
+        return tuple(name for name in formats if name != "HEIF")
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return formats
+
+
+def check_proportions(width: int, height: int) -> None:
+    """Raise ValueError for a picture so long that a model would see nothing of it."""
+    if max(width, height) > MAX_PROPORTION * min(width, height):
+        raise ValueError(
+            f"{width} x {height} pixels is longer than {MAX_PROPORTION} to 1; cut it into parts"
+        )
+
+
+def _check_16_bit_colour(image: Image.Image) -> None:
+    """Raise ValueError for colours of fewer than 16 bits: Pillow keeps only the upper 8."""
+    top = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
+    if top < 64:
+        raise ValueError(
+            "its colours have 16 bits but fill at most 14, of which Pillow keeps the upper "
+            f"{int(top).bit_length()}; save it with 8 bits"
+        )
+
+
+def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
+    """Return (H, W, 3) uint8 RGB: upright by its EXIF, whatever its mode, alpha on white.
 
     EXIF that cannot be read turns nothing.
     """
     with suppress(Exception):  # Pillow raises SyntaxError, struct.error and more.
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return np.repeat(to_grey(image)[..., None], 3, axis=2)
+        grey = to_unit_range(np.asarray(image), name, _stated_range(image))
+        return np.repeat((grey * 255).round().astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return np.array(image.convert("RGB"))
 
 
-def open_picture(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
-    """An encoded picture, decoded whole.  Raises ValueError starting with `name`."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > (max_pixels or MAX_PIXELS):
-            raise ValueError(f"it claims {image.width} x {image.height} pixels")
-        image.load()
-    except UnidentifiedImageError:
-        raise ValueError(f"{name} cannot be decoded: it is no picture of a known format") from None
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more
-        raise ValueError(f"{name} cannot be decoded: {error}") from error
-    return image
+def _stated_range(image: Image.Image) -> int | None:
+    """Return the greatest value that the file says its pixels can have."""
+    if image.format == "PPM":
+        return 65535  # Pillow scales them to it.
+    value = getattr(image, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) and value > 0 else None
 
 
-def to_grey(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W) uint8; of 16 bits the upper 8."""
-    if image.mode.startswith("I"):
-        return (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-    return np.asarray(image.convert("L"))
+def to_unit_range(
+    pixels: NDArray[Any], name: str, stated: int | None = None
+) -> NDArray[np.float32]:
+    """Return the pixels of a photograph as float32 in 0..1.
+
+    stated: the greatest value that its metadata allow.  Raises ValueError starting with `name` for
+    negative values, values that are not finite, and floats over 65535.
+    """
+    if pixels.dtype in (np.bool_, np.uint8):
+        return pixels.astype(np.float32) / np.float32(1 if pixels.dtype == np.bool_ else 255)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and np.isfinite(high)):
+        raise ValueError(f"{name} has values from {low:.4g} to {high:.4g}, expected 0 or more")
+    if np.issubdtype(pixels.dtype, np.floating):
+        top, own = _range_of_floats(high, name), 1
+    else:
+        own = int(np.iinfo(pixels.dtype).max)
+        usual = next(2**bits - 1 for bits in USUAL_BITS if high < 2**bits)
+        top = stated if stated is not None and stated >= high else min(usual, own)
+    if top not in (own, stated) and high > 0:
+        logger.warning(
+            "%s: the values go up to %.4g and do not fill their type; taken as a range of 0 to %d",
+            name, high, top,
+        )  # fmt: skip
+    return (pixels / np.float64(top)).clip(0, 1).astype(np.float32)
 
 
-def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files below a folder with one of the suffixes, in order, hidden ones left out.
+def _range_of_floats(high: float, name: str) -> int:
+    """Return 1 for values up to 1, or a little above from resampling; else 8 or 16 bits."""
+    for top, limit in ((1, 2), (255, 255), (65535, 65535)):
+        if high <= limit:
+            return top
+    raise ValueError(f"{name} has floats up to {high:.4g}, expected 0 to 1")
 
+
+def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:
+    """Return a map as (H, W) uint8; one of more than 8 bits is divided by its greatest value."""
+    if not image.mode.startswith(("I", "F")):
+        return np.asarray(image.convert("L"))
+    values = np.asarray(image).astype(np.float64)
+    if not (values.min() >= 0 and np.isfinite(values.max())):
+        raise ValueError(f"{name} has negative values, or some that are not finite")
+    grey: NDArray[np.uint8] = (values * (255 / (values.max() or 1))).round().astype(np.uint8)
+    return grey
+
+
+def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
+    """Return the files below a folder with one of the suffixes, in order, but for hidden ones.
+
+    suffixes: all files where there are none, links that lead nowhere too.
     Linked folders are searched too.  Raises OSError for a folder that cannot be read.
     """
 
@@ -97,88 +230,9 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
             if not name.startswith(".") and not real.is_relative_to((here / name).resolve())
         ]
         paths = (here / name for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
+        found += [
+            path
+            for path in paths
+            if not suffixes or (path.suffix.lower() in suffixes and path.is_file())
+        ]
     return sorted(found)
-
-
-def read_picture(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a picture file.  Raises ValueError that names the file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    return decode_picture(data, str(path), max_pixels)
-
-
-def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(H, W) in 0..1 to (H, W, 3) uint8, dark to light in the inferno colours."""
-    position = saliency.clip(0, 1) * (len(INFERNO) - 1)
-    steps = np.arange(len(INFERNO))
-    channels = [np.interp(position, steps, INFERNO[:, c]) for c in range(3)]
-    return np.stack(channels, -1).round().astype(np.uint8)
-
-
-SHARES = (0.25, 0.5, 0.75)
-"""Shares of the density that the contours of a map hold."""
-
-
-def contour_levels(density: NDArray[np.floating], shares: Sequence[float] = SHARES) -> list[float]:
-    """The values at which the smallest regions that hold these shares of a map end.
-
-    density: (H, W), >= 0, any scale.
-    """
-    descending = np.sort(density, axis=None)[::-1].astype(np.float64)
-    held = descending.cumsum()
-    places = np.searchsorted(held, np.asarray(shares) * held[-1])
-    return [float(descending[min(place, descending.size - 1)]) for place in places]
-
-
-def draw_contours(
-    picture: NDArray[np.uint8], density: NDArray[np.floating], width: float = 0.0
-) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with lines around what holds 25, 50 and 75 % of its map (H, W).
-
-    width: of a line in pixels, the innermost white, the outer ones darker; 0: by the picture's size
-    """
-    width = width or max(1.5, min(density.shape) / 200)
-    drawn = picture.astype(np.float64)
-    values = density.astype(np.float64)
-    long = [axis for axis in (0, 1) if values.shape[axis] > 1]
-    slope = np.sqrt(sum((np.gradient(values, axis=a) ** 2 for a in long), np.zeros_like(values)))
-    slope = np.maximum(slope, 1e-6 * float(np.ptp(density)) + 1e-300)
-    levels = contour_levels(density)
-    for level, shade in zip(levels, np.linspace(255, 130, len(levels)), strict=True):
-        distance = np.abs(density - level) / slope
-        for reach, colour in ((width + 2, 0.0), (width, shade)):  # A dark rim, then the line.
-            cover = (reach / 2 + 0.5 - distance).clip(0, 1)[..., None]
-            drawn = drawn * (1 - cover) + colour * cover
-    return drawn.round().clip(0, 255).astype(np.uint8)
-
-
-def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 480) -> Image.Image:
-    """Pictures (H, W, 3) of one size in a row, scaled to at most `height`, each under its title."""
-    first = panels[0][1]
-    scale = min(1.0, height / first.shape[0])
-    size = max(1, round(first.shape[1] * scale)), max(1, round(first.shape[0] * scale))
-    gap, top = 8, 28
-    canvas = Image.new("RGB", (len(panels) * (size[0] + gap) - gap, size[1] + top), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
-    for column, (title, pixels) in enumerate(panels):
-        left = column * (size[0] + gap)
-        draw.text((left + 2, 4), title, fill="black", font=font)
-        canvas.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, top))
-    return canvas
-
-
-def overlay(
-    picture: NDArray[np.uint8], saliency: NDArray[np.floating], strength: float = 0.5
-) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over it, opaque where salient.
-
-    strength: 0, the picture alone, to 1.
-    """
-    alpha = (strength * (0.5 + saliency.clip(0, 1)[..., None])).clip(0, 1)
-    faded = 0.6 * min(1.0, 2 * strength)
-    grey = picture.mean(-1, keepdims=True) * faded + picture * (1 - faded)
-    mixed: NDArray[np.float64] = grey * (1 - alpha) + heat(saliency) * alpha
-    return mixed.round().clip(0, 255).astype(np.uint8)

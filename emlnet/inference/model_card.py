@@ -57,8 +57,14 @@ picture's centre as those viewers did. Scores on other data sets will differ.
 
 
 def first_lines(card: str) -> str:
-    """The card's title and facts as plain text: all before its first section."""
-    return card.partition("\n## ")[0].strip().removeprefix("# ")
+    """Return the card's title and facts as plain text: all before its first section."""
+    facts = card.partition("\n## ")[0].strip().removeprefix("# ")
+    return "\n".join(map(printable, facts.splitlines()))
+
+
+def printable(text: object) -> str:
+    """Return a model's text without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
 
 
 def _data_facts(data: dict[str, Any]) -> str:

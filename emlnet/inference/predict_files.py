@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emlnet.data.images import draw_contours, files_below, heat, overlay, read_picture, side_by_side
+from emlnet.atomic_files import replace_file
+from emlnet.data.drawing import draw_contours, heat, overlay, side_by_side
+from emlnet.data.images import FORMATS, SUFFIXES, files_below, read_picture
 from emlnet.inference.package import Package
 from emlnet.inference.predictor import Prediction
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""What counts as a picture when a folder is given; a file that is named is always tried."""
 SECONDS_BETWEEN_LINES = 1.0
 
 Format = Literal["png", "png16", "npy", "log-npy"]
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What is written for each picture.
+    """The files to write for each picture.
 
     format: `png`, the map min-max to 0..255; `png16`, to 0..65535; `npy`, the map itself in
     float32, a density sums to 1; `log-npy`, the log-density.  overlay: <stem>_overlay.png, the map
@@ -46,7 +46,7 @@ class Drawing:
     figure: bool = False
 
     def write(self, picture: NDArray[np.uint8], prediction: Prediction, stem: Path) -> Path:
-        """Writes a picture's files, each whole or not at all, and returns the map's.
+        """Write a picture's files, each whole or not at all, and return the map's path.
 
         picture: (H, W, 3) uint8.  stem: the files' path without `_smap.png`.
         """
@@ -55,63 +55,54 @@ class Drawing:
             laid = overlay(picture, grey)
             laid = draw_contours(laid, prediction.saliency) if self.contour else laid
         if self.overlay:
-            _write(_beside(stem, "_overlay.png"), lambda to: _save(laid, to))
+            _save(laid, _beside(stem, "_overlay.png"))
         elif self.contour:
-            drawn = draw_contours(picture, prediction.saliency)
-            _write(_beside(stem, "_contour.png"), lambda to: _save(drawn, to))
+            _save(draw_contours(picture, prediction.saliency), _beside(stem, "_contour.png"))
         if self.figure:
-            panels = [("photograph", picture), ("map", heat(grey)), ("overlay", laid)]
-            row = side_by_side(panels)
-            _write(_beside(stem, "_figure.png"), lambda to: row.save(to, "PNG"))
-        return self._write_map(prediction, stem)
-
-    def _write_map(self, prediction: Prediction, stem: Path) -> Path:
-        """The map, last: whoever finds it finds the others."""
+            row = side_by_side([("photograph", picture), ("map", heat(grey)), ("overlay", laid)])
+            _save(np.asarray(row), _beside(stem, "_figure.png"))
+        # The map comes last: whoever finds it finds the others.
         if self.format in ("npy", "log-npy"):
-            log = self.format == "log-npy"
-            values = prediction.log_density if log else prediction.saliency
-            return _write(_beside(stem, "_smap.npy"), lambda to: _save_array(values, to))
+            path = _beside(stem, "_smap.npy")
+            values = prediction.saliency if self.format == "npy" else prediction.log_density
+            with replace_file(path) as temporary:
+                np.save(temporary, values, allow_pickle=False)
+            return path
         wide = self.format == "png16"
-        pixels = prediction.picture16() if wide else prediction.picture()
-        return _write(_beside(stem, "_smap.png"), lambda to: _save(pixels, to))
+        return _save(
+            prediction.picture16() if wide else prediction.picture(), _beside(stem, "_smap.png")
+        )
 
 
-def _save(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> None:
-    Image.fromarray(pixels).save(path, "PNG")
-
-
-def _save_array(values: NDArray[np.float32], path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+def _save(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> Path:
+    with replace_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
+    return path
 
 
 def _beside(stem: Path, ending: str) -> Path:
     return stem.with_name(f"{stem.name}{ending}")
 
 
-def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(temporary)
-    temporary.replace(path)
-    return path
-
-
-def find_pictures(given: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
-    """Each picture and the stem of its answers below `out`.
+def find_pictures(given: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Return each picture with the stem of its answers below `out`, and the files left out.
 
     given: files, folders (searched through but for `out`, their shape kept below it), and glob
-    patterns.  Raises ValueError for a folder or pattern without pictures, a folder that is `out`,
-    and for two pictures whose answers would overwrite each other.
+    patterns.  Files of other formats are left out of folders; a file that is named is always tried.
+    Raises ValueError for a folder or pattern without pictures, a folder that is `out`, and for two
+    pictures whose answers would overwrite each other.
     """
     found: list[tuple[Path, Path]] = []
+    left_out: list[Path] = []
     for text in given:
         path = Path(text)
         if path.is_dir():
-            inside = _search(path, out)
+            inside, others = _search(path, out)
             if not inside:
-                raise ValueError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
+                held = f"; it holds {_listed(others)}" if others else ""
+                raise ValueError(f"{path} holds no pictures ({', '.join(FORMATS)}){held}")
             found += [(p, out / p.relative_to(path).with_suffix("")) for p in inside]
+            left_out += others
         elif glob.has_magic(text) and not path.exists():
             matched = sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207
             files = [p for p in matched if p.is_file()]
@@ -123,7 +114,7 @@ def find_pictures(given: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
     if not found:
         raise ValueError("name at least one picture, folder or pattern")
     check_stems([str(stem) for _, stem in found])
-    return found
+    return found, left_out
 
 
 def check_stems(stems: Sequence[str]) -> None:
@@ -136,19 +127,20 @@ def check_stems(stems: Sequence[str]) -> None:
         )
 
 
-def _search(folder: Path, out: Path) -> list[Path]:
-    """The pictures below a folder, in order, but for what is below `out`."""
+def _search(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
+    """Return the pictures below a folder and its other files, but for what is below `out`."""
     root, answers = folder.resolve(), out.resolve()
     if answers == root:
         raise ValueError(
             f"{out} is the folder of the pictures, so the next run would take its maps for some; "
             f"name another with --out, {out / 'maps'} may be one"
         )
-    found = files_below(folder, SUFFIXES)
-    if not answers.is_relative_to(root):
-        return found
-    own = folder / answers.relative_to(root)
-    return [path for path in found if not path.is_relative_to(own)]
+    found = files_below(folder)
+    if answers.is_relative_to(root):
+        own = folder / answers.relative_to(root)
+        found = [path for path in found if not path.is_relative_to(own)]
+    pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
+    return pictures, [path for path in found if path.suffix.lower() not in SUFFIXES]
 
 
 def predict_all(
@@ -228,7 +220,20 @@ def batches(
         yield batch
 
 
+def say_left_out(files: Sequence[Path]) -> None:
+    """Say on stderr which files of the folders are not pictures of the formats read."""
+    if files:
+        print(f"left out, of other formats: {_listed(files)}", file=sys.stderr)
+
+
 def say_failed(failed: Sequence[str]) -> None:
-    """Lists on stderr what could not be read."""
+    """List on stderr what could not be read."""
     if failed:
         print("could not be read:", *(f"  {line}" for line in failed), sep="\n", file=sys.stderr)
+
+
+def _listed(files: Sequence[Path], num: int = 10) -> str:
+    more = f" and {len(files) - num} more" if len(files) > num else ""
+    return (
+        f"{len(files)} file{'s'[: len(files) > 1]} ({', '.join(p.name for p in files[:num])}{more})"
+    )

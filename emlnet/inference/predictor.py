@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from emlnet.data.images import read_picture, to_rgb
+from emlnet.data.images import check_proportions, read_picture, to_rgb, to_unit_range
 from emlnet.data.maps import Kind, gaussian_blur, min_max, mirror_average, to_log_density
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
 
 Picture = Path | str | Image.Image | NDArray[Any] | Tensor
 """A path, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W),
-(1, H, W), (3, H, W) or (4, H, W); integers of their full range, or floats in 0..1."""
+(1, H, W), (3, H, W) or (4, H, W); integers of the range of their type, or floats in 0..1."""
 
 EML_BLUR = 5.0
 """Sigma of the blur that EML-NET's authors give their predictions, in pixels of 480 x 640."""
@@ -132,6 +132,7 @@ def to_tensor(image: Picture) -> Tensor:
         found = tuple(image.shape) if isinstance(image, Tensor) else pixels.shape
         more = "; a batch goes to predict_batch" if pixels.ndim == 4 else ""
         raise ValueError(f"{shapes}, found {found} {pixels.dtype}{more}")
+    check_proportions(pixels.shape[1], pixels.shape[0])
     scaled = _unit_range(pixels).reshape(*pixels.shape[:2], channels)
     if channels == 4:
         scaled = scaled[..., :3] * scaled[..., 3:] + (1 - scaled[..., 3:])
@@ -141,16 +142,12 @@ def to_tensor(image: Picture) -> Tensor:
 
 
 def _unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Pixels as float32 in 0..1: unsigned integers over their range, floats as they are."""
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.float32)
-    if pixels.dtype == np.uint16:  # As the files of 16 bits are read: the upper 8.
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.float32) / np.float32(255)
+    """Return pixels as float32 in 0..1: integers by `to_unit_range`, floats as they are."""
     if np.issubdtype(pixels.dtype, np.floating):
         low, high = float(pixels.min()), float(pixels.max())
         if low >= 0 and high <= 1:
             return pixels.astype(np.float32)
         raise ValueError(f"floats must lie in 0..1, found {low:.4g} to {high:.4g}")
-    raise ValueError(f"pixels are uint8, uint16, bool or floats in 0..1, found {pixels.dtype}")
+    if pixels.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise ValueError(f"pixels are uint8, uint16, bool or floats in 0..1, found {pixels.dtype}")
+    return to_unit_range(pixels, "an array")

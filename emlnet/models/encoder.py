@@ -88,7 +88,8 @@ class Encoder(SaliencyModel):
         """The size at which the backbone sees a picture of that size, (H, W) in pixels.
 
         `eml` stretches every picture to its own size, as the paper does; `density` keeps the
-        picture's shape, at the same area, in steps of 8 pixels, or of a transformer's patch.
+        picture's shape, at the same area, in steps of 8 pixels, or of a transformer's patch.  The
+        short side has at least 32 pixels; the area is at most twice as large.
         """
         height, width = self.config.size
         row = find_backbone(self.config.backbone)
@@ -97,7 +98,8 @@ class Encoder(SaliencyModel):
         least = -(-32 // row.step)
         scale = math.sqrt(height * width / (size[0] * size[1])) / row.step
         rows, columns = (row.step * max(least, round(scale * side)) for side in size)
-        return rows, columns
+        longest = 2 * height * width // min(rows, columns) // row.step * row.step
+        return min(rows, longest), min(columns, longest)
 
     def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of what a picture of that size is shown on: its own, or the letterbox's."""

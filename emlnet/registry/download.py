@@ -1,43 +1,53 @@
-"""Brings a packaged model into a folder: from a folder, an archive, or over http(s).
+"""Fetch a packaged model into a folder: from a folder, an archive, or over http(s).
 
-Nothing is unpickled, no name of a file comes from the source, every file is checked against the
-digest that model.json names, and the folder gets the whole model or keeps what it had.  What a
-broken download has brought is kept beside the folder, and the next try goes on from there.
+Sources are not trusted: nothing is unpickled, no file name comes from them, sizes are limited, and
+every file is checked against the digest that model.json names.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
+import gzip
+import http.client
 import re
-import shutil
-import sys
 import tarfile
+import tempfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from emlnet.inference.package import FILES, MODEL, WEIGHTS, check_target, file_digest, read_files
+from tqdm import tqdm
+
+from emlnet.atomic_files import replace_folder
+from emlnet.inference.package import (
+    MAX_TEXT,
+    MAX_WEIGHTS,
+    MODEL,
+    WEIGHTS,
+    check_target,
+    file_digest,
+    parse_description,
+)
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+MAX_ARCHIVE = MAX_WEIGHTS + 2 * MAX_TEXT
+"""Bytes of an archive, and of all that it claims to hold."""
+MAX_MEMBERS = 1000
 HEX = re.compile("[0-9a-fA-F]{64}")
-TRIES = 5
-"""Attempts at one download; each goes on where the one before broke off."""
-MAX_DESCRIPTION = 16 * 2**20
-"""Bytes of the largest model.json, or card, that is read."""
+BLOCK = 2**20
 
-Get = Callable[[str, Path], None]
-"""Brings the package's file of that name to a path."""
+Get = Callable[[str, Path, int], None]
+"""Writes the package's file of that name to a path; ValueError where it exceeds so many bytes."""
 
 
 class BrokenDownloadError(ValueError):
-    """A download that broke off; what it brought is kept for the next try."""
+    """A download that the network ended, and that may succeed when it is tried again."""
 
 
 def is_source(text: str) -> bool:
@@ -46,73 +56,72 @@ def is_source(text: str) -> bool:
     return local or text.startswith(("http://", "https://"))
 
 
-def fetch(source: str, folder: Path) -> Path:
-    """Fetches a packaged model into a folder of its own and returns it.
+def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
+    """Fetch a packaged model into a folder and return the folder.
 
     source: a folder, an archive (.tar, .tar.gz, .tgz, .zip), or the http(s) address of either; an
-    archive may be followed by `#sha256=HEX`.  The folder must be new, empty, or hold an
-    earlier pull.  Raises ValueError when the source holds no model, or a file is not what was
-    saved, BrokenDownloadError when the network ended it.
+    archive may be followed by `#sha256=HEX`.  folder: new, empty, or an earlier pull.
+    sha256: expected of model.json.
+    Raises ValueError when the source holds no model, or a file is not what was saved.
     """
     source, mark, digest = source.partition("#sha256=")
     is_remote = source.startswith(("http://", "https://"))
-    address = urllib.parse.urlsplit(source if is_remote else "")
+    address = urlsplit(source if is_remote else "")
     local = Path(source).expanduser()
     is_archive = (is_remote or local.is_file()) and (address.path or source).endswith(ARCHIVES)
     if address.fragment or (mark and not (is_archive and HEX.fullmatch(digest))):
         raise ValueError(
-            f"#{address.fragment or 'sha256=' + digest} after {_public(source)} says nothing: "
+            f"#{address.fragment or 'sha256=' + digest} after {public_url(source)} is not used: "
             f"#sha256= and 64 hexadecimal digits come after an archive ({', '.join(ARCHIVES)}); "
-            "a folder's files are checked against its model.json"
+            "--sha256 checks the model.json of any source"
         )
-    if is_remote and is_archive:
-        return assemble(folder, lambda part: _from_remote_archive(source, digest, part), source)
-    if is_remote:
-        base = source.removesuffix(MODEL).rstrip("/")
-        return assemble(folder, lambda part: _over_http(base, part), source)
-    if (local / MODEL).is_file():
-        return assemble(folder, lambda _: lambda name, to: _copy(local / name, to), source)
     if is_archive:
-        _check_digest(local, digest, source)
-        return assemble(folder, lambda part: _from_archive(local, part), source)
+        with tempfile.TemporaryDirectory() as scratch:
+            if is_remote:
+                local = Path(scratch) / f"archive{Path(address.path).suffix}"
+                _retry(download, source, local, MAX_ARCHIVE)
+            _check_digest(local, digest, public_url(source))
+            unpacked = _unpack(local, Path(scratch) / "unpacked", public_url(source))
+            return assemble(folder, _from_folder(unpacked), public_url(source), sha256)
+    if is_remote:
+        base = address._replace(path=address.path.removesuffix(MODEL).rstrip("/"))
+        return assemble(folder, _over_http(base), public_url(source), sha256)
+    if (local / MODEL).is_file():
+        return assemble(folder, _from_folder(local), source, sha256)
     raise ValueError(
         f"no model at {source}: give a folder with {MODEL}, an archive ({', '.join(ARCHIVES)}) or "
         "the address of either"
     )
 
 
-def assemble(folder: Path, opened: Callable[[Path], Get], source: str) -> Path:
-    """Brings a package's files together beside `folder`, checks them, and puts them in its place.
+def assemble(folder: Path, get: Get, source: str, sha256: str | None = None) -> Path:
+    """Replace a folder by a package whose files `get` brings, each checked; return the folder.
 
-    opened: called with the scratch folder, which outlives a broken download, gives what brings
-    files.  source: what an error calls it.
+    source: what an error calls it.  sha256: expected of model.json.
     """
     check_target(folder)
-    folder = folder.absolute()
-    part = folder.with_name(f".{folder.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    whole = part / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    whole.mkdir()
-    try:
-        get = opened(part)
-        get(MODEL, whole / MODEL)
-        for name, digest in read_files(whole).items():
-            kept = part / f"{name}-{digest[:16]}"
-            if not kept.is_file():
-                get(name, kept)
-            _check_digest(kept, digest, f"{source}: {name}")
-            kept.replace(whole / name)
-    except BrokenDownloadError:
-        raise
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.replace(part / "old")
-    whole.replace(folder)
-    shutil.rmtree(part, ignore_errors=True)
+    with replace_folder(folder) as new:
+        _retry(get, MODEL, new / MODEL, MAX_TEXT)
+        _check_digest(new / MODEL, sha256 or "", f"{source}: {MODEL}")
+        description = parse_description((new / MODEL).read_bytes(), f"{source}: {MODEL}")
+        for name, digest in description.files.items():
+            limit = description.sizes.get(name, MAX_WEIGHTS if name == WEIGHTS else MAX_TEXT)
+            _retry(get, name, new / name, limit)
+            _check_digest(new / name, digest, f"{source}: {name}")
+        check_target(folder)
     return folder
+
+
+def _retry(bring: Callable[[str, Path, int], None], what: str, target: Path, limit: int) -> None:
+    """Call `bring`, again after a pause when the network broke it off."""
+    for pause in (1, 2, None):
+        target.unlink(missing_ok=True)
+        try:
+            return bring(what, target, limit)
+        except BrokenDownloadError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 def _check_digest(path: Path, digest: str, name: str) -> None:
@@ -120,152 +129,159 @@ def _check_digest(path: Path, digest: str, name: str) -> None:
         raise ValueError(f"{name} is not the file that was saved: its SHA-256 is not {digest}")
 
 
-def _copy(source: Path, target: Path) -> None:
+def write_blocks(blocks: Iterable[bytes], target: Path, limit: int, name: str) -> int:
+    """Write blocks of bytes to a new file and return its length.
+
+    Raises ValueError when they have more than `limit` bytes, BrokenDownloadError when they end in
+    an error of their source.
+    """
+    length = 0
+    with target.open("xb") as file:
+        for block in _source_errors(blocks, name):
+            length += len(block)
+            if length > limit:
+                raise ValueError(f"{name} has more than the {limit} bytes expected")
+            file.write(block)
+    return length
+
+
+def _source_errors(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
     try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise ValueError(f"{source} cannot be read: {error.strerror}") from error
+        yield from blocks
+    except (OSError, EOFError, http.client.HTTPException) as error:
+        raise BrokenDownloadError(f"{name} cannot be read: {_reason(error)}") from error
 
 
-def _over_http(base: str, part: Path) -> Get:
-    address = urllib.parse.urlsplit(base)
-    root = address.path.rstrip("/")
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    return iter(partial(stream.read, BLOCK), b"")
 
-    def get(name: str, target: Path) -> None:
-        url = urllib.parse.urlunsplit(address._replace(path=f"{root}/{name}"))
-        partial = part / f"{target.name}.partial"
-        if name == MODEL:  # Small, and it says what the others must be: never from an earlier try.
-            partial.unlink(missing_ok=True)
-        download(url, partial)
-        partial.replace(target)
+
+def _from_folder(folder: Path) -> Get:
+    def get(name: str, target: Path, limit: int) -> None:
+        try:
+            stream = (folder / name).open("rb")
+        except OSError as error:
+            raise ValueError(f"{folder / name} cannot be read: {_reason(error)}") from error
+        with stream:
+            write_blocks(_blocks(stream), target, limit, str(folder / name))
 
     return get
 
 
-def _from_remote_archive(url: str, digest: str, part: Path) -> Get:
-    name = Path(urllib.parse.urlsplit(url).path).name
-    archive = part / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
-    download(url, archive)
-    _check_digest(archive, digest, _public(url))
-    return _from_archive(archive, part)
+def _over_http(base: Any) -> Get:
+    def get(name: str, target: Path, limit: int) -> None:
+        download(urlunsplit(base._replace(path=f"{base.path}/{name}")), target, limit)
+
+    return get
 
 
-def _from_archive(archive: Path, part: Path) -> Get:
-    """Unpacks the package's files, those known by name alone, at the top or one folder down."""
-    folder = part / "unpacked"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        for name, file, size in _members(archive):
-            if name != WEIGHTS and size > MAX_DESCRIPTION:
-                raise ValueError(f"{name} claims {size} bytes")
-            with (folder / name).open("xb") as target:
-                shutil.copyfileobj(file, target)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{archive.name} cannot be unpacked: {error}") from error
-    if not (folder / MODEL).is_file():
-        raise ValueError(f"{archive.name} holds no packaged model ({MODEL} is missing)")
-    return lambda name, target: _copy(folder / name, target)
+def _unpack(archive: Path, into: Path, source: str) -> Path:
+    """Unpack an archive after measuring it; return the folder that holds the package.
 
-
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes], int]]:
-    """Name, content and size of the regular files of an archive that a package can hold."""
-    if archive.name.endswith(".zip"):
-        with zipfile.ZipFile(archive) as opened:
-            for entry in opened.infolist():
-                *above, name = entry.filename.split("/")
-                if name in FILES and len(above) <= 1:
-                    with opened.open(entry) as file:
-                        yield name, file, entry.file_size
-        return
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            *above, name = member.name.removeprefix("./").split("/")
-            content = tar.extractfile(member) if member.isreg() else None
-            if content and name in FILES and len(above) <= 1:
-                yield name, content, member.size
-
-
-def download(url: str, path: Path) -> None:
-    """Downloads to a path, on from the bytes that are there.
-
-    Raises ValueError when the server says no, BrokenDownloadError when the network broke off too
-    often; what came by then stays.
+    That is the top of the archive, or a folder in it.  Links and paths lead nowhere outside.
     """
-    reason = ""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(min(2**attempt / 4, 4))
-        try:
-            _download_once(url, path)
-            return
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):
-                raise ValueError(f"{_public(url)} cannot be fetched: HTTP {error.code}") from None
-            reason = f"HTTP {error.code}"
-        except (OSError, EOFError) as error:
-            reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-    raise BrokenDownloadError(
-        f"{_public(url)} broke off after {path.stat().st_size if path.exists() else 0} bytes: "
-        f"{reason}; the same command goes on from there"
-    )
-
-
-def _download_once(url: str, path: Path) -> None:
-    start = path.stat().st_size if path.exists() else 0
-    headers = {"User-Agent": "emlnet", **({"Range": f"bytes={start}-"} if start else {})}
-    request = urllib.request.Request(_public(url), headers=headers)
-    user = urllib.parse.urlsplit(url)
-    if user.username:
-        login = f"{urllib.parse.unquote(user.username)}:{urllib.parse.unquote(user.password or '')}"
-        encoded = base64.b64encode(login.encode()).decode()
-        # To this server alone, not to one that it sends us on to.
-        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    into.mkdir()
     try:
-        answer = urllib.request.urlopen(request, timeout=30)
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as opened:
+                _check_sizes(entry.file_size for entry in opened.infolist())
+                opened.extractall(into)
+        else:
+            with tarfile.open(archive, "r:" if archive.suffix == ".tar" else "r:gz") as tar:
+                _check_sizes(member.size for member in tar)
+                tar.extractall(into, filter="data")
+    except (
+        tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, RuntimeError,
+        ValueError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{source} cannot be unpacked: {error}") from error
+    for folder in (into, *into.iterdir()):
+        if (folder / MODEL).is_file():
+            return folder
+    raise ValueError(f"{source} holds no packaged model ({MODEL} is missing)")
+
+
+def _check_sizes(sizes: Iterable[int]) -> None:
+    total = 0
+    for number, size in enumerate(sizes, 1):
+        total += size
+        if total > MAX_ARCHIVE or number > MAX_MEMBERS:
+            raise ValueError(f"it claims more than {MAX_ARCHIVE} bytes or {MAX_MEMBERS} files")
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within http(s), but never from https to http."""
+
+    def redirect_request(
+        self,
+        request: urllib.request.Request,
+        file: Any,
+        code: int,
+        text: str,
+        headers: Any,
+        to: str,
+    ) -> urllib.request.Request | None:
+        schemes = (
+            ("https://",) if request.full_url.startswith("https://") else ("http://", "https://")
+        )
+        if not to.startswith(schemes):
+            raise ValueError(
+                f"{public_url(request.full_url)} redirects to {public_url(to)}, which is not "
+                "encrypted; nothing was fetched"
+            )
+        return super().redirect_request(request, file, code, text, headers, to)
+
+
+def download(url: str, path: Path, limit: int) -> None:
+    """Download a URL to a new file of at most `limit` bytes.
+
+    A user and password in the URL are sent to its own server only.
+    Raises ValueError when the server refuses, BrokenDownloadError when the network failed.
+    """
+    shown, address = public_url(url), urlsplit(url)
+    url = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
+    logins = urllib.request.HTTPPasswordMgrWithPriorAuth()
+    if address.username:
+        password = unquote(address.password or "")
+        logins.add_password(None, url, unquote(address.username), password, is_authenticated=True)
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPBasicAuthHandler(logins), _SafeRedirects
+    )
+    try:
+        answer = opener.open(url, timeout=30)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        # Nothing is left to send: the file is whole, or not the one that was begun.
-        if error.headers.get("Content-Range") == f"bytes */{start}":
-            return
-        path.unlink()
-        raise EOFError("the file changed on the server") from error
-    with answer:
-        goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        expected = (start if goes_on else 0) + int(answer.headers.get("Content-Length") or 0)
-        with (
-            path.open("ab" if goes_on else "wb") as file,
-            contextlib.closing(Progress(url)) as show,
-        ):
-            while block := answer.read(2**20):
-                file.write(block)
-                show.add(file.tell(), expected)
-    if path.stat().st_size < expected:
-        raise EOFError(f"{path.stat().st_size} of {expected} bytes came")
+        kind = BrokenDownloadError if error.code >= 500 or error.code == 429 else ValueError
+        raise kind(f"{shown} cannot be fetched: HTTP {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise BrokenDownloadError(f"{shown} cannot be fetched: {_reason(error)}") from error
+    expected = int(answer.headers.get("Content-Length") or 0)
+    if expected > limit:
+        raise ValueError(f"{shown} has {expected} bytes, more than the {limit} expected")
+    with (
+        answer,
+        tqdm(
+            desc=path.name, total=expected or None, unit="B", unit_scale=True, disable=None
+        ) as progress,
+    ):
+
+        def read() -> bytes:
+            block: bytes = answer.read(BLOCK)
+            progress.update(len(block))
+            return block
+
+        length = write_blocks(iter(read, b""), path, limit, shown)
+    if length < expected:
+        raise BrokenDownloadError(f"{shown} broke off after {length} of {expected} bytes")
 
 
-class Progress:
-    """A line on a terminal that says how much has come; silent elsewhere."""
-
-    def __init__(self, url: str) -> None:
-        self.name = Path(urllib.parse.urlsplit(url).path).name
-        self.shown = 0.0
-
-    def add(self, have: int, of: int) -> None:
-        """Shows how many bytes there are, twice a second."""
-        if sys.stderr.isatty() and time.monotonic() - self.shown > 0.5:
-            self.shown = time.monotonic()
-            total = f" of {of / 1e6:.1f}" if of else ""
-            print(f"\r{self.name}: {have / 1e6:.1f}{total} MB", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Ends the line."""
-        if self.shown:
-            print(file=sys.stderr)
+def public_url(url: str) -> str:
+    """Return a URL to show and log: without user, password, query and fragment; a path as it is."""
+    if "://" not in url:
+        return url
+    address = urlsplit(url)
+    return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], address.path, "", ""))
 
 
-def _public(url: str) -> str:
-    """A URL without the password that it may hold."""
-    address = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or error
+    return str(reason) or type(error).__name__

@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emlnet.extras import require_extra
 from emlnet.inference import package
-from emlnet.inference.package import MODEL, Package, check_target, file_digest
-from emlnet.registry.download import BrokenDownloadError, Get, assemble, fetch, is_source
+from emlnet.inference.package import MODEL, Package, check_target
+from emlnet.registry.download import (
+    BrokenDownloadError,
+    Get,
+    assemble,
+    fetch,
+    is_source,
+    public_url,
+    write_blocks,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +40,10 @@ DIGEST_TAG = "model_json_sha256"
 """The tag of a registered version that holds the digest of its model.json."""
 NONE_REGISTERED = f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
 
+REFUSALS = {
+    401: "wants a login (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)",
+    403: "refuses access (HTTP 403: a permission, or the server's --allowed-hosts)",
+}
 MODEL_URI = re.compile(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
@@ -37,10 +52,6 @@ ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 class NotRegisteredError(ValueError):
     """The registry has no such model, version or alias."""
-
-
-class UnreachableError(ValueError):
-    """A file that is not where the store says, or not to be read from here."""
 
 
 def find_tracking_uri(given: str | None = None) -> str:
@@ -55,10 +66,10 @@ def find_tracking_uri(given: str | None = None) -> str:
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of a tracking store.
+    """Return a client of a tracking store.
 
-    Raises ValueError when there is none at that address: a server that does not answer within
-    seconds, a SQLite file that does not exist.
+    Raises ValueError when the store cannot be used: a server that does not answer within seconds,
+    refuses, or is not MLflow; a SQLite file that is missing, locked, or not MLflow's.
     """
     require_extra("registry", "mlflow", "sqlalchemy", "alembic")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -66,28 +77,84 @@ def connect(tracking_uri: str) -> MlflowClient:
     if tracking_uri.startswith(("http://", "https://")):
         _check_server(tracking_uri)
     elif tracking_uri.startswith("sqlite:///"):
-        path = Path(tracking_uri.removeprefix("sqlite:///"))
-        if not path.is_file():
-            raise ValueError(
-                f"no MLflow store at {path}; train a model first, or name a store with "
-                "--tracking-uri or MLFLOW_TRACKING_URI"
-            )
+        _check_sqlite(Path(tracking_uri.removeprefix("sqlite:///")))
+    elif "://" not in tracking_uri:
+        path = Path(tracking_uri).absolute()
+        path = path / "mlflow.db" if path.is_dir() else path
+        raise ValueError(
+            f"{tracking_uri} is not the address of an MLflow store, which is http(s)://HOST or "
+            f"sqlite:///PATH; did you mean sqlite:///{path}?"
+        )
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    with store_errors(tracking_uri):
+        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+@contextmanager
+def store_errors(tracking_uri: str) -> Iterator[None]:
+    """Turn what MLflow and its libraries raise into a ValueError of one line."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        raise ValueError(f"{public_url(tracking_uri)}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _check_server(tracking_uri: str) -> None:
-    import requests
+    """Raise ValueError unless an MLflow server answers there and lets this user in."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
 
+    shown = public_url(tracking_uri)
     try:
-        answer = requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=10)
-        answer.raise_for_status()
-    except requests.RequestException as error:
+        answer = http_request(
+            get_default_host_creds(tracking_uri.rstrip("/")),
+            "/api/2.0/mlflow/experiments/search",
+            "GET",
+            params={"max_results": 1},
+            max_retries=0,
+            timeout=10,
+            raise_on_status=False,
+        )
+        problem = REFUSALS.get(answer.status_code, f"answers with HTTP {answer.status_code}")
+        if answer.status_code == 200:
+            if isinstance(answer.json(), dict):
+                return
+            problem = "answers with another page"
+    except MlflowException as error:
         raise ValueError(
-            f"no MLflow server answers at {tracking_uri} ({type(error).__name__}); start one with "
+            f"no MLflow server answers at {shown} ({first_line(error)}); start one with "
             "`mlflow server`, or name another with --tracking-uri"
         ) from None
+    except ValueError:
+        problem = "answers with another page"
+    raise ValueError(f"{shown} {problem}, not as an MLflow server does for this user")
+
+
+def _check_sqlite(path: Path) -> None:
+    """Raise ValueError for a file that is missing, locked, or not a database of MLflow's."""
+    if not path.is_file():
+        raise ValueError(
+            f"no MLflow store at {path}; train a model first, or name a store with "
+            "--tracking-uri or MLFLOW_TRACKING_URI"
+        )
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error as error:
+        raise ValueError(f"the MLflow store {path} cannot be read: {error}") from error
+    if tables and "experiments" not in tables:
+        raise ValueError(f"{path} is a SQLite database, but not MLflow's: it has no experiments")
 
 
 def find_version(client: MlflowClient, alias: str | None = None, version: int | None = None) -> Any:
@@ -173,48 +240,31 @@ def pull(
     alias: str | None = None,
     version: int | None = None,
     run: str | None = None,
+    sha256: str | None = None,
 ) -> Path:
-    """Fetches a packaged model from the registry, or from a run, into a folder of its own.
+    """Fetch a packaged model from the registry, or from a run, into a folder, and return it.
 
-    The folder must be new, empty, or hold an earlier pull; it gets the whole model or keeps what
-    it had.  Raises ValueError when there is no such store, model, alias or run, or when a file is
-    not what was saved.
+    folder: new, empty, or an earlier pull; it gets the whole model or keeps what it had.
+    sha256: expected of model.json; default: what was registered.
+    Raises ValueError when there is no such store, model, alias or run, or when a file is not what
+    was saved.
     """
     check_target(folder)
     client = connect(tracking_uri)
-    expected = None
-    if run is not None:
-        source = f"runs:/{run}/{PACKAGE}"
-        where, owner = source, run
-    else:
-        found = find_version(client, alias, version)
-        source = f"models:/{NAME}/{found.version}"
-        where, owner = _location(client, found), str(found.run_id)
-        expected = found.tags.get(DIGEST_TAG)
-
-    def opened(part: Path) -> Get:
-        bases: Sequence[str] = (where, f"{where}/artifacts/{PACKAGE}")
-
-        def get(name: str, target: Path) -> None:
-            nonlocal bases
-            try:
-                path, base = _download(bases, name, source, tracking_uri, part / "mlflow")
-                bases = (base,)
-            except UnreachableError:
-                path = part / "mlflow" / name
-                if not _ask_server(tracking_uri, owner, name, path):
-                    raise
-            if name == MODEL and expected and file_digest(path) != expected:
-                raise ValueError(f"{source}: {MODEL} is not the file that was registered")
-            path.replace(target)
-
-        return get
-
-    return assemble(folder, opened, source)
+    with store_errors(tracking_uri):
+        if run is not None:
+            source, location, owner = f"runs:/{run}/{PACKAGE}", f"runs:/{run}/{PACKAGE}", run
+        else:
+            found = find_version(client, alias, version)
+            source, owner = f"models:/{NAME}/{found.version}", str(found.run_id)
+            location = _find_location(client, found)
+            sha256 = sha256 or found.tags.get(DIGEST_TAG)
+        get = _find_artifacts(source, location, owner, tracking_uri)
+        return assemble(folder, get, source, sha256)
 
 
-def _location(client: MlflowClient, version: Any) -> str:
-    """Where a version's files are; MLflow's own look-up of models:/ asks its global registry."""
+def _find_location(client: MlflowClient, version: Any) -> str:
+    """Return where a version's files are; MLflow's own look-up asks a global registry."""
     source: str = client.get_model_version_download_uri(NAME, version.version)
     logged = re.fullmatch(r"models:/(m-\w+)", source)
     if logged is None:
@@ -223,63 +273,67 @@ def _location(client: MlflowClient, version: Any) -> str:
     return location
 
 
-def _download(
-    bases: Sequence[str], name: str, source: str, tracking_uri: str, scratch: Path
-) -> tuple[Path, str]:
-    """Downloads one file of `source` from the first base that holds it; the file and the base."""
+def _find_artifacts(source: str, location: str, run: str, tracking_uri: str) -> Get:
+    """Return what downloads the files of a package from its location.
+
+    A server that was started over a local store keeps files where only it can read them; those of
+    the run are asked of the server then.
+    """
     from mlflow import artifacts
     from mlflow.exceptions import MlflowException
+
+    reason = f"{MODEL} is not there"
+    for base in (location, f"{location}/artifacts/{PACKAGE}"):
+        try:
+            listed = artifacts.list_artifacts(artifact_uri=base, tracking_uri=tracking_uri)
+        except (MlflowException, OSError) as error:
+            reason = first_line(error)
+            continue
+        sizes = {Path(file.path).name: file.file_size or 0 for file in listed}
+        if MODEL in sizes:
+            return partial(_download_artifact, base, sizes, tracking_uri)
+    if tracking_uri.startswith(("http://", "https://")):
+        return partial(_download_from_server, tracking_uri, run)
+    raise ValueError(f"{source} cannot be fetched from {public_url(tracking_uri)}: {reason}")
+
+
+def _download_artifact(
+    base: str, sizes: dict[str, int], tracking_uri: str, name: str, target: Path, limit: int
+) -> None:
+    from mlflow import artifacts
     from requests.exceptions import ChunkedEncodingError, ConnectionError
 
-    for base in bases:
-        for last in (False, False, True):
-            try:
-                local = artifacts.download_artifacts(
-                    artifact_uri=f"{base}/{name}",
-                    dst_path=str(scratch),
-                    tracking_uri=tracking_uri,
-                    registry_uri=tracking_uri,
-                )
-            except (ChunkedEncodingError, ConnectionError) as error:
-                if last:
-                    raise BrokenDownloadError(f"{source}: {name} broke off: {error}") from error
-                continue
-            except (MlflowException, OSError) as error:
-                reason: Exception = error
-                break
-            if Path(local).is_file():
-                return Path(local), base
-            reason = OSError(f"{name} is no file")
-            break
-    raise UnreachableError(
-        f"{source} cannot be fetched from {tracking_uri}: {name}: {reason}"
-    ) from reason
+    if sizes.get(name, 0) > limit:
+        raise ValueError(f"{base}/{name} has {sizes[name]} bytes, more than the {limit} expected")
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        try:
+            path = artifacts.download_artifacts(
+                artifact_uri=f"{base}/{name}",
+                dst_path=scratch,
+                tracking_uri=tracking_uri,
+                registry_uri=tracking_uri,
+            )
+        except (ChunkedEncodingError, ConnectionError) as error:
+            raise BrokenDownloadError(f"{base}/{name} broke off: {first_line(error)}") from error
+        Path(path).replace(target)
 
 
-def _ask_server(tracking_uri: str, run: str, name: str, target: Path) -> bool:
-    """Fetches a file of a run's package through an MLflow server; whether there was one.
-
-    A server that was started over a local store keeps files where it alone can read them.
-    """
-    if not tracking_uri.startswith(("http://", "https://")):
-        return False
-    from mlflow.exceptions import MlflowException
+def _download_from_server(tracking_uri: str, run: str, name: str, target: Path, limit: int) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
-    from requests import RequestException
 
-    where = {"run_id": run, "path": f"{PACKAGE}/{name}"}
-    server = get_default_host_creds(tracking_uri.rstrip("/"))
-    try:
-        with http_request(server, "/get-artifact", "GET", params=where, stream=True) as answer:
-            if answer.status_code != 200:
-                return False
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                for block in answer.iter_content(2**20):
-                    file.write(block)
-    except MlflowException:
-        return False
-    except RequestException as error:
-        raise BrokenDownloadError(f"{where['path']} of run {run} broke off: {error}") from error
-    return True
+    shown = f"{PACKAGE}/{name} of run {run}"
+    answer = http_request(
+        get_default_host_creds(tracking_uri.rstrip("/")),
+        "/get-artifact",
+        "GET",
+        params={"run_id": run, "path": f"{PACKAGE}/{name}"},
+        stream=True,
+    )
+    with answer:
+        if answer.status_code != 200:
+            raise ValueError(
+                f"{shown} cannot be fetched from {public_url(tracking_uri)}: "
+                f"HTTP {answer.status_code}"
+            )
+        write_blocks(answer.iter_content(2**20), target, limit, shown)

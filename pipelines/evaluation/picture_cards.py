@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from emlnet.data.images import heat
+from emlnet.data.drawing import heat
 from emlnet.data.maps import min_max, resize
 from emlnet.metrics.baselines import mixed_log_density
 from pipelines.evaluation.sources import Row, Shown

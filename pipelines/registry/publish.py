@@ -71,7 +71,7 @@ def publish(
     """
     client = tracker.client
     described = package.read_description(folder)
-    weights, about = described["files"][package.WEIGHTS], described["about"]
+    weights, about = described.files[package.WEIGHTS], described.about
     name = str(about.get("name") or "model")
     known = client.search_model_versions(f"name='{mlflow_registry.NAME}'")
     same = [v for v in known if v.tags.get("weights_sha256") == weights and v.run_id == run_id]

@@ -198,7 +198,7 @@ def licence_of(config: EncoderConfig) -> str:
     elif config.weights in WORDS:
         licence = find_backbone(config.backbone).licence or "unknown"
     elif path.is_dir():
-        return package.licence_of(package.read_description(path)["about"])
+        return package.licence_of(package.read_description(path).about)
     else:
         licence = f"unknown ({path.name})"
     return f"{config.backbone} {licence}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from emlnet.data.images import heat
+from emlnet.data.drawing import heat
 from emlnet.data.maps import min_max, resize
 from emlnet.data.samples import Decoded
 from emlnet.inference.predictor import to_tensor

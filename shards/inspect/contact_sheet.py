@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from emlnet.atomic_files import replace_file
-from emlnet.data.images import overlay
+from emlnet.data.drawing import overlay
 from emlnet.data.samples import Decoded
 from shards.files.codec import decode, unpack
 from shards.files.manifest import Manifest, check_piece

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from emlnet.data.images import decode_picture
-from emlnet.inference.predict_files import SUFFIXES
+from emlnet.data.images import SUFFIXES, decode_picture
 from shards.files.manifest import Manifest
 from shards.files.store import Store
 from shards.read.reader import ShardReader

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes, Positional
 
+from emlnet.data.images import SUFFIXES
 from emlnet.inference import package
 from emlnet.inference.package import Package
-from emlnet.inference.predict_files import SUFFIXES, Drawing, Format, check_stems
+from emlnet.inference.predict_files import Drawing, Format, check_stems
 from emlnet.models.precision import set_precision
 from emlnet.registry import mlflow_registry
 from pipelines.commands.models.picture_source import Pictures, Place
@@ -115,7 +116,7 @@ def run(command: PredictCommand) -> int:
         folder = mlflow_registry.resolve(
             command.model, command.tracking.uri, Path(scratch) / "model"
         )
-        weights = package.read_description(folder)["files"][package.WEIGHTS]
+        weights = package.read_description(folder).files[package.WEIGHTS]
         model = package.load(folder)
     drawing = Drawing(format=command.format, overlay=command.overlay)
     about = {

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tyro.conf import Positional
 
-from emlnet.data.images import overlay, read_picture
+from emlnet.data.drawing import overlay
+from emlnet.data.images import read_picture
 from emlnet.inference import package
 from emlnet.registry import mlflow_registry
 from pipelines.config.options import Tracking

@@ -1,96 +1,91 @@
-"""The web page, in a real browser where there is one."""
+"""The web page over HTTP, and in a real browser where there is one."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from emlnet.app import web_page
-from emlnet.inference import package
+from emlnet.exits import TERMINATED
 
 
 @pytest.fixture
-def models(make_encoder, tmp_path):
-    """Folders of two packaged models."""
-    return [
-        package.save(tmp_path / name, make_encoder(seed=seed), {"name": name})
-        for seed, name in enumerate(("one", "two"))
-    ]
+def scratch(tmp_path):
+    """The temporary folder of the page's process."""
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
 
 
 @pytest.fixture
-def photo(tmp_path):
-    """A small photograph."""
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    path = tmp_path / "photo.jpg"
-    Image.fromarray(pixels).resize((160, 120)).save(path)
-    return path
-
-
-def test_models_of_the_registry_are_offered_the_champion_first(store):
-    sources = web_page.find_sources((), store.uri)
-    assert list(sources) == [
-        "champion (version 1)",
-        "challenger (version 2)",
-        "version 2",
-        "version 1",
-    ]
-    assert sources["champion (version 1)"] == "models:/emlnet@champion"
-
-
-def test_named_models_are_offered_by_short_names(models):
-    sources = web_page.find_sources([*map(str, models), "models:/emlnet@champion"], None)
-    assert list(sources.values())[:2] == [str(folder) for folder in models]
-    assert [name.split("/")[-1] for name in sources] == ["one", "two", "emlnet@champion"]
-
-
-def test_two_models_are_kept_and_predict_as_the_package_does(models, photo):
-    shelf = web_page.Shelf(sources={"a": str(models[0]), "b": str(models[1]), "c": str(models[0])})
-    picture = np.asarray(Image.open(photo))
-    for name in "abc":
-        expected = package.load(shelf.sources[name]).predict(picture).saliency
-        np.testing.assert_array_equal(shelf.predict(name, picture, False).saliency, expected)
-    assert list(shelf._loaded) == ["b", "c"]
-    assert shelf.card("b").startswith("two: where people look in a picture")
-
-
-def test_downloads_are_the_map_and_old_ones_go(models, photo, tmp_path):
-    (tmp_path / "files").mkdir()
-    prediction = package.load(models[0]).predict(photo)
-    png, npy = web_page.write_downloads(tmp_path / "files", "photo", prediction)
-    np.testing.assert_array_equal(np.asarray(Image.open(png)), prediction.picture())
-    np.testing.assert_array_equal(np.load(npy), prediction.saliency)
-    (old,) = (tmp_path / "files").iterdir()
-    os.utime(old, (0, 0))
-    web_page.write_downloads(tmp_path / "files", "photo", prediction)
-    assert not old.exists()
-
-
-@pytest.fixture
-def address(models, free_port, tmp_path):
-    """The page of two models on loopback."""
+def server(models, free_port, tmp_path, scratch):
+    """The process of a page of two models on loopback."""
     pytest.importorskip("gradio")
     command = [sys.executable, "-m", "emlnet", "app", *map(str, models), "--port", str(free_port)]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
     try:
-        for _ in range(600):
+        for _ in range(1200):
             if "page at" in (tmp_path / "log").read_text():
                 break
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{free_port}/"
+        yield process
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+
+
+@pytest.fixture
+def address(server, free_port):
+    return f"http://127.0.0.1:{free_port}/"
+
+
+def call(address, path, model="one"):
+    """Asks the page's interface for a prediction of a path, as a program would, without `meta`."""
+    url = f"{address}gradio_api/call/predict"
+    with urllib.request.urlopen(f"{address}config") as answer:
+        choices = [
+            c["props"]["choices"]
+            for c in json.load(answer)["components"]
+            if c["type"] == "dropdown"
+        ]
+    (name,) = (value for _, value in choices[0] if value.endswith(model))
+    body = json.dumps({"data": [{"path": path}, name, False, 0.5, False]}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{url}/{event}") as answer:
+        return answer.read().decode()
+
+
+def test_only_uploads_are_opened_and_sigterm_clears_the_folder(
+    server, address, photo, scratch, tmp_path
+):
+    (own,) = scratch.glob("emlnet-app-*")
+    assert own.stat().st_mode & 0o777 == 0o700
+    for path in (str(photo), "/dev/zero", "/etc/passwd", str(tmp_path / "none.jpg")):
+        said = call(address, path)
+        assert said.startswith("event: error"), said
+        assert path not in said
+    upload = own / "ab12" / "photo.jpg"
+    upload.parent.mkdir()
+    shutil.copy(photo, upload)
+    assert "event: complete" in call(address, str(upload))
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == TERMINATED
+    assert not list(scratch.glob("emlnet-app-*"))
 
 
 @pytest.fixture
@@ -121,13 +116,18 @@ def shown(page, selector):
 @pytest.mark.slow
 def test_a_person_drops_a_picture_and_compares_two_models(address, browser, photo, tmp_path):
     elsewhere = []
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.on("request", lambda request: elsewhere.append(request.url))
     page.goto(address)
+    page.get_by_text("one: where people look").wait_for()
+    assert page.is_disabled("#first-png")
     page.set_input_files("#photograph input[type=file]", str(photo))
     assert shown(page, "#first-overlay")[:2] == [160, 120]
     assert shown(page, "#first-map")[:2] == [160, 120]
     assert not page.is_visible("#second-overlay")
+    laid, drawn = (page.locator(f"#first-{name}").bounding_box() for name in ("overlay", "map"))
+    assert laid["y"] == drawn["y"]
+    assert drawn["y"] + drawn["height"] <= 900
 
     plain = shown(page, "#first-overlay")[2]
     page.check("#contour input")
@@ -159,9 +159,21 @@ def test_a_wrong_file_is_refused_in_words_and_a_phone_shows_it_all(
     (tmp_path / "fake.jpg").write_bytes(b"no picture")
     page.wait_for_selector("#photograph")
     page.set_input_files("#photograph input[type=file]", str(tmp_path / "fake.jpg"))
-    page.get_by_text("fake.jpg cannot be decoded: it is no picture of a known format").wait_for()
+    page.get_by_text("fake.jpg cannot be decoded: its format is not JPEG, PNG").wait_for()
     page.reload()
     page.wait_for_selector("#photograph")
     page.set_input_files("#photograph input[type=file]", str(photo))
     assert shown(page, "#first-overlay")[:2] == [160, 120]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    places = ("#photograph", "#first-overlay", "#strength")
+    sent, laid, slider = (page.locator(place).bounding_box() for place in places)
+    assert sent["y"] < laid["y"] < sent["y"] + sent["height"] + 120
+    assert laid["y"] < slider["y"]
+
+
+@pytest.mark.slow
+def test_the_example_picture_is_predicted(address, browser):
+    page = browser.new_page()
+    page.goto(address)
+    page.click("#example")
+    assert shown(page, "#first-overlay")[:2] == [320, 240]

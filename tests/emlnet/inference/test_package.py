@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import emlnet
-from emlnet.inference.package import CARD, MODEL, WEIGHTS, Package, load, save
+from emlnet.backbones import BACKBONES
+from emlnet.backbones.cost import nearest_size
+from emlnet.inference.package import CARD, MODEL, WEIGHTS, Description, Package, load, save
+from emlnet.models.encoder import EncoderConfig
 from emlnet.models.precision import lay_out
 from tests.emlnet.conftest import noise
 
@@ -119,55 +122,90 @@ def test_missing_files_are_named(saved, tmp_path):
         load(tmp_path / "nowhere")
 
 
-def test_a_foreign_file_name_is_refused(saved):
-    change_description(saved, files={"../../etc/passwd": "00"})
-    with pytest.raises(ValueError, match=r"model\.json names files \['\.\./\.\./etc/passwd'\]"):
-        load(saved)
+def test_a_model_without_sizes_of_files_is_still_one(saved):
+    change_description(saved, sizes={})
+    assert load(saved).about == ABOUT
 
 
-def test_an_unknown_format_is_refused(saved):
-    change_description(saved, format=2)
-    with pytest.raises(ValueError, match=r"model\.json has format 2; .* reads 1"):
-        load(saved)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"format": 1}'])
-def test_a_description_that_is_none_is_refused(saved, content):
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"format": 1}', "[" * 99_999])
+def test_a_file_that_describes_no_model_is_refused(saved, content):
     (saved / MODEL).write_text(content)
-    with pytest.raises(ValueError, match=r"model\.json is no description of a model"):
+    with pytest.raises(ValueError, match=r"model\.json does not describe a model: ") as error:
         load(saved)
+    assert "\n" not in str(error.value)
+
+
+ENCODER = {"backbone": "tiny", "size": [32, 48]}
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "said"),
     [
-        {"encoders": []},
-        {"encoders": None},
-        {"encoders": [{"backbone": "tiny", "colour": "red"}]},
-        {"decoder": {"colour": "red"}},
-        {"files": [WEIGHTS]},
+        ({"format": 2}, "its format is 2, and this version reads 1"),
+        ({"files": {"../../etc/passwd": "00"}}, r"it names files \['../../etc/passwd'\]"),
+        ({"files": [WEIGHTS]}, "files is .*, expected an object"),
+        ({"files": {WEIGHTS: 3}}, r"files.weights.safetensors is 3, expected a text"),
+        ({"sizes": {WEIGHTS: -1}}, r"sizes.weights.safetensors is -1, expected 1 to"),
+        ({"sizes": {WEIGHTS: 1e99}}, r"sizes.weights.safetensors is 1e\+99, expected a whole"),
+        ({"about": []}, r"about is \[\], expected an object"),
+        ({"about": {"data": "SALICON"}}, r'about.data is "SALICON", expected an object'),
+        ({"about": {"scores": {"kl": "0.2"}}}, r'about.scores.kl is "0.2", expected a number'),
+        ({"encoders": None}, "encoders is null, expected a list"),
+        ({"encoders": []}, "it has 0 encoders, expected 1 to 32"),
+        ({"encoders": [ENCODER] * 33}, "it has 33 encoders, expected 1 to 32"),
+        ({"encoders": [ENCODER] * 2}, "it has 2 encoders and no decoder"),
+        ({"encoders": [3]}, r"encoders\[0\] is 3, expected an object"),
+        ({"encoders": [{"backbone": "vgg"}]}, "unknown backbone 'vgg'"),
+        ({"encoders": [{"backbone": ["tiny"]}]}, r"encoders\[0\].backbone is .*, expected a text"),
+        ({"encoders": [ENCODER | {"colour": "red"}]}, r"encoders\[0\].colour is not known"),
+        ({"encoders": [ENCODER | {"size": [32]}]}, r"encoders\[0\].size has 1 numbers"),
+        ({"encoders": [ENCODER | {"size": [32, 9999999]}]}, r"size is 9999999, expected 32 to"),
+        ({"encoders": [ENCODER | {"size": 32}]}, r"encoders\[0\].size is 32, expected a list"),
+        ({"encoders": [ENCODER | {"readout_width": 0}]}, "readout_width is 0, expected 1 to 4096"),
+        ({"encoders": [ENCODER | {"readout_width": True}]}, "is true, expected a whole number"),
+        ({"encoders": [ENCODER | {"letterbox": 1}]}, "letterbox is 1, expected true or false"),
+        ({"encoders": [ENCODER | {"readout": "maps"}]}, 'is "maps", expected density or eml'),
+        ({"decoder": {"colour": "red"}}, "decoder.colour is not known"),
+        ({"decoder": {"width": 10**9}}, "decoder.width is 1000000000, expected 1 to 4096"),
     ],
 )
-def test_a_description_of_no_model_that_can_be_built_is_refused_by_name(saved, changes):
+def test_a_wrong_field_is_one_sentence(saved, changes, said):
     change_description(saved, **changes)
-    with pytest.raises(ValueError, match=r"model\.json"):
+    with pytest.raises(
+        ValueError, match=rf"model\.json does not describe a model: .*{said}"
+    ) as error:
         load(saved)
+    assert "\n" not in str(error.value)
 
 
-def test_an_unknown_backbone_is_refused(saved):
+@pytest.mark.parametrize("width", [5, 4096])
+def test_weights_of_another_model_are_refused_before_memory_is_taken(saved, width, monkeypatch):
     content = json.loads((saved / MODEL).read_text())
-    content["encoders"][0]["backbone"] = "vgg"
+    content["encoders"][0]["readout_width"] = width
     change_description(saved, encoders=content["encoders"])
-    with pytest.raises(ValueError, match="unknown backbone 'vgg'"):
-        load(saved)
-
-
-def test_weights_of_another_model_are_refused(saved):
-    content = json.loads((saved / MODEL).read_text())
-    content["encoders"][0]["readout_width"] = 5
-    change_description(saved, encoders=content["encoders"])
+    built = []
+    monkeypatch.setattr(
+        Description, "build", lambda self, real=Description.build: note(real(self), built)
+    )
     with pytest.raises(ValueError, match=r"wrong weights in .*weights\.safetensors: shape: "):
         load(saved)
+    assert [next(model.parameters()).device.type for model in built] == ["meta"]
+
+
+def note(model, built):
+    built.append(model)
+    return model
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_every_backbone_is_described_without_memory(name):
+    row = BACKBONES[name]
+    size = row.size if row.only_size else nearest_size(row, (64, 64))
+    config = EncoderConfig(backbone=name, weights="none", size=size)
+    described = Description(encoders=(config,), decoder=None, files={}, sizes={}, about={})
+    with torch.device("meta"):
+        state = described.build().state_dict()
+    assert all(value.is_meta for value in state.values())
 
 
 class Malicious:

@@ -48,6 +48,43 @@ def test_a_folder_is_searched_and_its_shape_kept(model, album, tmp_path):
     assert names(tmp_path / "out") == expected
 
 
+def test_what_a_folder_holds_is_predicted_or_named(model, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    smooth = Image.fromarray(noise((4, 6))).resize((60, 40))
+    for name in ("a.jpe", "b.JFIF", "c.avif", "d.tiff", "e.pgm", "f.webp"):
+        kind = "JPEG" if name[0] in "ab" else None
+        smooth.convert("L" if name[0] == "e" else "RGB").save(folder / name, kind)
+    smooth.save(folder / "other.jp2")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    (folder / "annex.jpg").symlink_to("/no/such/object")
+    (folder / "lost.raw").symlink_to("/no/such/object")
+    assert run(model, tmp_path / "out", folder) == 1
+    assert names(tmp_path / "out") == [f"{stem}_smap.png" for stem in "abcdef"]
+    output = capsys.readouterr()
+    assert "left out, of other formats: 3 files (lost.raw, notes.txt, other.jp2)" in output.err
+    assert "annex.jpg cannot be read: No such file or directory" in output.err
+    assert "phone.heic cannot be decoded" in output.err
+    assert "6 pictures, " in output.out
+
+
+def test_a_long_list_of_what_is_left_out_is_counted(model, album, tmp_path, capsys):
+    for number in range(12):
+        (album / f"{number:02}.xmp").touch()
+    assert run(model, tmp_path / "out", album) == 0
+    assert "13 files (00.xmp, 01.xmp, " in (said := capsys.readouterr().err)
+    assert " and 3 more)" in said
+
+
+def test_a_folder_without_pictures_says_what_it_holds(model, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.cr2").touch()
+    assert run(model, tmp_path / "out", tmp_path / "raw") == 1
+    assert "raw holds no pictures (JPEG, PNG" in (said := capsys.readouterr().err)
+    assert "it holds 1 file (a.cr2)" in said
+
+
 def test_maps_inside_the_folder_are_not_pictures_of_the_next_run(model, album):
     for _ in range(2):
         assert run(model, album / "maps", album) == 0

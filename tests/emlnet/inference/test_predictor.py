@@ -146,6 +146,25 @@ def test_what_is_no_picture_is_refused_with_what_was_found(wrong, message):
         to_tensor(wrong)
 
 
+@pytest.mark.parametrize("top", [255, 1023, 4095, 16383])
+def test_an_array_of_16_bits_that_are_not_filled_is_not_black(top, caplog):
+    values = (noise() / 255 * top).round().astype(np.uint16)
+    found = to_tensor(values)
+    assert (found - to_tensor(noise())).abs().max() < 0.004
+    assert f"an array: the values go up to {top}" in caplog.text
+
+
+def test_an_array_of_16_bits_keeps_its_levels():
+    levels = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    assert len(to_tensor(levels)[0].unique()) == 4096
+
+
+@pytest.mark.parametrize("size", [(1, 21), (4000, 100)])
+def test_a_picture_of_extreme_proportions_is_refused(density, size):
+    with pytest.raises(ValueError, match="is longer than 20 to 1"):
+        density.predict(np.zeros((*size, 3), np.uint8))
+
+
 def test_a_batch_of_mixed_sizes_is_predicted_as_each_picture_alone(density, tmp_path):
     Image.fromarray(noise((20, 30))).save(tmp_path / "a.png")
     batch = [noise(), tmp_path / "a.png", noise()[..., 0], Image.fromarray(noise((20, 30)))]

@@ -99,3 +99,14 @@ def test_an_encoder_of_a_package_needs_no_weights_to_start_from():
     Encoder(
         EncoderConfig(backbone="tiny", weights="nowhere.pth", size=(32, 32)), load_weights=False
     )
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "timm:vit_small_patch14_dinov2.lvd142m"])
+@pytest.mark.parametrize("own", [(42, 42), (140, 196), (476, 644)])
+def test_a_backbone_sees_at_most_twice_the_area_of_its_size(backbone, own):
+    with torch.device("meta"):
+        encoder = Encoder(EncoderConfig(backbone=backbone, weights="none", size=own))
+    for size in ((1, 20), (2000, 100), (1, 1_000_000), (1_000_000, 1), (300, 400), (7, 9)):
+        height, width = encoder.input_size(size)
+        assert height * width <= 2 * own[0] * own[1]
+        assert min(height, width) >= 32

@@ -57,7 +57,7 @@ def test_the_imported_model_predicts_a_picture(imported):
 
 
 def test_the_package_says_which_files_it_came_from(imported, files):
-    about = package.read_description(imported)["about"]
+    about = package.read_description(imported).about
     assert about["files"] == {path.name: package.file_digest(path) for path in files}
     assert "no licence" in about["licence"]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -14,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from emlnet.inference import package
-from emlnet.registry import download as fetch
-from emlnet.registry import mlflow_registry
+from emlnet.registry import download, mlflow_registry
 
 
 @pytest.fixture(autouse=True)
@@ -169,20 +171,97 @@ def test_a_download_that_breaks_off_is_tried_again(store, tmp_path, monkeypatch)
     from mlflow import artifacts
     from requests.exceptions import ChunkedEncodingError
 
-    download, broken = artifacts.download_artifacts, [True, True]
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    real, broken = artifacts.download_artifacts, [True, True]
 
     def unsteady(**options):
         if options["artifact_uri"].endswith(package.WEIGHTS) and broken:
             broken.pop()
             raise ChunkedEncodingError("cut")
-        return download(**options)
+        return real(**options)
 
     monkeypatch.setattr(artifacts, "download_artifacts", unsteady)
     assert weights(mlflow_registry.pull(tmp_path / "m", store.uri)) == weights(store.models[1])
     broken += [True] * 3
-    with pytest.raises(fetch.BrokenDownloadError, match=r"weights\.safetensors broke off: cut"):
+    with pytest.raises(download.BrokenDownloadError, match=r"weights\.safetensors broke off: cut"):
         mlflow_registry.pull(tmp_path / "n", store.uri)
     assert not (tmp_path / "n").exists()
+
+
+STORES = {
+    "foreign": "is a SQLite database, but not MLflow's",
+    "text": "cannot be read: file is not a database",
+    "locked": "cannot be read: database is locked",
+    "plain path": r"did you mean sqlite:///.*foreign",
+    "folder": r"did you mean sqlite:///.*mlruns/mlflow\.db",
+}
+
+
+@pytest.mark.parametrize("kind", list(STORES))
+def test_a_store_that_cannot_be_used_is_told_in_one_line(tmp_path, kind, monkeypatch):
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "text").write_text("no database" * 100)
+    for name in ("foreign", "locked"):
+        with sqlite3.connect(tmp_path / name) as database:
+            database.execute("CREATE TABLE birds (name TEXT)")
+    holder = sqlite3.connect(tmp_path / "locked", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0.1))
+    path = tmp_path / {"plain path": "foreign", "folder": "mlruns"}.get(kind, kind)
+    uri = str(path) if kind in ("plain path", "folder") else f"sqlite:///{path}"
+    with pytest.raises(ValueError, match=STORES[kind]) as error:
+        mlflow_registry.pull(tmp_path / "m", uri)
+    assert "\n" not in str(error.value)
+    holder.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (401, b"no", "wants a login"),
+        (403, b"no", "refuses access"),
+        (503, b"no", "answers with HTTP 503"),
+        (200, b"<html>hello</html>", "answers with another page"),
+        (200, b"[]", "answers with another page"),
+    ],
+)
+def test_a_server_that_refuses_or_is_another_is_told_without_its_password(
+    tmp_path, status, body, said
+):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        uri = f"http://me:secret@127.0.0.1:{server.server_port}"
+        with pytest.raises(ValueError, match=said) as error:
+            mlflow_registry.pull(tmp_path / "m", uri)
+        server.shutdown()
+        thread.join()
+    assert "secret" not in str(error.value)
+    assert f"http://127.0.0.1:{server.server_port}" in str(error.value)
+
+
+def test_a_pinned_digest_is_held_to_the_registered_model(store, tmp_path):
+    digest = package.file_digest(store.models[1] / package.MODEL)
+    mlflow_registry.pull(tmp_path / "m", store.uri, sha256=digest)
+    with pytest.raises(ValueError, match=r"model\.json is not the file that was saved"):
+        mlflow_registry.pull(tmp_path / "m", store.uri, version=2, sha256=digest)
+
+
+def test_weights_larger_than_model_json_says_are_not_downloaded(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MAX_TEXT", 10)
+    with pytest.raises(ValueError, match=r"model\.json has \d+ bytes, more than the 10"):
+        mlflow_registry.pull(tmp_path / "m", store.uri)
 
 
 def test_a_description_that_is_not_the_registered_one_is_refused(store, tmp_path):
@@ -190,7 +269,7 @@ def test_a_description_that_is_not_the_registered_one_is_refused(store, tmp_path
     shutil.copyfile(store.path, copy)
     client = mlflow_registry.connect(f"sqlite:///{copy}")
     client.set_model_version_tag(mlflow_registry.NAME, "1", mlflow_registry.DIGEST_TAG, "0" * 64)
-    with pytest.raises(ValueError, match=r"model\.json is not the file that was registered"):
+    with pytest.raises(ValueError, match=r"model\.json is not the file that was saved"):
         mlflow_registry.pull(tmp_path / "m", f"sqlite:///{copy}")
 
 
@@ -280,11 +359,8 @@ def test_a_model_is_pulled_over_http(server, store, tmp_path, register, monkeypa
 
     from mlflow import artifacts
 
-    def elsewhere(**_):
-        raise OSError("No such file or directory")
-
     # As on a machine that does not see the disk on which the server keeps files.
-    monkeypatch.setattr(artifacts, "download_artifacts", elsewhere)
+    monkeypatch.setattr(artifacts, "list_artifacts", lambda **_: [])
     for number, options in enumerate([{}, {"run": run}]):
         folder = mlflow_registry.pull(tmp_path / f"far{number}", server, **options)
         assert weights(folder) == weights(store.models[2])

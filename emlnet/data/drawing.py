@@ -1,0 +1,99 @@
+"""Maps drawn for people: in colours, over their picture, with contours, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+# Anchors of matplotlib's inferno (CC0), every eighth of the way from dark to light.
+INFERNO = np.array(
+    [
+        (0, 0, 4),
+        (31, 12, 72),
+        (85, 15, 109),
+        (136, 34, 106),
+        (186, 54, 85),
+        (227, 89, 51),
+        (249, 140, 10),
+        (249, 201, 50),
+        (252, 255, 164),
+    ],
+    dtype=np.float64,
+)
+
+
+def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(H, W) in 0..1 to (H, W, 3) uint8, dark to light in the inferno colours."""
+    position = saliency.clip(0, 1) * (len(INFERNO) - 1)
+    steps = np.arange(len(INFERNO))
+    channels = [np.interp(position, steps, INFERNO[:, c]) for c in range(3)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+SHARES = (0.25, 0.5, 0.75)
+"""Shares of the density that the contours of a map hold."""
+
+
+def contour_levels(density: NDArray[np.floating], shares: Sequence[float] = SHARES) -> list[float]:
+    """The values at which the smallest regions that hold these shares of a map end.
+
+    density: (H, W), >= 0, any scale.
+    """
+    descending = np.sort(density, axis=None)[::-1].astype(np.float64)
+    held = descending.cumsum()
+    places = np.searchsorted(held, np.asarray(shares) * held[-1])
+    return [float(descending[min(place, descending.size - 1)]) for place in places]
+
+
+def draw_contours(
+    picture: NDArray[np.uint8], density: NDArray[np.floating], width: float = 0.0
+) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) with lines around what holds 25, 50 and 75 % of its map (H, W).
+
+    width: of a line in pixels, the innermost white, the outer ones darker; 0: by the picture's size
+    """
+    width = width or max(1.5, min(density.shape) / 200)
+    drawn = picture.astype(np.float64)
+    values = density.astype(np.float64)
+    long = [axis for axis in (0, 1) if values.shape[axis] > 1]
+    slope = np.sqrt(sum((np.gradient(values, axis=a) ** 2 for a in long), np.zeros_like(values)))
+    slope = np.maximum(slope, 1e-6 * float(np.ptp(density)) + 1e-300)
+    levels = contour_levels(density)
+    for level, shade in zip(levels, np.linspace(255, 130, len(levels)), strict=True):
+        distance = np.abs(density - level) / slope
+        for reach, colour in ((width + 2, 0.0), (width, shade)):  # A dark rim, then the line.
+            cover = (reach / 2 + 0.5 - distance).clip(0, 1)[..., None]
+            drawn = drawn * (1 - cover) + colour * cover
+    return drawn.round().clip(0, 255).astype(np.uint8)
+
+
+def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 480) -> Image.Image:
+    """Pictures (H, W, 3) of one size in a row, scaled to at most `height`, each under its title."""
+    first = panels[0][1]
+    scale = min(1.0, height / first.shape[0])
+    size = max(1, round(first.shape[1] * scale)), max(1, round(first.shape[0] * scale))
+    gap, top = 8, 28
+    canvas = Image.new("RGB", (len(panels) * (size[0] + gap) - gap, size[1] + top), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
+    for column, (title, pixels) in enumerate(panels):
+        left = column * (size[0] + gap)
+        draw.text((left + 2, 4), title, fill="black", font=font)
+        canvas.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, top))
+    return canvas
+
+
+def overlay(
+    picture: NDArray[np.uint8], saliency: NDArray[np.floating], strength: float = 0.5
+) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over it, opaque where salient.
+
+    strength: 0, the picture alone, to 1.
+    """
+    alpha = (strength * (0.5 + saliency.clip(0, 1)[..., None])).clip(0, 1)
+    faded = 0.6 * min(1.0, 2 * strength)
+    grey = picture.mean(-1, keepdims=True) * faded + picture * (1 - faded)
+    mixed: NDArray[np.float64] = grey * (1 - alpha) + heat(saliency) * alpha
+    return mixed.round().clip(0, 255).astype(np.uint8)
