@@ -34,6 +34,7 @@ from emlnet.inference.package import (
     file_digest,
     parse_description,
 )
+from emlnet.public_url import public_url
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_ARCHIVE = MAX_WEIGHTS + 2 * MAX_TEXT
@@ -272,14 +273,6 @@ def download(url: str, path: Path, limit: int) -> None:
         length = write_blocks(iter(read, b""), path, limit, shown)
     if length < expected:
         raise BrokenDownloadError(f"{shown} broke off after {length} of {expected} bytes")
-
-
-def public_url(url: str) -> str:
-    """Return a URL to show and log: without user, password, query and fragment; a path as it is."""
-    if "://" not in url:
-        return url
-    address = urlsplit(url)
-    return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], address.path, "", ""))
 
 
 def _reason(error: Exception) -> str:

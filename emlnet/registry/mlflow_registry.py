@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from emlnet.extras import require_extra
 from emlnet.inference import package
 from emlnet.inference.package import MODEL, Package, check_target
+from emlnet.public_url import public_url
 from emlnet.registry.download import (
     BrokenDownloadError,
     Get,
     assemble,
     fetch,
     is_source,
-    public_url,
     write_blocks,
 )
 

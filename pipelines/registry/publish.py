@@ -226,7 +226,16 @@ def _register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={mlflow_registry.PACKAGE: str(folder)},
             code_paths=[str(Path(emlnet.__file__).parent)],
-            pip_requirements=["torch", "torchvision", "timm", "safetensors", "numpy", "pillow"],
+            pip_requirements=[
+                "torch",
+                "torchvision",
+                "timm",
+                "safetensors",
+                "numpy",
+                "pillow",
+                "filelock",
+                "tqdm",
+            ],  # fmt: skip
             signature=signature,
             input_example=(example(), {"flip": False}),
         )

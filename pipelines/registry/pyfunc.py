@@ -19,7 +19,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
 import emlnet
-from emlnet.data.images import decode_picture
+from emlnet.data.images import UPLOAD_FORMATS, decode_picture
 
 MAX_PICTURES = 16
 """Pictures of one request."""
@@ -28,14 +28,14 @@ MAX_PIXELS = 50_000_000
 
 
 class SaliencyModel(PythonModel):  # type: ignore[misc]
-    """Answers each picture of the column `image` (encoded bytes) with its map.
+    """Returns the map of each picture of the column `image` (encoded bytes).
 
     Pictures are computed one at a time, whatever the number of clients, so that memory is bounded
-    by the largest picture.  What is no picture is answered with HTTP 400 and the reason.
+    by the largest picture.  Anything that is not a picture gets HTTP 400 and the reason.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the packaged model."""
+        """Load the packaged model."""
         self.model = emlnet.load(context.artifacts["package"])
         self.one_at_a_time = threading.Lock()
 
@@ -45,7 +45,7 @@ class SaliencyModel(PythonModel):  # type: ignore[misc]
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """One row per picture: `saliency_png`, the map min-max to 0..255 as an 8-bit PNG in base64.
+        """Return a row per picture: `saliency_png`, the map min-max to 0..255, an 8-bit PNG in base64.
 
         params: `flip`, average with the mirrored picture's map.
         """
@@ -62,7 +62,9 @@ class SaliencyModel(PythonModel):  # type: ignore[misc]
             raise refuse(f"picture {number} is {type(data).__name__}, not an encoded picture")
         with self.one_at_a_time:
             try:
-                picture = decode_picture(bytes(data), f"picture {number}", MAX_PIXELS)
+                picture = decode_picture(
+                    bytes(data), f"picture {number}", MAX_PIXELS, UPLOAD_FORMATS
+                )
             except ValueError as error:
                 raise refuse(str(error)) from error
             drawn = self.model.predict(picture, flip).picture()
@@ -72,7 +74,7 @@ class SaliencyModel(PythonModel):  # type: ignore[misc]
 
 
 def refuse(reason: str) -> MlflowException:
-    """What MLflow's server answers with HTTP 400."""
+    """Return the error that MLflow's server sends as HTTP 400."""
     return MlflowException(reason, error_code=INVALID_PARAMETER_VALUE)
 
 

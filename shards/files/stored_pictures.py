@@ -20,13 +20,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from emlnet.data.images import MAX_PIXELS, decode_picture, open_picture, to_rgb
+from emlnet.data.images import MAX_PIXELS, SUFFIXES, decode_picture, open_picture, to_rgb
 from shards.files.mat_files import read_matrix
 
-PHOTOGRAPHS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
-    *(".avif", ".jp2"),
-)
+PHOTOGRAPHS = SUFFIXES
 DENSITY_MAPS = (*PHOTOGRAPHS, ".mat")
 GREY_TOLERANCE = 24
 """Differences between red, green and blue that JPEG may leave in a grey picture."""
