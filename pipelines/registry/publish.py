@@ -36,6 +36,10 @@ DESCRIPTION = (
 )
 
 
+PACKAGES = ["torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "filelock", "tqdm"]
+"""Packages that a server of the registered model needs, beside MLflow."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A registered version.  promoted: whether it became champion; reason: why, or why not."""
@@ -226,16 +230,7 @@ def _register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={mlflow_registry.PACKAGE: str(folder)},
             code_paths=[str(Path(emlnet.__file__).parent)],
-            pip_requirements=[
-                "torch",
-                "torchvision",
-                "timm",
-                "safetensors",
-                "numpy",
-                "pillow",
-                "filelock",
-                "tqdm",
-            ],  # fmt: skip
+            pip_requirements=PACKAGES,
             signature=signature,
             input_example=(example(), {"flip": False}),
         )

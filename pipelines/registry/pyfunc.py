@@ -45,7 +45,9 @@ class SaliencyModel(PythonModel):  # type: ignore[misc]
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return a row per picture: `saliency_png`, the map min-max to 0..255, an 8-bit PNG in base64.
+        """Return a row per picture: `saliency_png`, its map as an 8-bit PNG in base64.
+
+        The map is scaled min-max to 0..255.
 
         params: `flip`, average with the mirrored picture's map.
         """
