@@ -14,24 +14,30 @@ from emlnet.exits import exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pull:
-    """Fetch a model from the registry, a folder or the web into a folder that works alone."""
+class Registry:
+    """Where registered models are."""
+
+    tracking_uri: str | None = None
+    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull(Registry):
+    """Fetch a model from the registry, a folder or the web into a folder of its own."""
 
     folder: Positional[Path]
-    """Folder to make: new, empty, or of an earlier pull."""
+    """Folder to make: new, empty, or from an earlier pull."""
     alias: str | None = None
     """Alias in the registry; default: champion."""
     version: int | None = None
     """Version in the registry, instead of an alias."""
     run: str | None = None
-    """MLflow run whose model to fetch, instead of an alias."""
+    """MLflow run with the model, instead of an alias."""
     source: Annotated[str | None, arg(name="from")] = None
     """Folder, archive (.tar, .tar.gz, .tgz, .zip) or http(s) address of either, instead of the
-    registry; an archive's may end in #sha256=HEX.  Needs no MLflow."""
+    registry; an archive may be followed by #sha256=HEX.  Needs no MLflow."""
     sha256: str | None = None
     """Refuse the model unless its model.json, which names its files' digests, has this one."""
-    tracking_uri: str | None = None
-    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
 
     def execute(self) -> int:
         """Pull, and print what came."""
@@ -60,8 +66,8 @@ class Pull:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model, and where to compute."""
+class Model(Registry):
+    """A trained model."""
 
     model: Positional[str]
     """Folder, archive or http(s) address of a model, models:/emlnet@champion,
@@ -73,10 +79,9 @@ class Predict(Model):
     """Predict where people look in pictures, each at its own size."""
 
     images: Positional[tuple[str, ...]]
-    """Picture files of any size and mode, folders, which are searched through, and glob patterns
-    in quotes."""
+    """Picture files, folders (searched through) and glob patterns in quotes."""
     out: Path
-    """Folder for the maps, made when it is missing; a folder's shape is kept below it."""
+    """Folder for the maps; the shape of searched folders is kept below it."""
     format: Literal["png", "png16", "npy", "log-npy"] = "png"
     """`png`: the map min-max to 0..255, <stem>_smap.png; `png16`: to 0..65535.  `npy`: the map
     itself, float32; a density sums to 1.  `log-npy`: the log-density, natural log, float32."""
@@ -90,16 +95,14 @@ class Predict(Model):
     figure: bool = False
     """Also write <stem>_figure.png: photograph, map and overlay side by side."""
     batch_size: int = 8
-    """Pictures of one size that are computed together."""
+    """Pictures of one size to compute together."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N`; default: the GPU when there is one."""
     precision: Literal["auto", "full", "half"] = "auto"
-    """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 on a GPU alone."""
-    tracking_uri: str | None = None
-    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+    """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 only on a GPU."""
 
     def execute(self) -> int:
-        """Predicts; 1 when a picture could not be read, after all the others were done."""
+        """Predict; return 1 when a picture could not be read, after all others were done."""
         from emlnet.inference import predict_files
         from emlnet.models import precision as speed
         from emlnet.registry import mlflow_registry
@@ -114,10 +117,7 @@ class Predict(Model):
         if device != "cpu":
             speed.set_precision("float32")
         model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{self.out} cannot be made a folder: {error.strerror}") from error
+        self.out.mkdir(parents=True, exist_ok=True)
         drawing = predict_files.Drawing(
             format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure
         )
@@ -135,12 +135,10 @@ class Export(Model):
     out: Path = Path("emlnet.onnx")
     """File to write."""
     dynamic_size: bool = False
-    """Any height and width, which the backbones then see as they are, instead of their own."""
-    tracking_uri: str | None = None
-    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
+    """Take any height and width; the backbones see the picture as it is."""
 
     def execute(self) -> int:
-        """Exports, and says what was checked."""
+        """Export, and print what was checked."""
         from emlnet.inference.export_onnx import export_onnx
         from emlnet.registry import mlflow_registry
 
@@ -156,22 +154,20 @@ class Export(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
-class App:
+class App(Registry):
     """Open a web page that predicts a picture and compares models on it."""
 
     models: Positional[tuple[str, ...]] = ()
     """Folders, archives, addresses, models:/emlnet@ALIAS, ...; default: all of the registry."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default is reached from this machine alone."""
+    """Address to listen on; only this machine reaches the default."""
     port: int = 7860
     """Port to listen on."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N`; default: the GPU when there is one."""
-    tracking_uri: str | None = None
-    """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
 
     def execute(self) -> int:
-        """Serves the page until it is interrupted."""
+        """Serve the page until it is interrupted."""
         from emlnet.app import model_shelf, web_page
 
         shelf = model_shelf.ModelShelf(
@@ -184,7 +180,7 @@ class App:
 
 
 def find_device(name: str | None) -> str:
-    """The device of that name, or the GPU when there is one.  Raises ValueError for none."""
+    """Return the device of that name, by default the GPU; ValueError when it is not here."""
     import torch
 
     if name is None:
@@ -201,13 +197,13 @@ class ImportReference:
     """Package the checkpoints that EML-NET's authors released, as a model like any other."""
 
     files: Positional[tuple[Path, ...]]
-    """res_imagenet.pth, res_places.pth, res_decoder.pth; or one encoder's file alone.  Then the
-    folder to make."""
+    """res_imagenet.pth, res_places.pth, res_decoder.pth, or one encoder's file; then the folder to
+    make."""
     size: tuple[int, int] = (480, 640)
     """Height and width in pixels at which the encoders see pictures."""
 
     def execute(self) -> int:
-        """Imports, and says what came."""
+        """Import, and print what came."""
         from emlnet.inference import package
         from emlnet.registry.import_reference import import_reference
 
@@ -230,12 +226,12 @@ Command = (
 
 
 def parse(argv: list[str]) -> Pull | Predict | Export | App | ImportReference:
-    """A command's config from its arguments."""
+    """Parse a command line into its command."""
     return tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     return exit_code(lambda: parse(sys.argv[1:] if argv is None else argv).execute())
 
 
