@@ -10,6 +10,6 @@ def require_extra(extra: str, *modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"this needs {' and '.join(missing)}, which are not part of a plain installation: "
+            f"not installed: {', '.join(missing)}; install the extra {extra!r} with "
             f'pip install "emlnet[{extra}]"'
         )
