@@ -1,4 +1,4 @@
-"""What a command's end is to the shell."""
+"""Exit codes of commands."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit code after SIGTERM."""
 UNREAD = 141
-"""Exit code when what reads the output, as `head` does, has left before its end."""
+"""Exit code when the reader of the output, such as `head`, has left before its end."""
 
 
 def exit_code(
     command: Callable[[], object], errors: tuple[type[Exception], ...] = (ValueError, OSError)
 ) -> int:
-    """Runs a command; returns the number that it returns, or else 0.
+    """Run a command; return the number that it returns, or 0.
 
-    errors: what a user can mend, a line on stderr and 1.
+    errors: those that a user can mend: one line on stderr, and 1.
     """
     try:
         answer = command()
@@ -28,7 +28,7 @@ def exit_code(
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except errors as error:
-        # What could not be written may be forgotten by now, so something is.
+        # Write a newline: it fails if the pipe is closed.
         if isinstance(error, BrokenPipeError) and not _is_read("\n"):
             return UNREAD
         print(f"error: {error}", file=sys.stderr)
@@ -39,7 +39,7 @@ def exit_code(
 
 
 def _is_read(text: str) -> bool:
-    """Prints a text and what is held back; if its reader has left, nothing is printed any more."""
+    """Flush stdout after a text; return whether its reader is there, else print nothing more."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:

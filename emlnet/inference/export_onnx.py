@@ -1,4 +1,4 @@
-"""`emlnet export`: a model as ONNX, checked in onnxruntime before it gets its name."""
+"""`emlnet export`: write a model as ONNX, checked in onnxruntime before it gets its name."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from emlnet.models.encoder import Encoder
 from emlnet.models.precision import dilate_single_taps
 
 OPSET, TRACED_OPSET = 20, 18
-"""Of a fixed size, and of any."""
+"""ONNX opsets for a fixed size, and for any size."""
 TOLERANCE = 1e-4
-"""Largest difference between the maps of both, min-max to 0..1, that an export may have."""
+"""Largest allowed difference between the maps of torch and onnxruntime, min-max to 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,36 +47,36 @@ class Exported:
 
 
 class DensityModel(nn.Module):
-    """A model that answers a density: (B, 3, H, W) in 0..1 to (B, 1, H, W), sums to 1."""
+    """A model that returns a density: (B, 3, H, W) in 0..1 to (B, 1, H, W), sums to 1."""
 
     def __init__(self, model: EMLNet | Encoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 to the density (B, 1, H, W)."""
+        """Map pictures (B, 3, H, W) in 0..1 to densities (B, 1, H, W)."""
         return to_density(self.model(image), self.model.kind)
 
 
 def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exported:
-    """Writes a model as ONNX, `image` (B, 3, H, W) float32 in 0..1 to `density` (B, 1, H, W).
+    """Write a model as ONNX: `image` (B, 3, H, W) float32 in 0..1 to `density` (B, 1, H, W).
 
-    The batch is of any size.  Height and width are the first encoder's own; with `dynamic_size`
-    they are the picture's, and the backbones see it as it is: best at about the area of their own
-    size, in steps of 32 pixels.
-    Raises ValueError when a package is missing, the model cannot be exported, or onnxruntime's map
-    differs by over TOLERANCE; then no file is left.
+    The batch may have any size.  Height and width are those of the first encoder; with
+    `dynamic_size` they are those of the picture, which the backbones see as it is.  That works best
+    at about the area of the encoder's size, in steps of 32 pixels.
+    Raises ValueError, and leaves no file, when a package is missing, the model cannot be exported,
+    or onnxruntime's map differs by more than TOLERANCE.
     """
     require_extra("onnx", "onnx", "onnxscript", "onnxruntime")
     size = package.encoders[0].config.size
     if dynamic_size:
         check_dynamic(package)
-    # All of it in eval mode: the traced exporter restores the outermost module's mode afterwards.
+    # The wrapper too is in eval mode: the traced exporter restores its mode afterwards.
     model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
     dilate_single_taps(model, 1)  # As other runtimes are fastest.
     if dynamic_size:
         for encoder in Package(model=model.model).encoders:
-            # What a picture is resized to: itself.
+            # A picture is not resized.
             encoder.input_size = lambda size: size  # type: ignore[method-assign]
     with replace_file(path) as temporary:
         with quiet():
@@ -94,20 +94,20 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
 
 
 def check_dynamic(package: Package) -> None:
-    """Raises ValueError for a model whose backbones cannot all see the picture as it is."""
+    """Raise ValueError for a model that cannot see pictures of any size as they are."""
     if any(encoder.kind == "eml" for encoder in package.encoders):
-        raise ValueError("an `eml` encoder stretches each picture to its own size; export that")
+        raise ValueError("an `eml` encoder stretches pictures to one size; drop --dynamic-size")
     if any(encoder.config.letterbox for encoder in package.encoders):
-        raise ValueError("its encoders letterbox each picture to their own size; export that")
+        raise ValueError("its encoders letterbox pictures to one size; drop --dynamic-size")
     sizes = {encoder.config.size for encoder in package.encoders}
     if len(sizes) > 1:
         raise ValueError(
-            f"its encoders see pictures at different sizes {sorted(sizes)}; export one"
+            f"its encoders see pictures at different sizes {sorted(sizes)}; drop --dynamic-size"
         )
 
 
 def check_shapes(size: tuple[int, int], dynamic_size: bool) -> list[tuple[int, int, int]]:
-    """The (B, H, W) at which an export is checked."""
+    """Return the (B, H, W) at which an export is checked."""
     shapes = [(1, *size), (3, *size)]
     if dynamic_size:
         side = 32 * round(math.sqrt(size[0] * size[1]) / 32)
@@ -116,14 +116,14 @@ def check_shapes(size: tuple[int, int], dynamic_size: bool) -> list[tuple[int, i
 
 
 def compare(model: nn.Module, path: Path, shapes: Sequence[tuple[int, int, int]]) -> float:
-    """The largest difference between both maps, min-max to 0..1, over pictures of noise."""
+    """Return the largest difference between the maps of torch and onnxruntime, min-max to 0..1."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     errors = []
     for batch, height, width in shapes:
-        # Spots of colour: plain noise looks the same everywhere.
+        # Spots of colour: the map of plain noise would be flat.
         coarse = torch.rand(batch, 3, 6, 8, generator=generator)
         image = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
         with torch.inference_mode():
@@ -188,7 +188,7 @@ def _export_traced(model: DensityModel, example: Tensor, path: Path, names: dict
 def _smooth_resize(
     g: Any, image: Any, size: Any, align_corners: Any, *scales: Any, mode: str
 ) -> Any:
-    """ONNX's Resize as torch's smoothed one, which the traced exporter does not know."""
+    """Express torch's antialiased resize, which the traced exporter lacks, as ONNX's Resize."""
     from torch.onnx import symbolic_helper
 
     if symbolic_helper._is_packed_list(size):
@@ -218,7 +218,7 @@ def _smooth_resize(
 
 
 def _describe(path: Path, package: Package, size: tuple[int, int], dynamic_size: bool) -> None:
-    """Writes into the file what it is."""
+    """Write name, size and licence into the file."""
     import onnx
 
     model = onnx.load(str(path))
@@ -233,7 +233,7 @@ def _describe(path: Path, package: Package, size: tuple[int, int], dynamic_size:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' warnings, which speak of their own insides."""
+    """Silence the exporters' warnings, which are about their own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

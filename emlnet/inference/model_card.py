@@ -1,4 +1,4 @@
-"""The model card that lies beside the weights: what a model is, may be used for, and scores."""
+"""The model card beside the weights: what a model is, its scores, and what it may be used for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ANSWERS = {
 
 
 def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, Any]) -> str:
-    """The card as Markdown; docs/use.md explains each part.
+    """Return the card as Markdown; docs/use.md explains each part.
 
-    encoders: their configs.  readout: what the model answers.  about: what model.json says of it.
+    encoders: their configs.  readout: the kind of map.  about: the `about` of model.json.
     """
     name = about.get("name", "model")
     data = about.get("data") or {}
@@ -68,14 +68,14 @@ def printable(text: object) -> str:
 
 
 def _data_facts(data: dict[str, Any]) -> str:
-    """The number of training pictures and the digest of a data set, where they are known."""
+    """Return the number of training pictures and the data's digest, where they are known."""
     facts = [f"{data['num_images']} pictures"] if data.get("num_images") else []
-    facts += [f"digest {data['digest'][:12]}"] if data.get("digest") else []
+    facts += [f"digest {str(data['digest'])[:12]}"] if data.get("digest") else []
     return f" ({', '.join(facts)})" if facts else ""
 
 
 def _scores(scores: dict[str, float]) -> str:
-    """The scores in words."""
+    """Return the scores in words."""
     if not scores:
         return "none recorded"
     shown = ", ".join(f"{LABELS.get(name, name)} {value:.3f}" for name, value in scores.items())

@@ -1,4 +1,4 @@
-"""`emlnet predict`: many pictures from files, folders and globs, each map at its own size."""
+"""`emlnet predict`: maps of many pictures from files, folders and globs, each at its own size."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ def find_pictures(given: Sequence[str], out: Path) -> tuple[list[tuple[Path, Pat
 
 
 def check_stems(stems: Sequence[str]) -> None:
-    """Raises ValueError when the answers of two pictures would have one path."""
+    """Raise ValueError when the maps of two pictures would have one path."""
     twice = sorted(Path(stem).name for stem, count in Counter(stems).items() if count > 1)
     if twice:
         raise ValueError(
             f"maps of pictures of one name would overwrite each other: {', '.join(twice[:5])}; "
-            "rename them, or predict them apart, each into a folder of its own"
+            "rename them, or predict them into different folders"
         )
 
 
@@ -132,8 +132,8 @@ def _search(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
     root, answers = folder.resolve(), out.resolve()
     if answers == root:
         raise ValueError(
-            f"{out} is the folder of the pictures, so the next run would take its maps for some; "
-            f"name another with --out, {out / 'maps'} may be one"
+            f"{out} is the folder of the pictures, so the next run would take its maps for "
+            f"pictures; name another with --out, such as {out / 'maps'}"
         )
     found = files_below(folder)
     if answers.is_relative_to(root):
@@ -150,10 +150,10 @@ def predict_all(
     flip: bool = False,
     batch_size: int = 8,
 ) -> list[str]:
-    """Predicts every picture, shows progress, and returns what went wrong, a line a picture.
+    """Predict every picture with progress, and return a line for each that failed.
 
-    Pictures are read and answers written by threads while the model computes; pictures that follow
-    each other and have one size are computed together, at most `batch_size`.
+    Threads read pictures and write maps while the model computes.  Pictures of one size that follow
+    each other are computed together, at most `batch_size`.
     """
     failed: list[str] = []
     began = last = time.perf_counter()
@@ -183,7 +183,7 @@ def predict_all(
 
 
 def _read(path: Path, stem: Path) -> tuple[NDArray[np.uint8], Path] | str:
-    """A picture's pixels, or why it cannot be read."""
+    """Return a picture's pixels and stem, or the reason why it cannot be read."""
     try:
         return read_picture(path), stem
     except ValueError as error:
@@ -193,7 +193,7 @@ def _read(path: Path, stem: Path) -> tuple[NDArray[np.uint8], Path] | str:
 def ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Answer], items: Iterable[Item], num: int
 ) -> Iterator[Answer]:
-    """The answers in order, computed by the pool at most `num` items ahead of their use."""
+    """Yield the answers in order; the pool computes at most `num` items ahead."""
     rest = iter(items)
     waiting = [pool.submit(function, item) for item in itertools.islice(rest, num)]
     while waiting:
@@ -205,7 +205,7 @@ def ahead(
 def batches(
     read: Iterable[tuple[NDArray[np.uint8], Path] | str], size: int
 ) -> Iterator[list[tuple[NDArray[np.uint8], Path]] | str]:
-    """Pictures that follow each other and have one size, at most `size` at once; errors alone."""
+    """Yield pictures of one size that follow each other, at most `size` together, and errors."""
     batch: list[tuple[NDArray[np.uint8], Path]] = []
     for item in read:
         changes = isinstance(item, str) or (batch and item[0].shape != batch[0][0].shape)

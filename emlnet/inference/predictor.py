@@ -1,4 +1,4 @@
-"""Pictures of any kind in, maps at their own size out."""
+"""Predictions: pictures of any kind in, maps at their own size out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EML_BLUR = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Where people look in one picture of H x W pixels.
+    """The prediction for one picture of H x W pixels.
 
     saliency: (H, W) float32; a density model's density, which sums to 1, or an `eml` model's
     sigmoid map in [0, 1].  log_density: (H, W) float32, natural log, exp sums to 1.
@@ -41,7 +41,7 @@ class Prediction:
     kind: Kind
 
     def grey(self) -> NDArray[np.float32]:
-        """(H, W) in 0..1: the map min-max; an `eml` map is blurred first."""
+        """Return the map (H, W) min-max to 0..1; an `eml` map is blurred first."""
         maps = torch.from_numpy(self.saliency)[None, None]
         if self.kind == "eml":
             sigma = EML_BLUR * math.sqrt(self.saliency.size / (480 * 640))
@@ -50,11 +50,11 @@ class Prediction:
         return grey
 
     def picture(self) -> NDArray[np.uint8]:
-        """(H, W) uint8: `grey` in 0..255."""
+        """Return the map (H, W) as uint8, min-max to 0..255."""
         return (self.grey() * 255).round().astype(np.uint8)
 
     def picture16(self) -> NDArray[np.uint16]:
-        """(H, W) uint16: `grey` in 0..65535."""
+        """Return the map (H, W) as uint16, min-max to 0..65535."""
         return (self.grey().astype(np.float64) * 65535).round().astype(np.uint16)
 
 
@@ -62,11 +62,11 @@ class Prediction:
 def predict_output(
     model: EMLNet | Encoder, image: Tensor, flip: bool = False, half: bool = False
 ) -> Tensor:
-    """The model's output (B, 1, H, W) for (B, 3, H, W) in 0..1.
+    """Return the model's output (B, 1, H, W) for pictures (B, 3, H, W) in 0..1.
 
-    flip: average with the mirrored picture's.  half: backbones and readouts compute in 16 bits
-    (float16 on a GPU, bfloat16 on a CPU); what joins them stays in 32, and so does all of a batch
-    that is too large for 16.
+    flip: average with the output of the mirrored pictures.  half: backbones and readouts compute in
+    16 bits (float16 on a GPU, bfloat16 on a CPU), heads and decoder in 32.  A batch whose values
+    overflow 16 bits is computed again in 32.
     """
     model.eval()
     output = _output(model, image, half)
@@ -93,7 +93,7 @@ def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
 
 
 def to_predictions(output: Tensor, kind: Kind) -> list[Prediction]:
-    """A model's output (B, 1, H, W) as one prediction per picture."""
+    """Split a model's output (B, 1, H, W) into one prediction per picture."""
     saliency = (output.exp() if kind == "density" else output).float().cpu().numpy()
     log_density = to_log_density(output, kind).float().cpu().numpy()
     return [
@@ -103,7 +103,7 @@ def to_predictions(output: Tensor, kind: Kind) -> list[Prediction]:
 
 
 def to_tensors(images: Sequence[Picture] | NDArray[Any] | Tensor) -> list[Tensor]:
-    """Each picture of a batch as (3, H, W) float32 RGB in 0..1; sizes may differ.
+    """Convert each picture of a batch to (3, H, W) float32 RGB in 0..1; sizes may differ.
 
     images: pictures, or an array or a tensor whose first axis counts them.
     """
@@ -111,7 +111,7 @@ def to_tensors(images: Sequence[Picture] | NDArray[Any] | Tensor) -> list[Tensor
 
 
 def to_tensor(image: Picture) -> Tensor:
-    """(3, H, W) float32 RGB in 0..1.  Raises ValueError for what is no picture."""
+    """Convert a picture to (3, H, W) float32 RGB in 0..1.  Raises ValueError for anything else."""
     if isinstance(image, Tensor):
         given = image.detach().cpu()
         if given.dtype == torch.bfloat16:

@@ -1,8 +1,8 @@
-"""The checkpoints that EML-NET's authors released, as packaged models.
+"""Package the checkpoints that EML-NET's authors released; their code is not used.
 
 `res_imagenet.pth`, `res_places.pth`: an encoder each, torchvision's ResNet-50 names, `output0..4`
-and `combined`.  `res_decoder.pth`: `img_model`, `pla_model` (the readouts of the first and the
-second encoder) and `combined`.  Their code is not needed, nor used.
+and `combined`.  `res_decoder.pth`: `img_model`, `pla_model` (for the readouts of the first and the
+second encoder) and `combined`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE = (480, 640)
 """Height and width in pixels at which the authors trained and predict."""
 LICENCE = "none given: the authors' repository carries no licence"
 
-# Prefixes of the authors' keys, and ours.
+# The authors' prefixes of keys, and ours.
 ENCODER = {r"output(\d+)\.": r"readout.\1.", r"combined\.": "head.combine.", "": "backbone."}
 DECODER = {
     r"img_model\.(\d+)\.": r"refine.0.\1.",
@@ -36,12 +36,12 @@ DECODER = {
 def import_reference(
     files: Sequence[Path], folder: Path, size: tuple[int, int] = SIZE
 ) -> EMLNet | Encoder:
-    """Packages the authors' checkpoints into a folder, and returns the model.
+    """Package the authors' checkpoints into a folder, and return the model.
 
     files: one encoder; or the two encoders, ImageNet's first, and the decoder.
-    size: (H, W) at which the encoders see pictures.
-    Raises ValueError that names the file when one is not what was expected, or cannot be read
-    without running code.
+    size: (H, W) in pixels at which the encoders see pictures.
+    Raises ValueError that names the file when it has other content, or cannot be read without
+    running code.
     """
     states = [read_state_dict(path) for path in files]
     kinds = [_kind(path, state) for path, state in zip(files, states, strict=True)]
@@ -76,7 +76,7 @@ def import_reference(
 
 
 def _kind(path: Path, state: Mapping[str, Tensor]) -> str:
-    """`encoder` or `decoder`.  Raises ValueError for anything else, with what it looks like."""
+    """Return `encoder` or `decoder`.  Raises ValueError for any other checkpoint."""
     if "img_model.0.0.weight" in state:
         return "decoder"
     if "output0.0.weight" in state:
@@ -84,14 +84,14 @@ def _kind(path: Path, state: Mapping[str, Tensor]) -> str:
     begins = ", ".join(list(state)[:3])
     hint = ""
     if "layer1.0.conv1.weight" in state:
-        hint = "; it is a ResNet before finetuning, which `--weights` of a training command takes"
-    raise ValueError(f"{path} is none of EML-NET's checkpoints (it begins with {begins}){hint}")
+        hint = "; it is a ResNet before finetuning: pass it to a training command as --weights"
+    raise ValueError(f"{path} is not one of EML-NET's checkpoints (its keys: {begins}, ...){hint}")
 
 
 def _fill(
     module: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str], path: Path
 ) -> None:
-    """Loads a state under the authors' names, every key of it."""
+    """Load every key of a state under the authors' names into a module."""
     own = module.state_dict()
     given = {_our_key(key, names): value for key, value in state.items()}
     check_keys(own, given, str(path))

@@ -1,6 +1,6 @@
-"""The MLflow registry: versions of models, the aliases that point at the best, and pulling one.
+"""The MLflow registry: find versions of models and pull them.
 
-`mlflow` is imported here alone, at first use; a folder needs no MLflow.
+Only this file of `emlnet` imports `mlflow`, at first use; a model in a folder needs no MLflow.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REFUSALS = {
 MODEL_URI = re.compile(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
-"""What MLflow's stores answer for a model, version or alias that is not there."""
+"""Error codes of MLflow's stores for a model, version or alias that is not there."""
 
 
 class NotRegisteredError(ValueError):
@@ -55,9 +55,9 @@ class NotRegisteredError(ValueError):
 
 
 def find_tracking_uri(given: str | None = None) -> str:
-    """The store to use: what was given, else MLFLOW_TRACKING_URI, else SQLite in this folder.
+    """Return the store to use: `given`, else MLFLOW_TRACKING_URI, else SQLite in this folder.
 
-    A SQLite file's path is made absolute: other processes have other working folders.
+    The path of a SQLite file is made absolute: other processes have other working folders.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///"):
@@ -158,9 +158,9 @@ def _check_sqlite(path: Path) -> None:
 
 
 def find_version(client: MlflowClient, alias: str | None = None, version: int | None = None) -> Any:
-    """The registered version by number or alias.
+    """Return the registered version with that number or alias.
 
-    Raises NotRegisteredError that lists what there is.
+    Raises NotRegisteredError that lists the aliases.
     """
     from mlflow.exceptions import MlflowException
 
@@ -183,7 +183,7 @@ def find_version(client: MlflowClient, alias: str | None = None, version: int | 
 
 
 def find_uri(client: MlflowClient, uri: str) -> Any:
-    """The registered version that `models:/emlnet@alias` or `models:/emlnet/version` names.
+    """Return the registered version of `models:/emlnet@alias` or `models:/emlnet/version`.
 
     Raises ValueError for another form, NotRegisteredError when there is no such version.
     """
@@ -201,9 +201,9 @@ def load(
     half: bool = False,
     tracking_uri: str | None = None,
 ) -> Package:
-    """A model that predicts, in eval mode.
+    """Return a model that predicts, in eval mode.
 
-    source: what `resolve` takes.  device: where it computes.  half: backbones in 16 bits.
+    source: as in `resolve`.  device: where it computes.  half: backbones in 16 bits.
     tracking_uri: where a registered model lies, see `find_tracking_uri`.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -212,7 +212,7 @@ def load(
 
 
 def resolve(source: str, tracking_uri: str, into: Path) -> Path:
-    """The folder of a packaged model: `source` itself, or what it names, pulled into `into`.
+    """Return the folder of a packaged model: `source` itself, or `into` after pulling it there.
 
     source: a folder, an archive or the http(s) address of either (see emlnet.registry.download),
     `models:/emlnet@alias`, `models:/emlnet/version` or `runs:/run_id`.
