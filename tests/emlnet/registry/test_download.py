@@ -211,6 +211,18 @@ def test_a_path_or_link_in_an_archive_leads_nowhere(model, target, tmp_path):
     assert alone(target) == []
 
 
+def test_a_model_that_a_killed_pull_had_moved_away_is_put_back(model, target):
+    download.fetch(str(model), target)
+    target.rename(target.with_name(".model.old"))
+    with pytest.raises(ValueError, match="no model at"):
+        download.fetch("/nowhere", target)
+    (model / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read"):
+        download.fetch(str(model), target)
+    assert sorted(path.name for path in target.iterdir()) == sorted([CARD, MODEL, WEIGHTS])
+    assert alone(target) == ["model"]
+
+
 @pytest.mark.parametrize("limit", ["MAX_ARCHIVE", "MAX_MEMBERS"])
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])
 def test_an_archive_is_measured_before_it_is_unpacked(

@@ -84,6 +84,9 @@ def test_each_picture_is_answered_with_its_map(model: Any, package: Path) -> Non
         ([encode(4, 4), encode(400, 400)[:900]], "picture 1 cannot be decoded"),
         ([bomb(14_200)], "picture 0 cannot be decoded"),
         ([bomb(8_000)], "it claims 8000 x 8000 pixels"),
+        ([encode(1, 50_000)], "50000 x 1 pixels is longer than 20 to 1"),
+        ([encode(9, 9, kind="TIFF")], "its format is not JPEG, PNG"),
+        ([b"%!PS-Adobe-3.0 EPSF-3.0"], "its format is not JPEG, PNG"),
         (["a path"], "picture 0 is str, not an encoded picture"),
         ([encode(4, 4)] * 17, "send 1 to 16 pictures, not 17"),
     ],
@@ -183,7 +186,7 @@ def test_memory_is_bounded_under_mixed_requests_of_eight_clients(
     server: tuple[str, psutil.Process],
 ) -> None:
     url, process = server
-    sizes = [(60, 80), (480, 640), (1200, 1600), (3000, 4000)]
+    sizes = [(60, 1200), (480, 640), (1200, 1600), (3000, 4000)]
     requests = [picture_request(encode(*size, kind="JPEG")) for size in sizes]
 
     def memory() -> float:
