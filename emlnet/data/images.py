@@ -143,10 +143,11 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
 
     EXIF that cannot be read turns nothing.
     """
+    stated = _stated_range(image)
     with suppress(Exception):  # Pillow raises SyntaxError, struct.error and more.
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        grey = to_unit_range(np.asarray(image), name, _stated_range(image))
+        grey = to_unit_range(np.asarray(image), name, stated)
         return np.repeat((grey * 255).round().astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
@@ -183,11 +184,17 @@ def to_unit_range(
         usual = next(2**bits - 1 for bits in USUAL_BITS if high < 2**bits)
         top = stated if stated is not None and stated >= high else min(usual, own)
     if top not in (own, stated) and high > 0:
-        logger.warning(
-            "%s: the values go up to %.4g and do not fill their type; taken as a range of 0 to %d",
-            name, high, top,
-        )  # fmt: skip
+        _warn_once(
+            f"{name}: the values go up to {high:g} and do not fill their type; taken as a range of "
+            f"0 to {top}"
+        )
     return (pixels / np.float64(top)).clip(0, 1).astype(np.float32)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """Log a warning; a photograph that is read in every epoch is told once."""
+    logger.warning(line)
 
 
 def _range_of_floats(high: float, name: str) -> int:

@@ -92,6 +92,7 @@ def tiff_with_range(values, top):
     ],
 )  # fmt: skip
 def test_a_grey_photograph_is_the_same_whatever_its_type_and_a_guess_is_told(data, is_told, caplog):
+    images._warn_once.cache_clear()
     decoded = decode_picture(data, "photo.tif")
     assert np.abs(decoded.astype(int) - GREY[..., None]).max() <= 4
     assert ("photo.tif: the values go up to" in caplog.text) == is_told
@@ -170,9 +171,9 @@ def test_each_format_is_read_and_no_other(kind):
 
 def test_a_photograph_with_a_second_picture_in_it_is_its_first():
     file = io.BytesIO()
-    first, second = (Image.fromarray(noise(seed=seed)) for seed in (0, 1))
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
     first.save(file, "MPO", save_all=True, append_images=[second], quality=95)
-    assert np.abs(decode_picture(file.getvalue(), "a").astype(int) - noise()).mean() < 20
+    assert decode_picture(file.getvalue(), "a")[..., 0].min() > 250
 
 
 def test_an_iphones_photograph_names_what_to_install(monkeypatch):

@@ -87,7 +87,7 @@ def test_another_set_of_files_is_refused_with_what_was_found(files, chosen, tmp_
 def test_a_resnet_before_finetuning_is_sent_to_weights(tmp_path):
     path = tmp_path / "resnet50_places365.pth.tar"
     torch.save({"state_dict": {"module.layer1.0.conv1.weight": torch.zeros(1)}}, path)
-    with pytest.raises(ValueError, match=r"places365\.pth\.tar is none of .*`--weights`"):
+    with pytest.raises(ValueError, match=r"places365\.pth\.tar is not one of .*--weights"):
         import_reference([path], tmp_path / "model")
 
 

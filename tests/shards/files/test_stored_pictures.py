@@ -51,8 +51,8 @@ def picture(mode, colour, size=(40, 30)):
         (picture("LA", (9, 255)), "PNG", (9, 9, 9)),
         (picture("P", 0), "PNG", (0, 0, 0)),
         (picture("P", 0), "GIF", (0, 0, 0)),
-        (picture("I;16", 0x1234), "PNG", (0x12, 0x12, 0x12)),
-        (picture("I;16", 0x1234), "TIFF", (0x12, 0x12, 0x12)),
+        (picture("I;16", 0x9234), "PNG", (0x92, 0x92, 0x92)),
+        (picture("I;16", 0x9234), "TIFF", (0x92, 0x92, 0x92)),
         (picture("F", 77.0), "TIFF", (77, 77, 77)),
         (picture("1", 1), "BMP", (255, 255, 255)),
         (picture("RGB", (1, 2, 3)), "BMP", (1, 2, 3)),
@@ -107,7 +107,7 @@ def test_fixations_are_on_the_photograph_as_it_is_displayed(raw, kind, orientati
     assert decoded.image[31 - y, x].max() < 15
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 97), (31, 1), (7, 13), (33, 65)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (19, 1), (7, 13), (33, 65)])
 def test_odd_sizes_are_read(raw, size):
     decoded, _ = stored(raw, saved(picture("RGB", 5, size[::-1]), "PNG"), [[[1, 1]]], size)
     assert decoded.image.shape == (*size, 3)
