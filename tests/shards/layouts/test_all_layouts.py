@@ -159,7 +159,7 @@ def test_a_photograph_of_salicons_json_that_is_missing_is_a_fault(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{}], "annotations": []}'])
 def test_a_broken_salicon_json_is_named(tmp_path, text):
     layouts.put(layouts.salicon_json(tmp_path) / "fixations_val2014.json", text.encode())
-    with pytest.raises(ValueError, match=r"fixations_val2014\.json is not SALICON.s JSON of `images`"):
+    with pytest.raises(ValueError, match=r"fixations_val2014\.json is not SALICON.s JSON"):
         walk(tmp_path)
 
 
