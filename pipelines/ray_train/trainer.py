@@ -31,6 +31,7 @@ from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.ray_cluster.sizing import check_batch, scaling_config
 from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal, forward_signals
 from pipelines.ray_train import worker
+from pipelines.ray_train.checkpoint_list import mend_checkpoint_list
 from pipelines.ray_train.checkpoint_upload import describe_refusal
 from pipelines.ray_train.hang_watchdog import collective_timeout
 from pipelines.ray_train.training_job import TrainingJob
@@ -79,6 +80,9 @@ def train(
     if scaling.min_workers < scaling.max_workers:
         job = limit_micro_batch(job, scaling.max_workers)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
+    root = checkpoint_storage(storage, compute)
+    if "://" not in root:  # Other storage replaces a file in one step.
+        mend_checkpoint_list(Path(root) / storage.name)
     stop_signal = StopSignal()
     trainer = _Trainer(
         worker.run,
@@ -95,7 +99,7 @@ def train(
         scaling_config=scaling,
         run_config=RunConfig(
             name=storage.name,
-            storage_path=checkpoint_storage(storage, compute),
+            storage_path=root,
             failure_config=FailureConfig(
                 max_failures=compute.max_failures, controller_failure_limit=start_failures
             ),
@@ -112,7 +116,7 @@ def train(
         reason = stop_signal.reason()
         cause = error.controller_failure if isinstance(error, ControllerError) else None
         if isinstance(cause, OSError):  # Ray's own list of checkpoints could not be written.
-            reason = reason or describe_refusal(checkpoint_storage(storage, compute), cause)
+            reason = reason or describe_refusal(root, cause)
         if reason:
             raise ValueError(f"{job.title}: {reason}") from error
         raise RuntimeError(f"{job.title}: training failed: {error}") from error

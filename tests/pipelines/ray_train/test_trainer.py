@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from emlnet.models.encoder import EncoderConfig
+from emlnet.training import checkpoint
 from emlnet.training.divergence import DivergedError
 from emlnet.training.state import Plan
 from pipelines.config.options import Compute
@@ -56,6 +58,14 @@ def test_an_interrupted_run_resumes_and_ends_bit_equal(data: Path, tmp_path: Pat
     assert whole["model"].keys() == resumed["model"].keys()
     for name, value in whole["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
+    # Killed while Ray Train wrote its list of checkpoints, and the newest one was half copied.
+    listed = tmp_path / "broken" / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    listed.write_text(listed.read_text()[:200])
+    half = tmp_path / "broken" / "checkpoint_2999-01-01_00-00-00.000000"
+    half.mkdir()
+    (half / checkpoint.FILE).write_bytes(b"PK")
+    again = trainer.train(broken, tmp_path / "broken", ONCE)
+    assert again["history"] == resumed["history"]
 
 
 def test_a_batch_that_workers_cannot_share_is_an_error(data: Path, tmp_path: Path) -> None:
