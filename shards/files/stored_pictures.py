@@ -12,7 +12,6 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from emlnet.data.images import MAX_PIXELS, SUFFIXES, decode_picture, open_picture, to_rgb
+from emlnet.data.images import MAX_PIXELS, SUFFIXES, decode_picture, open_picture, to_grey, to_rgb
 from shards.files.mat_files import read_matrix
 
 PHOTOGRAPHS = SUFFIXES
@@ -60,7 +59,7 @@ def as_stored(data: bytes, name: str) -> bytes:
     image = ImageOps.exif_transpose(open_picture(data, name))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-    return encode_png(image if image.mode in PNG_MODES else to_rgb(image))
+    return encode_png(image if image.mode in PNG_MODES else to_rgb(image, name))
 
 
 def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
@@ -85,7 +84,7 @@ def read_density(path: Path, name: str) -> NDArray[np.uint8]:
     """
     if path.suffix.lower() != ".mat":
         return decode_density(path.read_bytes(), name)
-    return scale_density(read_matrix(path, name), name)
+    return to_grey(Image.fromarray(read_matrix(path, name).astype(np.float32)), name)
 
 
 def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:
@@ -94,23 +93,11 @@ def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:
     Raises ValueError starting with `name` when it cannot be decoded, or is in colour.
     """
     image = open_picture(data, name)
-    if image.mode.startswith(("I", "F")):
-        return scale_density(np.asarray(image), name)
-    if image.mode not in ("1", "L"):
+    if image.mode in ("P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):
         colours = np.asarray(image.convert("RGB")).astype(np.int16)
         if np.ptp(colours, axis=2).max(initial=0) > GREY_TOLERANCE:
             raise ValueError(f"{name} is in colour; a density map is grey")
-    return np.asarray(image.convert("L"))
-
-
-def scale_density(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """(H, W) uint8 of a density map of any numbers: it has no scale of its own, so 255 is its
-    greatest value.  Raises ValueError starting with `name` for negative numbers and no numbers."""
-    density = values.astype(np.float64)
-    if density.size == 0 or not np.isfinite(density).all() or density.min() < 0:
-        raise ValueError(f"{name} holds negative values, or values that are not numbers")
-    scaled: NDArray[np.uint8] = (density * (255 / (density.max() or 1))).round().astype(np.uint8)
-    return scaled
+    return to_grey(image, name)
 
 
 def encode_png(picture: Image.Image | NDArray[np.uint8]) -> bytes:

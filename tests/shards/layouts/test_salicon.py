@@ -293,7 +293,7 @@ def test_a_density_map_of_any_numbers_keeps_its_levels(raw, suffix, values):
     [
         ("png", np.tile(np.array([[[255, 0, 0]]], np.uint8), (30, 40, 1)), "is in colour"),
         ("tif", LEVELS.astype(np.float32) - 1, "negative values"),
-        ("tif", np.full((30, 40), np.nan, np.float32), "not numbers"),
+        ("tif", np.full((30, 40), np.nan, np.float32), "not finite"),
     ],
 )
 def test_a_density_map_that_is_none_is_named(raw, suffix, values, reason):
