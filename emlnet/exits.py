@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from emlnet.public_url import public_url
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 TERMINATED = 143
@@ -19,7 +21,7 @@ def exit_code(
 ) -> int:
     """Run a command; return the number that it returns, or 0.
 
-    errors: those that a user can mend: one line on stderr, and 1.
+    errors: those that a user can mend: one line on stderr, without secrets of addresses, and 1.
     """
     try:
         answer = command()
@@ -31,7 +33,7 @@ def exit_code(
         # Write a newline: it fails if the pipe is closed.
         if isinstance(error, BrokenPipeError) and not _is_read("\n"):
             return UNREAD
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {public_url(error)}", file=sys.stderr)
         code = 1
     finally:
         is_read = _is_read("")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import tyro
 
 from emlnet import exits
+from emlnet.public_url import public_url
 
 # Ray Train says this of an actor of its own (PreemptionWatcher) in each run; it is harmless.
 NOISE = "has constructor arguments in the object store and max_restarts"
@@ -154,7 +155,7 @@ def exit_code(command: Callable[[], object]) -> int:
             from pipelines.ray_cluster.stop_signal import StoppedError, stopped_exit_code
 
             if isinstance(error, StoppedError):
-                print(error, file=sys.stderr)
+                print(public_url(error), file=sys.stderr)
                 return stopped_exit_code()
             if isinstance(error, MlflowException):
                 raise RuntimeError(str(error)) from error

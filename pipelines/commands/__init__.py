@@ -1,4 +1,4 @@
-"""The commands, one a file, by what people do with them.
+"""The commands, one a file, by what people do with them: training, evaluating, models.
 
-May import every folder of `pipelines`; nothing imports it.
+May import every folder of `pipelines`; only `pipelines.command_table` names them.
 """

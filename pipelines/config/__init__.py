@@ -1,4 +1,4 @@
-"""Presets, and the dataclasses that several commands share.
+"""Presets, options that several commands share, and the digests and names made from them.
 
 Imports `emlnet` and `shards`.
 """

@@ -1,4 +1,4 @@
-"""What tyro leaves to do between the words of a command line and a config."""
+"""Flags that tyro does not parse by itself: loss weights, presets, `--use-gpu`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.registry.mlflow_registry import connect, find_tracking_uri
 
 BEST_WEIGHTS = "best-weights.json"
-"""What a search over loss weights writes, a file and an artifact of its MLflow run."""
+"""The result of a search over loss weights: a file, and an artifact of its MLflow run."""
 RUN = re.compile("[0-9a-f]{32}")
 """The id of an MLflow run."""
 
 
 def registry(argv: Sequence[str] = ()) -> tyro.constructors.ConstructorRegistry:
-    """How flags become values that tyro doesn't know: loss weights as `kl=10,cc=2,nss=1`.
+    """The rule by which tyro parses loss weights such as `kl=10,cc=2,nss=1`.
 
-    argv: all arguments, for `--tracking-uri`: the store where a run of a search is looked up.
+    argv: all arguments; `--tracking-uri` names the store of the run in `@RUN`.
     """
     uri, _ = take_flag(argv, "--tracking-uri")
     rules = tyro.constructors.ConstructorRegistry()
@@ -45,8 +45,9 @@ def registry(argv: Sequence[str] = ()) -> tyro.constructors.ConstructorRegistry:
 
 
 def read_loss_weights(text: str, tracking_uri: str | None = None) -> LossWeights:
-    """From `kl=10,cc=2,nss=1`, or `@` and the JSON that a search writes: a file, or the id of the
-    search's MLflow run, whose store `tracking_uri` names.
+    """Parse `kl=10,cc=2,nss=1`, or read `@FILE` or `@RUN_ID`, the result of a search.
+
+    tracking_uri: the MLflow store of the run.  Raises ValueError when there are no loss weights.
     """
     if not text.startswith("@"):
         return LossWeights.parse(text)
@@ -57,7 +58,7 @@ def read_loss_weights(text: str, tracking_uri: str | None = None) -> LossWeights
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = connect(uri).download_artifacts(given, BEST_WEIGHTS, folder)
-        except Exception as error:  # What it is depends on the store.
+        except Exception as error:  # Each kind of store has its own errors.
             raise ValueError(
                 f"no {BEST_WEIGHTS} of run {given} in the MLflow store (--tracking-uri): {error}"
             ) from error

@@ -27,7 +27,7 @@ class ClusterOptions:
     """Work on GPUs, one per worker; default: when the cluster has any."""
     address: str | None = None
     """Ray cluster to join, whose nodes see the folders of data and run; default: RAY_ADDRESS, else
-    a cluster of this machine alone."""
+    a cluster of this machine only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +35,19 @@ class Compute(ClusterOptions):
     """Where and how a command trains."""
 
     num_workers: int | str = 0
-    """Ray workers, which share each batch; 0: one per GPU, or one when there is none.  `2:8`: from
-    2 to 8, as many as there is room for, more or fewer as machines come and go."""
+    """Ray workers, which share each batch; 0: one per GPU, or one without GPUs.  `2:8`: as many as
+    there is room for, from 2 to 8, as machines come and go."""
     cpus: int = 1
     """CPU cores that Ray sets aside for each worker."""
     placement: Literal["pack", "spread"] = "pack"
-    """Workers on few nodes (`pack`), or on as many as there are (`spread`)."""
+    """Workers on few nodes (`pack`) or on many (`spread`)."""
     sync_bn: bool = False
-    """BatchNorm's statistics over all workers' images, on GPUs; else they are each worker's own."""
+    """On GPUs: BatchNorm statistics over the images of all workers, not of each worker."""
     loader_workers: int = 0
     """Threads per worker that read and decode ahead; 0 reads when a batch is asked for."""
     timeout: int = 600
-    """Seconds without progress after which a worker hangs: each tells where, and all start anew
-    from the last checkpoint."""
+    """Seconds without progress after which workers print where they hang, and all start again from
+    the last checkpoint."""
     storage: str | None = None
     """Where checkpoints go: s3://BUCKET/PATH, gs://BUCKET/PATH, or a folder that all nodes share;
     default: the run's own folder."""
@@ -55,18 +55,18 @@ class Compute(ClusterOptions):
     """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""
     errors: OmitArgPrefixes[ErrorPolicy] = field(default_factory=ErrorPolicy)
     max_failures: int = 2
-    """How often a stage starts again from its last checkpoint after a worker died."""
+    """How often a stage restarts from its last checkpoint after a worker died."""
     threads: int = 0
-    """CPU threads of each worker; 0: the cores of its machine, shared by the workers there."""
+    """CPU threads of each worker; 0: an equal share of its machine's cores."""
     compile: bool = False
-    """Compile training steps (torch.compile); where that fails, training goes on without."""
+    """Compile training steps (torch.compile); where that fails, train without."""
     profile: bool = False
     """Trace three training steps: trace.json.gz among the MLflow run's artifacts."""
 
     def __post_init__(self) -> None:
         least, most = self.worker_range
         if min(least, self.loader_workers, self.threads) < 0 or most < least:
-            raise ValueError("numbers of workers and threads are at least 0, ranges as `2:8`")
+            raise ValueError("numbers of workers and threads are at least 0, a range is like `2:8`")
 
     @property
     def storage_folder(self) -> Path | None:
@@ -82,7 +82,7 @@ class Compute(ClusterOptions):
             found = int(least), int(most) if colon else int(least)
         except ValueError:
             raise ValueError(
-                f"num_workers is a number or a range as `2:8`, not {self.num_workers!r}"
+                f"num_workers is a number or a range like `2:8`, not {self.num_workers!r}"
             ) from None
         if colon and found[0] < 1:
             raise ValueError(f"a range of workers begins at 1, not {self.num_workers!r}")
@@ -107,7 +107,7 @@ class Tracking(StoreOptions):
     """Where a command writes."""
 
     out: Path | None = None
-    """The run's own folder; the same command goes on from what it finds.  Default: runs/<name>."""
+    """The run's own folder; the same command resumes from it.  Default: runs/<name>."""
     experiment: str | None = None
     """MLflow experiment; default: the data set's name."""
 
@@ -155,7 +155,7 @@ class FullCommand(TrainingCommand):
     flip_scores: bool = True
     """Score models averaged with the mirrored picture's map."""
     preset: Suppress[str] = ""
-    """Name of the preset that it started from."""
+    """Name of the preset that the command started from."""
 
     def __post_init__(self) -> None:
         if not self.backbones:

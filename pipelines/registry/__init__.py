@@ -1,4 +1,4 @@
-"""The registered model: versions, aliases, and what serves them.
+"""The registered model: versions, aliases, promotion, and what serves them.
 
-Imports `pipelines.evaluation` and `pipelines.tracking`.
+Imports `pipelines.config`, `pipelines.evaluation` and `pipelines.tracking`.
 """

@@ -11,7 +11,7 @@ from emlnet.registry import mlflow_registry
 from pipelines.evaluation import score_table
 from pipelines.evaluation.html_report import REPORT, write_report
 from pipelines.evaluation.sources import ModelSource
-from pipelines.registry.publish import Published, show_version
+from pipelines.registry.publish import RegisteredVersion, show_version
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking import run_folder
 from pipelines.tracking.run_folder import StageResult
@@ -23,7 +23,7 @@ def write_report_files(
     context: RunContext,
     scores: score_table.Table,
     best: StageResult,
-    published: Published,
+    published: RegisteredVersion,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Write scores and report into the run's folder and to MLflow; return scores.json's content."""

@@ -1,4 +1,4 @@
-"""What Ray Train calls when an epoch has ended: its metrics and pictures go to MLflow."""
+"""The callback of Ray Train that logs each epoch's metrics and pictures to MLflow."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from pipelines.tracking.mlflow_runs import Tracker, one_line
 class EpochLogger(UserCallback):  # type: ignore[misc]
     """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice.
 
-    What a store that is away did not get is kept, and sent with the next epoch.
+    Epochs that MLflow could not take are kept and sent with the next one.
     """
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:
         self.tracker, self.run_id = tracker, run_id
-        self.kept: list[dict[str, Any]] = []
+        self.unsent: list[dict[str, Any]] = []
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        """Called when every worker has reported."""
+        """Log rank 0's report of an epoch; called when every worker has reported."""
         if metrics[0].get("report") is None:
             return
-        self.kept.append(metrics[0])
+        self.unsent.append(metrics[0])
         try:
-            while self.kept:
-                self._log(self.kept[0])
-                del self.kept[0]
-        except Exception as error:  # Whatever it is, it is no reason to stop training.
-            epochs = ", ".join(str(entry["report"]["epoch"]) for entry in self.kept)
+            while self.unsent:
+                self._log(self.unsent[0])
+                del self.unsent[0]
+        except Exception as error:  # Whatever it is, it must not stop training.
+            epochs = ", ".join(str(entry["report"]["epoch"]) for entry in self.unsent)
             print(f"MLflow does not answer ({one_line(error)}); kept for later: epoch {epochs}")
 
     def _log(self, entry: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -13,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emlnet.public_url import public_url
 from emlnet.registry.mlflow_registry import ABSENT, connect
 from pipelines.config.identity import digest
 from pipelines.ray_cluster.stop_signal import StoppedError
 from pipelines.tracking.provenance import code_tags, dataset_input, host_kind
-from pipelines.tracking.run_folder import write_json
+from pipelines.tracking.run_folder import read_json, write_json
 from shards.files.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 RUN_ID = "mlflow-run.json"
 EPOCH_SECONDS = "epoch_seconds"
 EXPERIMENT_TAGS = {
-    # Which of MLflow's two kinds of pages opens: that of models in training.
+    # MLflow has two kinds of pages; these are for training.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "A run of `full` is a parent; its stages, their trials and the "
     "evaluation are its children. The report is among the parent's artifacts.",
 }
-IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Training waits for no server; what it did not get is sent later."""
+SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""Training does not wait for a server; what a server did not get is sent later."""
 SECONDS_BETWEEN_TRIES = 3
 STOPS = (StoppedError, KeyboardInterrupt, SystemExit)
 PICTURES = "pictures"
@@ -42,7 +42,7 @@ PICTURES = "pictures"
 
 
 def away() -> tuple[type[Exception], ...]:
-    """What a store that does not answer raises, through its client."""
+    """The errors of a store that does not answer."""
     # Workers import this file and log nothing: MLflow is imported at first use.
     from mlflow.exceptions import MlflowException
 
@@ -58,7 +58,7 @@ class Tracker:
 
     @classmethod
     def open(cls, uri: str, experiment: str) -> Tracker:
-        """Opens a store, makes it if it is SQLite, and makes the experiment in it.
+        """Open a store and its experiment; make the experiment, and a SQLite store, if missing.
 
         A SQLite store is made here, in one process: several that make it at once fail.  Its
         artifacts go beside it.  Raises ValueError when no server answers.
@@ -71,51 +71,28 @@ class Tracker:
             location = (path.parent / "mlartifacts" / experiment).as_uri()
         client = connect(uri)
         found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
+        if found is None:
+            made = client.create_experiment(experiment, location, tags=EXPERIMENT_TAGS)
+            return cls(uri=uri, experiment_id=str(made))
+        if found.lifecycle_stage == "deleted":
             raise ValueError(
-                f"experiment {experiment!r} was deleted from {uri}; restore it, or name another "
-                "with --experiment"
+                f"experiment {experiment!r} was deleted from {public_url(uri)}; restore it, or "
+                "name another with --experiment"
             )
-        made = (
-            found.experiment_id
-            if found
-            else client.create_experiment(experiment, location, tags=EXPERIMENT_TAGS)
-        )
-        return cls(uri=uri, experiment_id=str(made))
+        return cls(uri=uri, experiment_id=str(found.experiment_id))
 
     @classmethod
     def existing(cls, uri: str) -> Tracker:
-        """A store, for a caller that makes no runs.  Raises ValueError when it is not there."""
+        """Open a store in which no run is made.  Raises ValueError when it is not there."""
         connect(uri)
         return cls(uri=uri, experiment_id="")
 
     @property
     def client(self) -> MlflowClient:
-        """A client of the store, which tells soon when it is away."""
-        for variable, value in IMPATIENCE.items():
+        """A client of the store, which soon says when it does not answer."""
+        for variable, value in SHORT_WAITS.items():
             os.environ.setdefault(variable, value)
         return connect(self.uri)
-
-    @contextmanager
-    def run(
-        self,
-        folder: Path,
-        name: str,
-        *,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        parent: str | None = None,
-        data: tuple[Path | str, Manifest] | None = None,
-    ) -> Iterator[str]:
-        """An MLflow run, by its id; the one that the folder's work began with when it goes on.
-
-        data: the shards that it works on.  While it runs, the machine's load is logged.
-        It ends as FINISHED, or as FAILED, with the reason as its description, when the body raises.
-        """
-        run_id = self.begin(folder, name, params=params, tags=tags, parent=parent, data=data)
-        with self._failing(run_id), self._system_metrics(run_id):
-            yield run_id
-        self.end(run_id)
 
     def begin(
         self,
@@ -127,49 +104,71 @@ class Tracker:
         parent: str | None = None,
         data: tuple[Path | str, Manifest] | None = None,
     ) -> str:
-        """The id of the MLflow run that `run` works in, for a caller that ends it by itself."""
+        """Begin a run and return its id; the folder's earlier run is continued.
+
+        parent: id of the run that it is a child of.  data: the shards that it works on.
+        """
         client = self.client
         run_id = self._known(folder)
-        if run_id is None:
-            own = {"mlflow.runName": name, "mlflow.source.name": "emlnet", **tags}
-            if parent:
-                own["mlflow.parentRunId"] = parent
-            own |= {"host": host_kind(), **code_tags()}
-            run_id = client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id
-            write_json(folder / RUN_ID, {"run_id": run_id, "store": digest(uri=self.uri)})
-            self._params(run_id, params)
-            if data:
-                client.log_inputs(run_id, [dataset_input(*data)])
-        else:
+        if run_id is not None:
             client.update_run(run_id, status="RUNNING")
+            return run_id
+        own = {"mlflow.runName": name, "mlflow.source.name": "emlnet", **tags}
+        if parent:
+            own["mlflow.parentRunId"] = parent
+        own |= {"host": host_kind(), **code_tags()}
+        run_id = str(client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
+        write_json(folder / RUN_ID, {"run_id": run_id, "store": digest(uri=self.uri)})
+        self._params(run_id, params)
+        if data:
+            client.log_inputs(run_id, [dataset_input(*data)])
         return run_id
 
-    @contextmanager
-    def run_if_there(self, folder: Path, name: str, **about: Any) -> Iterator[str]:
-        """As `run`, for work that MLflow's absence does not stop: without a server the id is empty.
+    def end(self, run_id: str) -> None:
+        """Mark a run as finished."""
+        self.client.set_terminated(run_id, status="FINISHED")
 
-        It is left RUNNING; `end` ends it.
+    @contextmanager
+    def run(self, folder: Path, name: str, **options: Any) -> Iterator[str]:
+        """A run, by its id, from `begin` (which takes the options) to `end`.
+
+        While the body runs, the machine's load is logged.  When it raises, the run is marked as
+        FAILED, or KILLED when it was asked to stop, with the reason as its description.
         """
+        run_id = self.begin(folder, name, **options)
+        with self._watched(run_id):
+            yield run_id
+        self.end(run_id)
+
+    @contextmanager
+    def run_if_there(self, folder: Path, name: str, **options: Any) -> Iterator[str]:
+        """As `run`, but left RUNNING, and with an empty id when the store does not answer."""
         try:
-            run_id = self.begin(folder, name, **about)
+            run_id = self.begin(folder, name, **options)
         except away() as error:
-            print(f"{name}: MLflow does not answer ({one_line(error)}); it goes on without")
+            print(f"{name}: MLflow does not answer ({one_line(error)}); training without it")
             yield ""
             return
-        with self._failing(run_id), self._system_metrics(run_id):
+        with self._watched(run_id):
             yield run_id
 
     @contextmanager
-    def _failing(self, run_id: str) -> Iterator[None]:
-        """Marks the run as FAILED, or KILLED when it was asked to stop, where the body raises."""
+    def _watched(self, run_id: str) -> Iterator[None]:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
         try:
             yield
         except BaseException as error:
-            with suppress(Exception):  # The body's error is the one to tell.
+            with suppress(Exception):  # The body's error is the one to raise.
                 status = "KILLED" if isinstance(error, STOPS) else "FAILED"
                 self.client.set_terminated(run_id, status=status)
-                self.describe(run_id, f"Failed: {type(error).__name__}: {error}")
+                self.describe(run_id, public_url(f"Failed: {type(error).__name__}: {error}"))
             raise
+        finally:
+            monitor.finish()
 
     def wait(self, seconds: float) -> bool:
         """Whether the store answers, now or within some seconds."""
@@ -184,37 +183,18 @@ class Tracker:
             else:
                 return True
 
-    def end(self, run_id: str) -> None:
-        """Marks a run as finished."""
-        self.client.set_terminated(run_id, status="FINISHED")
-
-    @contextmanager
-    def _system_metrics(self, run_id: str) -> Iterator[None]:
-        """Logs the driver's machine's load every 10 s, under `system/`, on top of what is there."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
-        monitor.start()
-        try:
-            yield
-        finally:
-            monitor.finish()
-
     def _known(self, folder: Path) -> str | None:
+        """The run that the folder names, None when the store does not have it."""
         from mlflow.exceptions import MlflowException
 
-        path = folder / RUN_ID
-        if not path.is_file():
-            return None
-        known = json.loads(path.read_text())
-        if known["store"] != digest(uri=self.uri):
+        known = read_json(folder / RUN_ID)
+        if known is None or known["store"] != digest(uri=self.uri):
             return None
         try:
             self.client.get_run(known["run_id"])
         except MlflowException as error:
             if error.error_code not in ABSENT:
-                raise  # A store that is away is no store without the run.
+                raise  # An unreachable store does not mean that the run is missing.
             return None
         return str(known["run_id"])
 
@@ -225,7 +205,7 @@ class Tracker:
         self.client.log_batch(run_id, params=entries)
 
     def metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
-        """Logs values by name at a step."""
+        """Log values by name at a step."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -233,7 +213,7 @@ class Tracker:
         self.client.log_batch(run_id, metrics=entries)
 
     def epoch(self, run_id: str, report: Mapping[str, Any]) -> None:
-        """Logs what an epoch gave, at its number."""
+        """Log an epoch's report at its number."""
         values = {f"train_{k}": v for k, v in report["train_loss"].items()}
         values |= {f"val_{k}": v for k, v in report["scores"].items()}
         values |= {"train_skipped": report["skipped"], "images_unread": report.get("unread", 0)}
@@ -241,30 +221,30 @@ class Tracker:
         self.metrics(run_id, values, report["epoch"])
 
     def missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
-        """Logs the epochs that did not reach the store while training ran."""
+        """Log the epochs that did not reach the store while training ran."""
         known = {m.step for m in self.client.get_metric_history(run_id, EPOCH_SECONDS)}
         for report in history:
             if report["epoch"] not in known:
                 self.epoch(run_id, report)
 
     def pictures(self, run_id: str, jpeg: bytes, epoch: int) -> None:
-        """Logs what an epoch's model predicts as `pictures/epoch-<epoch>.jpg`."""
+        """Log pictures of an epoch's predictions as `pictures/epoch-<epoch>.jpg`."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / f"epoch-{epoch:02}.jpg"
             path.write_bytes(jpeg)
             self.file(run_id, path, PICTURES)
 
     def describe(self, run_id: str, text: str, **tags: str) -> None:
-        """Sets a run's description, Markdown, and tags."""
+        """Set a run's description, Markdown, and tags."""
         for name, value in {"mlflow.note.content": text, **tags}.items():
             self.client.set_tag(run_id, name, value)
 
     def file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Logs a file, or all files of a folder, among the run's artifacts."""
+        """Log a file, or all files of a folder, among the run's artifacts."""
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         log(run_id, str(path), folder)
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error, without what it repeats."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The first line of an error, at most 200 characters, without secrets of addresses."""
+    return public_url((str(error).strip() or type(error).__name__).splitlines()[0])[:200]

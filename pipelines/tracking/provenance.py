@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import ray
 import torch
 
+from emlnet.public_url import public_url
 from shards.files.manifest import Manifest
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 COMMIT = "EMLNET_COMMIT"
-"""Variable that tells a job, which brings no git history, of which commit its code is."""
+"""Environment variable that tells a job the commit of its code: it brings no git history."""
 DIGEST_LENGTH = 36
 """Characters of a data set's digest that MLflow keeps."""
 
@@ -27,12 +28,17 @@ def git_commit() -> str | None:
     """The checkout's commit, with `-dirty` when files differ from it; None outside a checkout."""
     if os.environ.get(COMMIT):
         return os.environ[COMMIT]
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    command = ["git", "-C", str(root), "describe", *options]
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+        answer = subprocess.run(
+            command,
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip() or None
@@ -52,7 +58,7 @@ def code_tags() -> dict[str, str]:
 
 
 def host_kind() -> str:
-    """The machines a run has, in words: those of the Ray cluster, else this one."""
+    """The machines of a run, in words: those of the Ray cluster, else this one."""
     if ray.is_initialized():
         resources = ray.cluster_resources()
         num_nodes = sum(node["Alive"] for node in ray.nodes())
@@ -68,14 +74,13 @@ def host_kind() -> str:
 
 
 def data_tags(stage: str, manifest: Manifest) -> dict[str, str]:
-    """A run's tags: its stage, and the data it ran on."""
-    edition = manifest.edition
-    known = {"data_edition": edition} if edition else {}
-    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest, **known}
+    """A run's tags: its stage and its data."""
+    edition = {"data_edition": manifest.edition} if manifest.edition else {}
+    return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest, **edition}
 
 
 def dataset_input(folder: Path | str, manifest: Manifest) -> DatasetInput:
-    """A folder of shards as MLflow knows a data set: name, digest, place, columns, counts."""
+    """A folder of shards as an MLflow data set: name, digest, place, columns, counts."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     counts = {f"{name} pictures": len(split.samples) for name, split in manifest.splits.items()}
@@ -88,7 +93,7 @@ def dataset_input(folder: Path | str, manifest: Manifest) -> DatasetInput:
         name=manifest.name,
         digest=manifest.digest[:DIGEST_LENGTH],
         source_type="local",
-        source=json.dumps({"uri": str(folder)}),
+        source=json.dumps({"uri": public_url(folder)}),
         schema=json.dumps({"mlflow_colspec": columns}),
         profile=json.dumps({**counts, "fixations": fixations}),
     )

@@ -1,20 +1,25 @@
-"""A run's own folder: what is done is found again, what is somebody else's is left alone."""
+"""A run's own folder: finished work is found again, other runs and foreign files are left alone."""
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from emlnet.atomic_files import write_text
 from emlnet.inference.package import MODEL
 from emlnet.registry.mlflow_registry import PACKAGE
 
-IDENTITY, RESULT, LOCK = "run.json", "result.json", "lock"
-_held: dict[Path, TextIO] = {}
+logger = logging.getLogger(__name__)
+
+IDENTITY, RESULT, LOCK, OWNER = "run.json", "result.json", "lock", "owner"
+_held: dict[Path, FileLock] = {}
 """The locks of this process, which end with it."""
 
 
@@ -22,8 +27,8 @@ _held: dict[Path, TextIO] = {}
 class StageResult:
     """What a training stage gave.
 
-    name: what it is called in tables.  run_id: its MLflow run.  package: folder of the packaged
-    model.  epoch: the best, which was kept.  scores: of that epoch on val.  seconds: wall time.
+    name: its row in tables.  run_id: its MLflow run.  package: folder of the packaged model.
+    epoch: the best epoch, which was kept.  scores: of that epoch on val.  seconds: wall time.
     """
 
     name: str
@@ -35,7 +40,7 @@ class StageResult:
 
 
 def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
-    """Makes or re-opens a run's folder, absolute.
+    """Make or re-open a run's folder; return its absolute path.
 
     identity: what makes the run this one; JSON values.  Raises ValueError when the folder holds
     another run or anything else, or another process works in it.
@@ -43,15 +48,20 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
     folder = folder.absolute()
     marker = folder / IDENTITY
     if marker.is_file():
-        found = json.loads(marker.read_text())
-        if found != json.loads(json.dumps(identity)):
-            changed = [k for k in identity if found.get(k) != json.loads(json.dumps(identity[k]))]
+        if not marker.read_text().strip():
             raise ValueError(
-                f"{folder} holds another run ({', '.join(changed)} differ); name another --out, "
-                "or delete the folder"
+                f"{marker} is empty, as after a crash of the machine: delete it and the folder's "
+                "other files, or name another --out"
             )
-    elif folder.exists() and {path.name for path in folder.iterdir()} - {LOCK}:
-        raise ValueError(f"{folder} holds something that is no run; name another --out")
+        found, wanted = json.loads(marker.read_text()), json.loads(json.dumps(identity))
+        if found != wanted:
+            changed = ", ".join(key for key in wanted if found.get(key) != wanted[key])
+            raise ValueError(
+                f"{folder} holds another run ({changed} differ); name another --out, or delete "
+                "the folder"
+            )
+    elif folder.exists() and {path.name for path in folder.iterdir()} - {LOCK, OWNER}:
+        raise ValueError(f"{folder} holds files that are not a run's; name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     _hold(folder)
     if not marker.is_file():
@@ -60,41 +70,44 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
 
 
 def _hold(folder: Path) -> None:
-    """Keeps other processes out of a run's folder until this one ends, however it does."""
+    """Keep other processes out of a run's folder until this process ends, however it ends."""
     if folder in _held:
         return
-    lock = (folder / LOCK).open("a+")
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise ValueError(
-            f"{holder} works in {folder}; wait for it, or name another --out"
-        ) from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+        lock.acquire()
+    except Timeout:
+        owner = folder / OWNER
+        name = owner.read_text() if owner.is_file() else "another process"
+        raise ValueError(f"{name} works in {folder}; wait for it, or name another --out") from None
     _held[folder] = lock
+    write_text(folder / OWNER, f"process {os.getpid()} on {socket.gethostname()}")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all; makes the folder that it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, default=str))
-    temporary.replace(path)
+    """Write JSON whole or not at all; make the folder that it lies in."""
+    write_text(path, json.dumps(content, indent=1, default=str))
+
+
+def read_json(path: Path) -> Any | None:
+    """The JSON in a file; None when there is no file, or an empty one, which is logged."""
+    if not path.is_file():
+        return None
+    text = path.read_text()
+    if not text.strip():
+        logger.warning("%s is empty, as after a crash of the machine; it counts as missing", path)
+        return None
+    return json.loads(text)
 
 
 def save_result(folder: Path, result: StageResult) -> None:
-    """Marks a stage as done."""
+    """Mark a stage as done."""
     write_json(folder / RESULT, asdict(result))
 
 
 def find_result(folder: Path) -> StageResult | None:
-    """What a stage gave, when it is done and its model is still there."""
-    path = folder / RESULT
-    if not path.is_file() or not (folder / PACKAGE / MODEL).is_file():
+    """The result of a stage that is done and whose model is still there."""
+    found = read_json(folder / RESULT)
+    if found is None or not (folder / PACKAGE / MODEL).is_file():
         return None
-    return StageResult(**{**json.loads(path.read_text()), "package": folder / PACKAGE})
+    return StageResult(**{**found, "package": folder / PACKAGE})

@@ -65,3 +65,11 @@ def test_an_end_that_is_no_success_is_one_line(error, code, line, capsys):
 @pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (3, 3)])
 def test_a_commands_own_number_is_its_exit_code(answer, code):
     assert exit_code(lambda: answer) == code
+
+
+def test_an_error_tells_no_secret_of_an_address(capsys):
+    def command():
+        raise ValueError("s3://key:secret@bucket/a is missing")
+
+    assert exit_code(command) == 1
+    assert capsys.readouterr().err == "error: s3://bucket/a is missing\n"

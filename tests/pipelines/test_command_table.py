@@ -10,29 +10,19 @@ import pytest
 from pipelines.__main__ import main, parse
 from pipelines.command_table import PIPELINES
 
-WORDS = {
-    "full": "--data x",
-    "build": "x y",
-    "encoder": "--data x",
-    "decoder": "--data x --encoders y z",
-    "readouts": "--data x --encoders y",
-    "submit": "full --data /x --out /y",
-    "evaluate": "--data x --model y",
-    "score": "x --data y",
-    "compare": "x y --data z",
-    "export-board": "x y --out z --board mit",
-    "grid": "--model x --data y",
-    "predict": "x y",
-    "promote": "3 --data x",
-}
-"""The required arguments of each command that has some."""
 VERBS = pytest.mark.parametrize("verb", PIPELINES.commands)
 
 
 @VERBS
-def test_a_command_parses_with_its_required_arguments(verb: str) -> None:
-    config = parse([verb, *WORDS.get(verb, "").split()])
-    assert type(config).__name__.endswith("Command")
+def test_a_command_parses_or_names_the_flags_that_it_requires(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        name = type(parse([verb])).__name__
+    except SystemExit:
+        assert "Required options" in capsys.readouterr().err
+    else:
+        assert name.endswith("Command")
 
 
 @VERBS

@@ -11,6 +11,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes, Positional
 
 from emlnet.inference import package
+from emlnet.public_url import public_url
 from emlnet.registry import mlflow_registry
 from pipelines.config.identity import digest, slug
 from pipelines.config.options import ClusterOptions, StoreOptions
@@ -20,7 +21,7 @@ from pipelines.evaluation.score_maps import MapFiles, MapKind
 from pipelines.evaluation.score_table import Table
 from pipelines.evaluation.sources import MODEL, ModelSource, Source
 from pipelines.ray_cluster import check_nodes, connection
-from pipelines.registry import publish
+from pipelines.registry import promotion
 from pipelines.tracking import run_folder
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.build.writer import build
@@ -136,14 +137,14 @@ def run_evaluate(command: EvaluateCommand) -> Table:
     if run_id:
         tracker = Tracker(uri=command.tracking.uri, experiment_id="")
         for name in (score_table.PARQUET, score_table.JSON, REPORT):
-            tracker.file(run_id, folder / name, publish.FOLDER)
+            tracker.file(run_id, folder / name, promotion.FOLDER)
         tags = tracker.client.get_run(run_id).data.tags
         is_own = tags.get("data_digest") == scores.about["data_digest"]
         if is_own and command.scoring.split == "val" and not command.scoring.density_maps:
             tracker.metrics(
                 run_id, score_table.as_metrics(score_table.means(scores.estimates())[MODEL])
             )
-        print(f"logged with MLflow run {run_id}, under {publish.FOLDER}/", flush=True)
+        print(f"logged with MLflow run {run_id}, under {promotion.FOLDER}/", flush=True)
     return scores
 
 
@@ -162,7 +163,7 @@ def run_compare(command: CompareCommand) -> list[compare.Difference]:
     with open_data(command.data, command.scoring.split) as reader:
         first, first_source = _scores_of(command.first, command, reader)
         second, second_source = _scores_of(command.second, command, reader)
-        names = (command.first, command.second)
+        names = (public_url(command.first), public_url(command.second))
         differences = compare.compare(first, second)
         gains = compare.gains(
             first.of(first.models[0]), second.of(second.models[0]), command.metric
@@ -176,8 +177,8 @@ def run_compare(command: CompareCommand) -> list[compare.Difference]:
             lines = [f"  {image}  {gain:+.3f}" for image, gain in part.items()]
             print("\n".join(lines or ["  nowhere"]))
         content = {
-            "first": command.first,
-            "second": command.second,
+            "first": names[0],
+            "second": names[1],
             "data_digest": first.about["data_digest"],
             "split": command.scoring.split,
             "differences": [asdict(difference) for difference in differences],
@@ -233,7 +234,7 @@ def _score(
         sigma=scoring.sigma,
         use_gpu=compute.use_gpu,
         num_workers=scoring.num_workers,
-        about={"model": name, "flip": flip, "notes": notes},
+        about={"model": public_url(name), "flip": flip, "notes": notes},
     )
 
 
@@ -262,7 +263,7 @@ def _write(scores: Table, source: Source, reader: ShardReader, scoring: Scoring,
 
     name: folder or URI of what is scored; its last part is shown.
     """
-    own, name = digest(scored=name)[:6], Path(name).name
+    own, name = digest(scored=name)[:6], Path(public_url(name)).name
     default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{slug(name, 40)}-{own}"
     folder = (scoring.out or default).absolute()
     scores.save(folder)

@@ -44,8 +44,8 @@ def run(command: RunsCommand) -> int:
     client = connect(command.tracking.uri)
     experiments = {e.name: e.experiment_id for e in client.search_experiments()}
     if command.experiment is not None and command.experiment not in experiments:
-        known = ", ".join(sorted(experiments))
-        raise ValueError(f"unknown experiment {command.experiment!r}; known: {known}")
+        listed = ", ".join(sorted(experiments))
+        raise ValueError(f"unknown experiment {command.experiment!r}; known: {listed}")
     searched = [experiments[command.experiment]] if command.experiment else [*experiments.values()]
     runs = client.search_runs(
         searched, command.filter, max_results=command.num, order_by=list(command.order_by)
@@ -54,7 +54,8 @@ def run(command: RunsCommand) -> int:
         print("no run fits")
         return 1
     for column in command.columns:
-        if column not in SHORT and all(find_metric(run, column) is None for run in runs):
+        known = column.removeprefix("scores/") in SHORT
+        if not known and all(find_metric(run, column) is None for run in runs):
             metrics = {name for run in runs for name in run.data.metrics}
             listed = ", ".join(sorted(n for n in metrics if not n.startswith("system/")))
             raise ValueError(f"unknown metric {column!r}; known: {listed or 'none'}")

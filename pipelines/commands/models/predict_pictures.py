@@ -1,42 +1,41 @@
-"""`python -m pipelines predict IN OUT`: maps of very many pictures, by Ray Data on the cluster."""
+"""`python -m pipelines predict IN OUT`: maps of very many pictures, by Ray tasks on the cluster."""
 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes, Positional
 
-from emlnet.data.images import SUFFIXES
+from emlnet.data.images import SUFFIXES, decode_picture
 from emlnet.inference import package
 from emlnet.inference.package import Package
 from emlnet.inference.predict_files import Drawing, Format, check_stems
-from emlnet.models.precision import set_precision
+from emlnet.public_url import public_url
 from emlnet.registry import mlflow_registry
-from pipelines.commands.models.picture_source import Pictures, Place
 from pipelines.config.options import ClusterOptions, StoreOptions
-from pipelines.ray_cluster import check_nodes, connection
-from pipelines.ray_cluster.sizing import has_gpu
-from shards.files.manifest import MANIFEST
-from shards.files.progress import SECONDS_BETWEEN_LINES
+from pipelines.ray_cluster import check_nodes, connection, tasks
+from shards.files.manifest import MANIFEST, Manifest
+from shards.files.store import Store, location
+from shards.read.reader import ShardReader
 
 MARKER = "predict.json"
-"""The file of OUT that says what its maps are of."""
-Columns = dict[str, NDArray[Any]]
+"""The file of OUT that says which model, source and options its maps are of."""
+MAX_LINES = 50
+"""Pictures that could not be read and are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
-    """Predict a folder of pictures, or shards, of any number; goes on where it stopped."""
+    """Predict a folder of pictures, or shards, of any number; the same command resumes."""
 
     source: Positional[str]
     """Folder of pictures (searched through) or of shards; a path, s3:// or gs://."""
@@ -51,10 +50,10 @@ class PredictCommand:
     """Average with the mirrored picture's map."""
     overlay: bool = False
     """Also write <stem>_overlay.png."""
-    batch_size: int = 16
-    """Pictures that a worker takes at once."""
+    batch_size: int = 64
+    """Pictures of one Ray task."""
     precision: Literal["auto", "full", "half"] = "auto"
-    """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 on a GPU alone."""
+    """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 on a GPU only."""
     compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
@@ -63,54 +62,53 @@ class PredictCommand:
             raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
 
 
-class Predictor:
-    """One worker: predicts batches of names and writes their answers."""
+@dataclass(frozen=True, kw_only=True)
+class PictureSource:
+    """Pictures of a folder (named by relative path) or of shards (`split/position`)."""
 
-    def __init__(
-        self, model: Any, pictures: Pictures, out: Place, drawing: Drawing, flip: bool, half: bool
-    ) -> None:
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
-        if device == "cpu":
-            torch.set_num_threads(1)
-        set_precision("float32")
-        loaded: Package = ray.get(model)
-        self.model = Package(model=loaded.model.to(device).eval(), half=half)
-        self.reader, self.out, self.drawing, self.flip = pictures.reader(), out, drawing, flip
+    url: str
+    is_shards: bool
 
-    def __call__(self, batch: Columns) -> Columns:
-        """Columns `name` and `stem` to `name` and `error`, empty where all went well."""
-        errors = []
-        for name, stem in zip(batch["name"], batch["stem"], strict=True):
-            try:
-                self._one(str(name), str(stem))
-                errors.append("")
-            except ValueError as error:
-                errors.append(str(error))
-        return {"name": batch["name"], "error": np.array(errors, dtype=object)}
+    def items(self) -> list[tuple[str, str]]:
+        """The name of each picture, and the stem of its maps."""
+        if not self.is_shards:
+            paths = map(PurePosixPath, visible(Store(self.url)))
+            pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
+            return [(str(path), str(path.with_suffix(""))) for path in pictures]
+        return [
+            (f"{split}/{position}", key)
+            for split in Manifest.load(self.url).splits
+            for position, key in enumerate(ShardReader(self.url, split).keys)
+        ]
 
-    def _one(self, name: str, stem: str) -> None:
-        picture = self.reader.read(name)
-        prediction = self.model.predict(picture, self.flip)
-        with tempfile.TemporaryDirectory() as scratch:
-            own = Path(scratch) / PurePosixPath(stem).name
-            last = self.drawing.write(picture, prediction, own)
-            # The map last: it says that the picture is done.
-            for file in sorted(Path(scratch).iterdir(), key=lambda file: file == last):
-                self.out.put(file, str(PurePosixPath(stem).with_name(file.name)))
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """A picture as (H, W, 3).  Raises ValueError that names it when it cannot be read."""
+        if self.is_shards:
+            split, _, position = name.rpartition("/")
+            sample = _open_split(self.url, split).sample(int(position))
+            return decode_picture(sample.image, sample.key)
+        try:
+            data = Store(self.url).read(name)
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
+        return decode_picture(data, name)
+
+
+_open_split = lru_cache(maxsize=8)(ShardReader)
 
 
 def run(command: PredictCommand) -> int:
-    """Predicts what has no map yet; 1 when a picture could not be read."""
-    source, out = Place(url=_absolute(command.source)), Place(url=_absolute(command.out))
-    if source.holds(out):
+    """Predict the pictures that have no map yet; return 1 when one could not be read."""
+    source, out = (Store(location(folder)) for folder in (command.source, command.out))
+    if _holds(source, out):
         raise ValueError(
-            f"{out.url} lies in {source.url}: maps do not belong among what they are made of; name "
-            "an OUT elsewhere"
+            f"{public_url(out.url)} lies in {public_url(source.url)}: its maps would be taken for "
+            "pictures; name an OUT elsewhere"
         )
-    pictures = Pictures(place=source, shards=source.store.exists(MANIFEST))
-    everything = list(pictures.items())
+    pictures = PictureSource(url=source.url, is_shards=source.exists(MANIFEST))
+    everything = pictures.items()
     if not everything:
-        raise ValueError(f"{source.url} holds no pictures ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{public_url(source.url)} holds no pictures ({', '.join(SUFFIXES)})")
     check_stems([stem for _, stem in everything])
     with tempfile.TemporaryDirectory() as scratch:
         folder = mlflow_registry.resolve(
@@ -118,105 +116,110 @@ def run(command: PredictCommand) -> int:
         )
         weights = package.read_description(folder).files[package.WEIGHTS]
         model = package.load(folder)
-    drawing = Drawing(format=command.format, overlay=command.overlay)
-    about = {
-        "weights_sha256": weights,
-        "source": source.url,
-        "format": command.format,
-        "precision": command.precision,
-        "flip": command.flip,
-        "overlay": command.overlay,
-    }
+    options = {key: getattr(command, key) for key in ("format", "precision", "flip", "overlay")}
+    about = {"weights_sha256": weights, "source": public_url(source.url), **options}
     done = open_out(out, about)
     ending = "_smap.npy" if command.format.endswith("npy") else "_smap.png"
-    items = [
-        {"name": name, "stem": stem} for name, stem in everything if f"{stem}{ending}" not in done
-    ]
-    print(f"{len(everything)} pictures, {len(everything) - len(items)} done before", flush=True)
-    if not items:
+    left = [(name, stem) for name, stem in everything if f"{stem}{ending}" not in done]
+    print(f"{len(everything)} pictures, {len(everything) - len(left)} done before", flush=True)
+    if not left:
         return 0
     connection.connect(command.compute)
-    check_nodes.check([source.local or source.url], out.local)
-    failed = predict_items(items, model, pictures, out, drawing, command)
-    for line in failed[:50]:
+    paths = [Path(store.url) if store.is_local else store.url for store in (source, out)]
+    check_nodes.check(paths[:1], paths[1])
+    failed = tasks.spread(
+        predict_part,
+        tasks.split(len(left), command.batch_size),
+        model,
+        pictures,
+        out.url,
+        np.array(left),  # Tasks read an array in place, and would copy a list.
+        Drawing(format=command.format, overlay=command.overlay),
+        command,
+        title="maps",
+        unit="pictures",
+        use_gpu=command.compute.use_gpu,
+    )
+    lines = [line for part in failed for line in part]
+    for line in lines[:MAX_LINES]:
         print(f"could not be read: {line}")
-    return 1 if failed else 0
+    if len(lines) > MAX_LINES:
+        print(f"and {len(lines) - MAX_LINES} more")
+    return 1 if lines else 0
 
 
-def predict_items(
-    items: list[dict[str, str]],
+def predict_part(
+    part: Sequence[int],
+    device: torch.device,
     model: Package,
-    pictures: Pictures,
-    out: Place,
+    pictures: PictureSource,
+    out: str,
+    left: NDArray[np.str_],
     drawing: Drawing,
     command: PredictCommand,
 ) -> list[str]:
-    """Predicts items by Ray Data, with progress; returns what went wrong, a line a picture."""
-    has = ray.cluster_resources()
-    num_gpus = int(has.get("GPU", 0))
-    use_gpu = has_gpu(command.compute.use_gpu)
-    num_workers = num_gpus if use_gpu else max(1, int(has.get("CPU", 1)))
-    quiet_data()
-    half = command.precision == "half"
-    if command.precision == "auto":
-        half = use_gpu
-    blocks = max(1, min(len(items) // command.batch_size, 16 * num_workers))
-    answers = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-        Predictor,
-        fn_constructor_args=(
-            ray.put(model), pictures, out, drawing, command.flip, half,
-        ),
-        batch_size=command.batch_size,
-        num_cpus=1,
-        num_gpus=1 if use_gpu else 0,
-        concurrency=(1, num_workers),
-        runtime_env={"env_vars": connection.WORKER_ENV},
-    )  # fmt: skip
-    failed: list[str] = []
-    began = last = time.monotonic()
-    number = 0
-    for batch in answers.iter_batches(batch_size=command.batch_size):
-        number += len(batch["error"])
-        failed += [str(error) for error in batch["error"] if error]
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES or number == len(items):
-            last = now
-            rate = (number - len(failed)) / (now - began)
-            left = (now - began) / number * (len(items) - number)
-            print(f"[{number}/{len(items)}] {rate:.1f} pictures a second, {left:.0f} s left")
+    """Predict some pictures and write their maps; return what could not be read.
+
+    part: rows of `left`, (N, 2) names and stems.
+    """
+    half = command.precision == "half" or (command.precision == "auto" and device.type == "cuda")
+    model = Package(model=model.model.to(device).eval(), half=half)
+    store, failed = Store(out), []
+    for name, stem in left[part]:
+        try:
+            picture = pictures.read(str(name))
+        except ValueError as error:
+            failed.append(str(error))
+            continue
+        write(store, str(stem), drawing, picture, model.predict(picture, command.flip))
     return failed
 
 
-def open_out(out: Place, about: dict[str, Any]) -> set[str]:
-    """The files that OUT holds, after it was checked that its maps are of this model and source.
+def write(
+    out: Store, stem: str, drawing: Drawing, picture: NDArray[np.uint8], prediction: Any
+) -> None:
+    """Write a picture's files, the map last: it marks the picture as done."""
+    if out.is_local:
+        drawing.write(picture, prediction, Path(out.root) / stem)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = PurePosixPath(stem).parent
+        last = drawing.write(picture, prediction, Path(scratch) / PurePosixPath(stem).name)
+        for file in sorted(Path(scratch).iterdir(), key=lambda file: file == last):
+            out.put(str(folder / file.name), file.read_bytes())
 
-    Raises ValueError when they are not.
+
+def open_out(out: Store, about: dict[str, Any]) -> set[str]:
+    """The files that OUT holds.
+
+    Raises ValueError when they are of another model, source or format, or no maps at all.
     """
-    try:
+    names = set(visible(out))
+    if MARKER in names:
         known = json.loads(out.read(MARKER))
-    except FileNotFoundError:
-        known = None
-    names = set(out.names())
-    if known is None:
-        if names:
-            raise ValueError(f"{out.url} holds other files ({sorted(names)[0]}); name a new OUT")
-        with tempfile.TemporaryDirectory() as scratch:
-            local = Path(scratch) / MARKER
-            local.write_text(json.dumps(about, indent=1))
-            out.put(local, MARKER)
-    elif known != about:
-        changed = ", ".join(name for name in about if known.get(name) != about[name])
-        raise ValueError(f"{out.url} holds maps of another run ({changed} differ); name a new OUT")
+        if known != about:
+            changed = ", ".join(name for name in about if known.get(name) != about[name])
+            raise ValueError(
+                f"{public_url(out.url)} holds maps of another run ({changed} differ); name a new "
+                "OUT"
+            )
+    elif names:
+        raise ValueError(f"{public_url(out.url)} holds other files ({min(names)}); name a new OUT")
+    else:
+        out.make()
+        out.put(MARKER, json.dumps(about, indent=1).encode())
     return names
 
 
-def quiet_data() -> None:
-    """Without Ray Data's own progress bars and log lines."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+def visible(store: Store) -> list[str]:
+    """The files below a folder as relative paths in order, without hidden ones."""
+    return sorted(
+        name for name in store.find() if not any(p.startswith(".") for p in name.split("/"))
+    )
 
 
-def _absolute(url: str) -> str:
-    """A URL as it is, a path absolute: workers have other working folders."""
-    return url.rstrip("/") if "://" in url else str(Path(url).expanduser().absolute())
+def _holds(store: Store, other: Store) -> bool:
+    """Whether a folder is another one, or holds it."""
+    if store.is_local and other.is_local:
+        return Path(other.url).resolve().is_relative_to(Path(store.url).resolve())
+    return f"{other.url}/".startswith(f"{store.url}/")

@@ -1,4 +1,4 @@
-"""`python -m pipelines promote | rollback`: aliases of the registry changed by a person."""
+"""`python -m pipelines promote | rollback`: aliases of the registry, changed by a person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from emlnet.registry import mlflow_registry
 from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.ray_cluster import check_nodes, connection
-from pipelines.registry import aliases, publish
+from pipelines.registry import aliases, promotion
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.files.store import location
 from shards.read.reader import ShardReader
@@ -18,7 +18,7 @@ from shards.read.reader import ShardReader
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteCommand:
-    """Give a registered version an alias if it beats who holds it, image by image."""
+    """Give a registered version an alias if it beats the version that holds it, image by image."""
 
     version: Positional[int]
     """Version in the registry."""
@@ -52,42 +52,36 @@ class RollbackCommand:
 
 
 def promote(command: PromoteCommand) -> int:
-    """Promotes a version, or says why not; 1 when it was not."""
+    """Promote a version, or say why not; return 1 when it was not promoted."""
     tracker = Tracker.existing(command.tracking.uri)
     client, version = tracker.client, str(command.version)
     found = mlflow_registry.find_version(client, version=command.version)
     if command.data is None:
-        held = aliases.holder(client, command.alias)
-        reason = f"by hand: {command.force}"
-        if not aliases.hand_over(client, command.alias, version, held, reason):
-            raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
+        past = aliases.history(client, command.alias)
+        if not past or past[-1]["version"] != version:
+            aliases.give(client, command.alias, version, f"by hand: {command.force}", past)
     else:
         reader = ShardReader(location(command.data), command.split)
         connection.connect(command.compute)
         check_nodes.check([reader.folder])
-        scores = publish.scores_of(found, reader, command.flip, tracker)
-        verdict = publish.contend(command.alias, version, scores, reader, command.flip, tracker)
-        if not verdict.promoted:
-            print(f"version {version} was not promoted: {verdict.reason}")
+        scores = promotion.scores_of(found, reader, command.flip, tracker)
+        decision = promotion.promote(command.alias, version, scores, reader, command.flip, tracker)
+        if not decision.promoted:
+            print(f"version {version} was not promoted: {decision.reason}")
             return 1
     print(aliases.describe(client, command.alias))
     return 0
 
 
 def rollback(command: RollbackCommand) -> None:
-    """Rolls an alias back.  Raises ValueError when nobody held it before."""
+    """Roll an alias back.  Raises ValueError when no version held it before."""
     client = Tracker.existing(command.tracking.uri).client
     past = aliases.history(client, command.alias)
-    if not past:
-        raise ValueError(f"nobody holds the alias {command.alias!r}")
-    version = past[-1]
-    if len(past) == 1:
-        raise ValueError(
-            f"version {version} is the first that holds {command.alias!r}; `promote` names another"
-        )
-    before = past[-2]
-    mlflow_registry.find_version(client, version=int(before))
-    reason = f"rolled back from version {version}: {command.reason}"
-    if not aliases.hand_over(client, command.alias, before, version, reason, back=True):
-        raise ValueError(f"{command.alias!r} changed hands meanwhile; look again")
+    if len(past) < 2:
+        first = f"version {past[0]['version']} is the first that" if past else "nobody"
+        raise ValueError(f"{first} holds {command.alias!r}; `promote` names a version")
+    *kept, before, held = past
+    mlflow_registry.find_version(client, version=int(before["version"]))
+    reason = f"rolled back from version {held['version']}: {command.reason}"
+    aliases.give(client, command.alias, before["version"], reason, kept)
     print(aliases.describe(client, command.alias))

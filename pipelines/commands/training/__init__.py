@@ -1,1 +1,1 @@
-"""Commands that train, or send training to a cluster."""
+"""Commands that train or pack data, here or on a cluster.  May import all of `pipelines`."""

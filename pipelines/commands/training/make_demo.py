@@ -31,8 +31,8 @@ class DemoCommand:
     """Synthetic pictures, train and val together."""
 
 
-def demo(command: DemoCommand) -> None:
-    """Runs the demo and says where everything is."""
+def run(command: DemoCommand) -> None:
+    """Run the demo and print where everything is."""
     began = time.monotonic()
     folder = command.folder.absolute()
     raw, uri = folder / "raw", f"sqlite:///{folder / 'mlflow.db'}"

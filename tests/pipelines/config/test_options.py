@@ -144,9 +144,9 @@ def test_checkpoints_lie_in_the_run_or_under_a_name_of_its_own_where_many_share(
     tmp_path: Path,
 ) -> None:
     stage, other = tmp_path / "a/run/decoder/training", tmp_path / "b/run/decoder/training"
-    assert trainer.checkpoints_of(stage, Compute()) == str(stage.parent)
+    assert trainer.checkpoint_storage(stage, Compute()) == str(stage.parent)
     shared = Compute(storage="s3://bucket/checkpoints/")
-    found = {trainer.checkpoints_of(each, shared) for each in (stage, other)}
+    found = {trainer.checkpoint_storage(each, shared) for each in (stage, other)}
     assert len(found) == 2
     for place in found:
         assert re.fullmatch(r"s3://bucket/checkpoints/run-[0-9a-f]{8}/decoder", place)

@@ -1,31 +1,35 @@
-"""Aliases change hands one at a time, and it is known who held them."""
+"""Who holds an alias, and who held it."""
 
-import threading
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from emlnet.registry.mlflow_registry import NAME
-from pipelines.commands.models import promote_version
+from pipelines.commands.models.promote_version import (
+    PromoteCommand,
+    RollbackCommand,
+    promote,
+    rollback,
+)
 from pipelines.config.options import StoreOptions
-from pipelines.registry import aliases, publish
+from pipelines.registry import aliases
 from pipelines.tracking.mlflow_runs import Tracker
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    return Tracker.open(f"sqlite:///{path}", "test")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreOptions:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    Tracker.open(uri, "test")
+    return StoreOptions(tracking_uri=uri)
 
 
 @pytest.fixture
-def client(store: Tracker, tmp_path: Path) -> Iterator[MlflowClient]:
+def client(store: StoreOptions, tmp_path: Path) -> Iterator[MlflowClient]:
     """A registry with three versions and no aliases."""
-    client = store.client
+    client = Tracker.existing(store.uri).client
     client.create_registered_model(NAME)
     for _ in range(3):
         client.create_model_version(NAME, str(tmp_path))
@@ -33,149 +37,92 @@ def client(store: Tracker, tmp_path: Path) -> Iterator[MlflowClient]:
     client.delete_registered_model(NAME)
 
 
-def tags(client: MlflowClient, version: str) -> dict[str, str]:
-    return dict(client.get_model_version(NAME, version).tags)
+def give(client: MlflowClient, *versions: str, alias: str = "champion") -> None:
+    for version in versions:
+        aliases.give(client, alias, version, "better", aliases.history(client, alias))
 
 
-def test_who_holds_an_alias_since_when_and_after_whom_is_kept(client: MlflowClient) -> None:
-    assert aliases.hand_over(client, "champion", "1", None, "the first")
-    assert aliases.hand_over(client, "champion", "2", "1", "better")
+def test_the_history_says_who_held_an_alias_since_when_and_why(client: MlflowClient) -> None:
+    assert aliases.describe(client, "champion") == "nobody holds 'champion'"
+    give(client, "1", "2")
     assert aliases.holder(client, "champion") == "2"
-    first, second = tags(client, "1"), tags(client, "2")
-    assert (second["champion_after"], second["champion_reason"]) == ("1", "better")
-    assert first["champion_until"] == second["champion_since"]
-    assert second["champion_until"] == ""
+    tag = client.get_registered_model(NAME).tags["champion_holders"]
+    assert aliases.history(client, "champion") == json.loads(tag)
+    assert [entry["version"] for entry in json.loads(tag)] == ["1", "2"]
     said = aliases.describe(client, "champion")
     assert said.startswith("champion: version 2 since 20")
     assert said.endswith("after version 1: better")
 
 
-def test_an_alias_that_changed_hands_meanwhile_stays_where_it_is(client: MlflowClient) -> None:
-    assert aliases.hand_over(client, "champion", "1", None, "the first")
-    assert not aliases.hand_over(client, "champion", "3", None, "nobody held it when I looked")
-    assert aliases.holder(client, "champion") == "1"
-    assert "champion_since" not in tags(client, "3")
-
-
-def test_of_two_publishers_at_once_none_is_lost(
-    client: MlflowClient, store: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both beat version 1; the slower one must be compared with the faster one, not pass it by."""
-    assert aliases.hand_over(client, "champion", "1", None, "the first")
-    both_compared, seen = threading.Barrier(2), []
-
-    def challenge(scores: int, held: Any, *args: Any) -> publish.Verdict:
-        rival = int(held.version)
-        seen.append((scores, rival))
-        if rival == 1:
-            both_compared.wait(10)
-        return publish.Verdict(promoted=scores > rival, reason=f"{scores} against {rival}")
-
-    monkeypatch.setattr(publish, "challenge", challenge)
-    contend: Callable[..., publish.Verdict] = publish.contend
-    threads = [
-        threading.Thread(target=contend, args=("champion", str(n), n, None, False, store))
-        for n in (2, 3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert aliases.holder(client, "champion") == "3"
-    assert {(2, 1), (3, 1)} < set(seen)
-    assert len(seen) == 3
-    with pytest.raises(MlflowException):
-        client.get_registered_model(aliases.LOCK)
-
-
-def test_a_lock_that_a_dead_process_left_is_broken(
+def test_an_alias_that_another_publisher_gave_away_at_once_is_an_error(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.create_registered_model(aliases.LOCK)
-    monkeypatch.setattr(aliases, "LOCK_SECONDS", -1.0)
-    assert aliases.hand_over(client, "champion", "1", None, "the first")
-
-
-def test_a_lock_that_is_held_is_waited_for_and_named(client: MlflowClient) -> None:
-    with (
-        aliases.locked(client),
-        pytest.raises(RuntimeError, match=r"locked by another process.*'emlnet\.lock'"),
-        aliases.locked(client, patience=0.2),
-    ):
-        pass
+    give(client, "1")
+    monkeypatch.setattr(aliases, "holder", lambda *_: "3")
+    with pytest.raises(RuntimeError, match="another publisher gave 'champion' to version 3"):
+        aliases.give(client, "champion", "2", "better", [])
 
 
 def test_rolling_back_goes_to_the_one_before_and_further(
-    client: MlflowClient, store: Tracker, capsys: pytest.CaptureFixture[str]
+    client: MlflowClient, store: StoreOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = StoreOptions(tracking_uri=store.uri)
-    held = None
-    for version in ("1", "2", "3"):
-        aliases.hand_over(client, "champion", version, held, "better")
-        held = version
-    promote_version.rollback(
-        promote_version.RollbackCommand(reason="it misses faces", tracking=where)
-    )
+    give(client, "1", "2", "3")
+    rollback(RollbackCommand(reason="it misses faces", tracking=store))
     assert aliases.holder(client, "champion") == "2"
-    assert "rolled back from version 3: it misses faces" in capsys.readouterr().out
-    assert tags(client, "3")["champion_until"]
-    promote_version.rollback(promote_version.RollbackCommand(tracking=where))
+    told = capsys.readouterr().out
+    assert "after version 1: rolled back from version 3: it misses faces" in told
+    rollback(RollbackCommand(tracking=store))
     assert aliases.holder(client, "champion") == "1"
     with pytest.raises(ValueError, match="version 1 is the first that holds 'champion'"):
-        promote_version.rollback(promote_version.RollbackCommand(tracking=where))
+        rollback(RollbackCommand(tracking=store))
+    with pytest.raises(ValueError, match="nobody holds 'best'"):
+        rollback(RollbackCommand(alias="best", tracking=store))
 
 
 def test_a_version_that_held_an_alias_twice_is_rolled_back_from_twice(
-    client: MlflowClient, store: Tracker
+    client: MlflowClient, store: StoreOptions
 ) -> None:
-    for version, held in (("1", None), ("2", "1"), ("1", "2"), ("3", "1")):
-        assert aliases.hand_over(client, "champion", version, held, "better")
+    give(client, "1", "2", "1", "3")
     seen = []
     for _ in range(3):
-        promote_version.rollback(
-            promote_version.RollbackCommand(tracking=StoreOptions(tracking_uri=store.uri))
-        )
+        rollback(RollbackCommand(tracking=store))
         seen.append(aliases.holder(client, "champion"))
     assert seen == ["1", "2", "1"]
 
 
-def test_promoting_the_version_that_holds_an_alias_forgets_nothing(
-    client: MlflowClient, store: Tracker
+def test_promoting_the_version_that_holds_an_alias_changes_nothing(
+    client: MlflowClient, store: StoreOptions
 ) -> None:
-    where = StoreOptions(tracking_uri=store.uri)
-    aliases.hand_over(client, "champion", "1", None, "the first")
-    aliases.hand_over(client, "champion", "2", "1", "better")
-    promote_version.promote(
-        promote_version.PromoteCommand(version=2, force="again", tracking=where)
-    )
-    assert tags(client, "2")["champion_reason"] == "better"
-    promote_version.rollback(promote_version.RollbackCommand(tracking=where))
-    assert aliases.holder(client, "champion") == "1"
+    give(client, "1", "2")
+    before = aliases.history(client, "champion")
+    assert promote(PromoteCommand(version=2, force="again", tracking=store)) == 0
+    assert aliases.history(client, "champion") == before
 
 
 def test_an_alias_that_was_set_in_mlflows_pages_is_rolled_back_too(
-    client: MlflowClient, store: Tracker
+    client: MlflowClient, store: StoreOptions
 ) -> None:
-    aliases.hand_over(client, "champion", "1", None, "the first")
+    give(client, "1")
     client.set_registered_model_alias(NAME, "champion", "3")
-    promote_version.rollback(
-        promote_version.RollbackCommand(tracking=StoreOptions(tracking_uri=store.uri))
-    )
+    assert aliases.describe(client, "champion").endswith("after version 1: set elsewhere")
+    rollback(RollbackCommand(tracking=store))
     assert aliases.holder(client, "champion") == "1"
 
 
-def test_a_version_is_promoted_by_hand_with_a_reason(client: MlflowClient, store: Tracker) -> None:
-    where = StoreOptions(tracking_uri=store.uri)
-    promote_version.promote(
-        promote_version.PromoteCommand(version=2, force="we ship it", tracking=where)
-    )
-    assert tags(client, "2")["champion_reason"] == "by hand: we ship it"
+def test_a_version_is_promoted_by_hand_with_a_reason(
+    client: MlflowClient, store: StoreOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.set_registered_model_alias(NAME, "challenger", "2")
+    promote(PromoteCommand(version=2, force="we ship it", tracking=store))
+    assert capsys.readouterr().out.endswith(": by hand: we ship it\n")
+    held = {
+        name: int(version) for name, version in client.get_registered_model(NAME).aliases.items()
+    }
+    assert held == {"champion": 2}
     with pytest.raises(ValueError, match="emlnet has no version 9"):
-        promote_version.promote(
-            promote_version.PromoteCommand(version=9, force="x", tracking=where)
-        )
+        promote(PromoteCommand(version=9, force="x", tracking=store))
     with pytest.raises(ValueError, match="--data to compare on, or --force"):
-        promote_version.PromoteCommand(version=2)
+        PromoteCommand(version=2)
 
 
 @pytest.mark.parametrize(
@@ -183,4 +130,4 @@ def test_a_version_is_promoted_by_hand_with_a_reason(client: MlflowClient, store
 )
 def test_a_data_set_has_an_alias_of_its_name(client: MlflowClient, name: str, alias: str) -> None:
     assert aliases.data_alias(name) == alias
-    assert aliases.hand_over(client, alias, "1", None, "the first")
+    give(client, "1", alias=alias)

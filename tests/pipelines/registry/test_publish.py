@@ -4,15 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 
 from emlnet.inference.package import save
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.registry.mlflow_registry import CHAMPION, NAME, find_version
-from pipelines.commands.models import promote_version
-from pipelines.config.options import StoreOptions
-from pipelines.registry import publish
+from pipelines.registry import promotion, publish
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.read.reader import ShardReader
 from tests.pipelines.tables import make_table
@@ -57,7 +56,7 @@ def register(
     reader: ShardReader,
     folder: Path,
     metric: str = "tuebingen_ig",
-) -> publish.Published:
+) -> publish.RegisteredVersion:
     """Publishes a model whose values are so far above the base values."""
     folder.mkdir()
     values = [base + gain for base, gain in zip(BASE, gains, strict=True)]
@@ -99,21 +98,39 @@ def test_a_higher_mean_alone_makes_a_challenger_and_says_why(
     assert int(find_version(tracker.client, publish.CHALLENGER).version) == answer.version
 
 
-def test_a_challenger_that_wins_later_is_challenger_no_more(
-    tracker: Tracker, packages: list[Path], reader: ShardReader, tmp_path: Path
+@pytest.mark.parametrize("cut_off", ["log_model", "register_model", "keep_scores"])
+def test_a_registration_that_was_cut_off_is_found_again(
+    cut_off: str,
+    tracker: Tracker,
+    packages: list[Path],
+    reader: ShardReader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    register([0, 0, 0], tracker, packages[0], reader, tmp_path / "0")
-    answer = register([-0.1, 0.5, -0.1], tracker, packages[1], reader, tmp_path / "1")
-    promote_version.promote(
-        promote_version.PromoteCommand(
-            version=answer.version,
-            force="I looked",
-            tracking=StoreOptions(tracking_uri=tracker.uri),
-        )
-    )
-    aliases = tracker.client.get_registered_model(NAME).aliases
-    held = {name: int(version) for name, version in aliases.items()}
-    assert held == {"champion": answer.version, "pictures": 1}
+    with tracker.run(tmp_path, "run", params={}, tags={}) as run_id:
+        pass
+    ended = tracker.client.get_run(run_id).info.end_time
+    scores = make_table({"tiny": {"tuebingen_ig": BASE}}, data_digest=reader.manifest.digest)
+    arguments = (packages[0], tracker, run_id, scores, reader, False)
+    owner = {"log_model": mlflow.pyfunc, "register_model": mlflow, "keep_scores": publish}[cut_off]
+    with monkeypatch.context() as killed:
+        called = getattr(owner, cut_off)
+
+        def end_after(*args: Any, **kwargs: Any) -> None:
+            called(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        killed.setattr(owner, cut_off, end_after)
+        with pytest.raises(KeyboardInterrupt):
+            publish.publish(*arguments)
+    first, second = publish.publish(*arguments), publish.publish(*arguments)
+    assert (first.version, first.promoted) == (1, True)
+    assert second == first
+    assert len(tracker.client.search_model_versions(f"name = '{NAME}'")) == 1
+    own = f"source_run_id = '{run_id}'"
+    assert len(tracker.client.search_logged_models([tracker.experiment_id], own)) == 1
+    if cut_off != "log_model":
+        assert tracker.client.get_run(run_id).info.end_time == ended
 
 
 def test_of_a_divergence_less_is_more(
@@ -141,9 +158,9 @@ def test_a_champion_without_scores_on_this_data_is_scored_on_it(
         values = {"model": {"tuebingen_ig": np.array(BASE) + 1}}
         return make_table(values, data_digest=reader.manifest.digest)
 
-    monkeypatch.setattr(publish.evaluate, "evaluate", score)
+    monkeypatch.setattr(promotion.evaluate, "evaluate", score)
     holder = find_version(tracker.client, CHAMPION)
-    kept = publish.scores_of(holder, reader, False, tracker)
+    kept = promotion.scores_of(holder, reader, False, tracker)
     assert (kept.models, asked) == (["tiny"], [])
-    fresh = publish.scores_of(holder, reader, True, tracker)
+    fresh = promotion.scores_of(holder, reader, True, tracker)
     assert (fresh.models, asked) == (["version 1"], [True])

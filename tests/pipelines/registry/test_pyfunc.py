@@ -109,7 +109,7 @@ def server(
     tracker = Tracker.open(uri, "serve")
     (folder / "run").mkdir()
     with tracker.run(folder / "run", "run", params={}, tags={}) as run_id:
-        publish._register(package, "tiny", tracker, run_id)
+        publish.register(package, "tiny", tracker, run_id, "0" * 64)
     tracker.client.set_registered_model_alias("emlnet", "champion", "1")
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -32,7 +32,7 @@ def test_artifacts_of_a_sqlite_store_lie_beside_it(tracker: Tracker, tmp_path: P
     assert list((store.parent / "mlartifacts" / "osie").rglob("note.txt"))
 
 
-def test_work_that_goes_on_keeps_its_run(tracker: Tracker, tmp_path: Path) -> None:
+def test_work_that_is_resumed_keeps_its_run(tracker: Tracker, tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="stopped"),
         tracker.run(tmp_path, "a", params={"lr": 0.1}, tags={"stage": "encoder"}) as first,
@@ -131,7 +131,7 @@ def test_epochs_that_a_store_did_not_get_are_kept_and_sent_with_the_next(
     assert steps == [1, 2, 3]
 
 
-def test_work_that_does_not_need_a_store_goes_on_without(
+def test_work_that_does_not_need_a_store_runs_without(
     tracker: Tracker, tmp_path: Path, capsys: Any
 ) -> None:
     away = replace(tracker, uri="http://127.0.0.1:9")
@@ -142,7 +142,9 @@ def test_work_that_does_not_need_a_store_goes_on_without(
     assert tracker.wait(seconds=0)
 
 
-def test_a_store_that_is_away_is_no_store_without_the_run(tracker: Tracker, tmp_path: Path) -> None:
+def test_an_unreachable_store_does_not_mean_that_the_run_is_missing(
+    tracker: Tracker, tmp_path: Path
+) -> None:
     with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
         known = json.loads((tmp_path / RUN_ID).read_text())
     assert known["run_id"] == run_id

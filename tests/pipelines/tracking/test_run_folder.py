@@ -11,6 +11,7 @@ from pipelines.tracking.run_folder import (
     StageResult,
     find_result,
     open_folder,
+    read_json,
     save_result,
     write_json,
 )
@@ -29,7 +30,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="no run"):
+    with pytest.raises(ValueError, match="are not a run's"):
         open_folder(tmp_path, {"command": "full"})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -42,6 +43,18 @@ def test_a_stage_is_done_only_with_its_model(tmp_path: Path) -> None:
     package.mkdir()
     write_json(package / "model.json", {})
     assert find_result(tmp_path) == result
+
+
+def test_an_empty_file_is_named_and_counts_as_missing_where_that_is_safe(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result, identity = tmp_path / "result.json", tmp_path / "run.json"
+    for path in (result, identity):
+        path.touch()
+    assert read_json(result) is find_result(tmp_path) is None
+    assert f"{result} is empty" in caplog.text
+    with pytest.raises(ValueError, match=r"run\.json is empty"):
+        open_folder(tmp_path, {"command": "full"})
 
 
 def test_another_process_is_kept_out_of_a_folder_until_this_one_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Maps of many pictures by Ray Data: folders and shards, here and in a bucket, resumed."""
+"""Maps of many pictures by Ray tasks: folders and shards, here and in a bucket, resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,15 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import s3fs
+import torch
 from PIL import Image
 
-from emlnet.inference.package import Package, load, save
+from emlnet.inference.package import load, save
 from emlnet.inference.predict_files import Drawing
 from emlnet.models.encoder import Encoder, EncoderConfig
 from pipelines.commands.models import predict_pictures
-from pipelines.commands.models.picture_source import Pictures, Place
-from pipelines.commands.models.predict_pictures import PredictCommand
+from pipelines.commands.models.predict_pictures import PredictCommand, visible
+from shards.files.store import Store
 from tests.shards.conftest import s3, s3_server  # noqa: F401
 
 
@@ -38,58 +39,42 @@ def album(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Items are predicted in this process; the names of those that were."""
-    seen: list[str] = []
-
-    def predict_items(
-        items: list[dict[str, str]], model: Any, pictures: Any, out: Any, drawing: Any, command: Any
-    ) -> list[str]:
-        monkeypatch.setattr(predict_pictures.ray, "get", lambda given: given)
-        monkeypatch.setattr(predict_pictures.ray, "get_gpu_ids", list)
-        worker = predict_pictures.Predictor(model, pictures, out, drawing, command.flip, False)
-        seen.extend(item["name"] for item in items)
-        columns = {key: np.array([item[key] for item in items]) for key in ("name", "stem")}
-        return [error for error in worker(columns)["error"] if error]
-
-    monkeypatch.setattr(predict_pictures, "predict_items", predict_items)
-    monkeypatch.setattr(predict_pictures.connection, "connect", lambda compute: None)
-    monkeypatch.setattr(predict_pictures.nodes, "check", lambda paths, folder: None)
-    return seen
-
-
 def command(source: Path | str, out: Path | str, model: Path, **options: Any) -> PredictCommand:
     return PredictCommand(source=str(source), out=str(out), model=str(model), **options)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_folder_is_predicted_and_the_broken_picture_named(
-    album: Path, model: Path, tmp_path: Path, direct: list[str], capsys: pytest.CaptureFixture[str]
+    album: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict_pictures.run(command(album, tmp_path / "out", model, format="npy")) == 1
     assert "could not be read: broken.jpg cannot be decoded" in capsys.readouterr().out
-    assert Place(url=str(tmp_path / "out")).names() == [
+    assert visible(Store(str(tmp_path / "out"))) == [
         "a_smap.npy", "b_smap.npy", "c_smap.npy", "deep/a_smap.npy", "predict.json",
     ]  # fmt: skip
     expected = load(model).predict(album / "deep" / "a.png").saliency
     np.testing.assert_allclose(np.load(tmp_path / "out/deep/a_smap.npy"), expected, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_is_done_is_not_done_again(
-    album: Path, model: Path, tmp_path: Path, direct: list[str]
+    album: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (album / "broken.jpg").unlink()
     out = tmp_path / "out"
     assert predict_pictures.run(command(album, out, model, overlay=True)) == 0
     assert (out / "b_overlay.png").is_file()
     (out / "b_smap.png").unlink()
-    direct.clear()
+    before = (out / "a_smap.png").stat().st_mtime_ns
     assert predict_pictures.run(command(album, out, model, overlay=True)) == 0
-    assert direct == ["b.png"]
+    assert "4 pictures, 3 done before" in capsys.readouterr().out
+    assert (out / "b_smap.png").is_file()
+    assert (out / "a_smap.png").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("in_process")
 def test_another_models_maps_and_strangers_files_are_left_alone(
-    album: Path, model: Path, tmp_path: Path, direct: list[str]
+    album: Path, model: Path, tmp_path: Path
 ) -> None:
     (album / "broken.jpg").unlink()
     predict_pictures.run(command(album, tmp_path / "out", model))
@@ -104,16 +89,18 @@ def test_another_models_maps_and_strangers_files_are_left_alone(
 
 
 @pytest.mark.parametrize("out", ["", "maps"])
+@pytest.mark.usefixtures("in_process")
 def test_maps_do_not_go_where_they_would_be_taken_for_pictures(
-    album: Path, model: Path, direct: list[str], out: str
+    album: Path, model: Path, out: str
 ) -> None:
-    with pytest.raises(ValueError, match="album: maps do not belong among what they are made of"):
+    with pytest.raises(ValueError, match="album: its maps would be taken for pictures"):
         predict_pictures.run(command(album, album / out, model))
     assert not list(album.rglob("predict.json"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_two_pictures_whose_maps_would_have_one_name_are_refused(
-    album: Path, model: Path, tmp_path: Path, direct: list[str]
+    album: Path, model: Path, tmp_path: Path
 ) -> None:
     (album / "c.png").write_bytes((album / "a.png").read_bytes())
     with pytest.raises(ValueError, match="would overwrite each other: c; rename them"):
@@ -126,6 +113,7 @@ def test_a_batch_of_no_picture_is_refused(album: Path, model: Path, tmp_path: Pa
         command(album, tmp_path / "out", model, batch_size=0)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_bucket_without_its_package_says_what_to_install(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,55 +125,66 @@ def test_a_bucket_without_its_package_says_what_to_install(
         predict_pictures.run(command("s3://tests/album", "s3://tests/out", model))
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_gpu_computes_in_the_precision_that_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, half: bool
+@pytest.mark.parametrize(
+    ("precision", "device", "half"),
+    [
+        ("auto", "cuda", True),
+        ("auto", "cpu", False),
+        ("half", "cpu", True),
+        ("full", "cuda", False),
+    ],
+)
+def test_a_device_computes_in_the_precision_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, device: str, half: bool
 ) -> None:
-    net = MagicMock()
-    monkeypatch.setattr(predict_pictures.ray, "get", lambda given: given)
-    monkeypatch.setattr(predict_pictures.ray, "get_gpu_ids", lambda: [0])
-    place = Place(url=str(tmp_path))
-    pictures = Pictures(place=place, shards=False)
-    worker = predict_pictures.Predictor(Package(model=net), pictures, place, Drawing(), False, half)
-    net.to.assert_called_once_with("cuda")
-    assert worker.model.half is half
+    made = MagicMock()
+    monkeypatch.setattr(predict_pictures, "Package", made)
+    asked = command("a", "b", tmp_path, precision=precision)
+    given, nothing = MagicMock(), np.empty((0, 2), dtype=str)
+    predict_pictures.predict_part(
+        [], torch.device(device), given, MagicMock(), str(tmp_path), nothing, Drawing(), asked
+    )
+    given.model.to.assert_called_once_with(torch.device(device))
+    assert made.call_args.kwargs["half"] is half
 
 
+@pytest.mark.usefixtures("in_process")
 def test_every_node_must_see_the_pictures_and_the_maps_folder(
-    album: Path, model: Path, tmp_path: Path, direct: list[str], monkeypatch: pytest.MonkeyPatch
+    album: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(predict_pictures.nodes, "check", lambda *given: seen.append(given))
+    monkeypatch.setattr(predict_pictures.check_nodes, "check", lambda *given: seen.append(given))
     predict_pictures.run(command(album, tmp_path / "out", model))
     assert seen == [([album], tmp_path / "out")]
 
 
-def test_shards_are_predicted_by_their_keys(
-    data: Path, model: Path, tmp_path: Path, direct: list[str]
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_shards_are_predicted_by_their_keys(data: Path, model: Path, tmp_path: Path) -> None:
     assert predict_pictures.run(command(data, tmp_path / "out", model)) == 0
-    names = Place(url=str(tmp_path / "out")).names()
+    names = visible(Store(str(tmp_path / "out")))
     assert len(names) == 16
     assert sum(name.startswith("val/") for name in names) == 3
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_bucket_is_read_and_written(album: Path, model: Path, direct: list[str]) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_bucket_is_read_and_written(
+    album: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (album / "broken.jpg").unlink()
     files = s3fs.S3FileSystem(skip_instance_cache=True)
     files.put(str(album), "tests/album", recursive=True)
     assert predict_pictures.run(command("s3://tests/album", "s3://tests/out", model)) == 0
-    assert Place(url="s3://tests/out").names() == [
+    assert visible(Store("s3://tests/out")) == [
         "a_smap.png", "b_smap.png", "c_smap.png", "deep/a_smap.png", "predict.json",
     ]  # fmt: skip
-    direct.clear()
+    capsys.readouterr()
     assert predict_pictures.run(command("s3://tests/album", "s3://tests/out", model)) == 0
-    assert direct == []
+    assert "4 pictures, 4 done before" in capsys.readouterr().out
 
 
-def test_a_folder_without_pictures_is_an_error(
-    model: Path, tmp_path: Path, direct: list[str]
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_without_pictures_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no pictures"):
         predict_pictures.run(command(tmp_path / "empty", tmp_path / "out", model))
@@ -194,6 +193,6 @@ def test_a_folder_without_pictures_is_an_error(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_ray_data_predicts_on_the_cluster(album: Path, model: Path, tmp_path: Path) -> None:
+def test_ray_tasks_predict_on_the_cluster(album: Path, model: Path, tmp_path: Path) -> None:
     assert predict_pictures.run(command(album, tmp_path / "out", model, batch_size=2)) == 1
-    assert len(Place(url=str(tmp_path / "out")).names()) == 5
+    assert len(visible(Store(str(tmp_path / "out")))) == 5

@@ -8,7 +8,7 @@ import ray
 
 import emlnet
 from emlnet.data.images import read_picture
-from pipelines.commands.training.make_demo import DemoCommand, demo
+from pipelines.commands.training.make_demo import DemoCommand, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def test_the_demo_ends_with_scores_and_an_overlay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo(DemoCommand(folder=tmp_path / "demo", num_images=20))
+    run(DemoCommand(folder=tmp_path / "demo", num_images=20))
     ray.shutdown()
     printed = capsys.readouterr().out
     for row in ("decoder", "encoder efficientnet_lite0", "encoder efficientnet_lite1"):

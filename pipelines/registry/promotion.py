@@ -1,0 +1,111 @@
+"""The rule by which a version takes an alias: better, image by image, than its holder."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emlnet.inference import package
+from emlnet.registry import mlflow_registry
+from pipelines.evaluation import compare, evaluate
+from pipelines.evaluation.compare import METRIC
+from pipelines.evaluation.score_table import Table, read_parquet, write_parquet
+from pipelines.evaluation.sources import MODEL, ModelSource
+from pipelines.registry import aliases
+from pipelines.tracking.mlflow_runs import Tracker
+from shards.read.reader import ShardReader
+
+FOLDER = "scores"
+"""The folder among a run's artifacts that holds its scores per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """Whether a version got an alias, and why or why not."""
+
+    promoted: bool
+    reason: str
+
+
+def promote(
+    alias: str,
+    version: str,
+    scores: Table,
+    reader: ShardReader,
+    flip: bool,
+    tracker: Tracker,
+    metric: str = METRIC,
+) -> Promotion:
+    """Give a version an alias if it beats the version that holds it.
+
+    scores: of the version, per image of the reader's split.  flip: each map was averaged with the
+    mirrored picture's.
+    """
+    client = tracker.client
+    past = aliases.history(client, alias)
+    if past and past[-1]["version"] == version:
+        return Promotion(promoted=True, reason=past[-1]["reason"])
+    if past:
+        held = mlflow_registry.find_version(client, version=int(past[-1]["version"]))
+        (difference,) = compare.compare(scores, scores_of(held, reader, flip, tracker), [metric])
+        decision = decide(difference, f"version {held.version}", reader)
+    else:
+        decision = Promotion(promoted=True, reason="the first")
+    if decision.promoted:
+        aliases.give(client, alias, version, decision.reason, past)
+    return decision
+
+
+def decide(difference: compare.Difference, holder: str, reader: ShardReader) -> Promotion:
+    """The rule: better, with a 95 % interval above 0."""
+    gain = difference.gain
+    reason = (
+        f"{difference.metric} {difference.first:.4f} against {difference.second:.4f} of {holder}, "
+        f"a gain of {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.num} images of "
+        f"{reader.manifest.name}/{reader.split}; the 95 % interval is "
+        f"{'' if difference.better else 'not '}above 0"
+    )
+    return Promotion(promoted=difference.better, reason=reason)
+
+
+def keep_scores(
+    scores: Table, tracker: Tracker, run_id: str, weights: str, reader: ShardReader, flip: bool
+) -> Table:
+    """Log a model's scores per image with its run, where `scores_of` finds them."""
+    kept = evaluate.with_about(scores, weights_sha256=weights, flip=flip)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / _file_name(reader, flip)
+        write_parquet(path, kept)
+        tracker.file(run_id, path, FOLDER)
+    return kept
+
+
+def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -> Table:
+    """A registered version's scores per image on a split: those its run kept, or computed now."""
+    from mlflow.exceptions import MlflowException
+
+    weights = version.tags.get("weights_sha256")
+    with tempfile.TemporaryDirectory() as scratch:
+        with suppress(MlflowException, OSError, ValueError):  # None were kept, or they are gone.
+            name = f"{FOLDER}/{_file_name(reader, flip)}"
+            path = tracker.client.download_artifacts(version.run_id, name, scratch)
+            kept = read_parquet(Path(path))
+            if weights and kept.about.get("weights_sha256") == weights:
+                return kept
+        print(f"version {version.version} has no scores on these images: scoring it now")
+        pulled = mlflow_registry.pull(
+            Path(scratch) / "model", tracker.uri, version=int(version.version)
+        )
+        source = ModelSource(model=package.load(pulled).model, flip=flip, alone=True)
+        scores = evaluate.evaluate(
+            [source], reader, title=f"version {version.version}", with_baselines=False
+        )
+    return scores.renamed(MODEL, f"version {version.version}")
+
+
+def _file_name(reader: ShardReader, flip: bool) -> str:
+    mirrored = "-flip" if flip else ""
+    return f"{reader.split}-{reader.manifest.digest[:12]}{mirrored}.parquet"
