@@ -15,7 +15,7 @@ from benchmarks.baseline.metric_inputs import make_inputs
 from benchmarks.records import save
 from benchmarks.runner import Side, compare, compare_memory
 from emlnet.data.samples import Targets
-from emlnet.losses.weighted import LossWeights, saliency_loss
+from emlnet.losses import LossWeights, saliency_loss
 
 NUM_FIXATIONS = 500
 """SALICON's mean."""

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.losses.weighted import LossWeights, saliency_loss
+from emlnet.losses import LossWeights, saliency_loss
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.precision import lay_out
 from emlnet.training.state import Plan, start, trainable

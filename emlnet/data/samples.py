@@ -118,7 +118,7 @@ class Targets:
 
     def fixation_map(self) -> Tensor:
         """(B, 1, H, W) float32: the number of fixations on each pixel."""
-        flat = torch.zeros_like(self.density).view(-1)
+        flat = self.counts.new_zeros(self.density.numel())
         return flat.index_put_((self.index,), self.counts).view_as(self.density)
 
 

@@ -1,4 +1,13 @@
 """Training losses: one value per image and term, and their weighted sum.
 
-Imports `emlnet.data` and `emlnet.metrics`.
+Imports `emlnet.data`.
+
+    from emlnet.losses import LossWeights, saliency_loss
+    loss, terms = saliency_loss(model(image), targets, LossWeights(kl=10, cc=2, nss=1))
+    loss.mean().backward()
 """
+
+from emlnet.losses.terms import TERMS, LossTerm
+from emlnet.losses.weighted import LossWeights, Terms, saliency_loss
+
+__all__ = ["TERMS", "LossTerm", "LossWeights", "Terms", "saliency_loss"]

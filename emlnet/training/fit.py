@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from emlnet.losses.weighted import saliency_loss
+from emlnet.losses import saliency_loss
 from emlnet.models.precision import autocast
 from emlnet.training.distributed import num_ranks, sum_over_ranks
 from emlnet.training.divergence import DivergedError, check_losses, check_weights

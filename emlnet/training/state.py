@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from emlnet.data.augment import Augmentation
-from emlnet.losses.weighted import LossWeights, Terms
+from emlnet.losses import LossWeights, Terms
 from emlnet.models.precision import Precision
 from emlnet.models.saliency_model import SaliencyModel
 
@@ -49,7 +49,7 @@ class Plan:
     clip_norm: float = 5.0
     """Gradients are scaled down to this Euclidean norm; 0 leaves them."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    """Weights of the loss terms: kl=10,cc=2,nss=1,sim=0,mse=0, or @FILE or @RUN of a search."""
+    """Weights of the loss terms, as in kl=10,cc=2,nss=1, or @FILE or @RUN of a search."""
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     precision: Precision = "float32"

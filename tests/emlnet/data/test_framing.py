@@ -7,7 +7,7 @@ import torch
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.framing import Frame, letterbox, random_part
 from emlnet.data.samples import Decoded, collate
-from emlnet.losses.weighted import LossWeights, saliency_loss
+from emlnet.losses import LossWeights, saliency_loss
 from emlnet.training.validation import score_output
 
 CANVAS = (24, 32)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emlnet.data.maps import log_softmax, resize
-from emlnet.losses.weighted import LossWeights
+from emlnet.losses import LossWeights
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import CachedDecoder, EMLNet, average_density, encoder_names
 from emlnet.models.encoder import Encoder, EncoderConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emlnet.data.samples import Targets
-from emlnet.losses.weighted import LossWeights, saliency_loss
+from emlnet.losses import LossWeights, saliency_loss
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 SIZE = (96, 128)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emlnet.losses.weighted import LossWeights
+from emlnet.losses import LossWeights
 from emlnet.training.fit import BatchSource, Hooks, fit
 from emlnet.training.state import Plan, start
 

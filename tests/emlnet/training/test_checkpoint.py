@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from emlnet.losses.weighted import LossWeights
+from emlnet.losses import LossWeights
 from emlnet.training import checkpoint
 from emlnet.training.fit import BatchSource, fit
 from emlnet.training.state import Plan, start

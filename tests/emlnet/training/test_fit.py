@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet.losses.weighted import LossWeights
+from emlnet.losses import LossWeights
 from emlnet.models.eml_net import CachedDecoder
 from emlnet.training.fit import fit, train_epoch
 from emlnet.training.state import start

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.samples import Decoded, collate
-from emlnet.losses.weighted import LossWeights
+from emlnet.losses import LossWeights
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.training.distributed import share_gradients
 from emlnet.training.fit import train_epoch

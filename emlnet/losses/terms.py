@@ -1,0 +1,147 @@
+"""The loss terms: a table of differentiable functions, each written as its formula reads.
+
+Each function takes a model's output (B, 1, H, W), the targets and the output's kind, and returns
+one value per image, (B,); lower is better.  `emlnet.losses.fused` computes some of them faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emlnet.data.maps import Kind, to_density, to_log_density
+from emlnet.data.samples import Targets
+
+PIXELS = (1, 2, 3)
+"""Dimensions of a map (B, 1, H, W) without the batch."""
+DENSITY_EPS = 1e-36
+"""Added to a density before its logarithm is taken; smaller than any pixel's share."""
+REFERENCE_EPS = 1e-6
+"""Guards in the KL of EML-NET's published training."""
+ROUNDING_ERRORS = 8
+"""A map whose deviations are smaller than so many rounding errors of its mean is constant."""
+
+
+def kl(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """KL divergence sum Q log(Q / P) of the density Q from the prediction P, nats."""
+    q = targets.density
+    return (q * ((q + DENSITY_EPS).log() - to_log_density(output, kind))).sum(PIXELS)
+
+
+def kl_reference(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """sum Q log(Q / (P + 1e-6) + 1e-6), which is not 0 at P = Q."""
+    p, q = to_density(output, kind), targets.density
+    return (q * (q / (p + REFERENCE_EPS) + REFERENCE_EPS).log()).sum(PIXELS)
+
+
+def cc(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """1 - CC, with Pearson's correlation coefficient of prediction and density.
+
+    A constant map has a correlation of 0.
+    """
+    product = z_scores(to_density(output, kind)) * z_scores(targets.density)
+    return 1 - product.mean(PIXELS)
+
+
+def nss(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """-NSS, minus the mean z-score of the prediction at fixated pixels; 0 without fixations."""
+    fixated = (targets.fixation_map() > 0).to(output)
+    return -(z_scores(to_density(output, kind)) * fixated).sum(PIXELS) / _count(fixated)
+
+
+def nss_reference(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """sum(F (z(F) - z(P))) / sum(F) with fixated pixels F and unbiased standard deviations.
+
+    The part with z(F) does not depend on the prediction.
+    """
+    fixated = (targets.fixation_map() > 0).to(output)
+    difference = z_scores(fixated, 1) - z_scores(to_density(output, kind), 1)
+    return (difference * fixated).sum(PIXELS) / _count(fixated)
+
+
+def sim(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """1 - SIM, with the histogram intersection of prediction and density."""
+    return 1 - torch.minimum(to_density(output, kind), targets.density).sum(PIXELS)
+
+
+def mse(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """Mean squared error of prediction and density, each scaled to a maximum of 1.
+
+    An `eml` map, which is in 0..1, is not scaled.
+    """
+    p, q = output, targets.density
+    if kind == "density":
+        p = (p - p.amax(PIXELS, keepdim=True)).exp()
+    return (p - q / q.amax(PIXELS, keepdim=True)).square().mean(PIXELS)
+
+
+def z_scores(maps: Tensor, correction: int = 0) -> Tensor:
+    """Maps (B, 1, H, W) with a mean of 0 and a standard deviation of 1; constant maps become zeros.
+
+    correction: as torch.var's.
+    """
+    mean = maps.mean(PIXELS, keepdim=True)
+    variance = maps.var(PIXELS, correction=correction, keepdim=True)
+    constant = variance <= (ROUNDING_ERRORS * torch.finfo(maps.dtype).eps * mean).square()
+    return torch.where(constant, 0, (maps - mean) / torch.where(constant, 1, variance).sqrt())
+
+
+def _count(fixated: Tensor) -> Tensor:
+    return fixated.sum(PIXELS).clamp_min(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm:
+    """One row of the table.
+
+    weight: the default.  reference: the function with the values of EML-NET's published training,
+    where these differ.
+    """
+
+    name: str
+    description: str
+    weight: float
+    function: Callable[[Tensor, Targets, Kind], Tensor]
+    reference: Callable[[Tensor, Targets, Kind], Tensor] | None = None
+
+
+TERMS = {
+    term.name: term
+    for term in (
+        LossTerm(
+            name="kl",
+            description="KL divergence of the density from the prediction, nats",
+            weight=1.0,
+            function=kl,
+            reference=kl_reference,
+        ),
+        LossTerm(
+            name="cc",
+            description="1 - CC, the correlation of prediction and density",
+            weight=1.0,
+            function=cc,
+        ),
+        LossTerm(
+            name="nss",
+            description="-NSS, the mean z-score of the prediction at fixated pixels",
+            weight=1.0,
+            function=nss,
+            reference=nss_reference,
+        ),
+        LossTerm(
+            name="sim",
+            description="1 - SIM, the histogram intersection of prediction and density",
+            weight=0.0,
+            function=sim,
+        ),
+        LossTerm(
+            name="mse",
+            description="mean squared error of the maps, each scaled to a maximum of 1",
+            weight=0.0,
+            function=mse,
+        ),
+    )
+}
