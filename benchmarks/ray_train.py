@@ -27,7 +27,7 @@ from benchmarks.records import Row, line, save
 from benchmarks.runner import REPEATS, Side, alternate, compare
 from benchmarks.step import Next
 from benchmarks.waiting import RaySide, make_job
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 from emlnet.training.fit import train_epoch
 from emlnet.training.state import start
 from pipelines.config.options import Compute
@@ -47,7 +47,7 @@ def alone(**options):
     job = make_job(**options)
     job.folder.mkdir(parents=True)
     torch.manual_seed(0)
-    model = lay_out(job.build(), torch.device("cpu"))
+    model = to_channels_last(job.build(), torch.device("cpu"))
     source = job.source(0, 1, torch.device("cpu"))
     state = start(model, job.plan, job.num_steps)
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 from emlnet.training.state import Plan, start, trainable
 from shards.read.loader import Loader
 from shards.read.reader import ShardReader
@@ -81,7 +81,7 @@ def step(args):
     rows = []
     for backbone in args.backbones:
         model = Encoder(EncoderConfig(backbone=backbone, weights="none", size=tuple(args.size)))
-        model = lay_out(model, torch.device("cpu"))
+        model = to_channels_last(model, torch.device("cpu"))
         state = start(model, plan, 100)
         seconds = dict.fromkeys(
             ("read, decode", "prepare", "forward", "backward", "optimizer"), 0.0

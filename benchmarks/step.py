@@ -19,7 +19,7 @@ from benchmarks.data import pictures
 from benchmarks.records import Row, line, save
 from benchmarks.runner import Side, alternate, compare_memory
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.models.precision import lay_out, multiplies_bfloat16
+from emlnet.models.precision import has_bfloat16, to_channels_last
 from emlnet.training.fit import BatchSource, train_epoch
 from emlnet.training.state import Plan, start
 from pipelines.ray_cluster.connection import WORKER_ENV
@@ -68,7 +68,7 @@ def ours(data, backbone, size, batch_size, num_steps, precision, loader_workers)
         loader_workers=loader_workers,
     )
     torch.manual_seed(0)
-    model = lay_out(job.build(), torch.device("cpu"))
+    model = to_channels_last(job.build(), torch.device("cpu"))
     source = job.source(0, 1, torch.device("cpu"))
     state = start(model, plan, source.steps_per_epoch)
     stream = endless(source)
@@ -105,7 +105,7 @@ def main():
         "num_steps": args.steps,
     }
     precisions = ["float32"]
-    if multiplies_bfloat16():
+    if has_bfloat16():
         precisions.append("bfloat16")
     else:
         print("bfloat16: left out, this CPU has no instructions for it")

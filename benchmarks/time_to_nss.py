@@ -19,7 +19,7 @@ from benchmarks.data import pictures
 from benchmarks.records import Row, line, save
 from benchmarks.runner import Side
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 from emlnet.training.fit import train_epoch
 from emlnet.training.state import Plan, start
 from emlnet.training.validation import evaluate
@@ -54,7 +54,7 @@ def prepare(data, size, seed, readout, **plan):
 
 def ours(folder, data, size, target, longest, seed, epochs):
     job, model, source = prepare(data, size, seed, "density", epochs=epochs)
-    state = start(lay_out(model, torch.device("cpu")), job.plan, source.steps_per_epoch)
+    state = start(to_channels_last(model, torch.device("cpu")), job.plan, source.steps_per_epoch)
 
     def train(epoch):
         if epoch == job.plan.epochs:

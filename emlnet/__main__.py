@@ -104,7 +104,7 @@ class Predict(Model):
     def execute(self) -> int:
         """Predict; return 1 when a picture could not be read, after all others were done."""
         from emlnet.inference import predict_files
-        from emlnet.models import precision as speed
+        from emlnet.models.precision import set_precision
         from emlnet.registry import mlflow_registry
 
         if self.batch_size < 1:
@@ -113,9 +113,8 @@ class Predict(Model):
         predict_files.say_left_out(left_out)
         device = find_device(self.device)
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
-        speed.keep_memory()
         if device != "cpu":
-            speed.set_precision("float32")
+            set_precision("float32")
         model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
         self.out.mkdir(parents=True, exist_ok=True)
         drawing = predict_files.Drawing(

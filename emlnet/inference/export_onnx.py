@@ -23,7 +23,6 @@ from emlnet.extras import require_extra
 from emlnet.inference.package import Package
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
-from emlnet.models.precision import dilate_single_taps
 
 OPSET, TRACED_OPSET = 20, 18
 """ONNX opsets for a fixed size, and for any size."""
@@ -73,7 +72,6 @@ def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exp
         check_dynamic(package)
     # The wrapper too is in eval mode: the traced exporter restores its mode afterwards.
     model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
-    dilate_single_taps(model, 1)  # As other runtimes are fastest.
     if dynamic_size:
         for encoder in Package(model=model.model).encoders:
             # A picture is not resized.

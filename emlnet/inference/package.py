@@ -37,7 +37,7 @@ from emlnet.inference.predictor import (
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 
 FORMAT = 1
 MODEL, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
@@ -197,7 +197,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = Fa
     model = description.build()
     model.load_state_dict({**model.state_dict(), **read_state_dict(path)})
     device = torch.device(device)
-    model = lay_out(model, device) if device.type == "cpu" else model.to(device)
+    model = to_channels_last(model, device) if device.type == "cpu" else model.to(device)
     return Package(model=model.eval(), about=description.about, half=half)
 
 

@@ -12,7 +12,7 @@ from emlnet.data.framing import off_canvas
 from emlnet.data.maps import Kind, resize, to_log_density
 from emlnet.models.decoder import DecoderConfig, build_decoder
 from emlnet.models.encoder import Encoder
-from emlnet.models.precision import in_full
+from emlnet.models.precision import full_precision
 from emlnet.models.saliency_model import SaliencyModel
 
 
@@ -62,7 +62,7 @@ class EMLNet(SaliencyModel):
         """Readouts, as `readouts` gives them, to the answer (B, 1, H, W)."""
         first = self._encoders()[0]
         canvas = first.canvas(size)
-        with in_full(readouts[0][0].device):
+        with full_precision(readouts[0][0].device):
             if self.kind == "density":
                 maps = [to_log_density(*given) for given in self.encoder_maps(readouts, canvas)]
                 answer: Tensor = self.decoder(readouts, maps, canvas)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from emlnet.backbones import build_backbone, find_backbone
 from emlnet.data.framing import off_canvas, onto_canvas
 from emlnet.data.maps import Kind, gaussian_blur, log_softmax, resize
-from emlnet.models.precision import in_full, widen
+from emlnet.models.precision import full_precision, widen
 from emlnet.models.saliency_model import SaliencyModel
 
 
@@ -126,7 +126,7 @@ class Encoder(SaliencyModel):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 to the encoder's own map, (B, 1, H, W)."""
         readouts = self.readouts(image)
-        with in_full(image.device):
+        with full_precision(image.device):
             return self.own_map(readouts, (image.shape[-2], image.shape[-1]))
 
 

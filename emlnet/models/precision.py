@@ -1,11 +1,9 @@
-"""How a step is made fast: number formats, compilation, and a look at where its time goes."""
+"""Number formats, memory layout, compilation and profiling of training steps."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,65 +12,48 @@ from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""`float32`.  `tf32`: the same, products rounded to TF32 on a GPU that has it.  `bfloat16`: most
-of a training step in bfloat16; weights, loss, head and validation stay in float32."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
+"""`float32`.  `tf32`: float32 with products rounded to TF32, on GPUs that have it.  `bfloat16`:
+backbone and readouts in bfloat16; weights, loss, head and validation in float32."""
 
 
 def set_precision(precision: Precision) -> None:
-    """Sets how this process multiplies float32 numbers on a GPU."""
+    """Set how this process multiplies float32 numbers on a GPU."""
     products = "ieee" if precision == "float32" else "tf32"
     torch.backends.cuda.matmul.fp32_precision = products
     torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context in which a training step calls its model."""
+    """Return the context in which a training step calls its model."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16, without which float32 is far faster."""
+def has_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 instructions; without them float32 is far faster."""
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
-def lay_out(model: Model, device: torch.device) -> Model:
-    """The model on its device, channels last; on a CPU its 1x1 convolutions become dilated.
-
-    With one thread and fewer than 16 pictures torch keeps undilated ones from oneDNN, which takes
-    half the time.  Dilation changes nothing for a single tap.
-    """
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        dilate_single_taps(model, 2)
-    return model
+def to_channels_last(model: Model, device: torch.device) -> Model:
+    """Return the model on a device, in the memory format that its convolutions prefer."""
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def dilate_single_taps(model: nn.Module, dilation: int) -> None:
-    """Sets the dilation of all 1x1 convolutions, which compute the same with any."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            module.dilation = (dilation, dilation)
-
-
-def in_full(device: torch.device) -> AbstractContextManager[object]:
-    """The context in which nothing is rounded: maps are worth more digits than features."""
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context without autocast, for operations that need float32."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
-    return nullcontext()  # An exported model has no such thing in its graph.
+    return nullcontext()  # torch.autocast cannot be exported.
 
 
 def widen(features: Tensor) -> Tensor:
-    """Features in bfloat16 as float32; others as they are."""
+    """Return bfloat16 features as float32, others unchanged."""
     return features.float() if features.dtype == torch.bfloat16 else features
 
 
 def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
-    """Compiles the model's training steps, at the first of them; validation stays as it is.
+    """Compile the model's training steps when the first one runs; validation stays uncompiled.
 
-    Where compilation fails the model goes on as it was, and `say` is given one line.
+    If compilation fails, the model stays as it is and `say` gets one line.
     """
     plain: Callable[..., Any] = model.forward
     compiled: list[Callable[..., Any]] = [torch.compile(plain)]
@@ -81,35 +62,21 @@ def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
         if model.training and compiled:
             try:
                 return compiled[0](*inputs)
-            except Exception as error:  # Whatever a compiler raises, training can do without it.
+            except Exception as error:  # Compilers raise many kinds of errors.
                 compiled.clear()
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                say(f"goes on without torch.compile, which failed: {reason}")
+                say(f"training continues without torch.compile, which failed: {reason}")
         return plain(*inputs)
 
     model.forward = forward
 
 
-def keep_memory() -> None:
-    """Lets this process keep freed memory for its next batch, where the C library is glibc.
-
-    Without it each batch's activations are given back and faulted in again, page by page: a third
-    of the processor time of predictions on a CPU.  Some 0.3 GB more are held.
-    """
-    if sys.platform != "linux":
-        return
-    with suppress(OSError, AttributeError):  # Another C library.
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, 64 << 20)
-        library.mallopt(M_TRIM_THRESHOLD, 256 << 20)
-
-
 @contextmanager
 def trace(path: Path | None) -> Iterator[Callable[[], None]]:
-    """Writes a Chrome trace of three training steps, after two that warm up, to `path`.
+    """Write a Chrome trace of three training steps, after two to warm up.
 
-    path: ends in .json.gz (chrome://tracing and ui.perfetto.dev open it); None traces nothing.
-    Yields what is to be called after each step.
+    path: ends in .json.gz (chrome://tracing and ui.perfetto.dev open it); None writes nothing.
+    Yields a function to call after each step.
     """
     if path is None:
         yield lambda: None

@@ -16,7 +16,7 @@ from emlnet.data.samples import Decoded, Targets, collate
 from emlnet.metrics import baselines
 from emlnet.models.eml_net import EMLNet, average_density, encoder_names
 from emlnet.models.encoder import Encoder
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 
 MODEL, AVERAGE = "model", "average of encoders"
 UNIFORM, CENTRE, OTHER, HALF, TRUTH = (
@@ -86,7 +86,7 @@ class ModelSource:
 
     def to(self, device: torch.device) -> ModelSource:
         """The same on a device."""
-        return replace(self, model=lay_out(self.model, device).eval())
+        return replace(self, model=to_channels_last(self.model, device).eval())
 
     def rows(self, shown: Shown) -> Iterable[Row]:
         """The model's rows, its own first."""

@@ -14,9 +14,9 @@ from torch import nn
 
 from emlnet.models.precision import (
     compile_training,
-    lay_out,
-    multiplies_bfloat16,
+    has_bfloat16,
     set_precision,
+    to_channels_last,
     trace,
 )
 from emlnet.training import checkpoint
@@ -95,10 +95,10 @@ def load_state(
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
-    model = lay_out(job.build(), device)
+    model = to_channels_last(job.build(), device)
     # From here on each rank draws its own random numbers.
     torch.manual_seed(job.seed * 100_003 + rank)
-    if job.plan.precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+    if job.plan.precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
         print_line("this CPU has no bfloat16 instructions: --precision float32 is far faster")
     if world_size > 1:
         if compute.sync_bn and device.type == "cuda":

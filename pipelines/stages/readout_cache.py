@@ -22,7 +22,7 @@ from emlnet.atomic_files import replace_file
 from emlnet.data.batches import prepare_image
 from emlnet.data.samples import collate
 from emlnet.models.encoder import Encoder
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 from pipelines.config.identity import digest, slug
 from pipelines.ray_cluster import tasks
 from pipelines.tracking.run_folder import write_json
@@ -95,7 +95,7 @@ def _compute(
     folder: Path,
 ) -> None:
     """Compute and write the readouts of one part."""
-    encoder = lay_out(encoder, device).eval()
+    encoder = to_channels_last(encoder, device).eval()
     rows: list[list[Tensor]] = []
     for position in part:
         sample = reader.decoded(position)

@@ -47,19 +47,6 @@ def test_an_export_of_any_size_sees_the_picture_as_it_is(net, tmp_path):
         np.testing.assert_allclose(run(done.path, image), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_an_export_dilates_no_convolution(net, tmp_path):
-    package.save(tmp_path / "m", net.model)
-    export_onnx.export_onnx(package.load(tmp_path / "m"), tmp_path / "m.onnx")
-    nodes = onnx.load(str(tmp_path / "m.onnx")).graph.node
-    dilations = {
-        tuple(attribute.ints)
-        for node in nodes
-        for attribute in node.attribute
-        if attribute.name == "dilations"
-    }
-    assert dilations == {(1, 1)}
-
-
 def test_an_encoder_alone_is_exported_for_any_size(make_encoder, tmp_path):
     done = export_onnx.export_onnx(
         Package(model=make_encoder()), tmp_path / "m.onnx", dynamic_size=True

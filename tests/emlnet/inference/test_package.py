@@ -15,7 +15,7 @@ from emlnet.backbones import BACKBONES
 from emlnet.backbones.cost import nearest_size
 from emlnet.inference.package import CARD, MODEL, WEIGHTS, Description, Package, load, save
 from emlnet.models.encoder import EncoderConfig
-from emlnet.models.precision import lay_out
+from emlnet.models.precision import to_channels_last
 from tests.emlnet.conftest import noise
 
 ABOUT = {"name": "a test", "scores": {"kl": 0.5}, "licence": "none"}
@@ -35,7 +35,7 @@ def change_description(folder, **changes):
 
 
 def test_a_loaded_model_predicts_to_the_last_bit_what_the_saved_one_did(model, tmp_path):
-    before = Package(model=lay_out(model, torch.device("cpu"))).predict(noise(), flip=True)
+    before = Package(model=to_channels_last(model, torch.device("cpu"))).predict(noise(), flip=True)
     package = emlnet.load(save(tmp_path / "model", model, ABOUT))
     after = package.predict(noise(), flip=True)
     assert package.kind == after.kind == before.kind
