@@ -28,7 +28,7 @@ from benchmarks.loss import inputs as loss_inputs
 from benchmarks.records import RESULTS, commit, machine
 from emlnet.data.augment import Augmentation
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.metrics import saliency_metrics
 from emlnet.models.decoder import DecoderConfig

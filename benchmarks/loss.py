@@ -14,7 +14,7 @@ from benchmarks.baseline import loss as baseline_loss
 from benchmarks.baseline.metric_inputs import make_inputs
 from benchmarks.records import save
 from benchmarks.runner import Side, compare, compare_memory
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets
 from emlnet.losses import LossWeights, saliency_loss
 
 NUM_FIXATIONS = 500

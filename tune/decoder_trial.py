@@ -22,7 +22,7 @@ from emlnet.data.samples import Decoded
 from emlnet.models.decoder import Decoder, DecoderConfig
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
-from emlnet.models.saliency_model import SaliencyModel
+from emlnet.models.saliency_network import SaliencyNetwork
 from emlnet.training.fit import BatchSource, Hooks, fit
 from emlnet.training.state import EpochReport, TrainState, start
 from emlnet.training.validation import evaluate
@@ -44,7 +44,7 @@ class SplitData:
     num_samples: int
 
 
-class Joined(SaliencyModel):
+class Joined(SaliencyNetwork):
     """A decoder that is given, as the last of an encoder's readouts, the encoder's own map.
 
     inner_size: the (H, W) at which the `eml` decoder decodes a picture of a size, as

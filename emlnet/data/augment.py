@@ -1,4 +1,7 @@
-"""Random changes of training pictures; those that move pixels move gaze and density with them."""
+"""Random augmentation of training pictures.
+
+Changes that move pixels move the gaze and the density with them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luma (ITU-R BT.601)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Which random changes.
+    """Which random changes to make.
 
-    flip: mirror left to right with a chance of one half.  crop: show a part with sides of at least
+    flip: mirror left to right with a probability of 1/2.  crop: show a part with sides of at least
     1 - crop of the whole.  colour: change brightness, contrast and saturation by at most this share
     """
 
@@ -25,26 +31,22 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("crop", "colour"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is in 0..1 (below 1), not {getattr(self, name)}")
-
-
-GREY = (0.299, 0.587, 0.114)
-"""How much red, green and blue add to luma (ITU-R BT.601)."""
+                raise ValueError(f"{name} must be >= 0 and < 1, not {getattr(self, name)}")
 
 
 def colour_factors(draws: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
-    """Factors between 1 - strength and 1 + strength from draws in 0..1, of the same shape."""
+    """Return factors in 1 - strength to 1 + strength from draws in 0..1, of the same shape."""
     return 1 + np.float32(strength) * (2 * draws - 1)
 
 
 def change_colour(image: Tensor, factors: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in 0..1 with other brightness, contrast and saturation, in 0..1.
+    """Change the brightness, contrast and saturation of pictures (B, 3, H, W) in 0..1.
 
     factors: (B, 3), of brightness (multiplies), contrast (around the picture's mean luma) and
-    saturation (around each pixel's luma), applied in this order.
+    saturation (around each pixel's luma), applied in this order.  Results are clamped to 0..1.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
-    weights = torch.tensor(GREY, device=image.device).view(3, 1, 1)
+    weights = torch.tensor(LUMA, device=image.device).view(3, 1, 1)
     image = (image * brightness).clamp(0, 1)
     mean = (image * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     image = torch.lerp(mean, image, contrast).clamp(0, 1)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.data.framing import Frame, Size, View, cut, letterbox
+from emlnet.data.framing import Box, Size, View, letterbox
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,47 +81,6 @@ class Batch:
         return replace(self, **pinned)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Targets:
-    """Where people looked, on the device of the model, in the shape that losses and metrics use.
-
-    density: (B, 1, H, W) float32, >= 0, sums to 1 per image.
-    index: (P,) int64, fixated pixels as positions in the flattened (B, H, W).
-    counts: (P,) float32, fixations on that pixel.  weight: (B,) float32, 1 or 0 (padding).
-    frames: the part of each map that its picture fills, None when it is the whole.
-    """
-
-    density: Tensor
-    index: Tensor
-    counts: Tensor
-    weight: Tensor
-    frames: tuple[Frame, ...] | None = None
-
-    @property
-    def owner(self) -> Tensor:
-        """(P,) int64: the image in the batch that each fixated pixel belongs to."""
-        return self.index // (self.density.shape[-2] * self.density.shape[-1])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.density.shape[-2], self.density.shape[-1]
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, 1, H, W) bool: false where a letterbox pads a picture."""
-        mask = torch.ones_like(self.density, dtype=torch.bool)
-        for row, frame in zip(mask, self.frames or (), strict=False):
-            row.fill_(False)
-            cut(row, frame).fill_(True)
-        return mask
-
-    def fixation_map(self) -> Tensor:
-        """(B, 1, H, W) float32: the number of fixations on each pixel."""
-        flat = self.counts.new_zeros(self.density.numel())
-        return flat.index_put_((self.index,), self.counts).view_as(self.density)
-
-
 def decoded_pixels(
     points: NDArray[np.int32], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -138,7 +97,7 @@ def collate(
     *,
     canvas: Size | None = None,
     stretch: bool = False,
-    parts: Sequence[Frame] | None = None,
+    parts: Sequence[Box] | None = None,
     colour: NDArray[np.float32] | None = None,
 ) -> Batch:
     """Joins decoded samples into a batch.
@@ -162,12 +121,12 @@ def collate(
     canvas = canvas or sizes[0]
     views = None
     if parts is not None or mixed or canvas != sizes[0]:
-        wholes = [Frame(0, 0, *size) for size in sizes]
+        wholes = [Box(0, 0, *size) for size in sizes]
         views = tuple(
             View(
                 size,
                 _part(sample, part),
-                Frame(0, 0, *canvas) if stretch else letterbox(size, canvas),
+                Box(0, 0, *canvas) if stretch else letterbox(size, canvas),
             )
             for sample, size, part in zip(samples, sizes, parts or wholes, strict=True)
         )
@@ -192,10 +151,10 @@ def _join(pictures: Sequence[NDArray[np.uint8]], mixed: bool) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def _part(sample: Decoded, part: Frame) -> Frame:
+def _part(sample: Decoded, part: Box) -> Box:
     """What is shown of a sample: the part, or all of it where the part holds no fixation."""
     along = sample.points - (part.left, part.top)
     seen = ((along >= 0) & (along < (part.width, part.height))).all(1)
     if seen.any() or not len(sample.points):
         return part
-    return Frame(0, 0, *sample.image.shape[:2])
+    return Box(0, 0, *sample.image.shape[:2])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from emlnet.data.maps import Kind, to_density, to_log_density
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets
 
 PIXELS = (1, 2, 3)
 """Dimensions of a map (B, 1, H, W) without the batch."""

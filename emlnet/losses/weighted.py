@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from emlnet.data.framing import by_frame
 from emlnet.data.maps import Kind
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets, by_frame
 from emlnet.losses.fused import FUSED, FusedTerms
 from emlnet.losses.terms import TERMS
 

@@ -13,10 +13,10 @@ from emlnet.data.maps import Kind, resize, to_log_density
 from emlnet.models.decoder import DecoderConfig, build_decoder
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import full_precision
-from emlnet.models.saliency_model import SaliencyModel
+from emlnet.models.saliency_network import SaliencyNetwork
 
 
-class EMLNet(SaliencyModel):
+class EMLNet(SaliencyNetwork):
     """K frozen encoders and a decoder.
 
     Called on (B, 3, H, W) RGB in 0..1 it answers (B, 1, H, W): a log-density, or for kind `eml` a
@@ -79,7 +79,7 @@ class EMLNet(SaliencyModel):
         return list(self.encoders)  # type: ignore[arg-type]  # ModuleList hides what it holds
 
 
-class CachedDecoder(SaliencyModel):
+class CachedDecoder(SaliencyNetwork):
     """An EML-NET that starts from readouts: what the decoder trains as, without any backbone."""
 
     def __init__(self, net: EMLNet) -> None:

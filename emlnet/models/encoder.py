@@ -14,7 +14,7 @@ from emlnet.backbones import build_backbone, find_backbone
 from emlnet.data.framing import off_canvas, onto_canvas
 from emlnet.data.maps import Kind, gaussian_blur, log_softmax, resize
 from emlnet.models.precision import full_precision, widen
-from emlnet.models.saliency_model import SaliencyModel
+from emlnet.models.saliency_network import SaliencyNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class EncoderConfig:
         find_backbone(self.backbone).check_size(self.size)
 
 
-class Encoder(SaliencyModel):
+class Encoder(SaliencyNetwork):
     """Backbone, readouts and head.  Called on images it answers its own map.
 
     The input is (B, 3, H, W) RGB in 0..1, of any size; the answer has that size: a log-density

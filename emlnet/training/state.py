@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from emlnet.data.augment import Augmentation
 from emlnet.losses import LossWeights, Terms
 from emlnet.models.precision import Precision
-from emlnet.models.saliency_model import SaliencyModel
+from emlnet.models.saliency_network import SaliencyNetwork
 
 Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
 LOWER_IS_BETTER = ("kl",)
@@ -141,7 +141,7 @@ class TrainState:
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, None
 
     @property
-    def validated_model(self) -> SaliencyModel:
+    def validated_model(self) -> SaliencyNetwork:
         """The model that is validated and kept: the moving average if there is one."""
         return unwrap(self.model if self.average is None else self.average)
 
@@ -191,10 +191,10 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def unwrap(model: nn.Module) -> SaliencyModel:
+def unwrap(model: nn.Module) -> SaliencyNetwork:
     """Return the model inside DistributedDataParallel or AveragedModel."""
     inner = model.module if isinstance(model, DistributedDataParallel | AveragedModel) else model
-    assert isinstance(inner, SaliencyModel), type(inner)
+    assert isinstance(inner, SaliencyNetwork), type(inner)
     return inner
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emlnet.data.framing import by_frame
 from emlnet.data.maps import Kind, mirror_average, to_density, to_log_density
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets, by_frame
 from emlnet.metrics.saliency_metrics import Rules, score
 from emlnet.training.distributed import sum_over_ranks
 from emlnet.training.state import unwrap

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets
 from emlnet.metrics import baselines, saliency_metrics
 from emlnet.metrics import best_maps as density_maps
 from emlnet.metrics.calibration import LEVELS, coverage

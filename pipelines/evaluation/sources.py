@@ -12,7 +12,8 @@ from torch import Tensor
 
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.maps import Kind, density_map, mirror_average, resize, to_density, to_log_density
-from emlnet.data.samples import Decoded, Targets, collate
+from emlnet.data.samples import Decoded, collate
+from emlnet.data.targets import Targets
 from emlnet.metrics import baselines
 from emlnet.models.eml_net import EMLNet, average_density, encoder_names
 from emlnet.models.encoder import Encoder

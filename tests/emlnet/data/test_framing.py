@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.data.framing import Frame, letterbox, random_part
+from emlnet.data.framing import Box, letterbox, random_part
 from emlnet.data.samples import Decoded, collate
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.training.validation import score_output
@@ -43,6 +43,15 @@ def joined(*samples, flip=None, **options):
     return collate(list(samples), np.ones(len(samples), np.float32), flips, **options)
 
 
+def mask(targets):
+    """(B, 1, H, W) bool, false in the padding of a letterbox."""
+    mask = torch.ones_like(targets.density, dtype=torch.bool)
+    for row, (top, left, height, width) in zip(mask, targets.frames or (), strict=False):
+        row.fill_(False)
+        row[:, top : top + height, left : left + width] = True
+    return mask
+
+
 def peak(maps):
     """(y, x) of each map's largest value."""
     return [divmod(int(row.sum(0).argmax()), row.shape[-1]) for row in maps]
@@ -75,7 +84,7 @@ def test_a_random_part_keeps_proportions_and_stays_inside():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("part", [Frame(4, 6, 12, 16), Frame(0, 16, 12, 16), Frame(0, 0, 24, 32)])
+@pytest.mark.parametrize("part", [Box(4, 6, 12, 16), Box(0, 16, 12, 16), Box(0, 0, 24, 32)])
 def test_a_part_moves_picture_density_and_fixation_together(part, flip):
     batch = joined(spot(17, 9), flip=[flip], parts=[part])
     targets = prepare_targets(batch)
@@ -93,23 +102,23 @@ def test_a_part_moves_picture_density_and_fixation_together(part, flip):
 
 def test_fixations_outside_the_part_are_dropped_and_repeats_stay():
     sample = decoded([(0, 0), (10, 8), (10, 8), (31, 23)], CANVAS)
-    targets = prepare_targets(joined(sample, parts=[Frame(4, 6, 12, 16)]))
+    targets = prepare_targets(joined(sample, parts=[Box(4, 6, 12, 16)]))
     assert targets.counts.tolist() == [2]
     assert divmod(int(targets.index), 32) == (9, 9)
 
 
 def test_a_part_without_fixations_is_not_taken():
     sample = decoded([(0, 0)], CANVAS)
-    targets = prepare_targets(joined(sample, parts=[Frame(8, 8, 12, 16)]))
+    targets = prepare_targets(joined(sample, parts=[Box(8, 8, 12, 16)]))
     assert targets.index.tolist() == [0]
     torch.testing.assert_close(
-        prepare_image(joined(sample, parts=[Frame(8, 8, 12, 16)])), prepare_image(joined(sample))
+        prepare_image(joined(sample, parts=[Box(8, 8, 12, 16)])), prepare_image(joined(sample))
     )
 
 
 def test_the_whole_as_a_part_is_the_picture_itself():
     sample = decoded([(3, 4), (30, 2)], CANVAS)
-    plain, shown = joined(sample), joined(sample, parts=[Frame(0, 0, *CANVAS)])
+    plain, shown = joined(sample), joined(sample, parts=[Box(0, 0, *CANVAS)])
     assert torch.equal(prepare_image(plain), prepare_image(shown))
     one, two = prepare_targets(plain), prepare_targets(shown)
     torch.testing.assert_close(one.density, two.density)
@@ -122,12 +131,12 @@ def test_mixed_sizes_share_a_canvas_with_a_mask():
     assert batch.image.shape == (24 * 32 * 3 + 30 * 20 * 3,)
     image, targets = prepare_image(batch), prepare_targets(batch)
     assert image.shape == (2, 3, *CANVAS)
-    assert targets.mask[0].all()
-    assert targets.mask[1].sum() == 24 * 16
-    assert not targets.mask[1, 0, :, :8].any()
+    assert mask(targets)[0].all()
+    assert mask(targets)[1].sum() == 24 * 16
+    assert not mask(targets)[1, 0, :, :8].any()
     assert not image[1, :, :, :8].any()
     torch.testing.assert_close(targets.density.sum((1, 2, 3)), torch.ones(2))
-    assert float(targets.density[1][~targets.mask[1]].sum()) == 0
+    assert float(targets.density[1][~mask(targets)[1]].sum()) == 0
     assert targets.index.tolist() == [0, 24 * 32 + 23 * 32 + 23]
 
 
@@ -140,7 +149,7 @@ def test_fixations_that_meet_on_a_smaller_canvas_add_up():
 def test_a_stretched_picture_fills_the_canvas():
     targets = prepare_targets(joined(decoded([(19, 29)], (30, 20)), canvas=CANVAS, stretch=True))
     assert targets.frames is None
-    assert targets.mask.all()
+    assert mask(targets).all()
     assert targets.index.tolist() == [24 * 32 - 1]
 
 
@@ -148,8 +157,8 @@ def test_a_density_of_zeros_is_uniform_in_its_frame():
     sample = spot(3, 3, (30, 20))
     sample.density[:] = 0
     targets = prepare_targets(joined(sample, canvas=CANVAS))
-    assert torch.equal(targets.density[targets.mask], torch.full((24 * 16,), 1 / (24 * 16)))
-    assert float(targets.density[~targets.mask].sum()) == 0
+    assert torch.equal(targets.density[mask(targets)], torch.full((24 * 16,), 1 / (24 * 16)))
+    assert float(targets.density[~mask(targets)].sum()) == 0
 
 
 @pytest.mark.parametrize("kind", ["density", "eml"])
@@ -186,5 +195,5 @@ def test_padding_gets_no_gradient():
     log_density = output.flatten(1).log_softmax(1).view_as(output)
     saliency_loss(log_density, targets, ALL)[0].sum().backward()
     assert output.grad is not None
-    assert output.grad[targets.mask].abs().sum() > 0
-    torch.testing.assert_close(output.grad[~targets.mask], torch.zeros(24 * 16), atol=1e-7, rtol=0)
+    assert output.grad[mask(targets)].abs().sum() > 0
+    torch.testing.assert_close(output.grad[~mask(targets)], torch.zeros(24 * 16), atol=1e-7, rtol=0)

@@ -47,7 +47,7 @@ def test_a_batch_keeps_bytes_and_says_whose_each_pixel_is():
 
 def test_a_sample_without_fixations_can_be_in_a_batch():
     targets = prepare_targets(batch(decoded([]), decoded([(1, 2)], key="b")))
-    assert targets.owner.tolist() == [1]
+    assert targets.index.tolist() == [4 * 5 + 2 * 5 + 1]
     assert targets.fixation_map().sum((1, 2, 3)).tolist() == [0, 1]
 
 
@@ -61,7 +61,7 @@ def test_a_fixation_map_holds_every_fixation_at_its_pixel():
     expected = torch.zeros(2, 1, 4, 5)
     expected[0, 0, 1, 3], expected[0, 0, 2, 0], expected[1, 0, 0, 4] = 2, 1, 1
     assert torch.equal(targets.fixation_map(), expected)
-    assert targets.owner.tolist() == [0, 0, 1]
+    assert targets.index.tolist() == [1 * 5 + 3, 2 * 5, 4 * 5 + 4]
     assert targets.size == (4, 5)
 
 

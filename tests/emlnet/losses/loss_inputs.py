@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from emlnet.data.maps import log_softmax
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets
 
 SIZE = (24, 32)
 

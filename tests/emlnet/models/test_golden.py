@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emlnet.data.samples import Targets
+from emlnet.data.targets import Targets
 from emlnet.losses import LossWeights, saliency_loss
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
