@@ -6,16 +6,18 @@ import math
 from dataclasses import asdict, dataclass, field, make_dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from emlnet.data.maps import Kind
 from emlnet.data.targets import Targets, by_frame
-from emlnet.losses.fused import FUSED, FusedTerms
+from emlnet.losses.fused import FUSED, FusedLoss
 from emlnet.losses.terms import TERMS
 
 Terms = Literal["exact", "reference"]
 """`exact`: the terms as defined.  `reference`: the values of EML-NET's published training."""
+
+TOTAL = "total"
+"""Name of the weighted sum."""
 
 _Weights: Any = make_dataclass(
     "_Weights",
@@ -66,40 +68,36 @@ def saliency_loss(
     kind: Kind = "density",
     terms: Terms = "exact",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum of the terms, (B,), and each unweighted term with a weight, (B,).
+    """Return the weighted sum of the terms, (B,), and each term that has a weight, (B,).
 
+    The terms are not weighted and have no gradient.
     output: (B, 1, H, W), a log-density (kind `density`) or a map >= 0 (`eml`).
     A letterbox's padding takes no part.
     """
-    names = [name for name, weight in asdict(weights).items() if weight]
-    values = by_frame(
-        output.float(),
-        targets,
-        kind,
-        lambda maps, gaze: compute_terms(maps, gaze, names, kind, terms),
+    by_name = {name: weight for name, weight in asdict(weights).items() if weight}
+    losses = by_frame(
+        output.float(), targets, kind, lambda maps, gaze: _losses(maps, gaze, by_name, kind, terms)
     )
-    total = sum(getattr(weights, name) * value for name, value in values.items())
-    return torch.as_tensor(total), values
+    return losses[TOTAL], {name: losses[name] for name in by_name}
 
 
-def compute_terms(
-    output: Tensor, targets: Targets, names: list[str], kind: Kind, terms: Terms
+def _losses(
+    output: Tensor, targets: Targets, weights: dict[str, float], kind: Kind, terms: Terms
 ) -> dict[str, Tensor]:
-    """Return the named terms of each image, (B,), by the fused path where there is one."""
-    values: dict[str, Tensor] = {}
-    fused = frozenset(names) & frozenset(FUSED)
-    if fused:
-        computed = FusedTerms.apply(
-            output.flatten(1),
-            targets.density.flatten(1),
-            targets.index,
-            fused,
-            kind == "density",
-            terms == "reference",
-        )
-        values = dict(zip(FUSED, computed, strict=True))
-    for name in set(names) - fused:
+    """Return the weighted sum and each term, (B,), by the fused path where there is one."""
+    total, fused = FusedLoss.apply(
+        output.flatten(1),
+        targets.density.flatten(1),
+        targets.index,
+        weights,
+        kind == "density",
+        terms == "reference",
+    )
+    losses = dict(zip(FUSED, fused, strict=True))
+    for name in weights.keys() - set(FUSED):
         term = TERMS[name]
         function = (term.reference or term.function) if terms == "reference" else term.function
-        values[name] = function(output, targets, kind)
-    return {name: values[name] for name in names}
+        value = function(output, targets, kind)
+        total = total + weights[name] * value
+        losses[name] = value.detach()
+    return {TOTAL: total, **losses}
