@@ -21,7 +21,6 @@ import time
 import torch
 
 from emlnet.backbones import BACKBONES, find_backbone
-from emlnet.backbones.cost import nearest_size
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune, prepare
 
@@ -38,7 +37,7 @@ def peak(device: torch.device) -> int:
 
 def measure(name: str, mode: str, device: torch.device) -> dict[str, float]:
     """One figure: seconds of a picture, the second time, and 10^9 bytes."""
-    size = nearest_size(find_backbone(name), SIZE)
+    size = find_backbone(name).nearest_size(SIZE)
     with torch.device("meta"):
         find_backbone(name).build()  # What is imported at first use is no part of the encoder.
     before = peak(device) if device.type == "cpu" else 0

@@ -1,7 +1,7 @@
-"""Backbones: a table of networks that give feature maps, whatever library they come from.
+"""Backbones: a table of networks that return feature maps, from several libraries.
 
-A new backbone is one row: in `torchvision_rows`, `pretrainedmodels_rows`, `timm_rows`, or no row at
-all for what timm has (`timm:<name>`).
+A new backbone is one row in `torchvision_rows`, `pretrainedmodels_rows` or `timm_rows`; a model of
+timm needs none (`timm:<name>`).  Imports no other folder.
 """
 
 from emlnet.backbones.row import Backbone

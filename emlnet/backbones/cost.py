@@ -1,4 +1,4 @@
-"""What a backbone costs, without computing it: parameters and multiply-adds."""
+"""Size and cost of a backbone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from emlnet.backbones.row import Backbone
 
 
-def nearest_size(row: Backbone, size: tuple[int, int]) -> tuple[int, int]:
-    """The size next to the given one, (H, W) in pixels, that the backbone takes."""
-    if row.only_size:
-        return row.size
-    height, width = (max(1, round(side / row.multiple)) * row.multiple for side in size)
-    return height, width
-
-
 def cost(row: Backbone, size: tuple[int, int]) -> tuple[int, float]:
-    """Parameters up to the last tap, and 10^9 multiply-adds for one picture of (H, W) pixels.
+    """Return the parameters up to the last tap, and 10^9 multiply-adds per picture of (H, W).
 
-    Convolutions and matrix products are counted.
+    Convolutions and matrix products are counted, without computing them.
     """
     with torch.device("meta"), torch.no_grad():
         network = row.build().eval()

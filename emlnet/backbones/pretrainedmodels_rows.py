@@ -1,7 +1,7 @@
-"""Backbones of the package `pretrainedmodels`, and all that has to do with that package.
+"""Backbones of the package `pretrainedmodels`.
 
-It has had no release since 2019.  0.7.4 is pinned: what is used of it are the classes of five
-networks, which run on every torch since; their weights are read here, not by its own loader.
+Its last release, 0.7.4 of 2019, is pinned.  Only the classes of five networks are used, which run
+on every PyTorch since; their weights are loaded by `emlnet.backbones.weights`.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ HEAD = ("last_linear.",)
 
 
 def _plain(name: str) -> Any:
-    """The package's model with random weights; the package is imported here, at first use."""
+    """Return the package's model with random weights; imports the package at first use."""
     require_extra("pretrainedmodels", "pretrainedmodels")
-    # The import makes layers, whose weights would be drawn from the caller's random state.
+    # The import creates layers, whose initial weights would advance the caller's random state.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # Python says of `block_type is 'proj'` in its dpn.py that it should be ==.  It holds for
-        # literals, and it is said once, when the file is compiled.
+        # Its dpn.py compares literals by `is`, which works; Python warns when it compiles the file.
         warnings.simplefilter("ignore", SyntaxWarning)
         import pretrainedmodels
     return getattr(pretrainedmodels, name)(num_classes=1000, pretrained=None)
 
 
 class NASNetTaps(Taps):
-    """NASNet-A-Large, tapped where EML-NET taps it: each cell sees the two before it.
+    """NASNet-A-Large, tapped as in EML-NET; each cell takes the outputs of the two before it.
 
-    That is after cell_stem_1, reduction_cell_0, reduction_cell_1 and cell_17.
+    Taps: cell_stem_1, reduction_cell_0, reduction_cell_1 and cell_17.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class NASNetTaps(Taps):
                 self.add_module(name, layer)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to four feature maps at 1/8, 1/16, 1/32 and 1/32 of the size."""
+        """Return four feature maps, at 1/8, 1/16, 1/32 and 1/32 of the images' size."""
         layers = dict(self.named_children())
         stem = self.run(layers.pop("conv0"), image)
         before = self.run(layers.pop("cell_stem_0"), stem)
@@ -64,7 +63,7 @@ class NASNetTaps(Taps):
 
 
 class PNASNetTaps(Taps):
-    """PNASNet-5-Large, tapped at its stem and before each reduction, and at its end."""
+    """PNASNet-5-Large, tapped at its stem, before each reduction and at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class PNASNetTaps(Taps):
                 self.add_module(name, layer)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to five feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size."""
+        """Return five feature maps, at 1/2, 1/4, 1/8, 1/16 and 1/32 of the images' size."""
         layers = dict(self.named_children())
         before = self.run(layers.pop("conv_0"), image)
         latest = self.run(layers.pop("cell_stem_0"), before)
@@ -86,7 +85,7 @@ class PNASNetTaps(Taps):
 
 
 def _senet(name: str) -> nn.Module:
-    """The stem before its pooling, and the four stages."""
+    """Return a network tapped at its stem, before the pooling, and its four stages."""
     model = _plain(name)
     *stem, pool = model.layer0.named_children()
     layers = {
@@ -98,7 +97,7 @@ def _senet(name: str) -> nn.Module:
 
 
 def _dpn(name: str, at: Sequence[str]) -> nn.Module:
-    """The stem before its pooling, the last block of each stage, and the last activation."""
+    """Return a network tapped at its stem, the last block of each stage and the last activation."""
     layers = dict(_plain(name).features.named_children())
     *stem, pool = layers.pop("conv1_1").named_children()
     stem_layers = nn.Sequential(OrderedDict(stem))

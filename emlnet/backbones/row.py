@@ -10,12 +10,8 @@ from torch import nn
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-Rename = Callable[[str], str]
-"""A key of a library's checkpoint to the network's."""
-
-
 def same_key(key: str) -> str:
-    """The key as it is."""
+    """Return the key."""
     return key
 
 
@@ -25,15 +21,14 @@ class Backbone:
 
     build: makes the network with random weights; called on (B, 3, H, W) it returns the tapped
     feature maps, one per entry of `channels`, each (B, channels, H / reduction, W / reduction).
-    mean, std: how its pretraining scaled pixels of 0..1.  size: (H, W) that it was pretrained at.
-    multiple: what height and width must be divisible by.  only_size: whether it takes no other
-    size than `size`.
-    package: the Python package that ships ImageNet weights, empty when none does.
-    url: the file of weights that its library downloads, empty when there is none.
-    file: what that file is called here; default: as in the url.
-    rename: a checkpoint's key as the network's.  head: prefixes of keys, renamed, that lie after
-    the last tap (the classifier), which a checkpoint may carry and which are dropped.
-    licence: of the packaged or downloaded weights, empty when unknown.
+    mean, std: the normalisation of 0..1 pixels in pretraining.  size: (H, W) of pretraining.
+    multiple: divisor of every height and width.  only_size: whether it takes only `size`.
+    package: the Python package that ships ImageNet weights; empty when none does.
+    url: the weights file that its library downloads; empty when there is none.
+    file: that file's local name; default: as in the url.
+    rename: from a checkpoint's key to the network's.  head: prefixes of renamed keys behind the
+    last tap (the classifier), which are dropped from a checkpoint.
+    licence: of the packaged or downloaded weights; empty when unknown.
     eml_kernel: of the paper's readouts: 3 with ReLU and nearest neighbours (ResNet-50), 1 with
     sigmoid and bilinear (NASNet).
     """
@@ -51,26 +46,33 @@ class Backbone:
     package: str = ""
     url: str = ""
     file: str = ""
-    rename: Rename = same_key
+    rename: Callable[[str], str] = same_key
     head: tuple[str, ...] = ("fc.", "classifier.")
     licence: str = ""
     eml_kernel: int = 3
 
     @property
     def step(self) -> int:
-        """Pixels in whose multiples heights and widths are chosen: 8, or a transformer's patch."""
+        """Pixels of which heights and widths are multiples: 8, or a transformer's patch size."""
         return self.multiple if 8 % self.multiple else 8
 
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size nearest to (H, W) in pixels that the backbone takes."""
+        if self.only_size:
+            return self.size
+        height, width = (max(1, round(side / self.multiple)) * self.multiple for side in size)
+        return height, width
+
     def check_size(self, size: tuple[int, int]) -> None:
-        """Raises ValueError, with the nearest size that fits, for one the network cannot take."""
-        if self.only_size and size != self.size:
-            raise ValueError(
-                f"{self.name} takes pictures of {self.size[0]} x {self.size[1]} pixels alone, "
-                f"not {size[0]} x {size[1]}; pass --size {self.size[0]} {self.size[1]}"
-            )
-        if any(side % self.multiple for side in size):
-            height, width = (max(1, round(s / self.multiple)) * self.multiple for s in size)
-            raise ValueError(
-                f"{self.name} takes heights and widths divisible by {self.multiple}, "
-                f"not {size[0]} x {size[1]}; the nearest is --size {height} {width}"
-            )
+        """Raise ValueError, with the nearest valid size, when the backbone does not take a size."""
+        height, width = self.nearest_size(size)
+        if (height, width) == size:
+            return
+        takes = (
+            f"only pictures of {height} x {width} pixels"
+            if self.only_size
+            else f"heights and widths divisible by {self.multiple}"
+        )
+        raise ValueError(
+            f"{self.name} takes {takes}, not {size[0]} x {size[1]}; pass --size {height} {width}"
+        )

@@ -20,15 +20,15 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """The row of that name, or of a model of timm, `timm:<name>`.
+    """Return the row of a name, or of timm's model for `timm:<name>`.
 
-    Raises ValueError that lists the names.
+    Raises ValueError, which lists the names, for an unknown one.
     """
     if name.startswith(timm_rows.PREFIX):
         return timm_rows.timm_row(name)
     if name not in BACKBONES:
         raise ValueError(
-            f"unknown backbone {name!r}; the table has {', '.join(BACKBONES)}, and any model of "
-            "timm that gives feature maps is timm:<name>"
+            f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}, and timm:<name> for any "
+            "model of timm that returns feature maps"
         )
     return BACKBONES[name]

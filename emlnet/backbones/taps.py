@@ -1,4 +1,4 @@
-"""Networks that return feature maps from the middle of a library's model, under its key names."""
+"""Networks that return feature maps from inside a library's model, and keep its key names."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Taps(nn.Module):
-    """A network that answers its tapped feature maps.
+    """A network that returns its tapped feature maps.
 
-    recompute: in training, keep what enters each layer and compute the rest again in the backward
+    recompute: in training, keep only the input of each layer and recompute the rest in the backward
     pass: less memory, about a third more time, the same gradients and BatchNorm statistics.
     """
 
     recompute = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Sets `recompute`; timm's name for it."""
+        """Set `recompute`; the name is timm's."""
         self.recompute = enable
 
     def run(self, layer: nn.Module, *inputs: Any) -> Any:
-        """A layer's answer; a Sequential's are computed again block by block."""
-        # What has no weights costs little to keep, and a ReLU may overwrite what enters it.
+        """Call a layer; a Sequential is recomputed block by block."""
+        # Layers without weights need little memory, and a ReLU may overwrite its input.
         has_weights = next(layer.parameters(), None) is not None
         if not (self.recompute and self.training and torch.is_grad_enabled() and has_weights):
             return layer(*inputs)
         if isinstance(layer, nn.Sequential):
-            (answer,) = inputs
+            (output,) = inputs
             for block in layer:
-                answer = self.run(block, answer)
-            return answer
+                output = self.run(block, output)
+            return output
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _statistics_kept(layer)
@@ -44,10 +44,10 @@ class Taps(nn.Module):
 
 @contextmanager
 def _statistics_kept(layer: nn.Module) -> Iterator[None]:
-    """BatchNorm moves its running statistics the first time a layer is computed, not the second."""
+    """Keep the running statistics of BatchNorm while a layer is recomputed."""
     norms = [m for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    # The second time may end before the last of them counts its batch.
+    # Recomputing may stop before the last BatchNorm has counted its batch.
     counts = [
         None if n.num_batches_tracked is None else n.num_batches_tracked.clone() for n in norms
     ]
@@ -61,9 +61,9 @@ def _statistics_kept(layer: nn.Module) -> Iterator[None]:
 
 
 class SequentialTaps(Taps):
-    """Named layers in a row, some of which are tapped.
+    """A sequence of named layers, some of them tapped.
 
-    channels_last: the layers answer (B, H, W, C), which is turned into (B, C, H, W).
+    channels_last: the layers return (B, H, W, C), and the taps are permuted to (B, C, H, W).
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class SequentialTaps(Taps):
         self.at, self.channels_last = frozenset(at), channels_last
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to the tapped feature maps."""
+        """Return the tapped feature maps of images (B, 3, H, W)."""
         taps: list[Tensor] = []
-        answer: Tensor | tuple[Tensor, ...] = image
+        output: Tensor | tuple[Tensor, ...] = image
         for name, layer in self.named_children():
-            answer = self.run(layer, answer)
+            output = self.run(layer, output)
             if name in self.at:
-                # DPN's blocks answer two halves.
-                tap = torch.cat(answer, 1) if isinstance(answer, tuple) else answer
+                # DPN's blocks return two parts.
+                tap = torch.cat(output, 1) if isinstance(output, tuple) else output
                 taps.append(tap.permute(0, 3, 1, 2) if self.channels_last else tap)
         return taps
 
 
 class TinyTaps(Taps):
-    """A backbone of a few hundred weights, for tests and dry runs of a pipeline."""
+    """A backbone with a few hundred weights, for tests and dry runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +97,6 @@ class TinyTaps(Taps):
         self.stage2 = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to two feature maps at 1/2 and 1/4 of the size."""
+        """Return two feature maps, at 1/2 and 1/4 of the images' size."""
         first: Tensor = self.run(self.stage1, image)
         return [first, self.run(self.stage2, first)]

@@ -1,17 +1,17 @@
-"""Backbones of torchvision, whose pretrained weights are its own.
+"""Backbones of torchvision, with its pretrained weights.
 
-The package, which takes seconds to import, is imported at first use.
+torchvision takes seconds to import, so it is imported at first use.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
-from emlnet.backbones.row import Backbone, Rename
+from emlnet.backbones.row import Backbone
 from emlnet.backbones.taps import SequentialTaps
 
 URL = "https://download.pytorch.org/models/"
@@ -30,7 +30,7 @@ def _row(name: str, digest: str, **more: Any) -> Backbone:
 
 
 def _resnet(name: str, digest: str, channels: tuple[int, ...]) -> Backbone:
-    """The stem before its pooling, and the four stages."""
+    """Return the row of a ResNet, tapped at its stem, before the pooling, and its four stages."""
 
     def build() -> nn.Module:
         layers = dict(_plain(name).named_children())
@@ -45,11 +45,11 @@ def _features(
     digest: str,
     *,
     at: Sequence[str],
-    rename: Rename = lambda key: key.removeprefix("features."),
+    rename: Callable[[str], str] = lambda key: key.removeprefix("features."),
     channels_last: bool = False,
     **more: Any,
 ) -> Backbone:
-    """A model whose layers up to the last tap are `model.features`."""
+    """Return the row of a model whose layers are in `model.features`."""
 
     def build() -> nn.Module:
         layers = dict(_plain(name).features.named_children())
@@ -61,7 +61,7 @@ def _features(
 
 
 def _densenet_key(key: str) -> str:
-    """The released file says `norm.1` where the model says `norm1`."""
+    """Return the model's key, `norm1`, for the released file's `norm.1`."""
     key = key.removeprefix("features.")
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
 

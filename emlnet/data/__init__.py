@@ -1,4 +1,4 @@
-"""Pictures, gaze and maps as tensors: samples, frames, augmentation, batches.
+"""Pictures, gaze and maps as tensors: samples, crops, augmentation, batches, targets.
 
-Imports nothing else of the project.
+Imports no other folder.
 """

@@ -1,4 +1,4 @@
-"""Maps and what is done to them: from gaze points to densities, resizing, blurring, scaling."""
+"""Operations on maps: fixations to densities, resizing, blurring, scaling."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Kind = Literal["density", "eml"]
-"""What a model answers: `density`, a log-density; `eml`, a saliency map in [0, 1]."""
+"""A model's output: `density`, a log-density; `eml`, a saliency map in [0, 1]."""
 
 TINY = 1e-20
-"""Added where a logarithm of a saliency map needs it (the `tuebingen` rule)."""
+"""Added to a saliency map before its logarithm is taken (the `tuebingen` rule)."""
 
 
 def gaussian_kernel(sigma: Tensor | float, radius: int) -> Tensor:
-    """(2 * radius + 1,) Gaussian weights that sum to 1; sigma in pixels, may be learned."""
+    """Return (2 * radius + 1,) Gaussian weights that sum to 1; sigma in pixels, may be learned."""
     sigma = torch.as_tensor(sigma, dtype=torch.float32)
     offsets = torch.arange(-radius, radius + 1, device=sigma.device, dtype=sigma.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -26,32 +26,22 @@ def gaussian_kernel(sigma: Tensor | float, radius: int) -> Tensor:
 def gaussian_blur(
     maps: Tensor, sigma: Tensor | float, radius: int, mode: str = "constant"
 ) -> Tensor:
-    """Separable Gaussian blur of (B, C, H, W) maps.
+    """Blur maps (B, C, H, W) by a separable Gaussian.
 
-    sigma: pixels.  radius: where the kernel is cut, in pixels.  mode: what lies outside the image,
-    `constant` (zeros) or `replicate`.  Returns the same shape.
+    sigma: pixels.  radius: where the kernel is truncated, in pixels.  mode: padding, `constant`
+    (zeros) or `replicate`.
     """
-    channels = int(maps.shape[1])  # A plain number where the model is traced, too.
+    channels = int(maps.shape[1])  # A plain number, also while the model is traced.
     kernel = gaussian_kernel(sigma, radius).to(maps)
     maps = F.pad(maps, (radius,) * 4, mode=mode)
     maps = F.conv2d(maps, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
     return F.conv2d(maps, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def _blur_matrix(length: int, sigma: float, radius: int) -> Tensor:
-    """(length, length) symmetric matrix that blurs along one side, zeros outside.
-
-    Two products cost a fraction of `gaussian_blur`'s convolutions where the radius is large.
-    """
-    offsets = (torch.arange(length)[:, None] - torch.arange(length)).abs()
-    weights = gaussian_kernel(sigma, radius)[radius:]
-    return torch.where(offsets <= radius, weights[offsets.clamp(max=radius)], 0)
-
-
 def density_map(fixation_map: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Fixation map (B, 1, H, W) blurred by a Gaussian of sigma pixels; sums to 1 per image.
+    """Blur a fixation map (B, 1, H, W) by a Gaussian; the result sums to 1 per image.
 
-    truncate: where the Gaussian is cut, in sigma.
+    sigma: pixels.  truncate: where the Gaussian is truncated, in sigma.
     """
     radius, maps = int(truncate * sigma + 0.5), fixation_map.float()
     rows, columns = (_blur_matrix(length, sigma, radius).to(maps) for length in maps.shape[-2:])
@@ -59,50 +49,59 @@ def density_map(fixation_map: Tensor, sigma: float, truncate: float = 4.0) -> Te
     return blurred / blurred.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
 
 
-def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """(B, C, h, w) to (B, C, H, W), size in pixels; `nearest`, `bilinear` or `bicubic`.
+def _blur_matrix(length: int, sigma: float, radius: int) -> Tensor:
+    """Return the symmetric matrix (length, length) that blurs along one side, zeros outside.
 
-    A picture made smaller bilinearly is smoothed first, so that nothing aliases.
+    For a large radius two products are much faster than `gaussian_blur`'s convolutions.
+    """
+    offsets = (torch.arange(length)[:, None] - torch.arange(length)).abs()
+    weights = gaussian_kernel(sigma, radius)[radius:]
+    return torch.where(offsets <= radius, weights[offsets.clamp(max=radius)], 0)
+
+
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Resize (B, C, h, w) to `size` (H, W); mode `nearest`, `bilinear` or `bicubic`.
+
+    Shrinking is antialiased, but for `nearest`.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if mode == "nearest":
         return F.interpolate(maps, size, mode=mode)
-    smaller = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
-    # Smoothing exists in float32 alone.
-    maps = maps.float() if smaller else maps
-    return F.interpolate(maps, size, mode=mode, align_corners=False, antialias=smaller)
+    shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
+    maps = maps.float() if shrinks else maps  # Antialiasing needs float32.
+    return F.interpolate(maps, size, mode=mode, align_corners=False, antialias=shrinks)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Logits (B, 1, H, W) as a log-density: exp sums to 1 per image."""
+    """Return logits (B, 1, H, W) as a log-density: exp sums to 1 per image."""
     return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
 def to_log_density(output: Tensor, kind: Kind) -> Tensor:
-    """A model's output (B, 1, H, W) as a log-density (exp sums to 1 per image, natural log)."""
+    """Return a model's output (B, 1, H, W) as a log-density (natural logarithm)."""
     if kind == "density":
         return output
     return torch.log(to_density(output, kind) + TINY)
 
 
 def to_density(output: Tensor, kind: Kind) -> Tensor:
-    """A model's output (B, 1, H, W) as a density, which sums to 1 per image."""
+    """Return a model's output (B, 1, H, W) as a density, which sums to 1 per image."""
     if kind == "density":
         return output.exp()
     return output / output.sum(dim=(-2, -1), keepdim=True).clamp_min(TINY)
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """(B, 1, H, W) scaled to 0..1 per image; a constant map becomes zeros."""
+    """Scale maps (B, 1, H, W) to 0..1 per image; a constant map becomes zeros."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(TINY)
 
 
 def mirror_average(output: Tensor, mirrored: Tensor, kind: Kind) -> Tensor:
-    """Averages an output with that of the mirrored picture, (B, 1, H, W) each.
+    """Average an output (B, 1, H, W) with that of the mirrored image.
 
-    Densities are averaged as densities, saliency maps as maps; the answer is of the same kind.
+    Densities are averaged as densities, saliency maps as maps; the result is of the same kind.
     """
     back = mirrored.flip(-1)
     if kind == "density":

@@ -81,7 +81,7 @@ class Package:
     @property
     def encoders(self) -> list[Encoder]:
         """The model's encoders; a single encoder is its own."""
-        return [self.model] if isinstance(self.model, Encoder) else self.model._encoders()
+        return [self.model] if isinstance(self.model, Encoder) else self.model.encoder_list
 
     @property
     def licence(self) -> str:
@@ -174,7 +174,7 @@ def describe(model: EMLNet | Encoder) -> dict[str, Any]:
     """Return what is needed to build the model again, as JSON can hold it."""
     if isinstance(model, Encoder):
         return {"encoders": [asdict(model.config)], "decoder": None}
-    encoders = [asdict(encoder.config) for encoder in model._encoders()]
+    encoders = [asdict(encoder.config) for encoder in model.encoder_list]
     return {"encoders": encoders, "decoder": asdict(model.config)}
 
 

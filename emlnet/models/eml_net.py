@@ -1,4 +1,4 @@
-"""EML-NET: frozen encoders and the decoder that joins them; what is shipped."""
+"""EML-NET: frozen encoders and the decoder that joins them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from emlnet.models.saliency_network import SaliencyNetwork
 class EMLNet(SaliencyNetwork):
     """K frozen encoders and a decoder.
 
-    Called on (B, 3, H, W) RGB in 0..1 it answers (B, 1, H, W): a log-density, or for kind `eml` a
-    saliency map in [0, 1].  Encoders stay in eval mode and without gradients, always.
+    Called on RGB images (B, 3, H, W) in 0..1, it returns (B, 1, H, W): a log-density, or for kind
+    `eml` a saliency map in [0, 1].  Encoders always stay in eval mode and without gradients.
     """
 
     def __init__(self, encoders: Sequence[Encoder], config: DecoderConfig) -> None:
@@ -30,73 +30,75 @@ class EMLNet(SaliencyNetwork):
         boxes = {e.config.size if e.config.letterbox else None for e in encoders}
         if len(boxes) > 1:
             raise ValueError(
-                "encoders that letterbox pictures join only with such of the same size: train all "
-                "of them on the same data, at one --size"
+                "an encoder that letterboxes pictures can only be joined with encoders that do so "
+                "at the same size: train all of them on the same data, at one --size"
             )
         self.config, self.kind = config, config.readout
         self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.decoder = build_decoder(config, [len(encoder.readout) for encoder in encoders])
 
+    @property
+    def encoder_list(self) -> list[Encoder]:
+        """The encoders, with their type."""
+        return list(self.encoders)  # type: ignore[arg-type]  # ModuleList's items are Modules.
+
     def train(self, mode: bool = True) -> Self:
-        """Sets the decoder's mode; the encoders' BatchNorm never leaves eval mode."""
+        """Set the decoder's mode; the encoders' BatchNorm stays in eval mode."""
         super().train(mode)
         self.encoders.eval()
         return self
 
     @torch.no_grad()
     def readouts(self, image: Tensor) -> list[list[Tensor]]:
-        """For each encoder its readouts of (B, 3, H, W) images, (B, 1, h, w) each."""
-        return [encoder.readouts(image) for encoder in self._encoders()]
+        """Return for each encoder its readouts (B, 1, h, w) of images (B, 3, H, W)."""
+        return [encoder.readouts(image) for encoder in self.encoder_list]
 
     @torch.no_grad()
     def encoder_maps(
         self, readouts: list[list[Tensor]], size: tuple[int, int]
     ) -> list[tuple[Tensor, Kind]]:
-        """Each encoder's own map (B, 1, H, W) from its readouts, and its kind."""
+        """Return each encoder's own map (B, 1, H, W), from its readouts, and its kind."""
         return [
             (encoder.own_map(given, size), encoder.kind)
-            for encoder, given in zip(self._encoders(), readouts, strict=True)
+            for encoder, given in zip(self.encoder_list, readouts, strict=True)
         ]
 
     def decode(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
-        """Readouts, as `readouts` gives them, to the answer (B, 1, H, W)."""
-        first = self._encoders()[0]
+        """Return the map (B, 1, H, W) from the encoders' readouts of pictures of `size`."""
+        first = self.encoder_list[0]
         canvas = first.canvas(size)
         with full_precision(readouts[0][0].device):
             if self.kind == "density":
                 maps = [to_log_density(*given) for given in self.encoder_maps(readouts, canvas)]
-                answer: Tensor = self.decoder(readouts, maps, canvas)
+                output: Tensor = self.decoder(readouts, maps, canvas)
             else:
-                # The paper decodes at the size that the encoders saw, whatever the picture's.
-                answer = resize(self.decoder(readouts, [], first.input_size(canvas)), canvas)
-            return answer if canvas == size else off_canvas(answer, size, self.kind)
+                # The paper decodes at the encoders' input size, whatever the picture's.
+                output = resize(self.decoder(readouts, [], first.input_size(canvas)), canvas)
+            return output if canvas == size else off_canvas(output, size, self.kind)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 to the answer (B, 1, H, W)."""
+        """Return the map (B, 1, H, W) of images (B, 3, H, W) in 0..1."""
         return self.decode(self.readouts(image), (image.shape[-2], image.shape[-1]))
-
-    def _encoders(self) -> list[Encoder]:
-        return list(self.encoders)  # type: ignore[arg-type]  # ModuleList hides what it holds
 
 
 class CachedDecoder(SaliencyNetwork):
-    """An EML-NET that starts from readouts: what the decoder trains as, without any backbone."""
+    """An EML-NET without backbones, called on cached readouts: the model of decoder training."""
 
     def __init__(self, net: EMLNet) -> None:
         super().__init__()
         self.net, self.kind = net, net.kind
         # An untrained `density` decoder is the average of its encoders.
         self.validate_untrained = net.kind == "density"
-        for encoder in net._encoders():
+        for encoder in net.encoder_list:
             encoder.backbone = nn.Identity()
 
     def forward(self, readouts: list[list[Tensor]], size: tuple[int, int]) -> Tensor:
-        """Readouts of each encoder and the picture's (H, W) to the answer (B, 1, H, W)."""
+        """Return the map (B, 1, H, W) from each encoder's readouts of pictures of `size`."""
         return self.net.decode(readouts, size)
 
 
 def encoder_names(backbones: Sequence[str]) -> list[str]:
-    """What encoders are called in tables: `encoder <backbone>`, numbered where one occurs again."""
+    """Return names of encoders for tables: `encoder <backbone>`, numbered if repeated."""
     names = []
     for position, backbone in enumerate(backbones):
         again = backbones[:position].count(backbone)
@@ -105,7 +107,7 @@ def encoder_names(backbones: Sequence[str]) -> list[str]:
 
 
 def average_density(log_densities: Sequence[Tensor]) -> Tensor:
-    """The plain average of K densities, given and returned as log-densities (B, 1, H, W)."""
+    """Return the plain average of K densities; all are log-densities (B, 1, H, W)."""
     stacked = torch.cat(list(log_densities), 1)
     return torch.logsumexp(stacked, 1, keepdim=True) - torch.log(
         torch.tensor(float(len(log_densities)), device=stacked.device)

@@ -1,4 +1,4 @@
-"""An encoder: a backbone with one one-channel readout per tapped layer, and a map of its own."""
+"""Encoders: a backbone with a one-channel readout per tapped layer, and a head that joins these."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from emlnet.models.saliency_network import SaliencyNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What an encoder is made of."""
+    """An encoder's architecture and initial weights."""
 
     backbone: str = "efficientnet_lite0"
     """Name of a row in the table (`python -m pipelines backbones`), or timm:<name>."""
     readout: Kind = "density"
-    """`density`: a log-density with centre bias and blur, learned.  `eml`: the paper's map."""
+    """`density`: a log-density with a learned centre bias and blur.  `eml`: the paper's map."""
     size: tuple[int, int] = (480, 640)
     """Height and width in pixels at which the backbone sees a picture."""
     weights: str = "default"
-    """Weights the backbone starts from: `default` (a Python package's, or what its library
-    downloads), `package`, `none` (scratch), a path to .pth, .pth.tar or .safetensors, or in
-    training the folder of a packaged encoder, readouts and all."""
+    """Initial weights of the backbone: `default` (from a Python package, or downloaded by its
+    library), `package`, `none` (random), a path to .pth, .pth.tar or .safetensors, or in training
+    the folder of a packaged encoder, with its readouts."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
     letterbox: bool = False
-    """Show a picture of other proportions than `size` whole in its middle, black around it, instead
-    of at a size of its own.  Set where pictures of several sizes train together."""
+    """Show the whole of a picture with other proportions than `size` in its middle, on black,
+    instead of at another size.  Set where pictures of several sizes train together."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:
@@ -46,10 +46,10 @@ class EncoderConfig:
 
 
 class Encoder(SaliencyNetwork):
-    """Backbone, readouts and head.  Called on images it answers its own map.
+    """Backbone, readouts and head.
 
-    The input is (B, 3, H, W) RGB in 0..1, of any size; the answer has that size: a log-density
-    (B, 1, H, W) when kind is `density`, a saliency map in [0, 1] when it is `eml`.
+    Called on RGB images (B, 3, H, W) in 0..1 of any size, it returns its own map (B, 1, H, W): a
+    log-density for kind `density`, a saliency map in [0, 1] for `eml`.
     """
 
     def __init__(self, config: EncoderConfig, *, load_weights: bool = True) -> None:
@@ -63,7 +63,7 @@ class Encoder(SaliencyNetwork):
             else density_readout(channels, config.readout_width)
             for channels in row.channels
         )
-        self.head: Head = (
+        self.head = (
             EmlHead(len(row.channels), row.eml_kernel)
             if config.readout == "eml"
             else DensityHead(len(row.channels))
@@ -72,24 +72,24 @@ class Encoder(SaliencyNetwork):
         mean, std = (row.mean, row.std) if config.readout == "density" else ((0.0,) * 3, (1.0,) * 3)
         self.mean: Tensor
         self.std: Tensor
-        self.still: list[str] = []
-        """Names of modules of the backbone that stay in eval mode while the encoder trains."""
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.eval_modules: list[str] = []
+        """Names of the backbone's modules that stay in eval mode while the encoder trains."""
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode of all but what is to stay as it is."""
+        """Set the mode of all modules but `eval_modules`."""
         super().train(mode)
-        for name in self.still:
+        for name in self.eval_modules:
             self.backbone.get_submodule(name).eval()
         return self
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size at which the backbone sees a picture of that size, (H, W) in pixels.
+        """Return the (H, W) in pixels at which the backbone sees a picture of `size` (H, W).
 
-        `eml` stretches every picture to its own size, as the paper does; `density` keeps the
-        picture's shape, at the same area, in steps of 8 pixels, or of a transformer's patch.  The
-        short side has at least 32 pixels; the area is at most twice as large.
+        `eml` stretches every picture to the configured size, as the paper does; `density` keeps the
+        proportions, at the same area, in steps of 8 pixels or of a transformer's patch.  The short
+        side has at least 32 pixels; the area is at most twice as large.
         """
         height, width = self.config.size
         row = find_backbone(self.config.backbone)
@@ -102,13 +102,13 @@ class Encoder(SaliencyNetwork):
         return min(rows, longest), min(columns, longest)
 
     def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of what a picture of that size is shown on: its own, or the letterbox's."""
+        """Return the (H, W) on which a picture of `size` is shown: its own or the letterbox's."""
         height, width = self.config.size
         fits = size[0] * width == size[1] * height
         return (height, width) if self.config.letterbox and not fits else size
 
     def readouts(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in 0..1 to one (B, 1, h, w) per tapped layer, at that layer's size."""
+        """Return a (B, 1, h, w) per tapped layer, at that layer's size, for images in 0..1."""
         size = (image.shape[-2], image.shape[-1])
         canvas = self.canvas(size)
         if canvas != size:
@@ -118,30 +118,20 @@ class Encoder(SaliencyNetwork):
         return [widen(read(tap)) for read, tap in zip(self.readout, taps, strict=True)]
 
     def own_map(self, readouts: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Readouts of pictures of a size to the encoder's own map of them, (B, 1, H, W)."""
+        """Return the encoder's map (B, 1, H, W) from its readouts of pictures of `size`."""
         canvas = self.canvas(size)
         output: Tensor = self.head(readouts, canvas, self.input_size(canvas))
         return output if canvas == size else off_canvas(output, size, self.kind)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 to the encoder's own map, (B, 1, H, W)."""
+        """Return the encoder's map (B, 1, H, W) of images (B, 3, H, W) in 0..1."""
         readouts = self.readouts(image)
         with full_precision(image.device):
             return self.own_map(readouts, (image.shape[-2], image.shape[-1]))
 
 
-class Head(nn.Module):
-    """Joins the readouts of one encoder into its own map."""
-
-    def forward(
-        self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
-    ) -> Tensor:
-        """Readouts, the picture's (H, W) and the (H, W) that the backbone saw, to (B, 1, H, W)."""
-        raise NotImplementedError
-
-
 def density_readout(channels: int, width: int) -> nn.Sequential:
-    """1x1 convolution to `width`, BatchNorm, ReLU, 1x1 convolution to one channel."""
+    """Return a 1x1 convolution to `width`, BatchNorm, ReLU, 1x1 convolution to one channel."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 1, bias=False),
         nn.BatchNorm2d(width),
@@ -150,11 +140,11 @@ def density_readout(channels: int, width: int) -> nn.Sequential:
     )
 
 
-class DensityHead(Head):
-    """Readouts at a quarter of the size, a 3x3 convolution, centre bias, blur, softmax."""
+class DensityHead(nn.Module):
+    """Readouts at a quarter of the input's size, 3x3 convolution, centre bias, blur, softmax."""
 
     radius = 12
-    """Where the blur is cut, in pixels of the quarter-size grid."""
+    """Where the blur is truncated, in pixels of the quarter-size grid."""
 
     def __init__(self, num_readouts: int) -> None:
         super().__init__()
@@ -162,54 +152,50 @@ class DensityHead(Head):
         self.centre_bias = nn.Parameter(torch.zeros(1, 1, 15, 20))
         self.log_sigma = nn.Parameter(torch.tensor(math.log(1.5)))
 
-    def logits(self, readouts: list[Tensor], input_size: tuple[int, int]) -> Tensor:
-        """(B, 1, h, w) unnormalised log-density on the grid of a quarter of the input's size."""
-        grid = (-(-input_size[0] // 4), -(-input_size[1] // 4))
-        joined = self.combine(torch.cat([resize(r, grid) for r in readouts], 1)).float()
-        joined = joined + resize(self.centre_bias, grid, "bicubic")
-        sigma = self.log_sigma.exp().clamp(0.3, self.radius / 2)
-        return gaussian_blur(joined, sigma, self.radius, "replicate")
-
     def forward(
         self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
     ) -> Tensor:
-        """Log-density (B, 1, H, W)."""
-        return log_softmax(resize(self.logits(readouts, input_size), size))
+        """Return the log-density at `size`, (B, 1, H, W); input_size: what the backbone saw."""
+        grid = (-(-input_size[0] // 4), -(-input_size[1] // 4))
+        logits = self.combine(torch.cat([resize(r, grid) for r in readouts], 1)).float()
+        logits = logits + resize(self.centre_bias, grid, "bicubic")
+        sigma = self.log_sigma.exp().clamp(0.3, self.radius / 2)
+        return log_softmax(resize(gaussian_blur(logits, sigma, self.radius, "replicate"), size))
 
 
 def eml_readout(channels: int, kernel: int = 3) -> nn.Sequential:
-    """EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU.
+    """Return EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU.
 
-    With a kernel of 1, that of its NASNet, a sigmoid instead of the ReLU.
+    Kernel 1, that of its NASNet, has a sigmoid instead of the ReLU.
     """
     activation = nn.Sigmoid() if kernel == 1 else nn.ReLU()
     return nn.Sequential(eml_conv(channels, kernel), nn.BatchNorm2d(1), activation)
 
 
 def eml_conv(channels: int, kernel: int = 3) -> nn.Conv2d:
-    """A convolution to one channel, drawn as in EML-NET: std sqrt(2 / (k * k * out))."""
+    """Return a convolution to one channel with EML-NET's init: std sqrt(2 / (k * k * out))."""
     conv = nn.Conv2d(channels, 1, kernel, padding=kernel // 2)
     nn.init.normal_(conv.weight, std=math.sqrt(2 / (kernel * kernel)))
     return conv
 
 
-class EmlHead(Head):
+class EmlHead(nn.Module):
     """EML-NET's map of an encoder: readouts at one size, a convolution, BatchNorm, sigmoid.
 
-    kernel 3 (its ResNet-50): at the first readout's size, nearest neighbours.  kernel 1 (its
-    NASNet): at the size that the backbone saw, bilinear.
+    Kernel 3 (its ResNet-50) joins at the first readout's size, by nearest neighbours; kernel 1 (its
+    NASNet) at the backbone's input size, bilinearly.
     """
 
     def __init__(self, num_readouts: int, kernel: int = 3) -> None:
         super().__init__()
-        join = eml_conv(num_readouts, kernel)
-        self.combine = nn.Sequential(join, nn.BatchNorm2d(1), nn.Sigmoid())
+        conv = eml_conv(num_readouts, kernel)
+        self.combine = nn.Sequential(conv, nn.BatchNorm2d(1), nn.Sigmoid())
         self.at_full_size = kernel == 1
 
     def forward(
         self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
     ) -> Tensor:
-        """Saliency map in [0, 1], (B, 1, H, W)."""
+        """Return the saliency map in [0, 1] at `size`, (B, 1, H, W)."""
         if self.at_full_size:
             joined = torch.cat([resize(r, input_size) for r in readouts], 1)
         else:

@@ -1,4 +1,4 @@
-"""What of an encoder's backbone is trained, and at what cost of memory."""
+"""Freezing parts of an encoder's backbone, and recomputing its activations to save memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from emlnet.backbones import Backbone, find_backbone
-from emlnet.backbones.cost import nearest_size
 from emlnet.backbones.taps import Taps
 from emlnet.models.encoder import Encoder
 
@@ -18,15 +17,15 @@ BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """How an encoder's backbone is trained."""
+    """How an encoder's backbone is finetuned."""
 
     freeze: int = 0
-    """Tapped layers, counted from the picture; all weights that lead to them stay as they are."""
+    """Number of tapped layers, from the input, up to which all weights are frozen."""
     eval_batchnorm: bool = False
     """Keep the backbone's BatchNorm at its pretrained statistics: for batches of a few pictures."""
     recompute: bool = False
-    """Compute activations again for the gradient instead of keeping them: less memory, about a
-    third more time, the same result."""
+    """Recompute activations for the gradient instead of keeping them: less memory, about a third
+    more time, the same result."""
 
     def __post_init__(self) -> None:
         if self.freeze < 0:
@@ -34,9 +33,9 @@ class Finetune:
 
 
 def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
-    """The encoder, made ready to be trained so.
+    """Prepare an encoder, in place, for finetuning.
 
-    Raises ValueError when the backbone has fewer taps, or cannot be computed again as asked.
+    Raises ValueError when the backbone has fewer taps, or cannot recompute its activations.
     """
     row = find_backbone(encoder.config.backbone)
     if finetune.freeze > len(row.channels):
@@ -48,34 +47,37 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
     for name, weight in encoder.backbone.named_parameters():
         weight.requires_grad_(name not in frozen)
     norms = {n: m for n, m in encoder.backbone.named_modules() if isinstance(m, BATCH_NORM)}
-    encoder.still = [
+    encoder.eval_modules = [
         name
         for name, norm in norms.items()
         if finetune.eval_batchnorm or not any(w.requires_grad for w in norm.parameters())
     ]
     if finetune.recompute:
         network: Any = encoder.backbone
-        if not isinstance(network, Taps) and len(encoder.still) < len(norms):
+        if not isinstance(network, Taps) and len(encoder.eval_modules) < len(norms):
             raise ValueError(
-                f"timm computes {row.name} again with its BatchNorm's statistics moving twice; "
-                "pass --eval-batchnorm with --recompute"
+                f"recomputing would update the BatchNorm statistics of timm's {row.name} twice a "
+                "step; pass --eval-batchnorm with --recompute"
             )
         try:
             getattr(network, "model", network).set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
             raise ValueError(
-                f"{row.name} has no way to compute its activations again; leave --recompute out"
+                f"{row.name} cannot recompute its activations; leave --recompute out"
             ) from error
     return encoder.train(encoder.training)
 
 
 def weights_before(row: Backbone, num_taps: int) -> set[str]:
-    """Names of the backbone's weights that the first taps depend on; nothing is computed."""
+    """Return the names of the weights that a backbone's first taps depend on.
+
+    They are found by the gradient of a network without data.
+    """
     if not num_taps:
         return set()
     with torch.device("meta"):
         network = row.build()
-        taps = network(torch.empty(2, 3, *nearest_size(row, (64, 64))))[:num_taps]
+        taps = network(torch.empty(2, 3, *row.nearest_size((64, 64))))[:num_taps]
     names, weights = zip(*network.named_parameters(), strict=True)
     total = torch.stack([tap.mean() for tap in taps]).sum()
     gradients = torch.autograd.grad(total, weights, allow_unused=True)

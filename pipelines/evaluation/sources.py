@@ -116,7 +116,7 @@ class ModelSource:
         maps = self.model.encoder_maps(readouts, size)
         yield MODEL, self.model.decode(readouts, size), self.model.kind
         yield AVERAGE, average_density([to_log_density(*given) for given in maps]), "density"
-        names = encoder_names([encoder.config.backbone for encoder in self.model._encoders()])
+        names = encoder_names([encoder.config.backbone for encoder in self.model.encoder_list])
         for name, (output, kind) in zip(names, maps, strict=True):
             yield name, output, kind
 

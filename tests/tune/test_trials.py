@@ -286,8 +286,8 @@ def test_the_papers_decoder_decodes_at_the_size_that_the_encoders_saw(decoder):
     net = EMLNet(decoder.encoders, DecoderConfig(readout="eml")).eval()
     size = ShardReader(decoder.data, "val").sizes[0]
     taps = [tap.float() for tap in Cache.open(decoder.caches[0], "val").read([0], [False])]
-    assert net._encoders()[0].input_size(size) != size
-    joined = decoder_trial.Joined(net.decoder, "eml", net._encoders()[0].input_size).eval()
+    assert net.encoder_list[0].input_size(size) != size
+    joined = decoder_trial.Joined(net.decoder, "eml", net.encoder_list[0].input_size).eval()
     with torch.no_grad():
         found = joined([[*taps, torch.empty(0)]], size)
         assert torch.allclose(found, net.decode([taps], size), atol=1e-6)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from emlnet.backbones import BACKBONES, Backbone, find_backbone
-from emlnet.backbones.cost import cost, nearest_size
+from emlnet.backbones.cost import cost
 
 COLUMNS = ("name", "parameters M", "GMAC", "taps: channels/reduction", "default weights", "licence")
 
@@ -40,7 +40,7 @@ def run(command: BackbonesCommand) -> None:
 
 def cells(row: Backbone, size: tuple[int, int]) -> tuple[str, ...]:
     """A row of the table as text."""
-    num_parameters, gmac = cost(row, nearest_size(row, size))
+    num_parameters, gmac = cost(row, row.nearest_size(size))
     taps = zip(row.channels, row.reductions, strict=True)
     weights = f"package {row.package}" if row.package else row.url or "none"
     return (

@@ -86,7 +86,7 @@ def draw(model: Encoder | EMLNet, pictures: Sequence[Picture]) -> Image.Image:
     titles = ["photograph"]
     titles += ["ground truth"] if any(truth is not None for _, _, truth in pictures) else []
     titles += ["decoder"] if isinstance(model, EMLNet) else []
-    encoders = [model] if isinstance(model, Encoder) else model._encoders()
+    encoders = [model] if isinstance(model, Encoder) else model.encoder_list
     titles += encoder_names([encoder.config.backbone for encoder in encoders])
     return figures.tile(rows, titles)
 

@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from emlnet.backbones import BACKBONES, build_backbone, find_backbone
-from emlnet.backbones.cost import cost, nearest_size
+from emlnet.backbones.cost import cost
 from emlnet.models.encoder import Encoder, EncoderConfig
 
 TIMM = (
@@ -28,7 +28,7 @@ ALL = [pytest.param(name, marks=LARGE.get(name, ())) for name in NAMES]
 
 
 def small_size(name):
-    return nearest_size(find_backbone(name), (64, 96))
+    return find_backbone(name).nearest_size((64, 96))
 
 
 def library_model(name):
@@ -166,7 +166,7 @@ def test_a_transformer_sees_pictures_of_any_shape_in_whole_patches():
 
 
 def test_a_network_of_one_size_alone_says_so():
-    with pytest.raises(ValueError, match=r"224 x 224 pixels alone.*--size 224 224"):
+    with pytest.raises(ValueError, match=r"224 x 224 pixels, not.*--size 224 224"):
         EncoderConfig(backbone="timm:mixer_b16_224", size=(64, 96))
 
 

@@ -78,7 +78,7 @@ def test_maps_are_densities_of_the_pictures_own_size(encoders):
 def test_encoders_that_letterbox_join_with_their_like_alone(make_encoder, encoders):
     other = make_encoder("density", letterbox=True, size=(64, 96))
     for odd in (make_encoder("density"), other):
-        with pytest.raises(ValueError, match="join only with such of the same size"):
+        with pytest.raises(ValueError, match="can only be joined with encoders that do so"):
             EMLNet([*encoders, odd], DecoderConfig())
 
 

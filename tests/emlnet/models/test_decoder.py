@@ -9,7 +9,7 @@ from emlnet.models.decoder import (
     DensityDecoder,
     EmlDecoder,
     build_decoder,
-    convolve_shown,
+    convolve_upsampled,
 )
 from emlnet.models.eml_net import average_density
 from emlnet.models.encoder import eml_conv
@@ -114,7 +114,7 @@ def test_maps_convolved_at_their_own_sizes_are_those_enlarged_first(sizes, size)
     conv = eml_conv(len(maps)).double()
     enlarged = torch.cat([resize(given, size, "nearest") for given in maps], 1)
     weight = torch.randn(2, 1, *size, dtype=torch.float64)
-    answers = [convolve_shown(maps, conv, size), conv(enlarged)]
+    answers = [convolve_upsampled(maps, conv, size), conv(enlarged)]
     torch.testing.assert_close(*answers)
     inputs = [*maps, *conv.parameters()]
     gradients = [torch.autograd.grad((a * weight).sum(), inputs) for a in answers]

@@ -67,12 +67,12 @@ def test_batchnorm_in_eval_mode_keeps_its_statistics_and_learns_its_weights():
 @pytest.mark.parametrize("finetune", [{"eval_batchnorm": True}, {"freeze": 2}])
 def test_batchnorm_that_is_put_in_another_class_stays_as_it_is(finetune):
     model = encoder(**finetune)
-    still = set(model.still)
-    assert still
+    fixed = set(model.eval_modules)
+    assert fixed
     model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
     for name, module in model.backbone.named_modules():
         if isinstance(module, torch.nn.SyncBatchNorm):
-            assert module.training == (name not in still), name
+            assert module.training == (name not in fixed), name
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_computing_again_gives_the_same_gradients_and_statistics(backbone):
 
 
 def test_timms_batchnorm_would_move_twice_so_computing_again_wants_it_still():
-    with pytest.raises(ValueError, match="moving twice; pass --eval-batchnorm"):
+    with pytest.raises(ValueError, match="twice a step; pass --eval-batchnorm"):
         encoder("efficientnet_lite0", recompute=True)
     model = encoder("efficientnet_lite0", recompute=True, eval_batchnorm=True)
     step(model)

@@ -82,7 +82,7 @@ def chosen(
 def test_a_decoder_joins_eml_and_density_encoders(result: StageResult) -> None:
     model = package.load(result.package).model
     assert isinstance(model, EMLNet)
-    assert [encoder.kind for encoder in model._encoders()] == ["density", "eml"]
+    assert [encoder.kind for encoder in model.encoder_list] == ["density", "eml"]
     assert model(torch.rand(1, 3, 50, 70)).exp().sum().item() == pytest.approx(1, abs=1e-3)
 
 
