@@ -1,6 +1,6 @@
-"""Backbones of timm: rows with packaged weights, and a row made at need for any other model.
+"""Backbones of timm: rows with packaged weights, and on demand a row for any other model.
 
-The package, which takes seconds to import, is imported at first use.
+timm takes seconds to import, so it is imported at first use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from emlnet.backbones.row import Backbone
 
 PREFIX = "timm:"
 NUM_TRANSFORMER_TAPS = 4
-"""Of a vision transformer's blocks, which all have one size, so many are tapped, evenly spaced."""
+"""Taps of a vision transformer, whose blocks all have one size; evenly spaced."""
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -46,9 +46,9 @@ ROWS = (
 
 @cache
 def timm_row(name: str) -> Backbone:
-    """The row of `timm:<model>` or `timm:<model>.<tag of its weights>`.
+    """Return the row of `timm:<model>` or `timm:<model>.<tag of its weights>`.
 
-    Raises ValueError when timm has no such model, or it gives no feature maps.
+    Raises ValueError when timm has no such model, or the model returns no feature maps.
     """
     import timm
 
@@ -98,18 +98,18 @@ def _network(model: str, options: dict[str, Any]) -> Any:
 
 
 def _options(model: str) -> dict[str, Any]:
-    """How timm is asked for a model's feature maps at any size: the options differ by family."""
+    """Return timm's options for feature maps at any size, which differ between families."""
     options: dict[str, Any] = {"feature_cls": "getter"}
     try:
         with torch.device("meta"):
             network = _network(model, {**options, "dynamic_img_size": True})
         options["dynamic_img_size"] = True
-    except TypeError:  # A model without such an option.
+    except TypeError:  # The model has no such option.
         with torch.device("meta"):
             try:
                 network = _network(model, options)
             except (AttributeError, RuntimeError, AssertionError) as error:
-                raise ValueError(f"timm's {model} gives no feature maps: {error}") from error
+                raise ValueError(f"timm's {model} returns no feature maps: {error}") from error
     num_taps = len(network.model.feature_info)
     if len(set(network.feature_info.reduction())) == 1 and num_taps > NUM_TRANSFORMER_TAPS:
         steps = range(1, NUM_TRANSFORMER_TAPS + 1)
@@ -118,7 +118,7 @@ def _options(model: str) -> dict[str, Any]:
 
 
 def _multiple(network: Any) -> int:
-    """What sides must be divisible by: a transformer's patch, unless it pads by itself."""
+    """Return the divisor of heights and widths: a transformer's patch size, unless it pads."""
     patches = getattr(network.model, "patch_embed", None)
     if patches is None or getattr(patches, "dynamic_img_pad", False):
         return 1
@@ -127,7 +127,7 @@ def _multiple(network: Any) -> int:
 
 
 def _takes_any_size(network: Any, multiple: int, size: int) -> bool:
-    """Whether it runs at another size and shape than its own; nothing is computed."""
+    """Whether the network runs at other sizes and shapes than its own; nothing is computed."""
     step = multiple * 32 // (2 if multiple % 2 == 0 else 1)
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A backbone's weights: from its library, a Python package or a file, keys matched strictly."""
+"""Weights of a backbone: from its library, a Python package or a file, matched strictly."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from emlnet.backbones.row import Backbone
 from emlnet.backbones.table import find_backbone
 
 WORDS = ("default", "package", "none")
-"""Weights that are not the path of a file."""
+"""Values of `weights` that are not the path of a file."""
 
 
 def build_backbone(name: str, weights: str = "default") -> nn.Module:
-    """A tapped network and its weights.
+    """Return a tapped network with weights.
 
-    weights: `default`, what a Python package ships, or else what the network's library downloads;
-    `package`, the former alone; `none`, random; or a path to .pth, .pth.tar or .safetensors.
-    Raises ValueError for an unknown name, for weights that are not there, and for weights whose
-    keys or shapes are not the network's.
+    weights: `default`, from a Python package or else downloaded by the network's library;
+    `package`, only from a package; `none`, random; or a path to .pth, .pth.tar or .safetensors.
+    Raises ValueError for an unknown name, for missing weights, and for keys or shapes that are not
+    the network's.
     """
     row = find_backbone(name)
     network = row.build()
@@ -46,17 +46,17 @@ def build_backbone(name: str, weights: str = "default") -> nn.Module:
 
 
 def download_path(row: Backbone) -> Path:
-    """Where the file of a row's url lies once it was downloaded: torch hub's folder."""
+    """Return the path of a row's downloaded weights, in torch hub's folder."""
     return (
         Path(torch.hub.get_dir()) / "checkpoints" / (row.file or Path(urlparse(row.url).path).name)
     )
 
 
 def _downloaded(row: Backbone) -> Path:
-    """The file of weights that a row's library publishes, downloaded where it is not there yet.
+    """Download the weights that a row's library publishes, unless they are there; return the path.
 
-    Raises ValueError when it has none, when it cannot be fetched, and when it is not the file that
-    its name promises (the first digits of its SHA-256, as torch hub writes them).
+    Raises ValueError when there are none, when they cannot be downloaded, and when the file's
+    SHA-256 does not start with the digits in its name, as torch hub writes them.
     """
     if not row.url:
         raise ValueError(
@@ -67,30 +67,30 @@ def _downloaded(row: Backbone) -> Path:
     digits = re.search(r"-([a-f0-9]{8,})\.", path.name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"weights of {row.name}: fetching {row.url}", flush=True)
+        print(f"weights of {row.name}: downloading {row.url}", flush=True)
         try:
             torch.hub.download_url_to_file(row.url, str(path), digits and digits[1])
         except (URLError, OSError, RuntimeError) as error:
             raise ValueError(
-                f"the weights of {row.name} cannot be fetched ({error}); fetch {row.url} where "
-                f"there is a network and put it at {path}, or pass --weights PATH, or none"
+                f"the weights of {row.name} cannot be downloaded ({error}); download {row.url} "
+                f"where there is a network and put it at {path}, or pass --weights PATH, or none"
             ) from error
     elif digits:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(digits[1]):
             raise ValueError(
-                f"{path} is not the file that its name promises (its SHA-256 begins with "
-                f"{found[:8]}); delete it, and fetch {row.url} again"
+                f"{path} is damaged: its SHA-256 starts with {found[:8]}, not {digits[1]}; delete "
+                "it, and run again to download it"
             )
     return path
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name, from .safetensors or a pickle read with `weights_only`.
+    """Read a checkpoint's tensors by name, from .safetensors or a pickle with `weights_only`.
 
-    A dict under `state_dict` is opened, and a `module.` before every key is dropped (both are the
-    form of Places365's and EML-NET's own files).  Raises ValueError for anything else.
+    As in the files of Places365 and EML-NET, the tensors may be under `state_dict`, and keys may
+    start with `module.`, which is dropped.  Raises ValueError for anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -98,7 +98,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} is no checkpoint that can be read safely (tensors only): {error}"
+            f"{path} cannot be read safely, as a checkpoint of tensors only: {error}"
         ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -108,9 +108,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
-    """ImageNet weights from the row's package, under timm's names.
+    """Return ImageNet weights from the row's package, under timm's names.
 
-    The packages' tensors are those of timm's model in order and shape, under other names.
+    The packages have the tensors of timm's model, in order and shape, under other names.
     """
     import timm
 
@@ -137,12 +137,12 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
 def _load_strictly(
     network: nn.Module, weights: Mapping[str, Tensor], row: Backbone, source: str
 ) -> None:
-    """Loads weights whose keys are the network's; only what lies after its taps is left out."""
+    """Load weights whose keys are the network's; only those behind its taps are left out."""
     own = network.state_dict()
     renamed = {row.rename(key): value for key, value in weights.items()}
     kept = {k: v for k, v in renamed.items() if k in own or not k.startswith(row.head)}
     check_keys(own, kept, f"{source} for {row.name}")
-    # `strict` once more: files older than BatchNorm's counts of batches lack those alone.
+    # Old files lack BatchNorm's num_batches_tracked, and only that.
     network.load_state_dict({**{k: v for k, v in own.items() if k not in kept}, **kept})
     dropped = [key for key in renamed if key not in kept]
     if dropped:
@@ -151,7 +151,7 @@ def _load_strictly(
 
 
 def check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """Raises ValueError that lists missing and unexpected keys and shapes that differ."""
+    """Raise ValueError, which lists missing and unexpected keys and shapes that differ, if any."""
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     surplus = [k for k in given if k not in own]
     shapes = [

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from emlnet.atomic_files import replace_file
+
 Model = TypeVar("Model", bound=nn.Module)
 Precision = Literal["float32", "tf32", "bfloat16"]
 """`float32`.  `tf32`: float32 with products rounded to TF32, on GPUs that have it.  `bfloat16`:
@@ -83,9 +85,8 @@ def trace(path: Path | None) -> Iterator[Callable[[], None]]:
         return
 
     def write(profiler: torch.profiler.profile) -> None:
-        temporary = path.with_name(f"tmp-{path.name}")
-        profiler.export_chrome_trace(str(temporary))
-        temporary.replace(path)
+        with replace_file(path) as temporary:
+            profiler.export_chrome_trace(str(temporary))
 
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():

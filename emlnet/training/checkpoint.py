@@ -1,4 +1,4 @@
-"""What a training state holds, to and from a folder; resuming equals never having stopped."""
+"""Save and load training states; resuming from one is bit-equal to never having stopped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from emlnet.atomic_files import replace_file
 from emlnet.backbones import check_keys
 from emlnet.training.state import EpochReport, TrainState, trainable, trained_weights, unwrap
 
@@ -18,7 +19,7 @@ FILE = "state.pt"
 
 
 def random_state() -> dict[str, Any]:
-    """This process's torch, CUDA, numpy and Python random states, as tensors and plain values."""
+    """Return this process's random states of torch, CUDA, numpy and Python, as plain values."""
     kind, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -29,7 +30,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `random_state` took."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -39,10 +40,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def save(state: TrainState, folder: Path | None) -> None:
-    """Writes the state into a folder that exists.
+    """Save a state in a folder that exists, whole or not at all.
 
-    Every rank calls it, since each has a random state of its own; only rank 0 names a folder, the
-    others pass None.  The file appears whole or not at all.
+    Every rank must call it, since each has its own random state.  Rank 0 passes the folder, the
+    others None.
     """
     states: list[Any] = [random_state()]
     if dist.is_initialized():
@@ -50,6 +51,7 @@ def save(state: TrainState, folder: Path | None) -> None:
         dist.all_gather_object(states, random_state())
     if folder is None:
         return
+    average = state.average
     content = {
         "model": trained_weights(state.model),
         "optimizer": state.optimizer.state_dict(),
@@ -59,18 +61,17 @@ def save(state: TrainState, folder: Path | None) -> None:
         "loss_sums": state.loss_sums,
         "skipped": state.skipped,
         "history": [asdict(report) for report in state.history],
-        "average": None if state.average is None else trained_weights(state.average),
-        "num_averaged": None if state.average is None else state.average.n_averaged,
+        "average": None if average is None else trained_weights(average),
+        "num_averaged": None if average is None else average.n_averaged,
         "best_weights": state.best_weights,
         "random": states,
     }
-    temporary = folder / f"{FILE}.tmp"
-    torch.save(content, temporary)
-    temporary.replace(folder / FILE)
+    with replace_file(folder / FILE) as temporary:
+        torch.save(content, temporary)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU.  Raises ValueError when there is none or it is broken."""
+    """Read a checkpoint's content, on the CPU.  Raises ValueError if it is missing or broken."""
     path = folder / FILE
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
@@ -82,9 +83,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def load(state: TrainState, folder: Path, rank: int = 0) -> None:
-    """Makes a fresh state of the same model and plan the one that was saved.
+    """Load a checkpoint into a fresh state of the same model and plan.
 
-    rank: whose random state to take; a rank that had none keeps its own.
+    rank: whose random state to restore; a rank without one in the checkpoint keeps its own.
+    Raises ValueError when the checkpoint is missing, broken, or another model's.
     """
     content = read(folder)
     check_keys(trained_weights(state.model), content["model"], str(folder / FILE))

@@ -1,4 +1,4 @@
-"""What training is: a plan, the state that goes through it, and what an epoch reports."""
+"""The plan of a training, its state, and the report of an epoch."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from emlnet.models.saliency_network import SaliencyNetwork
 
 Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
 LOWER_IS_BETTER = ("kl",)
-"""Metrics of which less is better."""
+"""Metrics whose smaller values are better."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a model is trained."""
+    """Hyperparameters of a training."""
 
     epochs: int = 4
     """Number of passes over the training images."""
     batch_size: int = 8
     """Images per step, over all workers."""
     lr: float = 1e-3
-    """Peak learning rate of the head or decoder, for the whole batch."""
+    """Peak learning rate of the head or decoder."""
     backbone_lr: float = 0.3
     """Learning rate of the backbone, as a multiple of `lr`."""
     readout_lr: float = 3.0
@@ -43,41 +43,41 @@ class Plan:
     schedule: Literal["one-cycle", "step"] = "one-cycle"
     """`one-cycle`: warm-up, then cosine to zero.  `step`: x 0.1 every `step_epochs`."""
     warmup: float = 0.2
-    """Share of the steps in which a one-cycle learning rate rises."""
+    """Share of the steps in which a `one-cycle` learning rate rises."""
     step_epochs: int = 5
     """Epochs between drops of a `step` schedule."""
     clip_norm: float = 5.0
-    """Gradients are scaled down to this Euclidean norm; 0 leaves them."""
+    """Largest Euclidean norm of the gradient, which is scaled down to it; 0: no limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
     """Weights of the loss terms, as in kl=10,cc=2,nss=1, or @FILE or @RUN of a search."""
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     precision: Precision = "float32"
-    """Of a training step's numbers: `float32`; `tf32`, the same but for products rounded to TF32 on
-    a GPU that has it; `bfloat16`, where weights, loss and maps stay in float32."""
+    """Number format of training steps: `float32`; `tf32`, float32 with products rounded to TF32 on
+    a GPU that has it; `bfloat16`, with weights, loss and maps in float32."""
     flip: bool = True
-    """Mirror each training picture with a chance of one half."""
+    """Mirror each training picture with a probability of 1/2."""
     crop: float = 0.0
     """Show a random part of each training picture, its sides at least 1 - crop of the whole."""
     colour: float = 0.0
     """Change brightness, contrast and saturation of training pictures by at most this share."""
     ema: float = 0.0
-    """Decay per step of the average of weights that is validated and kept; 0 keeps none."""
+    """Decay per step of a moving average of the weights, which is validated and kept; 0: none."""
     checkpoint_every: int = 0
-    """Steps between checkpoints within an epoch; 0 writes one at the end of each epoch."""
+    """Steps between checkpoints within an epoch; 0: only at the end of each epoch."""
     micro_batch: int = 0
-    """Images that a worker puts through the model at once; its share of a batch, when larger, goes
-    through in parts, whose gradients add up.  0: the whole share."""
+    """Images that a worker passes through the model at once; a larger share of a batch is split in
+    parts, whose gradients add up.  0: the whole share."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """A loss or gradient that is not finite: `stop` at once, or `skip` its step and count it."""
+    """For a loss or gradient that is not finite: `stop` at once, or `skip` and count the step."""
     select: Metric = "kl"
-    """Validation metric by which the best epoch is kept."""
+    """Validation metric that chooses the best epoch."""
     guard: tuple[Metric, ...] = ()
-    """Validation metrics in which a kept epoch of a decoder is not worse than the untrained one."""
+    """Validation metrics in which a decoder's best epoch is not worse than the untrained one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay in 0..1, not {self.ema}")
+            raise ValueError(f"ema is a decay, 0 to below 1, not {self.ema}")
         _ = self.augmentation
         if self.micro_batch < 0:
             raise ValueError(f"micro_batch is at least 0, not {self.micro_batch}")
@@ -92,32 +92,32 @@ class Plan:
 
     @property
     def augmentation(self) -> Augmentation:
-        """The random changes of training pictures."""
+        """The augmentation of training pictures."""
         return Augmentation(flip=self.flip, crop=self.crop, colour=self.colour)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What one epoch gave.  epoch counts from 1; 0 is the untrained model."""
+    """The results of an epoch, counted from 1; epoch 0 is the untrained model."""
 
     epoch: int
     train_loss: dict[str, float]
-    """Mean over the epoch's images of the total and of each unweighted term."""
+    """Mean over the epoch's images of the total loss and of each unweighted term."""
     scores: dict[str, float]
-    """Mean over the validation images by metric, the `mit` rules."""
+    """Mean over the validation images of each metric, by the `mit` rules."""
     seconds: float
-    """Wall time of the epoch with its validation."""
+    """Wall time of the epoch and its validation."""
     best: bool
     """Whether this is the best epoch so far by the plan's metric."""
     skipped: int = 0
-    """Steps left out because their gradient was not finite."""
+    """Steps skipped because their gradient was not finite."""
     unread: int = 0
-    """Images of the epoch, of training and validation, left out because they could not be read."""
+    """Images of the epoch, in training and validation, that could not be read."""
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """All that training needs to go on: what a checkpoint holds."""
+    """The state of a training, as a checkpoint holds it."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -125,11 +125,11 @@ class TrainState:
     epoch: int = 0
     """Epochs finished."""
     step: int = 0
-    """Steps done in the epoch that is under way."""
+    """Steps done in the current epoch."""
     loss_sums: Tensor | None = None
-    """Sums over all ranks' images of those steps: total loss, each term, number of images."""
+    """Sums over the images of all ranks in those steps: total loss, each term, number of images."""
     skipped: int = 0
-    """Those of them that were left out, for a gradient that is not finite."""
+    """Skipped steps of the current epoch."""
     history: list[EpochReport] = field(default_factory=list)
     average: AveragedModel | None = None
     """Model of the moving average of the weights, with `Plan.ema`."""
@@ -147,7 +147,7 @@ class TrainState:
 
 
 def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
-    """A fresh state: parameter groups with their learning rates, optimiser, schedule."""
+    """Return the state before the first step, with optimizer, schedule and moving average."""
     groups = parameter_groups(unwrap(model), plan)
     optimizer: torch.optim.Optimizer
     if plan.optimizer == "adamw":
@@ -159,7 +159,7 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
     schedule: LRScheduler
     if plan.schedule == "one-cycle":
         total_steps = plan.epochs * steps_per_epoch
-        # A warm-up of exactly one step makes OneCycleLR divide by zero.
+        # OneCycleLR divides by zero for a warm-up of exactly one step.
         longer = 1 + 1e-9 if plan.warmup * total_steps == 1 else 1
         schedule = OneCycleLR(
             optimizer,
@@ -179,7 +179,7 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
 
 
 def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate: backbone, readouts, all else."""
+    """Return the trainable parameters in groups by learning rate: backbone, readouts, the rest."""
     rates = {"backbone": plan.backbone_lr * plan.lr, "readout": plan.readout_lr * plan.lr}
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -199,7 +199,7 @@ def unwrap(model: nn.Module) -> SaliencyNetwork:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU of what training changes: parameters and buffers of unfrozen modules."""
+    """Return copies on the CPU of the parameters and buffers of modules that are not frozen."""
     inner = unwrap(model)
     frozen = {n for n, module in inner.named_modules() if _is_frozen(module)}
     return {
@@ -215,12 +215,12 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training changes, in order."""
+    """Return the trainable parameters, in order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def better(scores: dict[str, float], than: dict[str, float], metric: str) -> bool:
-    """Whether the first scores beat the second by that metric; a NaN never does."""
+    """Whether scores beat others by a metric; a NaN never does."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     first, second = sign * scores[metric], sign * than[metric]
     return first > second or (math.isnan(second) and not math.isnan(first))

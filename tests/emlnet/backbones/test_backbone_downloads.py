@@ -38,10 +38,10 @@ def test_default_weights_are_fetched_and_the_classifier_is_left_out(published, c
         network.state_dict()["layer4.1.bn2.weight"], published["layer4.1.bn2.weight"]
     )
     printed = capsys.readouterr().out
-    assert "fetching file:" in printed
+    assert "downloading file:" in printed
     assert "2 of the classifier left out (fc.weight, fc.bias)" in printed
     build_backbone("resnet18")
-    assert "fetching" not in capsys.readouterr().out
+    assert "downloading" not in capsys.readouterr().out
 
 
 def test_the_table_names_the_files_of_torchvision():
@@ -54,7 +54,7 @@ def test_a_damaged_file_is_refused_by_name(published):
     build_backbone("resnet18")
     path = download_path(BACKBONES["resnet18"])
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"resnet18-\w{8}\.pth is not the file that its name"):
+    with pytest.raises(ValueError, match=r"resnet18-\w{8}\.pth is damaged: its SHA-256"):
         build_backbone("resnet18")
 
 
@@ -76,7 +76,7 @@ def test_without_a_network_the_error_says_which_file_to_put_where(
     with pytest.raises(ValueError, match="Network is unreachable") as error:
         build_backbone(name)
     assert f"put it at {tmp_path / 'hub' / 'checkpoints' / file}" in str(error.value)
-    assert "fetch http" in str(error.value)
+    assert "download http" in str(error.value)
 
 
 def test_a_backbone_without_any_published_weights_says_what_to_pass():

@@ -128,7 +128,7 @@ class Malicious:
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"state_dict": Malicious(tmp_path / "ran")}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w\.pth is no checkpoint that can be read safely"):
+    with pytest.raises(ValueError, match=r"w\.pth cannot be read safely"):
         read_state_dict(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
 
