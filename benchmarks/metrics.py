@@ -126,14 +126,12 @@ def main():
     saliency, density = arrays["saliency"].astype(float), arrays["density"].astype(float)
     fixated = fixations[:, 0].numpy() > 0
 
+    def judd_of(batch):
+        inputs = maps["saliency"][batch], fixations[batch]
+        return saliency_metrics.score(*inputs, rules="mit", names=["auc_judd"])["auc_judd"]
+
     def judd():
-        return timed(
-            lambda: {
-                "auc_judd": torch.cat(
-                    [saliency_metrics.auc_judd(maps["saliency"][b], fixations[b]) for b in batches]
-                ).numpy()
-            }
-        )
+        return timed(lambda: {"auc_judd": torch.cat([judd_of(b) for b in batches]).numpy()})
 
     def judd_loop():
         pairs = list(zip(saliency, fixated, strict=True))

@@ -21,10 +21,10 @@ PIPELINES = Program(
         "readouts": CommandEntry(f"{TRAINING}.cache_readouts:run", "cache encoders' readouts"),
         "demo": CommandEntry(f"{TRAINING}.make_demo:run", "the whole journey on synthetic data"),
         "submit": CommandEntry(f"{TRAINING}.submit:run", "send a command to a Ray cluster"),
-        "evaluate": CommandEntry(f"{EVALUATING}.score_models:run_evaluate", "score a model"),
-        "score": CommandEntry(f"{EVALUATING}.score_models:run_score", "score a folder of maps"),
+        "evaluate": CommandEntry(f"{EVALUATING}.evaluate_model:run", "score a model"),
+        "score": CommandEntry(f"{EVALUATING}.score_folder:run", "score a folder of maps"),
         "compare": CommandEntry(
-            f"{EVALUATING}.score_models:run_compare", "compare two models or folders of maps"
+            f"{EVALUATING}.compare_models:run", "compare two models or folders of maps"
         ),
         "export-board": CommandEntry(f"{EVALUATING}.export_board:run", "maps for a public board"),
         "backbones": CommandEntry(f"{EVALUATING}.list_backbones:run", "list the backbones"),

@@ -9,17 +9,20 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
 from emlnet.metrics.baselines import centre_prior
-from emlnet.training.state import LOWER_IS_BETTER
+from emlnet.metrics.saliency_metrics import BY_NAME, metric_names
 from emlnet.training.validation import Baseline
 from pipelines.stages import select_encoders
 from shards.read.reader import ShardReader
 
-Objective = Literal["ig", "nss", "cc", "kl", "sim", "auc"]
+OBJECTIVES = metric_names(
+    "tuebingen", ("saliency", "density", "fixations", "log_density", "baseline_log_density")
+)
+"""Metrics that a search can optimise."""
 HELD_OUT = "held_out_"
 """What the name of a score on the pictures that no trial is tuned on begins with."""
 VAL_SEED = 20
@@ -29,15 +32,14 @@ VAL_SEED = 20
 def parse_objectives(text: str) -> tuple[str, ...]:
     """From `ig`, or several as `nss,kl`.  Raises ValueError for what is no metric."""
     names = tuple(name.strip() for name in text.split(","))
-    known = get_args(Objective)
-    if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise ValueError(f"an objective is one or several of {','.join(known)}, not {text!r}")
+    if not set(names) <= set(OBJECTIVES) or len(set(names)) < len(names):
+        raise ValueError(f"an objective is one or several of {','.join(OBJECTIVES)}, not {text!r}")
     return names
 
 
 def direction(objective: str) -> Literal["min", "max"]:
     """Whether less or more of a metric is better."""
-    return "min" if objective in LOWER_IS_BETTER else "max"
+    return "min" if BY_NAME[objective].lower_is_better else "max"
 
 
 def gain(objective: str, scores: dict[str, float], than: dict[str, float]) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emlnet.metrics.saliency_metrics import LABELS
+from emlnet.metrics.saliency_metrics import BY_NAME
 from tune.importance import common_epoch, coordinates
 from tune.objective import direction
 from tune.pareto import Choice
@@ -16,7 +16,6 @@ from tune.results import TrialRecord, scored
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-UNITS = {"ig": "bits per fixation", "nss": "standard deviations", "kl": "nats"}
 # Okabe and Ito's colours; marks differ too, so nothing hangs on colour alone.
 WINNER, BASELINE, STOPPED, FINISHED = "#d55e00", "#000000", "#999999", "#0072b2"
 SIZE = (6.4, 4.6)
@@ -24,9 +23,9 @@ SIZE = (6.4, 4.6)
 
 def label(metric: str, unit: bool = True) -> str:
     """How a metric is called, with an arrow to the better side."""
-    arrow = "↓" if direction(metric) == "min" else "↑"
-    known = f", {UNITS[metric]}" if unit and metric in UNITS else ""
-    return f"{LABELS[metric]} {arrow}{known}"
+    row = BY_NAME[metric]
+    known = f", {row.unit}" if unit and row.unit else ""
+    return f"{row.label} {row.arrow}{known}"
 
 
 def axes_of(objectives: Sequence[str]) -> tuple[str, str]:
@@ -126,7 +125,7 @@ def bars(importance: dict[str, float], objective: str) -> Figure:
     for position, value in enumerate(values):
         axis.text(value, position, f" {value:.2f}", va="center", fontsize=9)
     axis.set_xlim(0, 1.12 * max(values))
-    axis.set_xlabel(f"share of the variance of {LABELS[objective]} that is explained")
+    axis.set_xlabel(f"share of the variance of {BY_NAME[objective].label} that is explained")
     return figure
 
 

@@ -98,7 +98,7 @@ class Setting:
         plan = replace(
             self.space.plan(spec.point, self.plan),
             epochs=self.plan.epochs if spec.final else self.trial_epochs,
-            select=self.objectives[0],  # type: ignore[arg-type]  # IG, too, is scored here.
+            select=self.objectives[0],  # IG, too, is scored here.
         )
         return Trial(
             plan=plan,

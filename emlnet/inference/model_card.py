@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emlnet.metrics.saliency_metrics import LABELS
+from emlnet.metrics.saliency_metrics import label
 
 ANSWERS = {
     "density": "a density over the picture's pixels (log-density too), which sums to 1",
@@ -78,5 +78,5 @@ def _scores(scores: dict[str, float]) -> str:
     """Return the scores in words."""
     if not scores:
         return "none recorded"
-    shown = ", ".join(f"{LABELS.get(name, name)} {value:.3f}" for name, value in scores.items())
+    shown = ", ".join(f"{label(name)} {value:.3f}" for name, value in scores.items())
     return f"{shown} (val, `mit` rules, without mirroring)"

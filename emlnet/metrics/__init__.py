@@ -1,4 +1,4 @@
-"""Saliency metrics by two rule books, baselines, and what is said of their values.
+"""Saliency metrics under two rule books, their baselines, and the calibration of densities.
 
-Imports `emlnet.data`.
+Imports `emlnet.data` only.
 """

@@ -1,4 +1,4 @@
-"""The saliency map that serves a density model best under each metric, as on MIT/Tuebingen's board.
+"""The saliency map of a density model that is best under each metric, as on MIT/Tuebingen's board.
 
 Source: pysaliency 0.2.22, EqualizedSaliencyMapModel, ShuffledAUCSaliencyMapModel,
 BluringSaliencyMapModel and SIMSaliencyMapModel.
@@ -6,17 +6,50 @@ BluringSaliencyMapModel and SIMSaliencyMapModel.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from emlnet.data.maps import density_map, gaussian_blur, resize
-from emlnet.metrics import saliency_metrics
+from emlnet.data.maps import density_map, resize
 from emlnet.metrics.roc import draw
+from emlnet.metrics.saliency_metrics import metric_names, score
 
 LOWEST = -1e30
-"""A log-density below all that come of a density above 0."""
+"""A log-density below every density above 0."""
 SAMPLED_SIGMA = 4.0
 """Pixels: a blur that loses nothing by bilinear resizing."""
+
+
+def score_density_maps(
+    log_density: Tensor,
+    fixations: Tensor,
+    density: Tensor,
+    *,
+    baseline_log_density: Tensor,
+    nonfixations: Tensor,
+    sigma: float,
+    num_fixations: int,
+    seeds: Tensor,
+) -> dict[str, Tensor]:
+    """Compute the `tuebingen` metrics of a density model, each with the map that is best for it.
+
+    sigma: pixels, of the blur in `density`.  num_fixations: fixations per image of the data.
+    The other arguments are those of `score`, which also says what is returned.
+    """
+    inputs: dict[str, Any] = {
+        "fixations": fixations,
+        "density": density,
+        "nonfixations": nonfixations,
+        "log_density": log_density,
+        "baseline_log_density": baseline_log_density,
+    }
+    maps = density_maps(log_density, baseline_log_density, sigma, num_fixations, seeds)
+    plain = log_density.exp()
+    return {
+        name: score(maps.get(name, plain), **inputs, names=(name,))[name]
+        for name in metric_names("tuebingen", ("saliency", *inputs))
+    }
 
 
 def density_maps(
@@ -25,25 +58,19 @@ def density_maps(
     sigma: float,
     num_fixations: int,
     seeds: Tensor,
-    num_samples: int = 100,
 ) -> dict[str, Tensor]:
-    """Maps (B, 1, H, W) by metric: nss, cc, kl, sim, auc, sauc.
+    """Return the best maps (B, 1, H, W) by metric, where that is not the density p itself.
 
-    log_density: (B, 1, H, W), natural log.  baseline_log_density: the same, of where people look
-    whatever the picture, as sAUC's negatives do: the training images' mean.  sigma: pixels, of the
-    blur in the density maps that the model is scored against.  num_fixations: fixations per image
-    of the data.  seeds: (B,) int64, one per image.
-    NSS takes p; AUC too, since equalising p keeps its order; sAUC log p - log baseline; CC and KL
-    p blurred as density maps are; SIM `expected_similarity_map`.
+    SAUC takes log p - log baseline, where the baseline is how often people look at a place whatever
+    the picture shows; CC and KL take p blurred as density maps are; SIM `expected_similarity_map`.
+    Under NSS and AUC p is best: equalising it, as pysaliency does for AUC, keeps its order.
+    Arguments as for `score_density_maps`.
     """
-    density = log_density.exp()
-    blurred = gaussian_blur(density, sigma, int(4 * sigma + 0.5))
+    blurred = density_map(log_density.exp(), sigma)
     return {
-        "nss": density,
         "cc": blurred,
         "kl": blurred,
-        "sim": expected_similarity_map(log_density, sigma, num_fixations, seeds, num_samples),
-        "auc": density,
+        "sim": expected_similarity_map(log_density, sigma, num_fixations, seeds),
         # Where the density is 0 the least finite number keeps the order.
         "sauc": log_density.clamp_min(LOWEST) - baseline_log_density,
     }
@@ -52,14 +79,14 @@ def density_maps(
 def expected_similarity_map(
     log_density: Tensor, sigma: float, num_fixations: int, seeds: Tensor, num_samples: int = 100
 ) -> Tensor:
-    """The map with the highest mean SIM to density maps of fixations drawn from the model.
+    """Return the map with the highest mean SIM to density maps of fixations drawn from the model.
 
-    log_density: (B, 1, H, W), natural log.  sigma: pixels.  seeds: (B,) int64; draws depend on
-    nothing else.  Returns (B, 1, H, W), which sums to 1.
-    The mean of min(map, sample) is concave, and a pixel gains as long as samples exceed it there.
-    At the best map all pixels gain alike, so each is the same quantile of its samples, the one
-    with a sum of 1.  pysaliency climbs to the same map by stochastic gradients.  A map blurred so
-    far is found at a fraction of its size, where sigma is still `SAMPLED_SIGMA` pixels.
+    log_density: (B, 1, H, W), natural log.  sigma: pixels.  seeds: (B,) int64; draws depend only on
+    them.  Returns (B, 1, H, W), which sums to 1.
+    The mean of min(map, sample) is concave, and raising a pixel helps as long as samples exceed it
+    there.  At the best map raising any pixel helps equally: each pixel is the same quantile of its
+    samples, namely the one with which the map sums to 1.  pysaliency climbs to the same map by
+    stochastic gradients.  The map is found at a reduced size, where sigma is `SAMPLED_SIGMA`.
     """
     height, width = log_density.shape[-2:]
     step = max(1, int(sigma / SAMPLED_SIGMA))
@@ -78,7 +105,7 @@ def expected_similarity_map(
 def _sample_density_maps(
     density: Tensor, sigma: float, num_fixations: int, seed: Tensor, num_samples: int
 ) -> Tensor:
-    """(num_samples, 1, H, W) float32 density maps of fixations drawn from a density (1, H, W)."""
+    """Draw fixations from a density (1, H, W) and blur them: (num_samples, 1, H, W) float32."""
     device = density.device
     samples, columns = (torch.arange(n, device=device) for n in (num_samples, num_fixations))
     share = draw(seed, samples[:, None], columns).double() / 2.0**63
@@ -90,7 +117,7 @@ def _sample_density_maps(
 
 
 def _quantile_of_samples(samples: Tensor) -> Tensor:
-    """(N,): one quantile of samples (S, N) at every pixel, such that it sums to 1."""
+    """Return the quantile over samples (S, N), the same at every pixel, that sums to 1: (N,)."""
     ordered = samples.sort(dim=0).values
     sums = ordered.sum(1, dtype=torch.float64)
     # The sums rise, and their mean is 1.
@@ -98,31 +125,3 @@ def _quantile_of_samples(samples: Tensor) -> Tensor:
     below, above = sums[upper - 1], sums[upper]
     part = ((1 - below) / (above - below).clamp_min(1e-12)).clamp(0, 1).to(samples)
     return torch.lerp(ordered[upper - 1], ordered[upper], part)[0]
-
-
-def score_density_maps(
-    log_density: Tensor,
-    fixations: Tensor,
-    density: Tensor,
-    *,
-    baseline_log_density: Tensor,
-    nonfixations: Tensor,
-    sigma: float,
-    num_fixations: int,
-    seeds: Tensor,
-) -> dict[str, Tensor]:
-    """`tuebingen` scores of a density model, each metric with the map that is best for it.
-
-    Arguments as for `metrics.score` and `density_maps`.  Returns (B,) float64 each: nss, cc, kl,
-    sim, auc, sauc, ig.
-    """
-    maps = density_maps(log_density, baseline_log_density, sigma, num_fixations, seeds)
-    return {
-        "nss": saliency_metrics.nss(maps["nss"], fixations),
-        "cc": saliency_metrics.cc(maps["cc"], density),
-        "kl": saliency_metrics.kl(maps["kl"], density),
-        "sim": saliency_metrics.sim(maps["sim"], density),
-        "auc": saliency_metrics.auc(maps["auc"], fixations),
-        "sauc": saliency_metrics.sauc(maps["sauc"], fixations, nonfixations),
-        "ig": saliency_metrics.ig(log_density, fixations, baseline_log_density),
-    }

@@ -1,4 +1,4 @@
-"""Whether a density means what it says: how much gaze falls where it claims a share of gaze."""
+"""Calibration of a density: the share of fixations in the regions that hold a share of its mass."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
-"""Shares of the density's mass: a region that holds 0.3 of it should hold 0.3 of the fixations."""
+"""Shares of the density's mass; a region with 0.3 of it should hold 0.3 of the fixations."""
 
 
 def coverage(
     log_density: NDArray[np.floating], fixations: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """The share of fixations inside the smallest region that holds each of `LEVELS` of the mass.
+    """Return the share of fixations in the smallest region that holds each of `LEVELS` of the mass.
 
     log_density: (H, W), natural log.  fixations: (H, W) counts.
-    Returns (9,), NaN without fixations.  Below the level the density is too sure of itself, above
-    it too flat.  Pixels of one value belong to a region in part.
+    Returns (9,), NaN without fixations.  A share below its level means that the density is too
+    peaked, above it too flat.  Pixels of equal value belong to a region in part.
     Source: highest density regions, Hyndman 1996.
     """
     density = np.exp(log_density.ravel())

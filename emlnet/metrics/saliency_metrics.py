@@ -1,178 +1,320 @@
-"""Scores of saliency maps and densities under two rule books; one value per image.
+"""The metrics of saliency maps and densities under two rule books, one value per image.
 
 `mit` is what the MIT benchmark's MATLAB computes (Bylinskii et al.), `tuebingen` what pysaliency
-computes, with which MIT/Tuebingen scores its board.  Averages are taken elsewhere.
-Maps are (B, 1, H, W) on any device; sums are float64.  Fixations are counts per pixel; an image
-without any gets NaN where fixations are needed, so that a caller can count it and leave it out.
-A map that isn't finite raises ValueError with its position in the batch.
+computes, which MIT/Tuebingen scores its board with.  `score` takes maps (B, 1, H, W) on any device.
+A new metric is one function and one row of `TABLE`: evaluation, tables, reports, model selection
+and search take their metrics from there.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from emlnet.metrics.formulas import NUM_SPLITS, Rules, run
-from emlnet.metrics.roc import draw
+from emlnet.data.maps import TINY
+from emlnet.metrics.flat_maps import (
+    PIXELS_AT_ONCE,
+    FixatedPixels,
+    FlatMaps,
+    check_shapes,
+    dot,
+    sort_rows,
+)
+from emlnet.metrics.roc import area_at_positives, area_in_steps, area_with_ties, draw
 
-__all__ = [
-    "LABELS",
-    "NUM_SPLITS",
-    "Rules",
-    "auc",
-    "auc_borji",
-    "auc_judd",
-    "cc",
-    "ig",
-    "kl",
-    "nss",
-    "other_images",
-    "sauc",
-    "score",
-    "sim",
-]
+Rules = Literal["mit", "tuebingen"]
+"""The rule book: `mit`, the MIT benchmark's MATLAB; `tuebingen`, pysaliency."""
+RULES: tuple[Rules, ...] = ("mit", "tuebingen")
 
-LABELS = {
-    "nss": "NSS",
-    "cc": "CC",
-    "kl": "KL",
-    "sim": "SIM",
-    "auc": "AUC",
-    "auc_judd": "AUC-Judd",
-    "auc_borji": "AUC-Borji",
-    "sauc": "sAUC",
-    "ig": "IG",
-}
-"""How each is called in tables and figures."""
+NUM_SPLITS = 100
+"""Random sets of negatives that the `mit` AUC-Borji and sAUC average over."""
+EPS = torch.finfo(torch.float64).eps
+"""MATLAB's eps, about 2.2e-16, which the `mit` KL and IG add."""
 
 
-def nss(saliency: Tensor, fixations: Tensor, rules: Rules = "tuebingen") -> Tensor:
-    """Mean z-score of each saliency map at its fixated pixels.
+def nss_mit(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+    """Mean z-score at the fixated pixels, each once; the deviation divides by H * W - 1.
 
-    saliency: (B, 1, H, W), any scale.  fixations: (B, 1, H, W) counts.
-    rules: `tuebingen` averages over fixations and divides by H * W in the deviation; `mit` averages
-    over fixated pixels and divides by H * W - 1.
-    Returns (B,) float64 in standard deviations; chance is 0, a constant map scores 0.
-    Source: Peters et al. 2005.
+    Chance is 0, a constant map scores 0.  Source: Peters et al. 2005.
     """
-    maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return run({"nss"}, rules, maps, counts)["nss"]
+    mean = fixations.total(fixations.of_maps(saliency.centred)) / fixations.num_pixels
+    return _per_deviation(mean, saliency, saliency.raw.shape[1] - 1)
 
 
-def cc(saliency: Tensor, density: Tensor) -> Tensor:
-    """Pearson's correlation of each saliency map with the density map; both rule books agree.
+def nss_tuebingen(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+    """Mean z-score over all fixations; the deviation divides by H * W."""
+    values = fixations.of_maps(saliency.centred) * fixations.counts
+    mean = fixations.total(values) / fixations.num_fixations
+    return _per_deviation(mean, saliency, saliency.raw.shape[1])
 
-    saliency, density: (B, 1, H, W), any scale.
-    Returns (B,) float64 in -1..1; 0 where either map is constant.
+
+def _per_deviation(mean: Tensor, saliency: FlatMaps, divisor: int) -> Tensor:
+    variance = saliency.sum_of_squares / divisor
+    flat = saliency.constant | (variance == 0)
+    return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
+
+
+def cc(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+    """Pearson's correlation with the density map, -1..1; 0 where either map is constant."""
+    norm = (saliency.sum_of_squares * density.sum_of_squares).sqrt()
+    flat = saliency.constant | density.constant | (norm == 0)
+    product = dot(saliency.centred, density.centred)
+    return torch.where(flat, 0, product / torch.where(flat, 1, norm))
+
+
+def kl_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+    """KL divergence of the map p from the density map q: sum q log(eps + q / (p + eps)).
+
+    Both are divided by their sums.  A map with negative values is raised by its lowest, a map of
+    zeros counts as uniform.
     """
-    return run({"cc"}, "tuebingen", {"saliency": saliency, "density": density}, {})["cc"]
+    p, q = saliency.density().add_(EPS), density.density()
+    return dot(q, torch.div(q, p, out=p).add_(EPS).log_())
 
 
-def kl(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
-    """Kullback-Leibler divergence of each saliency map, as a density p, from the density map q.
+def kl_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+    """KL divergence with 1e-20 added to both maps before their sums: sum q log(q / p)."""
+    p, q = saliency.positive + TINY, density.positive + TINY
+    added = p.shape[1] * TINY
+    p_sum, q_sum = saliency.total + added, density.total + added
+    # Dividing by the sums at the end spares two passes over the maps.
+    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
 
-    saliency, density: (B, 1, H, W); a map with negative values is lifted by its lowest.
-    rules: `tuebingen` adds 1e-20 to both and divides by the sums, then sum q log(q / p);
-    `mit` divides by the sums, then sum q log(eps + q / (p + eps)).
-    Returns (B,) float64 in nats, 0 for equal maps.  A map of zeros counts as uniform.
+
+def sim_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+    """Mass that both maps share, 0..1; each is scaled to 0..1, then divided by its sum."""
+    p = saliency.scaled_density()
+    return torch.minimum(p, density.scaled_density(), out=p).sum(1)
+
+
+def sim_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+    """Mass that both maps share, 0..1; each is divided by its sum."""
+    p = saliency.positive * (density.total / saliency.total)[:, None]
+    return torch.minimum(p, density.positive, out=p).sum(1) / density.total
+
+
+def auc(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+    """Area under the ROC curve: all pixels are negatives, every fixation counts, ties count 1/2."""
+    values = fixations.rows(fixations.of_maps(saliency.raw), 0)
+    counts = fixations.rows(fixations.counts, 0)
+    return area_with_ties(values, counts, sort_rows(saliency.raw), saliency.raw.shape[1])
+
+
+def auc_judd(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+    """AUC-Judd: each fixated pixel once against the other pixels, thresholds at the fixated values.
+
+    The curve is straight between thresholds, as in the MATLAB.  Equal values are one threshold;
+    the MATLAB separates them by noise of 1e-7.
     """
-    return run({"kl"}, rules, {"saliency": saliency, "density": density}, {})["kl"]
+    values = fixations.rows(fixations.of_maps(saliency.raw), math.inf)
+    return area_at_positives(values, fixations.num_pixels, sort_rows(saliency.raw))
 
 
-def sim(saliency: Tensor, density: Tensor, rules: Rules = "tuebingen") -> Tensor:
-    """Similarity: what each saliency map and the density map share, both divided by their sums.
-
-    saliency, density: (B, 1, H, W).  rules: `mit` scales both to 0..1 before dividing; `tuebingen`
-    only lifts a map that has negative values by its lowest.
-    Returns (B,) float64 in 0..1.  A map of zeros (`mit`: a constant map) counts as uniform.
-    """
-    return run({"sim"}, rules, {"saliency": saliency, "density": density}, {})["sim"]
+def auc_borji(saliency: FlatMaps, fixations: FixatedPixels, seeds: Tensor) -> Tensor:
+    """AUC-Borji: fixated pixels against as many random ones, thresholds in steps of 0.1."""
+    return area_in_steps(saliency.scaled(), fixations, None, seeds, NUM_SPLITS)
 
 
-def auc(saliency: Tensor, fixations: Tensor) -> Tensor:
-    """`tuebingen` AUC: all pixels are negatives, every fixation counts, ties count 1/2.
-
-    saliency: (B, 1, H, W), any scale.  fixations: (B, 1, H, W) counts.
-    Returns (B,) float64 in 0..1; chance and a constant map are .5.
-    """
-    maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return run({"auc"}, "tuebingen", maps, counts)["auc"]
-
-
-def auc_judd(saliency: Tensor, fixations: Tensor) -> Tensor:
-    """`mit` AUC-Judd: each fixated pixel once against the unfixated ones, thresholds at fixations.
-
-    saliency: (B, 1, H, W), any scale.  fixations: (B, 1, H, W) counts.
-    Between two thresholds the curve is straight, as in the MATLAB; equal values are one threshold,
-    where the MATLAB adds noise of 1e-7 to part them.
-    Returns (B,) float64 in 0..1; a constant map scores .5.
-    """
-    maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return run({"auc_judd"}, "mit", maps, counts)["auc_judd"]
-
-
-def auc_borji(
-    saliency: Tensor, fixations: Tensor, seeds: Tensor, num_splits: int = NUM_SPLITS
+def sauc_mit(
+    saliency: FlatMaps, fixations: FixatedPixels, nonfixations: FixatedPixels, seeds: Tensor
 ) -> Tensor:
-    """`mit` AUC-Borji: fixated pixels against as many random ones, thresholds in steps of 0.1.
+    """Shuffled AUC: negatives are drawn from the pixels that other images were fixated at.
 
-    saliency: (B, 1, H, W), scaled to 0..1 here.  fixations: (B, 1, H, W) counts.
-    seeds: (B,) int64, one per image, such as its position in the split: the draws depend on
-    nothing else, neither batch nor device.  num_splits: random sets to average over.
-    Returns (B,) float64 in 0..1; a constant map scores .5.
+    `NUM_SPLITS` sets as large as the fixated pixels are drawn, thresholds are in steps of 0.1.
+    The MATLAB takes the fixations of 10 other images (`other_images`).
     """
-    maps, counts = {"saliency": saliency}, {"fixations": fixations}
-    return run({"auc_borji"}, "mit", maps, counts, seeds, num_splits)["auc_borji"]
+    return area_in_steps(saliency.scaled(), fixations, nonfixations, seeds, NUM_SPLITS)
 
 
-def sauc(
-    saliency: Tensor,
-    fixations: Tensor,
-    nonfixations: Tensor,
-    rules: Rules = "tuebingen",
-    seeds: Tensor | None = None,
-    num_splits: int = NUM_SPLITS,
+def sauc_tuebingen(
+    saliency: FlatMaps, fixations: FixatedPixels, nonfixations: FixatedPixels
 ) -> Tensor:
-    """Shuffled AUC: negatives are where other images were fixated, so a centre prior earns little.
+    """Shuffled AUC: every fixation of all other images is a negative, ties count 1/2."""
+    values = fixations.rows(fixations.of_maps(saliency.raw), 0)
+    counts = fixations.rows(fixations.counts, 0)
+    negatives = nonfixations.repeated(nonfixations.of_maps(saliency.raw))
+    return area_with_ties(values, counts, sort_rows(negatives), nonfixations.num_fixations)
 
-    saliency: (B, 1, H, W), any scale.  fixations, nonfixations: (B, 1, H, W) counts.
-    rules: `tuebingen` takes each of the nonfixations, the fixations of all other images (the count
-    map of the split less the image's own), ties 1/2; `mit` takes the pixels that 10 other images
-    (`other_images`) were fixated on, draws `num_splits` sets as large as the fixated pixels, and
-    has thresholds in steps of 0.1; seeds: (B,) int64, as for `auc_borji`.
-    Returns (B,) float64 in 0..1; a constant map scores .5; NaN without nonfixations.
+
+def ig_mit(saliency: FlatMaps, baseline_log_density: FlatMaps, fixations: FixatedPixels) -> Tensor:
+    """Mean gain in log2(eps + map) over the baseline at the fixated pixels.
+
+    Both maps, the baseline as a density, are scaled to 0..1, then divided by their sums.
     """
-    if rules == "mit" and seeds is None:
-        raise ValueError("sauc under the mit rules draws at random: pass seeds, one per image")
-    counts = {"fixations": fixations, "nonfixations": nonfixations}
-    return run({"sauc"}, rules, {"saliency": saliency}, counts, seeds, num_splits)["sauc"]
+    baseline = FlatMaps.of(baseline_log_density.values.exp())
+    p, b = (fixations.of_maps(maps.scaled_density()) for maps in (saliency, baseline))
+    return fixations.total((p + EPS).log2() - (b + EPS).log2()) / fixations.num_pixels
 
 
-def ig(
-    prediction: Tensor, fixations: Tensor, baseline: Tensor, rules: Rules = "tuebingen"
+def ig_tuebingen(
+    log_density: FlatMaps, baseline_log_density: FlatMaps, fixations: FixatedPixels
 ) -> Tensor:
-    """Information gain over a baseline, such as the centre bias of the training images.
+    """Mean gain in log-likelihood over the baseline, over all fixations.
 
-    prediction, baseline: (B, 1, H, W); log-densities (natural log) under `tuebingen`, saliency maps
-    under `mit`.  fixations: (B, 1, H, W) counts.
-    rules: `tuebingen` is the mean difference of log-likelihoods over fixations; `mit` scales both
-    maps to 0..1, divides by their sums, and takes log2(eps + map) over fixated pixels.
-    Returns (B,) float64 in bits per fixation; 0 for the baseline itself, minus infinity where a
-    log-density is so at a fixation.
+    0 for the baseline itself; minus infinity where a log-density is so at a fixation.
     Source: Kuemmerer et al. 2015.
     """
-    if rules == "mit":
-        maps = {"saliency": prediction, "baseline": baseline}
-    else:
-        maps = {"log_density": prediction, "baseline_log_density": baseline}
-    return run({"ig"}, rules, maps, {"fixations": fixations})["ig"]
+    model, baseline = (fixations.of_maps(m.raw) for m in (log_density, baseline_log_density))
+    gain = (model.double() - baseline.double()) * fixations.counts
+    return fixations.total(gain) / fixations.num_fixations / math.log(2)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: one formula, and the rule books that use it.
+
+    name: in code and in columns.  label: in tables and figures.  function: its parameters name the
+    inputs of `score` that it needs; returns (B,) float64.  headline: the rule book under which
+    short tables show it, if any.
+    """
+
+    name: str
+    label: str
+    rules: tuple[Rules, ...]
+    function: Callable[..., Tensor]
+    unit: str = ""
+    lower_is_better: bool = False
+    headline: Rules | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of the function's parameters."""
+        return tuple(inspect.signature(self.function).parameters)
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if self.lower_is_better else 1
+
+    @property
+    def arrow(self) -> str:
+        """An arrow to the better side."""
+        return "↓" if self.lower_is_better else "↑"
+
+
+DEVIATIONS, BITS = "standard deviations", "bits per fixation"
+TABLE = (
+    Metric("nss", "NSS", ("mit",), nss_mit, DEVIATIONS, headline="mit"),
+    Metric("nss", "NSS", ("tuebingen",), nss_tuebingen, DEVIATIONS),
+    Metric("cc", "CC", ("mit", "tuebingen"), cc, headline="mit"),
+    Metric("kl", "KL", ("mit",), kl_mit, "nats", lower_is_better=True, headline="mit"),
+    Metric("kl", "KL", ("tuebingen",), kl_tuebingen, "nats", lower_is_better=True),
+    Metric("sim", "SIM", ("mit",), sim_mit, headline="mit"),
+    Metric("sim", "SIM", ("tuebingen",), sim_tuebingen),
+    Metric("auc", "AUC", ("tuebingen",), auc),
+    Metric("auc_judd", "AUC-Judd", ("mit",), auc_judd, headline="mit"),
+    Metric("auc_borji", "AUC-Borji", ("mit",), auc_borji),
+    Metric("sauc", "sAUC", ("mit",), sauc_mit),
+    Metric("sauc", "sAUC", ("tuebingen",), sauc_tuebingen),
+    Metric("ig", "IG", ("mit",), ig_mit, BITS),
+    Metric("ig", "IG", ("tuebingen",), ig_tuebingen, BITS, headline="tuebingen"),
+)
+METRICS = {f"{rules}_{row.name}": row for rules in RULES for row in TABLE if rules in row.rules}
+"""The rows by full name, such as `mit_nss`, which is that of columns and reports."""
+BY_NAME = {row.name: row for row in TABLE}
+"""A row by short name, such as `nss`: both rule books agree in label, unit and direction."""
+HEADLINES = tuple(f"{row.headline}_{row.name}" for row in TABLE if row.headline)
+"""Full names of the metrics that short tables show."""
+
+
+def find_metric(full_name: str) -> Metric:
+    """Return the row of a full name.  Raises ValueError that lists the known ones."""
+    if full_name not in METRICS:
+        raise ValueError(f"unknown metric {full_name!r}; known: {', '.join(METRICS)}")
+    return METRICS[full_name]
+
+
+def label(name: str) -> str:
+    """Return the label of a metric's short name; a name that is not a metric's stays as it is."""
+    return BY_NAME[name].label if name in BY_NAME else name
+
+
+def metric_names(rules: Rules, inputs: Collection[str]) -> tuple[str, ...]:
+    """Names of the metrics of a rule book that can be computed from these inputs."""
+    return tuple(row.name for row in TABLE if rules in row.rules and set(row.needs) <= set(inputs))
+
+
+@torch.no_grad()
+def score(
+    saliency: Tensor | None = None,
+    fixations: Tensor | None = None,
+    density: Tensor | None = None,
+    *,
+    rules: Rules = "tuebingen",
+    names: Collection[str] = (),
+    log_density: Tensor | None = None,
+    baseline_log_density: Tensor | None = None,
+    nonfixations: Tensor | None = None,
+    seeds: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Compute the metrics of a rule book, (B,) float64 each, by name.
+
+    saliency: (B, 1, H, W), any scale; a density model's exp(log_density).  fixations: (B, 1, H, W)
+    counts.  density: (B, 1, H, W), the data's density map.  log_density, baseline_log_density:
+    (B, 1, H, W), natural log, of the model and of what IG is a gain over.  nonfixations: (B, 1, H,
+    W) counts of other images' fixations, all under `tuebingen`, of `other_images` under `mit`.
+    seeds: (B,) int64, one per image, such as its position in the split: random draws depend on
+    nothing else.  names: the metrics to compute; all that the inputs allow when empty.
+    An image without fixations gets NaN where they are needed.
+    Raises ValueError for inputs that are missing, differ in size, or are not finite; a log_density
+    may be minus infinity where the model excludes that anyone looks.
+    """
+    given = {
+        "saliency": saliency,
+        "density": density,
+        "fixations": fixations,
+        "nonfixations": nonfixations,
+        "log_density": log_density,
+        "baseline_log_density": baseline_log_density,
+        "seeds": seeds,
+    }
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+    rows = [find_metric(f"{rules}_{name}") for name in names or metric_names(rules, tensors)]
+    needed = {name for row in rows for name in row.needs}
+    if missing := sorted(needed - set(tensors)):
+        raise ValueError(f"{' and '.join(row.name for row in rows)} needs {', '.join(missing)}")
+    tensors = {name: tensor for name, tensor in tensors.items() if name in needed}
+    check_shapes({name: tensor for name, tensor in tensors.items() if name != "seeds"})
+    first = next(iter(tensors.values()))
+    step = max(1, len(first))
+    if first.device.type == "cpu":
+        step = max(1, PIXELS_AT_ONCE // max(1, first[:1].numel()))
+    parts = []
+    for start in range(0, max(1, len(first)), step):
+        part = {name: tensor[start : start + step] for name, tensor in tensors.items()}
+        inputs = {name: _prepare(name, tensor, start) for name, tensor in part.items()}
+        parts.append(
+            {row.name: row.function(*(inputs[name] for name in row.needs)) for row in rows}
+        )
+    return {row.name: torch.cat([part[row.name] for part in parts]) for row in rows}
+
+
+def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels | Tensor:
+    """Check an input of `score` and make of it what the formulas take.
+
+    start: position in the batch of the first image.
+    """
+    if name == "seeds":
+        return tensor
+    maps = FlatMaps.of(tensor)
+    if name in ("fixations", "nonfixations"):
+        maps.check_counts(name, start)
+        return FixatedPixels.of(maps)
+    maps.check_finite(name, start, minus_infinity=name == "log_density")
+    return maps
 
 
 def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor:
-    """The other images whose fixations are the `mit` sAUC's negatives.
+    """Choose the other images whose fixations are the negatives of the `mit` sAUC.
 
     index: (B,) int64 positions in the split of `num_images`.  Returns (B, num_others) positions,
-    none twice and never the image's own, drawn from the index alone.
+    none twice and never the image's own, drawn from the index only.
     """
     if num_others >= num_images:
         raise ValueError(f"{num_images} images have no {num_others} others each")
@@ -180,40 +322,3 @@ def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor
     keys = draw(index[:, None], candidates)
     keys = keys.scatter(1, index[:, None], torch.iinfo(torch.int64).max)
     return keys.topk(num_others, dim=1, largest=False).indices
-
-
-def score(
-    saliency: Tensor,
-    fixations: Tensor,
-    density: Tensor,
-    *,
-    rules: Rules = "tuebingen",
-    log_density: Tensor | None = None,
-    baseline_log_density: Tensor | None = None,
-    nonfixations: Tensor | None = None,
-    seeds: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """All metrics of a rule book at once, by name; maps are read and ranked once.
-
-    saliency: (B, 1, H, W); a density model's exp(log_density).  fixations, nonfixations:
-    (B, 1, H, W) counts.  density: (B, 1, H, W) density map.  log_density, baseline_log_density:
-    (B, 1, H, W), natural log.  seeds: (B,) int64, one per image.
-    Returns (B,) float64 each: under `tuebingen` nss, cc, kl, sim, auc; sauc if nonfixations are
-    given; ig if both log-densities are.  Under `mit` nss, cc, kl, sim, auc_judd; auc_borji if seeds
-    are given; sauc if nonfixations are too; ig, of the saliency map, if the baseline is.
-    """
-    maps = {"saliency": saliency, "density": density}
-    counts = {"fixations": fixations}
-    names = {"nss", "cc", "kl", "sim", "auc" if rules == "tuebingen" else "auc_judd"}
-    if seeds is not None and rules == "mit":
-        names.add("auc_borji")
-    if nonfixations is not None and (rules == "tuebingen" or seeds is not None):
-        counts["nonfixations"] = nonfixations
-        names.add("sauc")
-    if baseline_log_density is not None and rules == "mit":
-        maps["baseline"] = baseline_log_density.double().exp()
-        names.add("ig")
-    elif baseline_log_density is not None and log_density is not None:
-        maps |= {"log_density": log_density, "baseline_log_density": baseline_log_density}
-        names.add("ig")
-    return run(names, rules, maps, counts, seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from emlnet.data.augment import Augmentation
 from emlnet.losses import LossWeights, Terms
+from emlnet.metrics.saliency_metrics import BY_NAME, metric_names
 from emlnet.models.precision import Precision
 from emlnet.models.saliency_network import SaliencyNetwork
 
-Metric = Literal["kl", "nss", "cc", "sim", "auc_judd"]
-LOWER_IS_BETTER = ("kl",)
-"""Metrics whose smaller values are better."""
+if TYPE_CHECKING:
+    SelectMetric = str
+else:  # The choices on a command line: what the validation after each epoch computes.
+    SelectMetric = Literal[metric_names("mit", ("saliency", "density", "fixations"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,9 @@ class Plan:
     parts, whose gradients add up.  0: the whole share."""
     on_nan: Literal["stop", "skip"] = "stop"
     """For a loss or gradient that is not finite: `stop` at once, or `skip` and count the step."""
-    select: Metric = "kl"
+    select: SelectMetric = "kl"
     """Validation metric that chooses the best epoch."""
-    guard: tuple[Metric, ...] = ()
+    guard: tuple[SelectMetric, ...] = ()
     """Validation metrics in which a decoder's best epoch is not worse than the untrained one."""
 
     def __post_init__(self) -> None:
@@ -221,6 +223,6 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def better(scores: dict[str, float], than: dict[str, float], metric: str) -> bool:
     """Whether scores beat others by a metric; a NaN never does."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = BY_NAME[metric].sign
     first, second = sign * scores[metric], sign * than[metric]
     return first > second or (math.isnan(second) and not math.isnan(first))

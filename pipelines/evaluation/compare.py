@@ -1,4 +1,4 @@
-"""Two models on the same images: paired differences with intervals, and where they differ most."""
+"""Compare two models on the same images: paired differences with intervals."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from emlnet.metrics.intervals import Estimate, estimate
-from pipelines.evaluation.score_table import Table, lower_is_better
+from emlnet.metrics.saliency_metrics import METRICS
+from pipelines.evaluation.intervals import Estimate, estimate
+from pipelines.evaluation.score_table import ScoreTable
 
 METRIC = "tuebingen_ig"
-"""What decides between two models unless another is chosen: information gain, bits per fixation."""
+"""Metric that decides between two models by default: information gain, in bits per fixation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What a metric says of two models, image by image.
+    """The difference of two models in one metric.
 
     first, second: their means over the images where both have a value.  gain: of the first over the
-    second, above 0 where the first is better, whichever way the metric runs.  wins: share of the
-    images on which the first is better, a draw counting half.
+    second; above 0 means that the first is better, also where less is better.  wins: share of the
+    images on which the first is better; a draw counts half.
     """
 
     metric: str
@@ -32,50 +33,47 @@ class Difference:
 
     @property
     def certain(self) -> bool:
-        """Whether the 95 % interval leaves 0 out."""
+        """Whether the 95 % interval excludes 0."""
         return self.gain.low > 0 or self.gain.high < 0
 
     @property
     def better(self) -> bool:
-        """Whether the first is better with a 95 % interval above 0."""
+        """Whether the 95 % interval of the gain is above 0."""
         return self.gain.low > 0
 
 
 def gains(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> pd.Series[float]:
-    """Of the first over the second per image, above 0 where the first is better."""
-    sign = -1 if lower_is_better(metric) else 1
-    return sign * (first[metric] - second[metric])
+    """Return the gain of the first over the second per image, above 0 where the first is better."""
+    return METRICS[metric].sign * (first[metric] - second[metric])
 
 
-def compare(first: Table, second: Table, metrics: Sequence[str] = ()) -> list[Difference]:
-    """The difference in each metric of two tables of one model each.
+def compare(first: ScoreTable, second: ScoreTable, metrics: Sequence[str] = ()) -> list[Difference]:
+    """Compare two tables of one model each.
 
-    metrics: those wanted, all that both have when empty.
-    Raises ValueError when the tables are not of the same images, scored alike.
+    metrics: full names; all that both tables have when empty.
+    Raises ValueError unless both were scored on the same images in the same way.
     """
     check_alike(first, second)
     names = list(metrics) or [m for m in first.metrics if m in second.metrics]
     names = [name for name in names if not name.startswith("coverage_")]
     one, two = (table.of(table.models[0]) for table in (first, second))
-    differences = pd.DataFrame({name: gains(one, two, name) for name in names})
-    estimates = estimate(differences.to_numpy(np.float64))
     found = []
-    for name, gain in zip(names, estimates, strict=True):
-        values = differences[name].dropna()
+    for name in names:
+        values = gains(one, two, name).dropna()
         found.append(
             Difference(
                 metric=name,
                 first=float(one[name][values.index].mean()),
                 second=float(two[name][values.index].mean()),
-                gain=gain,
+                gain=estimate(np.asarray(values, np.float64)),
                 wins=float(((values > 0) + (values == 0) / 2).mean()),
             )
         )
     return found
 
 
-def check_alike(first: Table, second: Table) -> None:
-    """Raises ValueError unless two tables of one model each were made the same way."""
+def check_alike(first: ScoreTable, second: ScoreTable) -> None:
+    """Raise ValueError unless two tables of one model each were scored in the same way."""
     for what in ("data_digest", "split", "ig_baseline", "best_maps"):
         ours, theirs = first.about.get(what), second.about.get(what)
         if ours != theirs:
@@ -91,7 +89,7 @@ def check_alike(first: Table, second: Table) -> None:
 
 
 def text(differences: Sequence[Difference], names: tuple[str, str]) -> str:
-    """The differences as a table of text, a row a metric."""
+    """Format the differences as a table of text, one row per metric."""
     first, second = (name if len(name) <= 24 else f"...{name[-21:]}" for name in names)
     width = max(len(first), len(second), 8) + 2
     lines = [

@@ -1,4 +1,4 @@
-"""The stage that scores models and baselines on a split: the same for any number of workers."""
+"""Score models and baselines on a split; any number of workers gives the same scores."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from emlnet.metrics import baselines, saliency_metrics
 from emlnet.metrics import best_maps as density_maps
 from emlnet.metrics.calibration import LEVELS, coverage
 from pipelines.evaluation import sources as rows
-from pipelines.evaluation.data_gaze import Gaze, estimate_sigma, read_gaze
-from pipelines.evaluation.score_table import Table, make_frame
-from pipelines.evaluation.sources import BaselineSource, Row, Shown, Source
+from pipelines.evaluation.score_table import ScoreTable, make_frame
+from pipelines.evaluation.sources import BaselineSource, MapSource, ScoredMap, SplitImage
+from pipelines.evaluation.split_fixations import SplitFixations, estimate_sigma, read_fixations
 from pipelines.ray_cluster import tasks
 from shards.read.reader import ShardReader
 
 PART = 10
-"""Images of one task."""
+"""Images per Ray task."""
 COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
 MAPS_ALONE = set(rows.BASELINES) - {rows.CENTRE}
-"""Rows that model no gaze: neither calibration nor maps per metric say anything of them."""
+"""Baselines that are not models: they get neither calibration nor the best map per metric."""
 NUM_OTHERS = 10
 """Images whose fixations are the `mit` sAUC's negatives; all others where a split has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
-    """How images are scored, and against what.
+class ScoringContext:
+    """What the scores of every image need.
 
-    prior: (H, W) mean training density, the baseline of IG, or None: uniform.  best_maps: whether
-    each `tuebingen` metric gets the map that is best for it.  sigma: pixels, of the data's density
-    maps.  num_fixations: per image, on average.
+    prior: (H, W) mean training density, the baseline of IG; None for uniform.  best_maps: whether
+    each `tuebingen` metric gets the map that is best for it.  sigma: of the data's density maps, in
+    pixels.  num_fixations: per image, on average.
     """
 
-    gaze: Gaze
+    gaze: SplitFixations
     prior: NDArray[np.float32] | None
     best_maps: bool
     sigma: float
     num_fixations: int
 
     def baseline(self, size: tuple[int, int]) -> Tensor:
-        """What IG is over, a log-density (1, 1, H, W)."""
+        """Return the baseline of IG, a log-density (1, 1, H, W)."""
         if self.prior is None:
             return baselines.uniform(size)
         return baselines.centre_prior(self.prior, size)
 
 
 def evaluate(
-    sources: Sequence[Source],
+    sources: Sequence[MapSource],
     reader: ShardReader,
     *,
     title: str = "scores",
@@ -64,18 +64,18 @@ def evaluate(
     use_gpu: bool | None = None,
     num_workers: int = 0,
     about: dict[str, Any] | None = None,
-) -> Table:
-    """Scores all rows of the sources, and the baselines, on every image of the reader's split.
+) -> ScoreTable:
+    """Score the maps of the sources, and the baselines, on every image of a split.
 
-    best_maps: each `tuebingen` metric of a density takes the map that is best for it.  sigma:
+    best_maps: give each `tuebingen` metric of a density the map that is best for it.  sigma:
     pixels, of the blur in the data's density maps; estimated when not given.  num_workers: tasks at
     once, 0 for as many as the cluster runs.  about: more to keep with the table.
     Raises ValueError for a map that cannot be scored.
     """
-    gaze = read_gaze(reader, num_workers)
+    gaze = read_fixations(reader, num_workers)
     prior = reader.manifest.centre_prior(reader.folder) if has_prior(reader) else None
     sigma = sigma or estimate_sigma(reader, gaze)
-    setting = Setting(
+    setting = ScoringContext(
         gaze=gaze,
         prior=prior,
         best_maps=best_maps,
@@ -96,7 +96,7 @@ def evaluate(
         num_workers=num_workers,
     )
     frame = make_frame([record for answer in answers for record in answer], COVERAGES)
-    table = Table(
+    table = ScoreTable(
         frame=frame,
         about={
             "data": reader.manifest.name,
@@ -114,7 +114,7 @@ def evaluate(
 
 
 def has_prior(reader: ShardReader) -> bool:
-    """Whether the data set has a train split, so a centre prior."""
+    """Whether the data set has a centre prior, that is a train split."""
     return reader.manifest.centre_prior_sha256 is not None
 
 
@@ -122,11 +122,11 @@ def has_prior(reader: ShardReader) -> bool:
 def score_part(
     part: list[int],
     device: torch.device,
-    sources: Sequence[Source],
+    sources: Sequence[MapSource],
     reader: ShardReader,
-    setting: Setting,
+    setting: ScoringContext,
 ) -> list[dict[str, Any]]:
-    """A record for each row and image of a part."""
+    """Return a record for each map and image of a part."""
     sources = [source.to(device) for source in sources]
     records = []
     for position in part:
@@ -143,8 +143,10 @@ def score_part(
     return records
 
 
-def _score(answers: list[Row], shown: Shown, setting: Setting) -> list[dict[str, float]]:
-    """All metrics of all rows of one image, both rule books; rows with equal targets together."""
+def _score(
+    answers: list[ScoredMap], shown: SplitImage, setting: ScoringContext
+) -> list[dict[str, float]]:
+    """Score all maps of one image under both rule books, maps with equal targets together."""
     scored: list[dict[str, float]] = [{} for _ in answers]
     own = [place for place, row in enumerate(answers) if row.targets is None]
     groups = [own, *([place] for place, row in enumerate(answers) if row.targets is not None)]
@@ -157,7 +159,7 @@ def _score(answers: list[Row], shown: Shown, setting: Setting) -> list[dict[str,
 
 
 def _score_rows(
-    answers: list[Row], targets: Targets, shown: Shown, setting: Setting
+    answers: list[ScoredMap], targets: Targets, shown: SplitImage, setting: ScoringContext
 ) -> list[dict[str, float]]:
     device, num = targets.density.device, len(answers)
 
@@ -168,7 +170,7 @@ def _score_rows(
     for row in answers:
         if not row.saliency.isfinite().all():
             raise ValueError(
-                f"{shown.sample.key}: the map of {row.name} has values that are no finite numbers"
+                f"{shown.sample.key}: the map of {row.name} has values that are not finite"
             )
     baseline = setting.baseline(targets.size).to(device)
     nonfixations: list[Tensor | None] = [None, None]
@@ -221,9 +223,13 @@ def _score_rows(
 
 
 def _best_maps(
-    log_density: Tensor, targets: Targets, nonfixations: Tensor, seeds: Tensor, setting: Setting
+    log_density: Tensor,
+    targets: Targets,
+    nonfixations: Tensor,
+    seeds: Tensor,
+    setting: ScoringContext,
 ) -> dict[str, float]:
-    """The `tuebingen` scores of a density, each metric with the map that is best for it."""
+    """Return the `tuebingen` scores of a density, each metric with the map that is best for it."""
     scores = density_maps.score_density_maps(
         log_density,
         targets.fixation_map(),
@@ -237,8 +243,8 @@ def _best_maps(
     return {f"tuebingen_{name}": float(value) for name, value in scores.items()}
 
 
-def _notes(table: Table, reader: ShardReader) -> list[str]:
-    """What a reader of the scores should know of the data."""
+def _notes(table: ScoreTable, reader: ShardReader) -> list[str]:
+    """Return what a reader of the scores should know about the data."""
     notes = []
     frame = table.of(table.models[0])
     empty = frame.index[frame["num_fixations"] == 0]
@@ -268,6 +274,6 @@ def _notes(table: Table, reader: ShardReader) -> list[str]:
     return notes
 
 
-def with_about(table: Table, **more: Any) -> Table:
-    """The table with more said about it."""
+def with_about(table: ScoreTable, **more: Any) -> ScoreTable:
+    """Return the table with more facts about it."""
     return replace(table, about={**table.about, **more})

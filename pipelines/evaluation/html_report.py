@@ -1,9 +1,8 @@
-"""Reports on scores: an HTML file that needs nothing else, for a person to look at."""
+"""Reports on scores: self-contained HTML files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,32 @@ import pandas as pd
 import torch
 
 from emlnet.metrics import baselines
-from emlnet.metrics.intervals import Estimate
+from emlnet.metrics.saliency_metrics import HEADLINES
 from pipelines.evaluation import compare, picture_cards, plots
 from pipelines.evaluation import sources as rows
 from pipelines.evaluation.evaluate import has_prior
+from pipelines.evaluation.intervals import Estimate
 from pipelines.evaluation.plots import label
-from pipelines.evaluation.score_table import SHORT, Table, columns_of, number
-from pipelines.evaluation.sources import BASELINES, Row, Shown, Source
+from pipelines.evaluation.score_table import ScoreTable, columns_of, number
+from pipelines.evaluation.sources import BASELINES, MapSource, ScoredMap, SplitImage
 from shards.read.reader import ShardReader
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 NUM_PICTURES = 4
-"""Shown of the worst, and of the best."""
+"""Pictures of the worst and of the best that a report shows."""
 
-Pictures = list[tuple[str, list[picture_cards.Card]]]
+Pictures = list[tuple[str, list[picture_cards.ImageCard]]]
 """Cards under headings."""
 
 
-def write_report(path: Path, table: Table, title: str, source: Source, reader: ShardReader) -> None:
-    """Writes the report on a table, whole or not at all.
+def write_report(
+    path: Path, table: ScoreTable, title: str, source: MapSource, reader: ShardReader
+) -> None:
+    """Write the report on a table, whole or not at all.
 
     source, reader: of the first row of the table, for the pictures.
     """
-    estimates = table.estimates()
+    estimates = table.estimates
     main = table.models[0]
     metric = "tuebingen_ig" if "tuebingen_ig" in estimates[main] else "mit_nss"
     about = table.about
@@ -50,7 +52,7 @@ def write_report(path: Path, table: Table, title: str, source: Source, reader: S
         ],
         notes=about["notes"],
         books=[_book(rules, table, estimates) for rules in ("mit", "tuebingen")],
-        distributions=[plots.boxes(table, name) for name in SHORT if name in table.metrics],
+        distributions=[plots.boxes(table, name) for name in HEADLINES if name in table.metrics],
         calibration=plots.calibration(estimates, main),
         pictures=_worst_and_best(table, metric, source, reader),
         picture_metric=label(metric, rules=True)[:-2],
@@ -61,12 +63,12 @@ def write_report(path: Path, table: Table, title: str, source: Source, reader: S
 
 def write_comparison(
     path: Path,
-    tables: tuple[Table, Table],
+    tables: tuple[ScoreTable, ScoreTable],
     metric: str,
-    sources: tuple[Source | None, Source | None],
+    sources: tuple[MapSource | None, MapSource | None],
     reader: ShardReader,
 ) -> None:
-    """Writes what two tables of one model each say of one another, whole or not at all.
+    """Write the comparison of two tables of one model each, whole or not at all.
 
     metric: by which pictures are chosen.  sources: of both; without both there are no pictures.
     """
@@ -76,7 +78,7 @@ def write_comparison(
     if sources[0] is not None and sources[1] is not None:
         both = [source.to(torch.device("cpu")) for source in sources if source is not None]
 
-        def make(key: str, shown: Shown) -> picture_cards.Card:
+        def make(key: str, shown: SplitImage) -> picture_cards.ImageCard:
             values = [float(table[metric][key]) for table in (first, second)]
             title = f"{key}: {label(metric)[:-2]} {values[0]:.2f} against {values[1]:.2f}"
             answers = [
@@ -110,7 +112,7 @@ def _write(path: Path, template: str, **content: Any) -> None:
     temporary.replace(path)
 
 
-def _facts(table: Table) -> list[tuple[str, str]]:
+def _facts(table: ScoreTable) -> list[tuple[str, str]]:
     about = table.about
     best = "each with the map that is best for it"
     return [
@@ -121,29 +123,20 @@ def _facts(table: Table) -> list[tuple[str, str]]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Book:
-    """The table of a rule book.  columns: labels.  rows: name, kind and cells of each."""
-
-    rules: str
-    columns: list[str]
-    rows: list[dict[str, Any]]
-
-
-def _book(rules: str, table: Table, estimates: dict[str, dict[str, Estimate]]) -> Book:
+def _book(
+    rules: str, table: ScoreTable, estimates: dict[str, dict[str, Estimate]]
+) -> dict[str, Any]:
+    """Return the table of a rule book: labels of columns; name, kind and cells of each row."""
     names = columns_of(rules, table.metrics)
-    return Book(
-        rules=rules,
-        columns=[label(name) for name in names],
-        rows=[
-            {
-                "name": model,
-                "kind": "baseline" if model in BASELINES else "model" if place else "main",
-                "cells": [_cell(estimates[model].get(name)) for name in names],
-            }
-            for place, model in enumerate(table.models)
-        ],
-    )
+    rows = [
+        {
+            "name": model,
+            "kind": "baseline" if model in BASELINES else "model" if place else "main",
+            "cells": [_cell(estimates[model].get(name)) for name in names],
+        }
+        for place, model in enumerate(table.models)
+    ]
+    return {"rules": rules, "columns": [label(name) for name in names], "rows": rows}
 
 
 def _cell(value: Estimate | None) -> dict[str, str] | None:
@@ -166,13 +159,15 @@ def _difference(found: compare.Difference) -> dict[str, str]:
     }
 
 
-def _worst_and_best(table: Table, metric: str, source: Source, reader: ShardReader) -> Pictures:
-    """Cards of the worst and of the best images by a metric."""
+def _worst_and_best(
+    table: ScoreTable, metric: str, source: MapSource, reader: ShardReader
+) -> Pictures:
+    """Return cards of the worst and of the best images by a metric."""
     main = table.of(table.models[0])
     prior = reader.manifest.centre_prior(reader.folder) if has_prior(reader) else None
     source = source.to(torch.device("cpu"))
 
-    def make(key: str, shown: Shown) -> picture_cards.Card:
+    def make(key: str, shown: SplitImage) -> picture_cards.ImageCard:
         words = ", ".join(
             f"{label(name)[:-2]} {float(main[name][key]):.2f}"
             for name in dict.fromkeys((metric, "mit_nss", "mit_cc", "mit_kl"))
@@ -189,17 +184,17 @@ def _worst_and_best(table: Table, metric: str, source: Source, reader: ShardRead
 
 
 @torch.inference_mode()
-def _answer(source: Source, shown: Shown) -> Row:
+def _answer(source: MapSource, shown: SplitImage) -> ScoredMap:
     return next(iter(source.rows(shown)))
 
 
 def _two_ends(
     ordered: pd.Series[float],
     headings: Sequence[str],
-    make: Callable[[str, Shown], picture_cards.Card],
+    make: Callable[[str, SplitImage], picture_cards.ImageCard],
     reader: ShardReader,
 ) -> Pictures:
-    """Cards of the first few images in an order, and of the last few, these from the end."""
+    """Return cards of the first few images in an order, and of the last few from the end."""
     num = min(NUM_PICTURES, len(ordered) // 2)
     positions = {key: position for position, key in enumerate(reader.keys)}
     made: Pictures = []

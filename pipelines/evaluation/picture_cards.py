@@ -1,4 +1,4 @@
-"""Pictures of a report: photograph, fixations, ground truth, prediction, information gained."""
+"""Pictures of a report: photograph, fixations, ground truth, prediction, information gain."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 from emlnet.data.drawing import heat
 from emlnet.data.maps import min_max, resize
 from emlnet.metrics.baselines import mixed_log_density
-from pipelines.evaluation.sources import Row, Shown
+from pipelines.evaluation.sources import ScoredMap, SplitImage
 
 WIDTH = 320
-"""Of a panel, in pixels."""
+"""Width of a panel in pixels."""
 GAIN_COLOURS = ("#00204d", "#414d6b", "#7c7b78", "#bcaf6f", "#ffea46")
-"""From loss over nothing to gain: matplotlib's cividis, which needs no colour vision."""
+"""From loss over 0 to gain: matplotlib's cividis, readable without colour vision."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class CardPanel:
     """One picture of a card.  source: a data URI."""
 
     name: str
@@ -34,20 +34,23 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ImageCard:
     """The panels of one image."""
 
     title: str
-    panels: Sequence[Panel]
+    panels: Sequence[CardPanel]
 
 
 def card(
-    title: str, shown: Shown, answers: Sequence[tuple[str, Row]], baseline: Tensor | None = None
-) -> Card:
-    """What people did on an image, what each row answers, and where the first gains information.
+    title: str,
+    shown: SplitImage,
+    answers: Sequence[tuple[str, ScoredMap]],
+    baseline: Tensor | None = None,
+) -> ImageCard:
+    """Draw an image, its fixations, each map, and where the first map gains information.
 
-    answers: rows and how they are called.  baseline: log-density (1, 1, H, W) over which
-    information is gained; the second row when not given.
+    answers: maps by title.  baseline: log-density (1, 1, H, W) over which information is gained;
+    the second map when not given.
     """
     photograph, truth = shown.sample.image, shown.targets.density.cpu()
     small = _shrink(photograph)
@@ -64,11 +67,11 @@ def card(
         ),
         ("gain and loss", gain_colours(gained)),
     ]
-    return Card(title=title, panels=[_panel(*panel) for panel in panels])
+    return ImageCard(title=title, panels=[_panel(*panel) for panel in panels])
 
 
-def _as_densities(row: Row) -> tuple[Tensor, Tensor]:
-    """A row as a density and a log-density; a saliency map divided by its sum, 1 % uniform."""
+def _as_densities(row: ScoredMap) -> tuple[Tensor, Tensor]:
+    """Return a map as a density and a log-density; a saliency map gets 1 % uniform."""
     density = row.saliency.cpu().float()
     density = density - density.amin().clamp(max=0)
     density = density / density.sum().clamp_min(1e-12)
@@ -78,9 +81,9 @@ def _as_densities(row: Row) -> tuple[Tensor, Tensor]:
 
 
 def gain_colours(gained: Tensor) -> NDArray[np.uint8]:
-    """(H, W, 3) of bits per pixel (1, 1, H, W): dark where lost, mid-grey at 0, light where gained.
+    """Colour bits per pixel (1, 1, H, W): dark for a loss, mid-grey at 0, light for a gain.
 
-    A smooth root keeps small gains visible beside large ones.
+    Returns (H, W, 3) uint8.  A square root keeps small gains visible beside large ones.
     """
     values = resize(gained.float(), _size(gained.shape))[0, 0].nan_to_num(neginf=-1e3).numpy()
     most = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
@@ -94,7 +97,7 @@ def gain_colours(gained: Tensor) -> NDArray[np.uint8]:
 def mark(
     picture: NDArray[np.uint8], points: NDArray[np.int32], size: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """The picture with a ringed dot at each fixation (x, y) of a photograph of `size` (H, W)."""
+    """Draw a dot at each fixation (x, y) of a photograph of `size` (H, W)."""
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
     scale = picture.shape[1] / size[1]
@@ -118,9 +121,9 @@ def _small(maps: Tensor) -> NDArray[np.float32]:
     return small
 
 
-def _panel(name: str, picture: NDArray[np.uint8]) -> Panel:
+def _panel(name: str, picture: NDArray[np.uint8]) -> CardPanel:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     text = base64.b64encode(buffer.getvalue()).decode()
     height, width = picture.shape[:2]
-    return Panel(name=name, source=f"data:image/jpeg;base64,{text}", width=width, height=height)
+    return CardPanel(name=name, source=f"data:image/jpeg;base64,{text}", width=width, height=height)

@@ -1,4 +1,4 @@
-"""Figures of reports, as SVG that a page holds; readable without colour vision."""
+"""Figures of reports as inline SVG, readable without colour vision."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from emlnet.metrics.calibration import LEVELS
-from emlnet.metrics.intervals import Estimate
-from emlnet.metrics.saliency_metrics import LABELS
+from emlnet.metrics.saliency_metrics import METRICS
 from pipelines.evaluation import sources
 from pipelines.evaluation.evaluate import COVERAGES
-from pipelines.evaluation.score_table import Table, lower_is_better
+from pipelines.evaluation.intervals import Estimate
+from pipelines.evaluation.score_table import ScoreTable
 from pipelines.evaluation.sources import BASELINES
 
 if TYPE_CHECKING:
@@ -25,10 +25,9 @@ MODEL_COLOUR, BASELINE_COLOUR = "#0072b2", "#e69f00"
 
 
 def label(metric: str, rules: bool = False) -> str:
-    """How a metric is called, with an arrow to the better side."""
-    book, name = metric.split("_", 1)
-    arrow = "↓" if lower_is_better(metric) else "↑"
-    return f"{LABELS[name]}{f' ({book})' if rules else ''} {arrow}"
+    """Return a metric's label with an arrow to the better side."""
+    book = f" ({metric.partition('_')[0]})" if rules else ""
+    return f"{METRICS[metric].label}{book} {METRICS[metric].arrow}"
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -41,8 +40,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def boxes(table: Table, metric: str) -> str:
-    """A metric's values over the images, a box for each row whose scale suits the others."""
+def boxes(table: ScoreTable, metric: str) -> str:
+    """Draw a metric's values over the images, one box per row; weak baselines are left out."""
     values = {
         model: table.of(model)[metric].replace([np.inf, -np.inf], np.nan).dropna()
         for model in table.models
@@ -72,13 +71,13 @@ def boxes(table: Table, metric: str) -> str:
 
 
 def calibration(estimates: dict[str, dict[str, Estimate]], main: str) -> str | None:
-    """Share of fixations against share of the density, with intervals; None without a density."""
+    """Draw the share of fixations over the share of the density; None without a density."""
     styles = {main: ("-", "o", MODEL_COLOUR), sources.CENTRE: ("--", "s", BASELINE_COLOUR)}
     shown = {m: style for m, style in styles.items() if COVERAGES[0] in estimates.get(m, {})}
     if main not in shown:
         return None
     figure, axes = _figure(4.6, 4.2)
-    axes.plot([0, 1], [0, 1], ":", color="black", label="as it says")
+    axes.plot([0, 1], [0, 1], ":", color="black", label="calibrated")
     for model, (line, marker, colour) in shown.items():
         found = [estimates[model][name] for name in COVERAGES]
         means = np.array([e.mean for e in found])
@@ -99,7 +98,7 @@ def calibration(estimates: dict[str, dict[str, Estimate]], main: str) -> str | N
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element."""
+    """Return the figure as an SVG element."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -111,7 +110,7 @@ def svg(figure: Figure) -> str:
 
 
 def gains_by_image(gains: pd.Series[float], metric: str) -> str:
-    """The gain of one model over another on each image, in rising order."""
+    """Draw the gain of one model over another on each image, ascending."""
     figure, axes = _figure(4.6, 3.2)
     ordered = np.sort(gains.replace([np.inf, -np.inf], np.nan).dropna().to_numpy())
     better = ordered > 0

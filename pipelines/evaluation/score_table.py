@@ -1,4 +1,4 @@
-"""Scores per image and model, and what they come to: Parquet, means with intervals, tables."""
+"""Scores per image and model: Parquet files, means with intervals, tables of text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emlnet.metrics.intervals import Estimate, estimate
-from emlnet.metrics.saliency_metrics import LABELS
+from emlnet.metrics.saliency_metrics import HEADLINES, METRICS
+from pipelines.evaluation.intervals import Estimate, estimate
 from pipelines.tracking.run_folder import write_json
 
-MIT = ("nss", "cc", "kl", "sim", "auc_judd", "auc_borji", "sauc", "ig")
-TUEBINGEN = ("nss", "cc", "kl", "sim", "auc", "sauc", "ig")
-METRICS = tuple(f"mit_{name}" for name in MIT) + tuple(f"tuebingen_{name}" for name in TUEBINGEN)
-"""Every metric is named with its rule book."""
 ABOUT_ROW = ("model", "image", "num_fixations", "constant")
-"""What is known of a row beside its scores; constant: whether the map is."""
-SHORT = ("mit_nss", "mit_cc", "mit_kl", "mit_sim", "mit_auc_judd", "tuebingen_ig")
-"""The few that a short table shows."""
+"""Columns beside the scores; constant: whether the map is constant."""
 
 Means = dict[str, dict[str, float]]
 """Mean over the images by model and metric."""
 
 
-def lower_is_better(metric: str) -> bool:
-    """Of a metric by its full name."""
-    return metric.endswith("_kl")
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Table:
+class ScoreTable:
     """Scores of some models, and baselines, on the images of one split.
 
     frame: a row for each model and image, models together, images in the split's order; columns
@@ -50,7 +40,7 @@ class Table:
 
     @property
     def models(self) -> list[str]:
-        """The rows' names in order."""
+        """Names of the models in order."""
         return [str(name) for name in self.frame["model"].unique()]
 
     @property
@@ -62,51 +52,53 @@ class Table:
         return [str(name) for name in known]
 
     def of(self, model: str) -> pd.DataFrame:
-        """One model's rows, by image.  Raises ValueError that lists the models there are."""
+        """Return one model's rows by image.  Raises ValueError that lists the known models."""
         if model not in self.models:
             raise ValueError(f"no scores of {model!r}; there are {', '.join(self.models)}")
         return self.frame[self.frame["model"] == model].set_index("image")
 
-    def only(self, model: str) -> Table:
-        """The table of one model."""
-        return Table(frame=self.of(model).reset_index()[self.frame.columns], about=self.about)
+    def only(self, model: str) -> ScoreTable:
+        """Return the table of one model."""
+        return ScoreTable(frame=self.of(model).reset_index()[self.frame.columns], about=self.about)
 
-    def led_by(self, model: str) -> Table:
-        """The same with a model's rows first."""
+    def led_by(self, model: str) -> ScoreTable:
+        """Return the table with a model's rows first."""
         order = (self.frame["model"] != model).sort_values(kind="stable").index
-        return Table(frame=self.frame.loc[order].reset_index(drop=True), about=self.about)
+        return ScoreTable(frame=self.frame.loc[order].reset_index(drop=True), about=self.about)
 
-    def renamed(self, old: str, new: str) -> Table:
-        """The same with a model's name changed."""
-        return Table(frame=self.frame.replace({"model": {old: new}}), about=self.about)
+    def renamed(self, old: str, new: str) -> ScoreTable:
+        """Return the table with a model renamed."""
+        return ScoreTable(frame=self.frame.replace({"model": {old: new}}), about=self.about)
 
+    @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
-        """By model and metric, those that have a value."""
-        metrics, models = self.metrics, self.models
-        images = self.frame["image"].unique()
-        columns = [self.of(model)[metrics].reindex(images) for model in models]
-        stacked = np.concatenate([part.to_numpy(np.float64) for part in columns], axis=1)
-        found = iter(estimate(stacked))
-        table = {model: {metric: next(found) for metric in metrics} for model in models}
-        return {
-            model: {metric: e for metric, e in row.items() if e.num} for model, row in table.items()
-        }
+        """Estimates by model and metric, where a model has a value."""
+        found = {}
+        for model in self.models:
+            values = self.of(model)
+            row = {metric: estimate(values[metric].to_numpy(np.float64)) for metric in self.metrics}
+            found[model] = {metric: estimate for metric, estimate in row.items() if estimate.num}
+        return found
+
+    @property
+    def means(self) -> Means:
+        """Means by model and metric."""
+        return {m: {name: e.mean for name, e in row.items()} for m, row in self.estimates.items()}
 
     def save(self, folder: Path) -> None:
-        """Writes `scores.parquet`, values per image, and `scores.json`, what they come to."""
+        """Write `scores.parquet`, the scores per image, and `scores.json`, means and estimates."""
         folder.mkdir(parents=True, exist_ok=True)
         write_parquet(folder / PARQUET, self)
         write_json(folder / JSON, self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        """Means under `scores`, the whole estimates under `estimates`; no number is null."""
-        estimates = self.estimates()
+        """Return means under `scores` and estimates under `estimates`; a missing number is null."""
         return {
             **self.about,
-            "scores": means(estimates),
+            "scores": self.means,
             "estimates": {
                 model: {m: _plain(asdict(e)) for m, e in row.items()}
-                for model, row in estimates.items()
+                for model, row in self.estimates.items()
             },
         }
 
@@ -115,8 +107,8 @@ PARQUET, JSON = "scores.parquet", "scores.json"
 _ABOUT = b"emlnet"
 
 
-def write_parquet(path: Path, table: Table) -> None:
-    """Writes values per image, and in the file's metadata what they are of; whole or not at all."""
+def write_parquet(path: Path, table: ScoreTable) -> None:
+    """Write the scores per image, with `about` in the file's metadata; whole or not at all."""
     content = pa.Table.from_pandas(table.frame, preserve_index=False)
     about = {**(content.schema.metadata or {}), _ABOUT: json.dumps(table.about)}
     temporary = path.with_name(f"{path.name}.tmp")
@@ -124,28 +116,23 @@ def write_parquet(path: Path, table: Table) -> None:
     temporary.replace(path)
 
 
-def read_parquet(path: Path) -> Table:
-    """Reads what `write_parquet` wrote.  Raises ValueError for another file."""
+def read_parquet(path: Path) -> ScoreTable:
+    """Read what `write_parquet` wrote.  Raises ValueError for another file."""
     try:
         content = pq.read_table(path)
         about = json.loads((content.schema.metadata or {})[_ABOUT])
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{path} holds no scores that `evaluate` or `score` wrote") from error
-    return Table(frame=content.to_pandas(), about=about)
-
-
-def means(estimates: dict[str, dict[str, Estimate]]) -> Means:
-    """The means alone."""
-    return {model: {m: e.mean for m, e in row.items()} for model, row in estimates.items()}
+    return ScoreTable(frame=content.to_pandas(), about=about)
 
 
 def as_metrics(scores: dict[str, float]) -> dict[str, float]:
-    """A model's means by the names that MLflow gets: charts in a section of their own."""
+    """Return a model's means by their MLflow names, which have a chart section of their own."""
     return {f"scores/{name}": value for name, value in scores.items() if name in METRICS}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has neither NaN nor infinity: they become null and text."""
+    """Replace NaN by null and infinity by text, which JSON lacks."""
     return {
         k: v if isinstance(v, int) or math.isfinite(v) else None if math.isnan(v) else str(v)
         for k, v in values.items()
@@ -153,12 +140,12 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def columns_of(rules: str, metrics: Sequence[str]) -> list[str]:
-    """Those of a rule book, in its order."""
+    """Return the columns of a rule book, in its order."""
     return [name for name in METRICS if name.startswith(f"{rules}_") and name in metrics]
 
 
-def text(scores: Means, columns: Sequence[str] = SHORT) -> str:
-    """The means as a table of text, a row a model."""
+def text(scores: Means, columns: Sequence[str] = HEADLINES) -> str:
+    """Format means as a table of text, one row per model."""
     width = max(map(len, scores))
     lines = [" " * width + "".join(f"  {column:>8}" for column in columns)]
     for row, values in scores.items():
@@ -167,10 +154,10 @@ def text(scores: Means, columns: Sequence[str] = SHORT) -> str:
     return "\n".join(lines)
 
 
-def markdown(scores: Means, columns: Sequence[str] = SHORT) -> str:
-    """The means as a Markdown table, and by which rules they are."""
+def markdown(scores: Means, columns: Sequence[str] = HEADLINES) -> str:
+    """Format means as a Markdown table, with the rule book of each column."""
     books = [column.split("_", 1) for column in columns]
-    heads = [LABELS[name] for _, name in books]
+    heads = [METRICS[column].label for column in columns]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, values in scores.items():
         lines.append(f"| {row} | {' | '.join(number(values.get(c)) for c in columns)} |")
@@ -182,7 +169,7 @@ def markdown(scores: Means, columns: Sequence[str] = SHORT) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three decimals, none negative that is 0 so; a dash where there is no value."""
+    """Format with three decimals, without the sign of -0.000; a dash for a missing value."""
     if value is None or math.isnan(value):
         return "-"
     words = f"{value:.3f}"
@@ -190,7 +177,7 @@ def number(value: float | None) -> str:
 
 
 def make_frame(records: Sequence[dict[str, Any]], coverages: Sequence[str]) -> pd.DataFrame:
-    """A table's frame from a record for each model and image, in the split's order."""
+    """Make a table's frame from one record per model and image, in the split's order."""
     columns = [*ABOUT_ROW, *METRICS, *coverages]
     frame = pd.DataFrame.from_records(records, columns=columns)
     order = {name: place for place, name in enumerate(frame["model"].unique())}

@@ -1,4 +1,4 @@
-"""What is scored of one image: the maps of a model and of the baselines, each a row of a table."""
+"""The maps that are scored for one image: those of a model and of the baselines."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from emlnet.metrics import baselines
 from emlnet.models.eml_net import EMLNet, average_density, encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import to_channels_last
+from shards.read.reader import SplitReader
 
 MODEL, AVERAGE = "model", "average of encoders"
 UNIFORM, CENTRE, OTHER, HALF, TRUTH = (
@@ -31,11 +32,12 @@ BASELINES = (UNIFORM, CENTRE, OTHER, HALF, TRUTH)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Row:
-    """One answer for one image.
+class ScoredMap:
+    """A map for one image.
 
-    saliency: (1, 1, H, W), any scale.  log_density: the same as a log-density, None for a map that
-    claims none.  targets: what it is scored against when that is not the image's own gaze.
+    name: of the row in the table.  saliency: (1, 1, H, W), any scale.  log_density: the same as a
+    log-density, None if the map is not a density.  targets: what it is scored against, None for the
+    image's own fixations and density map.
     """
 
     name: str
@@ -45,40 +47,40 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
-    """One image as sources see it.  position: in the split.  sample: its pixels and gaze."""
+class SplitImage:
+    """An image of a split.  sample: its pixels and fixations; targets: the latter on the device."""
 
     position: int
     sample: Decoded
     targets: Targets
 
 
-class Source(Protocol):
-    """What answers images; made in the driver and sent to every worker."""
+class MapSource(Protocol):
+    """A source of maps; it is made in the driver and sent to every worker."""
 
-    def to(self, device: torch.device) -> Source:
-        """The source on a device, ready to answer."""
+    def to(self, device: torch.device) -> MapSource:
+        """Return the source on a device."""
 
-    def rows(self, shown: Shown) -> Iterable[Row]:
-        """Its rows for an image."""
-
-
-def density_row(name: str, log_density: Tensor) -> Row:
-    """A row whose saliency is its density."""
-    return Row(name=name, saliency=log_density.exp(), log_density=log_density)
+    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
+        """Return its maps for an image."""
 
 
-def show(position: int, sample: Decoded, device: torch.device) -> Shown:
-    """An image with its gaze on the device."""
+def density_row(name: str, log_density: Tensor) -> ScoredMap:
+    """Make a map whose saliency is its density."""
+    return ScoredMap(name=name, saliency=log_density.exp(), log_density=log_density)
+
+
+def show(position: int, sample: Decoded, device: torch.device) -> SplitImage:
+    """Put an image's fixations and density map on the device."""
     batch = collate([sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
-    return Shown(position=position, sample=sample, targets=prepare_targets(batch, device))
+    return SplitImage(position=position, sample=sample, targets=prepare_targets(batch, device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSource:
-    """A model, and when it joins encoders, their plain average and each of them.
+    """A model and, when it joins encoders, their plain average and each of them.
 
-    flip: each map averaged with the mirrored picture's.  alone: the model's row only.
+    flip: average each map with the mirrored picture's.  alone: only the model's own map.
     """
 
     model: EMLNet | Encoder
@@ -86,11 +88,11 @@ class ModelSource:
     alone: bool = False
 
     def to(self, device: torch.device) -> ModelSource:
-        """The same on a device."""
+        """Return the source on a device."""
         return replace(self, model=to_channels_last(self.model, device).eval())
 
-    def rows(self, shown: Shown) -> Iterable[Row]:
-        """The model's rows, its own first."""
+    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
+        """Return the model's maps, its own first."""
         copies = 2 if self.flip else 1
         batch = collate(
             [shown.sample] * copies,
@@ -101,7 +103,7 @@ class ModelSource:
         for name, output, kind in self._outputs(image):
             if self.flip:
                 output = mirror_average(output[:1], output[1:], kind)
-            yield Row(
+            yield ScoredMap(
                 name=name,
                 saliency=to_density(output, kind),
                 log_density=to_log_density(output, kind),
@@ -123,21 +125,21 @@ class ModelSource:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BaselineSource:
-    """What needs no model: the bounds between which scores lie.
+    """The baselines: maps that need no model.
 
     prior: (H, W) mean training density, None without a train split.  sigma: pixels, of the data's
     density maps.
     """
 
     prior: Tensor | None
-    reader: Reader
+    reader: SplitReader
     sigma: float
 
     def to(self, device: torch.device) -> BaselineSource:
-        """The same; its maps follow the image's targets."""
+        """Return the source itself: its maps go to the device of the image's targets."""
         return self
 
-    def rows(self, shown: Shown) -> Iterable[Row]:
+    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
         """Uniform, centre prior, another image's map, half of the observers, ground-truth map."""
         targets = shown.targets
         device, size = targets.density.device, targets.size
@@ -151,8 +153,8 @@ class BaselineSource:
         yield from self._halves(shown, centre.exp().to(device))
         yield _map_row(TRUTH, targets.density)
 
-    def _other(self, shown: Shown) -> Tensor:
-        """The density map of the image half the split away, at this image's size."""
+    def _other(self, shown: SplitImage) -> Tensor:
+        """Return the density map of the image half the split away, at this image's size."""
         num = len(self.reader)
         other = self.reader.decoded((shown.position + num // 2) % num)
         density = resize(
@@ -160,8 +162,8 @@ class BaselineSource:
         )
         return density / density.sum()
 
-    def _halves(self, shown: Shown, centre: Tensor) -> Iterable[Row]:
-        """Half of the observers, with some of the prior, predicts the other half's gaze."""
+    def _halves(self, shown: SplitImage, centre: Tensor) -> Iterable[ScoredMap]:
+        """Predict half of the observers from the other half and the centre prior."""
         sample = shown.sample
         first = baselines.first_half(sample.observers, shown.position)
         if first.all() or not first.any():
@@ -182,16 +184,6 @@ class BaselineSource:
         )
 
 
-class Reader(Protocol):
-    """The samples of a split by position."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def decoded(self, position: int) -> Decoded:
-        """One sample with its pixels."""
-
-
-def _map_row(name: str, density: Tensor) -> Row:
-    """A density map as it is; its log-density has 1 % uniform, since a map has zeros."""
-    return Row(name=name, saliency=density, log_density=baselines.mixed_log_density(density))
+def _map_row(name: str, density: Tensor) -> ScoredMap:
+    """Make a map of a density map; its log-density has 1 % uniform, since a map has zeros."""
+    return ScoredMap(name=name, saliency=density, log_density=baselines.mixed_log_density(density))

@@ -12,7 +12,7 @@ from emlnet.inference import package
 from emlnet.registry import mlflow_registry
 from pipelines.evaluation import compare, evaluate
 from pipelines.evaluation.compare import METRIC
-from pipelines.evaluation.score_table import Table, read_parquet, write_parquet
+from pipelines.evaluation.score_table import ScoreTable, read_parquet, write_parquet
 from pipelines.evaluation.sources import MODEL, ModelSource
 from pipelines.registry import aliases
 from pipelines.tracking.mlflow_runs import Tracker
@@ -33,7 +33,7 @@ class Promotion:
 def promote(
     alias: str,
     version: str,
-    scores: Table,
+    scores: ScoreTable,
     reader: ShardReader,
     flip: bool,
     tracker: Tracker,
@@ -72,8 +72,8 @@ def decide(difference: compare.Difference, holder: str, reader: ShardReader) -> 
 
 
 def keep_scores(
-    scores: Table, tracker: Tracker, run_id: str, weights: str, reader: ShardReader, flip: bool
-) -> Table:
+    scores: ScoreTable, tracker: Tracker, run_id: str, weights: str, reader: ShardReader, flip: bool
+) -> ScoreTable:
     """Log a model's scores per image with its run, where `scores_of` finds them."""
     kept = evaluate.with_about(scores, weights_sha256=weights, flip=flip)
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +83,7 @@ def keep_scores(
     return kept
 
 
-def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -> Table:
+def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -> ScoreTable:
     """A registered version's scores per image on a split: those its run kept, or computed now."""
     from mlflow.exceptions import MlflowException
 

@@ -15,10 +15,11 @@ from PIL import Image
 
 import emlnet
 from emlnet.inference import package
+from emlnet.metrics.saliency_metrics import HEADLINES, METRICS
 from emlnet.registry.mlflow_registry import CHAMPION, DIGEST_TAG, NAME, PACKAGE
 from pipelines.config.identity import slug
 from pipelines.evaluation.compare import METRIC
-from pipelines.evaluation.score_table import METRICS, SHORT, Table
+from pipelines.evaluation.score_table import ScoreTable
 from pipelines.registry.aliases import CHALLENGER, data_alias
 from pipelines.registry.promotion import keep_scores, promote
 from pipelines.tracking.mlflow_runs import Tracker
@@ -49,7 +50,7 @@ def publish(
     folder: Path,
     tracker: Tracker,
     run_id: str,
-    scores: Table,
+    scores: ScoreTable,
     reader: ShardReader,
     flip: bool,
     metric: str = METRIC,
@@ -68,7 +69,7 @@ def publish(
     number = register(folder, str(about.get("name") or "model"), tracker, run_id, weights)
     version = str(number)
     scores = keep_scores(scores, tracker, run_id, weights, reader, flip)
-    (estimates,) = scores.estimates().values()
+    (estimates,) = scores.estimates.values()
     tags = {
         "data": reader.manifest.name,
         "data_digest": reader.manifest.digest,
@@ -78,7 +79,7 @@ def publish(
         "licence": package.licence_of(about),
         "data_licence": package.licence_of(about.get("data") or {}),
         **{f"score_{k}": f"{v.mean:.6f}" for k, v in estimates.items() if k in METRICS},
-        **{f"interval_{k}": str(estimates[k]) for k in SHORT if k in estimates},
+        **{f"interval_{k}": str(estimates[k]) for k in HEADLINES if k in estimates},
     }
     for name, value in tags.items():
         client.set_model_version_tag(NAME, version, name, value)

@@ -21,7 +21,7 @@ from shards.read.reader import ShardReader
 
 def write_report_files(
     context: RunContext,
-    scores: score_table.Table,
+    scores: score_table.ScoreTable,
     best: StageResult,
     published: RegisteredVersion,
     seconds: dict[str, float],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emlnet.inference import package
+from emlnet.metrics.saliency_metrics import METRICS
 from pipelines.evaluation import evaluate, score_table
 from pipelines.evaluation.compare import METRIC
 from pipelines.evaluation.sources import MODEL, ModelSource
@@ -14,7 +15,9 @@ from pipelines.tracking.run_folder import StageResult
 from shards.read.reader import ShardReader
 
 
-def score(context: RunContext, results: Sequence[StageResult], flip: bool) -> score_table.Table:
+def score(
+    context: RunContext, results: Sequence[StageResult], flip: bool
+) -> score_table.ScoreTable:
     """Score the decoder's model, its encoders and the baselines, in an MLflow run of its own.
 
     results: encoders, then the decoder.  flip: average each map with the mirrored picture's.
@@ -38,7 +41,7 @@ def score(context: RunContext, results: Sequence[StageResult], flip: bool) -> sc
             use_gpu=context.compute.use_gpu,
             about={"flip": flip},
         ).renamed(MODEL, decoder.name)
-        means = score_table.means(scores.estimates())
+        means = scores.means
         for result in results:
             tracker.metrics(result.run_id, score_table.as_metrics(means[result.name]))
         tracker.metrics(run_id, score_table.as_metrics(means[decoder.name]))
@@ -53,7 +56,7 @@ def score(context: RunContext, results: Sequence[StageResult], flip: bool) -> sc
     return scores
 
 
-def pick_best(scores: score_table.Table, results: Sequence[StageResult]) -> StageResult:
+def pick_best(scores: score_table.ScoreTable, results: Sequence[StageResult]) -> StageResult:
     """Return the trained model with the best mean score, the first of equals."""
-    sign = -1 if score_table.lower_is_better(METRIC) else 1
+    sign = METRICS[METRIC].sign
     return max(results, key=lambda result: sign * scores.of(result.name)[METRIC].mean())

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from emlnet.inference import package
-from emlnet.metrics.saliency_metrics import LABELS
+from emlnet.metrics.saliency_metrics import BY_NAME, label
 from emlnet.registry.mlflow_registry import PACKAGE
-from emlnet.training.state import LOWER_IS_BETTER, EpochReport
+from emlnet.training.state import EpochReport
 from pipelines.ray_train import trainer
 from pipelines.ray_train.training_job import TrainingJob
 from pipelines.stages.run_context import RunContext
@@ -162,10 +162,10 @@ class Stage:
 
 def describe_result(result: run_folder.StageResult, num_epochs: int, select: str) -> str:
     """Say which epoch was kept, why, and its scores."""
-    scores = ", ".join(f"{LABELS.get(k, k)} {value:.3f}" for k, value in result.scores.items())
-    order = "lowest" if select in LOWER_IS_BETTER else "highest"
+    scores = ", ".join(f"{label(k)} {value:.3f}" for k, value in result.scores.items())
+    order = "lowest" if BY_NAME[select].lower_is_better else "highest"
     return (
-        f"Epoch {result.epoch} of {num_epochs} was kept, the {order} {LABELS.get(select, select)} "
+        f"Epoch {result.epoch} of {num_epochs} was kept, the {order} {label(select)} "
         f"on val (`mit` rules, no mirroring): {scores}."
     )
 

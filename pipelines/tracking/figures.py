@@ -16,7 +16,7 @@ from emlnet.data.drawing import heat
 from emlnet.data.maps import min_max, resize
 from emlnet.data.samples import Decoded
 from emlnet.inference.predictor import to_tensor
-from emlnet.metrics.saliency_metrics import LABELS
+from emlnet.metrics.saliency_metrics import label
 from emlnet.training.state import EpochReport
 from emlnet.training.validation import Inputs
 from shards.read.reader import SplitReader
@@ -50,7 +50,7 @@ def curves(history: Sequence[EpochReport], title: str) -> Figure:
         epochs = [report.epoch for report in history]
         axis.plot(epochs, [report.scores[name] for report in history], marker="o")
         axis.plot(kept.epoch, kept.scores[name], marker="*", markersize=14, linestyle="")
-        axis.set_title(f"val {LABELS.get(name, name)}")
+        axis.set_title(f"val {label(name)}")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

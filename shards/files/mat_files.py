@@ -38,15 +38,20 @@ def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, 
 
 
 def read_matrix(path: Path, name: str) -> NDArray[Any]:
-    """The one matrix (H, W) in a .mat file.  Raises ValueError starting with `name`."""
+    """Return the largest matrix (H, W) of numbers in a .mat file.
+
+    Raises ValueError starting with `name` when there is none, or several are the largest.
+    """
     matrices = [
         value
         for value in read_mat(path, name).values()
         if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf"
     ]
-    if len(matrices) != 1:
-        raise ValueError(f"{name} holds {len(matrices)} matrices; a map is one")
-    return matrices[0]
+    most = max((matrix.size for matrix in matrices), default=0)
+    largest = [matrix for matrix in matrices if matrix.size == most]
+    if len(largest) != 1:
+        raise ValueError(f"{name} holds {len(largest)} matrices of one size; a map is one")
+    return largest[0]
 
 
 def items(value: Any) -> list[Any]:

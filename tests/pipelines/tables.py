@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.evaluation.evaluate import COVERAGES
-from pipelines.evaluation.score_table import Table, make_frame
+from pipelines.evaluation.score_table import ScoreTable, make_frame
 
 
-def make_table(values: dict[str, dict[str, Sequence[float]]], **about: Any) -> Table:
+def make_table(values: dict[str, dict[str, Sequence[float]]], **about: Any) -> ScoreTable:
     """From values per image, by model and metric."""
     records = []
     for model, metrics in values.items():
@@ -17,4 +17,6 @@ def make_table(values: dict[str, dict[str, Sequence[float]]], **about: Any) -> T
             record = {"model": model, "image": f"val/{position:03d}", "num_fixations": 10}
             records.append({**record, "constant": False, **dict(zip(metrics, row, strict=True))})
     known = {"data_digest": "d", "split": "val", "ig_baseline": "centre prior of train"}
-    return Table(frame=make_frame(records, COVERAGES), about={**known, "best_maps": False, **about})
+    return ScoreTable(
+        frame=make_frame(records, COVERAGES), about={**known, "best_maps": False, **about}
+    )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
+from emlnet.metrics.saliency_metrics import HEADLINES
 from emlnet.registry.mlflow_registry import connect
 from pipelines.config.options import StoreOptions
-from pipelines.evaluation.score_table import SHORT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -25,7 +25,7 @@ class RunsCommand:
     slash is written metrics.`scores/mit_kl`."""
     order_by: tuple[str, ...] = ("metrics.`scores/tuebingen_ig` DESC",)
     """MLflow's order, e.g. "metrics.best_kl ASC" or "attributes.start_time DESC"."""
-    columns: tuple[str, ...] = SHORT
+    columns: tuple[str, ...] = HEADLINES
     """Metrics to show: as MLflow names them, or as scores and reports do."""
     experiment: str | None = None
     """Data set, that is MLflow experiment; default: all."""
@@ -54,7 +54,7 @@ def run(command: RunsCommand) -> int:
         print("no run fits")
         return 1
     for column in command.columns:
-        known = column.removeprefix("scores/") in SHORT
+        known = column.removeprefix("scores/") in HEADLINES
         if not known and all(find_metric(run, column) is None for run in runs):
             metrics = {name for run in runs for name in run.data.metrics}
             listed = ", ".join(sorted(n for n in metrics if not n.startswith("system/")))

@@ -2,37 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from emlnet.data import maps
 from emlnet.metrics import baselines
-
-
-def _scattered(seed, num=150, size=(120, 160)):
-    random = np.random.RandomState(seed)
-    counts = torch.zeros(2, 1, *size)
-    for image in range(2):
-        y, x = random.randint(0, size[0], num), random.randint(0, size[1], num)
-        counts[image, 0].index_put_(
-            (torch.tensor(y), torch.tensor(x)), torch.ones(num), accumulate=True
-        )
-    return counts
-
-
-@pytest.mark.parametrize("sigma", [3, 7.5, 19])
-def test_the_sigma_of_a_blur_is_found_again(sigma):
-    counts = _scattered(0)
-    density = (maps.density_map(counts, sigma) * 1e5).round()
-    assert baselines.estimate_sigma(counts, density) == pytest.approx(sigma, rel=0.02)
-
-
-def test_constant_density_maps_tell_nothing_of_a_blur():
-    counts = _scattered(0)
-    density = maps.density_map(counts, 7.5)
-    density[0] = 1
-    assert baselines.estimate_sigma(counts, density) == pytest.approx(7.5, rel=0.02)
-    with pytest.raises(ValueError, match="constant: they show no blur"):
-        baselines.estimate_sigma(counts[:1], density[:1])
 
 
 def test_a_uniform_density_sums_to_one():

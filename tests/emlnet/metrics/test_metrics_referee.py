@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from emlnet.metrics import saliency_metrics
+from tests.emlnet import single_metrics
 
 _SPEC = importlib.util.spec_from_file_location(
     "make_pysaliency_expected", Path(__file__).with_name("make_pysaliency_expected.py")
@@ -38,14 +39,14 @@ def test_tuebingen_scores_equal_those_of_pysaliency(name):
 @pytest.mark.parametrize("name", sorted(_CASES))
 def test_one_by_one_the_functions_equal_pysaliency(name):
     c = _CASES[name]
-    _agrees(saliency_metrics.nss(c["saliency"], c["fixations"]), f"{name}/nss")
-    _agrees(saliency_metrics.cc(c["saliency"], c["density"]), f"{name}/cc")
-    _agrees(saliency_metrics.kl(c["saliency"], c["density"]), f"{name}/kl")
-    _agrees(saliency_metrics.sim(c["saliency"], c["density"]), f"{name}/sim")
-    _agrees(saliency_metrics.auc(c["saliency"], c["fixations"]), f"{name}/auc")
-    _agrees(saliency_metrics.sauc(c["saliency"], c["fixations"], c["nonfixations"]), f"{name}/sauc")
+    _agrees(single_metrics.nss(c["saliency"], c["fixations"]), f"{name}/nss")
+    _agrees(single_metrics.cc(c["saliency"], c["density"]), f"{name}/cc")
+    _agrees(single_metrics.kl(c["saliency"], c["density"]), f"{name}/kl")
+    _agrees(single_metrics.sim(c["saliency"], c["density"]), f"{name}/sim")
+    _agrees(single_metrics.auc(c["saliency"], c["fixations"]), f"{name}/auc")
+    _agrees(single_metrics.sauc(c["saliency"], c["fixations"], c["nonfixations"]), f"{name}/sauc")
     _agrees(
-        saliency_metrics.ig(c["log_density"], c["fixations"], c["baseline_log_density"]),
+        single_metrics.ig(c["log_density"], c["fixations"], c["baseline_log_density"]),
         f"{name}/ig",
     )
 

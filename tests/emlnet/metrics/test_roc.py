@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from emlnet.metrics import flat_maps, roc, saliency_metrics
+from emlnet.metrics import roc, saliency_metrics
+from tests.emlnet import single_metrics
 from tests.emlnet.random_gaze import SEEDS, random_looks, random_maps
 
 
@@ -45,9 +46,10 @@ def test_draws_equal_splitmix_in_python_integers_and_look_uniform():
     assert shares.std().item() == pytest.approx(math.sqrt(1 / 12), abs=0.01)
 
 
-def test_auc_borji_equals_a_loop_over_splits_and_thresholds():
+def test_auc_borji_equals_a_loop_over_splits_and_thresholds(monkeypatch):
+    monkeypatch.setattr(saliency_metrics, "NUM_SPLITS", 7)
     saliency, fixations = random_maps(0), random_looks(1)
-    found = saliency_metrics.auc_borji(saliency, fixations, SEEDS, num_splits=7)
+    found = single_metrics.auc_borji(saliency, fixations, SEEDS)
     for image, seed in enumerate(SEEDS.tolist()):
         scaled = _slow_scaled(saliency[image])
         positives = scaled[fixations[image].numpy().ravel() > 0]
@@ -59,9 +61,10 @@ def test_auc_borji_equals_a_loop_over_splits_and_thresholds():
 
 
 @pytest.mark.parametrize("num_others", [4, 30])
-def test_mit_sauc_equals_a_loop_over_equal_subsets(num_others):
+def test_mit_sauc_equals_a_loop_over_equal_subsets(num_others, monkeypatch):
+    monkeypatch.setattr(saliency_metrics, "NUM_SPLITS", 7)
     saliency, fixations, others = random_maps(0), random_looks(1), random_looks(4, num=num_others)
-    found = saliency_metrics.sauc(saliency, fixations, others, "mit", SEEDS, num_splits=7)
+    found = single_metrics.sauc(saliency, fixations, others, "mit", SEEDS)
     for image, seed in enumerate(SEEDS.tolist()):
         scaled = _slow_scaled(saliency[image])
         positives = scaled[fixations[image].numpy().ravel() > 0]
@@ -77,8 +80,8 @@ def test_random_areas_come_near_the_exact_ones():
     saliency, fixations = random_maps(0, 60, 80), torch.zeros(2, 1, 60, 80, dtype=torch.float64)
     fixations[:, 0, 10:20, 10:20] = 1
     saliency[:, 0, 10:20, 10:20] += 0.5
-    exact = saliency_metrics.auc(saliency, fixations)
-    borji = saliency_metrics.auc_borji(saliency, fixations, SEEDS)
+    exact = single_metrics.auc(saliency, fixations)
+    borji = single_metrics.auc_borji(saliency, fixations, SEEDS)
     torch.testing.assert_close(borji, exact, rtol=0, atol=0.03)
 
 
@@ -88,10 +91,10 @@ def test_areas_equal_a_count_of_pairs_and_a_loop_over_thresholds(levels):
     if levels:
         saliency = (saliency * levels).floor()
     found = (
-        saliency_metrics.auc(saliency, fixations),
-        saliency_metrics.sauc(saliency, fixations, others),
+        single_metrics.auc(saliency, fixations),
+        single_metrics.sauc(saliency, fixations, others),
     )
-    judd = saliency_metrics.auc_judd(saliency, fixations)
+    judd = single_metrics.auc_judd(saliency, fixations)
     for image in range(2):
         values = saliency[image].numpy().ravel()
         count, negative = (m[image].numpy().ravel().astype(int) for m in (fixations, others))
@@ -105,23 +108,3 @@ def test_areas_equal_a_count_of_pairs_and_a_loop_over_thresholds(levels):
             hits.append(np.mean(values[count > 0] >= threshold))
             alarms.append(np.mean(values[count == 0] >= threshold))
         assert judd[image].item() == pytest.approx(np.trapezoid([*hits, 1], [*alarms, 1]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m,
-        lambda m: m * 0 + 3,
-        lambda m: (m * 8).floor(),
-        lambda m: m**30,
-        lambda m: m * 1e-300,
-        lambda m: (m - 0.5) * 3e38,
-        lambda m: m * 1e-3 + 1e6,
-    ],
-)
-def test_bins_by_cells_are_the_searched_bins(change, dtype):
-    maps = change(random_maps(9)).to(dtype)
-    checked, gaze = flat_maps.read({"m": maps}, {"fixations": random_looks(1)}, ["fixations"])
-    ranking = roc.Ranking.of(checked["m"], gaze["fixations"])
-    assert torch.equal(ranking.bins, roc._bins(maps.flatten(1), ranking.values))

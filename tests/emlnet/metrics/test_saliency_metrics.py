@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from emlnet.metrics import formulas, saliency_metrics
+from emlnet.metrics import saliency_metrics
+from tests.emlnet import single_metrics
 from tests.emlnet.random_gaze import SEEDS, SIZE, count_map, random_looks, random_maps
 
 
@@ -61,9 +62,9 @@ def test_a_constant_map_scores_chance_and_is_uniform_as_a_density(value, rules):
 @pytest.mark.parametrize("rules", ["mit", "tuebingen"])
 def test_a_map_against_itself_is_perfect(rules):
     maps = random_maps(5)
-    assert saliency_metrics.cc(maps, maps).tolist() == pytest.approx([1, 1])
-    assert saliency_metrics.kl(maps, maps, rules).tolist() == pytest.approx([0, 0], abs=1e-12)
-    assert saliency_metrics.sim(maps, maps, rules).tolist() == pytest.approx([1, 1])
+    assert single_metrics.cc(maps, maps).tolist() == pytest.approx([1, 1])
+    assert single_metrics.kl(maps, maps, rules).tolist() == pytest.approx([0, 0], abs=1e-12)
+    assert single_metrics.sim(maps, maps, rules).tolist() == pytest.approx([1, 1])
 
 
 def test_kl_of_two_gaussians_is_the_closed_form_in_nats():
@@ -73,7 +74,7 @@ def test_kl_of_two_gaussians_is_the_closed_form_in_nats():
         return torch.exp(-((x - mean) ** 2) / (2 * sigma**2)).view(1, 1, 1, -1)
 
     expected = math.log(20 / 10) + (10**2 + 5**2) / (2 * 20**2) - 0.5
-    found = saliency_metrics.kl(gaussian(5, 20), gaussian(0, 10))
+    found = single_metrics.kl(gaussian(5, 20), gaussian(0, 10))
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -81,16 +82,16 @@ def test_ig_of_a_density_twice_the_baseline_at_fixations_is_one_bit():
     baseline = torch.full((1, 1, 2, 4), math.log(1 / 8))
     model = torch.tensor([0.25, 0.25, 0.25, 0.05, 0.05, 0.05, 0.05, 0.05]).log().view(1, 1, 2, 4)
     fixations = count_map((0, 0), (1, 0), (1, 0), size=(2, 4))
-    assert saliency_metrics.ig(model, fixations, baseline).item() == pytest.approx(1, abs=1e-6)
-    assert saliency_metrics.ig(baseline, fixations, baseline).item() == 0
+    assert single_metrics.ig(model, fixations, baseline).item() == pytest.approx(1, abs=1e-6)
+    assert single_metrics.ig(baseline, fixations, baseline).item() == 0
 
 
 def test_mit_ig_scales_both_maps_before_it_divides_by_the_sum():
     saliency = torch.tensor([1.0, 2, 3, 5]).view(1, 1, 1, 4)  # (0, 1, 2, 4) / 7
-    baseline = torch.tensor([0.0, 1, 1, 2]).view(1, 1, 1, 4)  # (0, 1, 1, 2) / 4
+    baseline = torch.tensor([1.0, 2, 2, 3]).log().view(1, 1, 1, 4)  # (0, 1, 1, 2) / 4
     fixations = count_map((1, 0), (3, 0), (3, 0), size=(1, 4))
     expected = (math.log2((1 / 7) / (1 / 4)) + math.log2((4 / 7) / (2 / 4))) / 2
-    found = saliency_metrics.ig(saliency, fixations, baseline, rules="mit")
+    found = single_metrics.ig(saliency, fixations, baseline, rules="mit")
     assert found.item() == pytest.approx(expected)
 
 
@@ -98,13 +99,13 @@ def test_known_areas_with_and_without_ties():
     saliency = torch.tensor([4.0, 3, 2, 1]).view(1, 1, 1, 4)
     fixations = count_map((0, 0), (2, 0), size=(1, 4))
     # Pairs won of 2 x 4, a fixated pixel ties with itself.
-    assert saliency_metrics.auc(saliency, fixations).item() == (3.5 + 1.5) / 8
+    assert single_metrics.auc(saliency, fixations).item() == (3.5 + 1.5) / 8
     # Points (0, 0), (0, .5), (.5, 1), (1, 1).
-    assert saliency_metrics.auc_judd(saliency, fixations).item() == 0.875
+    assert single_metrics.auc_judd(saliency, fixations).item() == 0.875
     tied = torch.tensor([2.0, 2, 2, 1]).view(1, 1, 1, 4)
-    assert saliency_metrics.auc(tied, fixations).item() == (2.5 + 2.5) / 8
+    assert single_metrics.auc(tied, fixations).item() == (2.5 + 2.5) / 8
     # One point (.5, 1) between (0, 0) and (1, 1).
-    assert saliency_metrics.auc_judd(tied, fixations).item() == 0.75
+    assert single_metrics.auc_judd(tied, fixations).item() == 0.75
 
 
 # --- each error that common metric code makes
@@ -116,41 +117,41 @@ def test_every_fixated_pixel_counts_not_only_repeated_ones():
     looks = count_map((3, 2), (7, 7), (7, 7))
     lone, both = count_map((3, 2)), count_map((3, 2), (7, 7))
     high, low = (
-        saliency_metrics.nss(saliency, lone),
-        saliency_metrics.nss(saliency, count_map((7, 7))),
+        single_metrics.nss(saliency, lone),
+        single_metrics.nss(saliency, count_map((7, 7))),
     )
-    torch.testing.assert_close(saliency_metrics.nss(saliency, looks), (high + 2 * low) / 3)
-    mit = saliency_metrics.nss(saliency, looks, rules="mit")
-    torch.testing.assert_close(mit, saliency_metrics.nss(saliency, both, rules="mit"))
+    torch.testing.assert_close(single_metrics.nss(saliency, looks), (high + 2 * low) / 3)
+    mit = single_metrics.nss(saliency, looks, rules="mit")
+    torch.testing.assert_close(mit, single_metrics.nss(saliency, both, rules="mit"))
 
 
 def test_judd_leaves_the_fixated_pixels_out_of_the_false_positives():
     saliency = torch.arange(192.0).view(1, 1, *SIZE)
     top_three = count_map((15, 11), (14, 11), (13, 11))
-    assert saliency_metrics.auc_judd(saliency, top_three).item() == 1
+    assert single_metrics.auc_judd(saliency, top_three).item() == 1
     bottom = count_map((0, 0))
     # Straight from (0, 0) to (1, 1), reached with the last threshold.
-    assert saliency_metrics.auc_judd(saliency, bottom).item() == 0.5
+    assert single_metrics.auc_judd(saliency, bottom).item() == 0.5
 
 
 def test_rows_and_columns_of_nonfixations_are_not_swapped():
     saliency = torch.zeros(1, 1, *SIZE)
     saliency[0, 0, 2, 9] = 1  # Row 2, column 9.
     seen = count_map((9, 2))
-    assert saliency_metrics.sauc(saliency, seen, count_map((9, 2))).item() == 0.5
-    assert saliency_metrics.sauc(saliency, seen, count_map((2, 9))).item() == 1
+    assert single_metrics.sauc(saliency, seen, count_map((9, 2))).item() == 0.5
+    assert single_metrics.sauc(saliency, seen, count_map((2, 9))).item() == 1
     seeds = torch.tensor([0])
     assert (
-        saliency_metrics.sauc(saliency, seen, count_map((2, 9)), rules="mit", seeds=seeds).item()
+        single_metrics.sauc(saliency, seen, count_map((2, 9)), rules="mit", seeds=seeds).item()
         > 0.9
     )
 
 
 def test_nss_subtracts_the_mean_and_divides_by_the_deviation():
     saliency = torch.tensor([10.0, 12, 14, 12]).view(1, 1, 1, 4)  # Mean 12, deviation sqrt(2).
-    found = saliency_metrics.nss(saliency, count_map((2, 0), size=(1, 4)))
+    found = single_metrics.nss(saliency, count_map((2, 0), size=(1, 4)))
     assert found.item() == pytest.approx(2 / math.sqrt(2))
-    found = saliency_metrics.nss(saliency, count_map((2, 0), size=(1, 4)), rules="mit")
+    found = single_metrics.nss(saliency, count_map((2, 0), size=(1, 4)), rules="mit")
     assert found.item() == pytest.approx(2 / math.sqrt(8 / 3))
 
 
@@ -197,14 +198,14 @@ def test_score_equals_the_functions_one_by_one():
     mit = _score("mit")
     assert list(mit) == ["nss", "cc", "kl", "sim", "auc_judd", "auc_borji", "sauc", "ig"]
     expected = {
-        "nss": saliency_metrics.nss(saliency, fixations, "mit"),
-        "cc": saliency_metrics.cc(saliency, density),
-        "kl": saliency_metrics.kl(saliency, density, "mit"),
-        "sim": saliency_metrics.sim(saliency, density, "mit"),
-        "auc_judd": saliency_metrics.auc_judd(saliency, fixations),
-        "auc_borji": saliency_metrics.auc_borji(saliency, fixations, SEEDS),
-        "sauc": saliency_metrics.sauc(saliency, fixations, others, "mit", SEEDS),
-        "ig": saliency_metrics.ig(saliency, fixations, baseline.exp(), "mit"),
+        "nss": single_metrics.nss(saliency, fixations, "mit"),
+        "cc": single_metrics.cc(saliency, density),
+        "kl": single_metrics.kl(saliency, density, "mit"),
+        "sim": single_metrics.sim(saliency, density, "mit"),
+        "auc_judd": single_metrics.auc_judd(saliency, fixations),
+        "auc_borji": single_metrics.auc_borji(saliency, fixations, SEEDS),
+        "sauc": single_metrics.sauc(saliency, fixations, others, "mit", SEEDS),
+        "ig": single_metrics.ig(saliency, fixations, baseline, "mit"),
     }
     for name, values in expected.items():
         torch.testing.assert_close(mit[name], values, rtol=0, atol=1e-12)
@@ -229,12 +230,12 @@ def test_a_map_that_is_not_finite_is_refused_with_its_position(value):
 
 
 def test_the_position_is_that_in_the_whole_batch_when_images_are_taken_in_turn(monkeypatch):
-    monkeypatch.setattr(formulas, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(saliency_metrics, "PIXELS_AT_ONCE", 1)
     expected = _score("tuebingen")
     saliency = random_maps(0)
     saliency[1, 0, 3, 3] = math.nan
     with pytest.raises(ValueError, match="saliency of image 1 must be finite"):
-        saliency_metrics.nss(saliency, random_looks(1))
+        single_metrics.nss(saliency, random_looks(1))
     monkeypatch.undo()
     for name, values in _score("tuebingen").items():
         torch.testing.assert_close(values, expected[name], rtol=1e-12, atol=1e-14)
@@ -243,22 +244,22 @@ def test_the_position_is_that_in_the_whole_batch_when_images_are_taken_in_turn(m
 def test_a_log_density_may_be_minus_infinity_where_nobody_looks():
     log_density, baseline = _log_density(random_maps(0)), _log_density(random_maps(3))
     fixations = count_map((2, 2), (3, 3)).expand(2, -1, -1, -1)
-    expected = saliency_metrics.ig(log_density, fixations, baseline)
+    expected = single_metrics.ig(log_density, fixations, baseline)
     log_density[:, 0, 0, 0] = -math.inf
-    assert torch.equal(saliency_metrics.ig(log_density, fixations, baseline), expected)
+    assert torch.equal(single_metrics.ig(log_density, fixations, baseline), expected)
     log_density[0, 0, 2, 2] = -math.inf
-    assert saliency_metrics.ig(log_density, fixations, baseline)[0].item() == -math.inf
+    assert single_metrics.ig(log_density, fixations, baseline)[0].item() == -math.inf
 
 
 def test_wrong_shapes_counts_and_missing_seeds_are_named():
     with pytest.raises(ValueError, match=r"density is \(2, 1, 3, 4\), saliency \(2, 1, 12, 16\)"):
-        saliency_metrics.cc(random_maps(0), random_maps(0, 3, 4))
+        single_metrics.cc(random_maps(0), random_maps(0, 3, 4))
     with pytest.raises(ValueError, match=r"saliency must be \(B, 1, H, W\)"):
-        saliency_metrics.nss(random_maps(0)[:, 0], random_looks(1))
+        single_metrics.nss(random_maps(0)[:, 0], random_looks(1))
     with pytest.raises(ValueError, match="fixations of image 0 must be counts"):
-        saliency_metrics.nss(random_maps(0), -random_looks(1))
-    with pytest.raises(ValueError, match="pass seeds"):
-        saliency_metrics.sauc(random_maps(0), random_looks(1), random_looks(4), rules="mit")
+        single_metrics.nss(random_maps(0), -random_looks(1))
+    with pytest.raises(ValueError, match="sauc needs seeds"):
+        single_metrics.sauc(random_maps(0), random_looks(1), random_looks(4), rules="mit")
 
 
 def test_a_batch_of_none_scores_none():
@@ -280,3 +281,59 @@ def test_other_images_are_ten_distinct_ones_and_never_the_image_itself():
 def test_maps_that_need_gradients_are_scored_without():
     scores = _score("tuebingen", saliency=random_maps(0).requires_grad_())
     assert not any(values.requires_grad for values in scores.values())
+
+
+# --- the table
+
+
+@pytest.mark.parametrize("full_name", saliency_metrics.METRICS)
+def test_each_row_scores_alone_as_together_and_names_what_it_lacks(full_name):
+    rules, _, name = full_name.partition("_")
+    row, saliency = saliency_metrics.METRICS[full_name], random_maps(0)
+    inputs = {
+        "saliency": saliency,
+        "density": random_maps(2),
+        "fixations": random_looks(1),
+        "nonfixations": random_looks(4, num=30),
+        "log_density": _log_density(saliency),
+        "baseline_log_density": _log_density(random_maps(3)),
+        "seeds": SEEDS,
+    }
+    together = saliency_metrics.score(**inputs, rules=rules)
+    assert list(together) == list(saliency_metrics.metric_names(rules, inputs))
+    needed = {key: inputs[key] for key in row.needs}
+    (alone,) = saliency_metrics.score(**needed, rules=rules, names=(name,)).values()
+    assert torch.equal(alone, together[name])
+    assert (alone.shape, alone.dtype) == ((2,), torch.float64)
+    needed.pop(row.needs[-1])
+    with pytest.raises(ValueError, match=f"{name} needs {row.needs[-1]}"):
+        saliency_metrics.score(**needed, rules=rules, names=(name,))
+    other = saliency_metrics.BY_NAME[name]
+    assert (row.label, row.unit, row.sign) == (other.label, other.unit, other.sign)
+
+
+@pytest.mark.parametrize("full_name", saliency_metrics.METRICS)
+def test_the_data_itself_is_better_than_a_map_unlike_it(full_name):
+    rules, _, name = full_name.partition("_")
+    row, fixations = saliency_metrics.METRICS[full_name], random_looks(1)
+    right, wrong = fixations + 0.01, fixations.flip(-1) + 0.01
+    values = [
+        saliency_metrics.score(
+            saliency,
+            fixations,
+            fixations,
+            rules=rules,
+            names=(name,),
+            log_density=_log_density(saliency.log()),
+            baseline_log_density=_log_density(torch.zeros_like(saliency)),
+            nonfixations=random_looks(4, num=30),
+            seeds=SEEDS,
+        )[name]
+        for saliency in (right, wrong)
+    ]
+    assert (row.sign * (values[0] - values[1]) > 0).all()
+
+
+def test_an_unknown_metric_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown metric 'mit_auc'; known: mit_nss, mit_cc"):
+        saliency_metrics.find_metric("mit_auc")

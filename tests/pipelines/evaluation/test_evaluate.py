@@ -11,12 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
+from emlnet.data.maps import density_map
 from emlnet.metrics import baselines, saliency_metrics
 from pipelines.evaluation import evaluate as evaluation
 from pipelines.evaluation import score_table, sources
-from pipelines.evaluation.data_gaze import Gaze, estimate_sigma, read_gaze
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.sources import BASELINES, Row, Shown
+from pipelines.evaluation.sources import BASELINES, ScoredMap, SplitImage
+from pipelines.evaluation.split_fixations import (
+    SplitFixations,
+    estimate_sigma,
+    fit_sigma,
+    read_fixations,
+)
 from pipelines.ray_cluster import tasks
 from shards.read.reader import ShardReader
 
@@ -27,15 +33,15 @@ class Constant:
     def to(self, device: torch.device) -> Constant:
         return self
 
-    def rows(self, shown: Shown) -> list[Row]:
+    def rows(self, shown: SplitImage) -> list[ScoredMap]:
         flat = torch.full_like(shown.targets.density, 0.5)
-        return [Row(name="flat", saliency=flat, log_density=None)]
+        return [ScoredMap(name="flat", saliency=flat, log_density=None)]
 
 
 class Broken(Constant):
     """A source whose maps hold a NaN."""
 
-    def rows(self, shown: Shown) -> list[Row]:
+    def rows(self, shown: SplitImage) -> list[ScoredMap]:
         (row,) = super().rows(shown)
         row.saliency[0, 0, 0, 0] = float("nan")
         return [row]
@@ -47,14 +53,16 @@ def reader(data: Path) -> ShardReader:
 
 
 @pytest.fixture(scope="module")
-def scores(reader: ShardReader) -> score_table.Table:
+def scores(reader: ShardReader) -> score_table.ScoreTable:
     """Of the constant map and the baselines, in one process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "spread", lambda f, parts, *s, **o: [f(p, "cpu", *s) for p in parts])
         return evaluate([Constant()], reader)
 
 
-def test_each_image_has_a_value_in_each_row(scores: score_table.Table, reader: ShardReader) -> None:
+def test_each_image_has_a_value_in_each_row(
+    scores: score_table.ScoreTable, reader: ShardReader
+) -> None:
     assert scores.models == ["flat", *BASELINES]
     for model in scores.models:
         assert list(scores.of(model).index) == list(reader.keys)
@@ -63,7 +71,7 @@ def test_each_image_has_a_value_in_each_row(scores: score_table.Table, reader: S
 
 
 def test_the_number_of_images_a_task_takes_changes_nothing(
-    scores: score_table.Table,
+    scores: score_table.ScoreTable,
     reader: ShardReader,
     in_process: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,8 +90,8 @@ def test_any_number_of_workers_gives_the_same_scores(
     pd.testing.assert_frame_equal(first.frame, second.frame, check_exact=True)
 
 
-def test_baselines_score_what_they_must(scores: score_table.Table) -> None:
-    means = score_table.means(scores.estimates())
+def test_baselines_score_what_they_must(scores: score_table.ScoreTable) -> None:
+    means = scores.means
     assert means["uniform"]["tuebingen_auc"] == 0.5
     assert means["centre prior"]["tuebingen_ig"] == pytest.approx(0, abs=1e-9)
     assert means["ground-truth map"]["tuebingen_kl"] == pytest.approx(0, abs=1e-6)
@@ -92,7 +100,9 @@ def test_baselines_score_what_they_must(scores: score_table.Table) -> None:
     assert order[0] + 1 < order[1] < means["ground-truth map"]["mit_nss"]
 
 
-def test_scores_are_those_of_the_metrics(scores: score_table.Table, reader: ShardReader) -> None:
+def test_scores_are_those_of_the_metrics(
+    scores: score_table.ScoreTable, reader: ShardReader
+) -> None:
     targets = sources.show(1, reader.decoded(1), torch.device("cpu")).targets
     prior = baselines.centre_prior(reader.manifest.centre_prior(reader.folder), targets.size)
     others = torch.zeros_like(targets.density)
@@ -107,7 +117,7 @@ def test_scores_are_those_of_the_metrics(scores: score_table.Table, reader: Shar
         assert found[f"tuebingen_{name}"] == pytest.approx(value.item(), abs=1e-12)
 
 
-def test_a_constant_map_has_defined_scores_and_is_said(scores: score_table.Table) -> None:
+def test_a_constant_map_has_defined_scores_and_is_said(scores: score_table.ScoreTable) -> None:
     flat = scores.of("flat")
     assert flat["constant"].all()
     assert (flat["tuebingen_auc"] == 0.5).all()
@@ -115,17 +125,17 @@ def test_a_constant_map_has_defined_scores_and_is_said(scores: score_table.Table
     assert any(note.startswith("3 maps of flat are constant") for note in scores.about["notes"])
 
 
-def test_a_map_that_claims_no_density_has_no_tuebingen_ig(scores: score_table.Table) -> None:
+def test_a_map_that_claims_no_density_has_no_tuebingen_ig(scores: score_table.ScoreTable) -> None:
     assert scores.of("flat")["tuebingen_ig"].isna().all()
     assert scores.of("flat")["mit_ig"].notna().all()
-    assert "tuebingen_ig" not in scores.estimates()["flat"]
+    assert "tuebingen_ig" not in scores.estimates["flat"]
 
 
 def test_a_density_may_answer_each_metric_with_the_map_that_is_best_for_it(
-    scores: score_table.Table, reader: ShardReader, in_process: None
+    scores: score_table.ScoreTable, reader: ShardReader, in_process: None
 ) -> None:
-    best = score_table.means(evaluate([], reader, best_maps=True).estimates())["centre prior"]
-    plain = score_table.means(scores.estimates())["centre prior"]
+    best = evaluate([], reader, best_maps=True).means["centre prior"]
+    plain = scores.means["centre prior"]
     # Log p less log baseline is constant for the baseline itself.
     assert best["tuebingen_sauc"] == 0.5 != plain["tuebingen_sauc"]
     assert best["tuebingen_sim"] > plain["tuebingen_sim"]
@@ -136,7 +146,9 @@ def test_a_density_may_answer_each_metric_with_the_map_that_is_best_for_it(
 def test_a_map_with_nan_is_refused_with_image_and_row(
     reader: ShardReader, in_process: None
 ) -> None:
-    with pytest.raises(ValueError, match=r"val/\w+: the map of flat has values that are no finite"):
+    with pytest.raises(
+        ValueError, match=r"val/\w+: the map of flat has values that are not finite"
+    ):
         evaluate([Broken()], reader)
 
 
@@ -153,7 +165,7 @@ def test_an_image_without_fixations_is_counted_and_left_out_where_they_are_neede
     monkeypatch.setattr(reader, "decoded", lambda position: without(decoded(position), position))
     monkeypatch.setattr(reader, "sample", lambda position: without(sample(position), position))
     found = evaluate([Constant()], reader)
-    estimates = found.estimates()["centre prior"]
+    estimates = found.estimates["centre prior"]
     assert (estimates["tuebingen_nss"].num, estimates["tuebingen_cc"].num) == (2, 3)
     assert found.about["notes"][0].startswith("1 of 3 images have no fixations (first: val/")
 
@@ -167,7 +179,7 @@ def test_constant_density_maps_tell_no_sigma(
         whole = decoded(position)
         return replace(whole, density=np.full_like(whole.density, 7))
 
-    found = read_gaze(reader, 1)
+    found = read_fixations(reader, 1)
     assert estimate_sigma(reader, found) > 0
     monkeypatch.setattr(reader, "decoded", flat)
     with pytest.raises(ValueError, match=r"split 'val' are constant: .* give --sigma"):
@@ -176,13 +188,15 @@ def test_constant_density_maps_tell_no_sigma(
 
 def test_fixations_of_other_images_are_scaled_and_cut_to_pixels() -> None:
     points = np.array([[3, 1], [7, 5], [0, 0]], np.int32)
-    gaze = Gaze(points=points, starts=np.array([0, 2, 3]), sizes=np.array([[6, 8], [12, 24]]))
+    gaze = SplitFixations(
+        points=points, starts=np.array([0, 2, 3]), sizes=np.array([[6, 8], [12, 24]])
+    )
     # 3 * 3 = 9, 1 * 2 = 2; 7 * 3 = 21, 5 * 2 = 10.
     assert np.argwhere(gaze.of_others(1)).tolist() == [[2, 9], [10, 21]]
     assert np.argwhere(gaze.of_others(0)).tolist() == [[0, 0]]
 
 
-def test_a_table_survives_parquet(scores: score_table.Table, tmp_path: Path) -> None:
+def test_a_table_survives_parquet(scores: score_table.ScoreTable, tmp_path: Path) -> None:
     scores.save(tmp_path)
     again = score_table.read_parquet(tmp_path / "scores.parquet")
     pd.testing.assert_frame_equal(again.frame, scores.frame)
@@ -190,3 +204,12 @@ def test_a_table_survives_parquet(scores: score_table.Table, tmp_path: Path) -> 
     (tmp_path / "other.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="holds no scores"):
         score_table.read_parquet(tmp_path / "other.parquet")
+
+
+@pytest.mark.parametrize("sigma", [3, 7.5, 19])
+def test_the_sigma_of_a_blur_is_found_again(sigma: float) -> None:
+    random = np.random.RandomState(0)
+    counts = torch.zeros(1, 1, 120, 160)
+    np.add.at(counts.numpy()[0, 0], (random.randint(0, 120, 150), random.randint(0, 160, 150)), 1)
+    density = (density_map(counts, sigma) * 1e5).round()
+    assert fit_sigma(counts, density) == pytest.approx(sigma, rel=0.02)

@@ -14,7 +14,7 @@ from pipelines.evaluation import picture_cards
 from pipelines.evaluation.evaluate import COVERAGES
 from pipelines.evaluation.html_report import write_comparison, write_report
 from pipelines.evaluation.plots import label
-from pipelines.evaluation.sources import CENTRE, Row, Shown, density_row
+from pipelines.evaluation.sources import CENTRE, ScoredMap, SplitImage, density_row
 from shards.read.reader import ShardReader
 from tests.pipelines.tables import make_table
 
@@ -25,7 +25,7 @@ class Flat:
     def to(self, device: torch.device) -> Flat:
         return self
 
-    def rows(self, shown: Shown) -> list[Row]:
+    def rows(self, shown: SplitImage) -> list[ScoredMap]:
         uniform = torch.full_like(shown.targets.density, 1 / shown.targets.density[0].numel())
         return [density_row("model", uniform.log())]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -34,34 +35,69 @@ def folder_of(tmp_path: Path, values: NDArray[np.generic], names: tuple[str, ...
     return folder
 
 
-def test_a_png_of_8_or_16_bits_and_a_jpeg_are_read_as_they_are(tmp_path: Path) -> None:
-    eight = (maps()[0] * 255).astype(np.uint8)
-    sixteen = (maps()[1] * 65535).astype(np.uint16)
-    write_png(tmp_path, "a.png", eight)
-    write_png(tmp_path, "b.png", sixteen)
-    found = MapFiles.find(tmp_path, KEYS)
-    assert np.array_equal(found.read(0, SIZE)[0, 0].numpy(), eight)
-    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), sixteen)
-    (tmp_path / "a.png").unlink()
-    Image.fromarray(eight).save(tmp_path / "a.jpg")
-    assert MapFiles.find(tmp_path, KEYS).read(0, SIZE).shape == (1, 1, *SIZE)
+def write_mat73(path: Path, values: NDArray[np.generic]) -> None:
+    """As MATLAB writes with -v7.3: HDF5 with reversed axes."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["a_number"] = np.array([[3.0]])
+        file["saliency"] = values.T
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "tif", "mat"])
-def test_maps_of_other_saliency_code_are_read(tmp_path: Path, suffix: str) -> None:
-    values = (maps() * 255).astype(np.uint8)
-    for name, image in zip("ab", values, strict=True):
-        if suffix == "mat":
-            scipy.io.savemat(tmp_path / f"{name}.mat", {"map": image})
-        else:
-            write_png(tmp_path, f"{name}.{suffix}", image)
-    found = MapFiles.find(tmp_path, KEYS)
-    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), values[1])
+WRITERS: dict[str, Callable[[Path, NDArray[np.generic]], None]] = {
+    ".png": lambda path, values: Image.fromarray(values).save(path),
+    ".bmp": lambda path, values: Image.fromarray(values).save(path),
+    ".TIF": lambda path, values: Image.fromarray(values).save(path, "TIFF"),
+    ".tiff": lambda path, values: Image.fromarray(values).save(path),
+    ".npy": np.save,
+    ".mat": lambda path, values: scipy.io.savemat(path, {"n": 3.0, "saliency": values}),
+    "_smap.mat": write_mat73,
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_maps_of_each_format_keep_their_levels_and_are_divided_by_their_greatest(
+    tmp_path: Path, suffix: str, dtype: type
+) -> None:
+    if (suffix, dtype) in ((".bmp", np.uint16), (".bmp", np.float32), (".png", np.float32)):
+        pytest.skip("the format has no such numbers")
+    values = (maps()[0] * (1 if dtype == np.float32 else np.iinfo(dtype).max)).astype(dtype)
+    WRITERS[suffix](tmp_path / f"a{suffix}", values)
+    found = MapFiles.find(tmp_path, KEYS[:1]).read(0, SIZE)[0, 0].numpy()
+    assert found == pytest.approx(values.astype(np.float64) / values.max(), rel=1e-6)
+    assert len(np.unique(found)) == len(np.unique(values))
+
+
+def test_a_jpeg_is_read(tmp_path: Path) -> None:
+    Image.fromarray((maps()[0] * 255).astype(np.uint8)).save(tmp_path / "a.jpg")
+    assert MapFiles.find(tmp_path, KEYS[:1]).read(0, SIZE).shape == (1, 1, *SIZE)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.csv", "a"])
+def test_an_unknown_format_is_named_with_the_known_ones(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"?")
+    expected = rf"no map for 1 of 1 .*unknown format: {name}, known: \.png, .*\.mat"
+    with pytest.raises(ValueError, match=expected):
+        MapFiles.find(tmp_path, KEYS[:1])
+    np.save(tmp_path / "a.npy", maps()[0])
+    (note,) = MapFiles.find(tmp_path, KEYS[:1]).notes
+    assert f"unknown format: {name}, known: .png" in note
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [({"n": "text"}, 0), ({"p": np.ones(SIZE), "q": np.ones(SIZE)}, 2), ({}, 0)],
+)
+def test_a_mat_file_without_one_largest_matrix_is_refused(
+    tmp_path: Path, content: dict[str, object], found: int
+) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", content)
+    with pytest.raises(ValueError, match=rf"a\.mat holds {found} matrices of one size"):
+        MapFiles.find(tmp_path, KEYS[:1]).read(0, SIZE)
 
 
 def test_float64_stays_float64(tmp_path: Path) -> None:
     found = MapFiles.find(folder_of(tmp_path, maps(), ("a", "b")), KEYS)
-    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), maps()[1])
+    assert np.array_equal(found.read(1, SIZE)[0, 0].numpy(), maps()[1] / maps()[1].max())
 
 
 def test_hdf5_holds_log_densities_named_as_the_pictures(tmp_path: Path) -> None:
@@ -158,7 +194,7 @@ def test_a_resized_log_density_is_minus_infinity_only_amid_zeros(tmp_path: Path)
 @pytest.mark.parametrize(("kind", "what"), [("density", "sums to"), ("log-density", "sums to")])
 def test_what_is_no_density_is_refused(tmp_path: Path, kind: str, what: str) -> None:
     found = MapFiles.find(folder_of(tmp_path, maps(), ("a", "b")), KEYS, kind)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=rf"a\.npy is no {kind}: it {what}"):
+    with pytest.raises(ValueError, match=rf"a\.npy is not a {kind}: it {what}"):
         found.read(0, SIZE)
 
 
@@ -176,5 +212,5 @@ def test_a_path_that_is_neither_folder_nor_hdf5_is_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="does not exist"):
         MapFiles.find(tmp_path / "none", KEYS)
     (tmp_path / "maps.zip").touch()
-    with pytest.raises(ValueError, match="neither a folder of maps nor an HDF5 file"):
+    with pytest.raises(ValueError, match=r"unknown format: maps\.zip, known: a folder of \.png"):
         MapFiles.find(tmp_path / "maps.zip", KEYS)

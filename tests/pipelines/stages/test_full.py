@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 import emlnet
 from emlnet.__main__ import main as emlnet_main
 from emlnet.registry import mlflow_registry
-from pipelines.commands.evaluating import score_models
+from pipelines.commands.evaluating import evaluate_model, scoring
 from pipelines.config.options import FullCommand, Tracking
 from pipelines.config.presets import find_preset
 from pipelines.evaluation import score_table
@@ -67,18 +67,16 @@ def test_evaluating_the_registered_model_gives_the_scores_again(
     command: FullCommand, report: Report, tmp_path: Path
 ) -> None:
     assert command.tracking.out
-    scores = score_models.run_evaluate(
-        score_models.EvaluateCommand(
+    scores = evaluate_model.run(
+        evaluate_model.EvaluateCommand(
             data=command.tracking.out / "shards",
             model="models:/emlnet@champion",
             flip=command.flip_scores,
-            scoring=score_models.Scoring(
-                out=tmp_path / "scores", json=tmp_path / "a" / "table.json"
-            ),
+            scoring=scoring.Scoring(out=tmp_path / "scores", json=tmp_path / "a" / "table.json"),
             tracking=command.tracking,
         )
     )
-    means = score_table.means(scores.estimates())
+    means = scores.means
     client = MlflowClient(command.tracking.uri)
     run_id = client.get_model_version_by_alias("emlnet", "champion").run_id
     logged = client.get_metric_history(run_id, "scores/mit_kl")

@@ -14,11 +14,11 @@ from PIL import Image
 
 from emlnet.data.maps import gaussian_blur
 from emlnet.inference import package
-from emlnet.metrics import saliency_metrics
 from emlnet.models.encoder import Encoder, EncoderConfig
 from pipelines.__main__ import main
 from pipelines.commands.evaluating import export_board
 from pipelines.evaluation.score_maps import MapFiles
+from tests.emlnet import single_metrics
 
 NAMES = ("Action/001.jpg", "Action/002.png", "Random/001.jpeg")
 SIZES = ((60, 80), (48, 64), (50, 70))
@@ -73,7 +73,7 @@ def test_read_back_the_maps_score_as_the_predictions(
     fixations = torch.zeros(1, 1, *SIZES[0])
     fixations[0, 0, 20:40:5, 30:50:3] = 1
     uniform = torch.full_like(fixations, -np.log(fixations.numel()))
-    for metric in (saliency_metrics.ig, lambda p, f, _: saliency_metrics.auc(p, f)):
+    for metric in (single_metrics.ig, lambda p, f, _: single_metrics.auc(p, f)):
         ours = metric(found, fixations, uniform)
         theirs = metric(torch.from_numpy(predicted)[None, None], fixations, uniform)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -103,7 +103,7 @@ print(*model.information_gains(stimuli, fixations, uniform), *maps.AUCs(stimuli,
     looks = ((10, 12), (20, 24), (30, 36))
     with h5py.File(tmp_path / "maps.h5") as file:
         maps = [torch.from_numpy(np.asarray(file[name]))[None, None] for name in NAMES]
-    for metric in (saliency_metrics.ig, lambda p, f, _: saliency_metrics.auc(p, f)):
+    for metric in (single_metrics.ig, lambda p, f, _: single_metrics.auc(p, f)):
         for found, (x, y) in zip(maps, looks, strict=True):
             fixations = torch.zeros_like(found)
             fixations[0, 0, y, x] = 1

@@ -1,4 +1,4 @@
-"""Where people looked in all images of a split: what one image's scores need of the others."""
+"""The fixations of a whole split, which shuffled AUC needs of the other images, and its blur."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from torch import Tensor
 
-from emlnet.metrics import baselines
+from emlnet.data.maps import density_map
 from pipelines.evaluation import sources
 from pipelines.ray_cluster import tasks
 from shards.read.reader import ShardReader
 
+_FIT_WIDTH = 160
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Gaze:
-    """Where people looked in all images of a split.
+class SplitFixations:
+    """The fixations in all images of a split.
 
-    points: (N, 2) int32 (x, y), image after image.  starts: (I + 1,) int64, where each image's
-    begin.  sizes: (I, 2) int64 (H, W).
+    points: (N, 2) int32 (x, y), image after image.  starts: (I + 1,) int64, where those of
+    each image begin.  sizes: (I, 2) int64 (H, W).
     """
 
     points: NDArray[np.int32]
@@ -33,9 +38,9 @@ class Gaze:
         return len(self.sizes)
 
     def counts(self, images: Iterable[int], size: tuple[int, int]) -> NDArray[np.float32]:
-        """(H, W) counts of some images' fixations, scaled to a size.
+        """Count the fixations of some images, scaled to a size: (H, W).
 
-        Scaled positions are cut to whole pixels, as those of pysaliency's shuffled negatives are.
+        Scaled positions are truncated to whole pixels, as in pysaliency's shuffled negatives.
         """
         height, width = size
         total = np.zeros(height * width, np.int64)
@@ -52,7 +57,7 @@ class Gaze:
         return {}
 
     def of_others(self, position: int) -> NDArray[np.float32]:
-        """(H, W) counts, at this image's size, of the fixations of all other images."""
+        """Count the fixations of all other images at this image's size: (H, W)."""
         height, width = (int(length) for length in self.sizes[position])
         size = (height, width)
         if size not in self._all:
@@ -60,8 +65,8 @@ class Gaze:
         return self._all[size] - self.counts([position], size)
 
 
-def read_gaze(reader: ShardReader, num_workers: int) -> Gaze:
-    """The gaze of the whole split, read on the cluster."""
+def read_fixations(reader: ShardReader, num_workers: int) -> SplitFixations:
+    """Read the fixations of a split, on the cluster."""
     parts = tasks.split(len(reader), 200)
     title = f"fixations, {reader.split}"
     points = tasks.spread(
@@ -69,7 +74,7 @@ def read_gaze(reader: ShardReader, num_workers: int) -> Gaze:
     )
     each = [image for part in points for image in part]
     starts = np.cumsum([0, *map(len, each)])
-    return Gaze(points=np.concatenate(each), starts=starts, sizes=np.array(reader.sizes))
+    return SplitFixations(points=np.concatenate(each), starts=starts, sizes=np.array(reader.sizes))
 
 
 def _read_points(
@@ -78,8 +83,8 @@ def _read_points(
     return [reader.sample(position).points for position in part]
 
 
-def estimate_sigma(reader: ShardReader, gaze: Gaze, num_images: int = 4) -> float:
-    """Of the blur in the split's density maps, in pixels, from a few images evenly chosen."""
+def estimate_sigma(reader: ShardReader, gaze: SplitFixations, num_images: int = 4) -> float:
+    """Estimate the sigma of a split's density maps, in pixels: the median over a few images."""
     seen = np.flatnonzero(np.diff(gaze.starts))
     if not len(seen):
         raise ValueError(f"no image of split {reader.split!r} has a fixation: nothing to score")
@@ -88,10 +93,28 @@ def estimate_sigma(reader: ShardReader, gaze: Gaze, num_images: int = 4) -> floa
         position = int(seen[place])
         targets = sources.show(position, reader.decoded(position), torch.device("cpu")).targets
         if targets.density.amin() < targets.density.amax():  # A constant map shows no blur.
-            found.append(baselines.estimate_sigma(targets.fixation_map(), targets.density))
+            found.append(fit_sigma(targets.fixation_map(), targets.density))
     if not found:
         raise ValueError(
             f"the density maps of split {reader.split!r} are constant: they show no blur; "
             "give --sigma"
         )
     return float(np.median(found))
+
+
+def fit_sigma(fixations: Tensor, density: Tensor) -> float:
+    """Return the sigma, in pixels, of the Gaussian that turned fixations into this density map.
+
+    fixations, density: (1, 1, H, W), the density of any scale and not constant.  It is the sigma
+    with which the blurred fixations correlate best with the density, to about 1 %.
+    """
+    scale = max(1, round(fixations.shape[-1] / _FIT_WIDTH))
+    counts, wanted = (F.avg_pool2d(maps.float(), scale) for maps in (fixations, density))
+
+    def loss(log_sigma: float) -> float:
+        blurred = density_map(counts, float(np.exp(log_sigma)))
+        return -float(np.corrcoef(blurred.flatten(), wanted.flatten())[0, 1])
+
+    bounds = np.log(0.3), np.log(max(1.0, counts.shape[-1] / 4))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 0.01})
+    return float(np.exp(found.x)) * scale
