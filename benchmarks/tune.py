@@ -7,8 +7,8 @@ Searches as `python -m tune loss-weights` does, on OSIE or on other shards, with
 after `--`. Two rows: epochs that trials ran, against all of them in full; and the rank correlation
 (Spearman) of the scores that the search saw with those of some of its trials, evenly spread over
 the ranking, trained again in full: all epochs, whole pictures. The search's scores are those of the
-last epoch that all trials have, so that one that was stopped early counts as well. Goes on where it
-was broken off.
+last epoch that all trials have, so that a trial that was stopped early counts as well. Given again,
+it resumes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,8 @@ from pipelines.config.flags import BEST_WEIGHTS
 from pipelines.config.options import num_cpus
 from shards.files.manifest import Manifest
 from tune.__main__ import parse
-from tune.importance import common_epoch
-from tune.live import Display
-from tune.proposals import Proposals
-from tune.results import Spec, TrialRecord, ended, find_record, find_records, scored
-from tune.search import finish, open_search, run_search
-from tune.search_config import LossWeightsCommand
-from tune.subjects import open_folder
-from tune.tuner import run_trials
+from tune.records import TrialRecord
+from tune.search import finish, open_folder, open_search, run_search, train_in_full
 
 FLAGS = (
     *("--backbone", "efficientnet_lite0", "--size", "240", "320", "--epochs", "4"),
@@ -59,30 +53,23 @@ def main() -> None:
 
 
 def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
-    """Searches, trains some of the trials in full, and writes both rows."""
-    line_of_flags = ["loss-weights", "--data", str(data), "--out", str(out)]
-    command = parse([*line_of_flags, "--final-seeds", "0", *given.flags])
-    assert isinstance(command, LossWeightsCommand)
+    """Search, train some of the trials in full, and write both rows."""
+    first_flags = ["loss-weights", "--data", str(data), "--out", str(out)]
+    command = parse([*first_flags, "--final-seeds", "0", *given.flags])
     folder, frozen = open_folder(command, Manifest.load(data))
     objective = command.search.objectives[0]
-    with open_search(command, folder, frozen) as (setting, place, at_once):
-        run_search(command, setting, place, at_once)
-        finish(command, setting, place)
+    with open_search(command, folder, frozen) as (settings, context, at_once):
+        trials, choice = run_search(command, settings, context, at_once)
+        finish(command, settings, context, trials, choice, [])
         cost = json.loads((folder / BEST_WEIGHTS).read_text())["cost"]
-        chosen = spread_out(find_records(folder), objective, given.num_full)
-        specs = [Spec(point=r.spec.point, seed=r.spec.seed, final=True) for r in chosen]
-        done = {record.spec.key for record in ended(find_records(folder, final=True))}
-        left = [spec for spec in specs if spec.key not in done]
-        if left:
-            with Display(folder, setting.objectives, len(specs), at_once, final=True) as display:
-                proposals = Proposals(folder, left)
-                run_trials(setting, place, proposals, len(left), at_once, display.update)
-        cheap, full = [], []
-        for record, spec in zip(chosen, specs, strict=True):
-            found = find_record(folder, spec)
-            if found is not None and found.state == "finished":
-                cheap.append(cheap_score(record, objective, common_epoch(find_records(folder))))
-                full.append(found.scores[objective])
+        chosen = spread_out(trials, objective, given.num_full)
+        finals = train_in_full(settings, context, [(r.point, r.seed) for r in chosen], at_once)
+    cheap, full = [], []
+    for record in chosen:
+        final = next((f for f in finals if (f.point, f.seed) == (record.point, record.seed)), None)
+        if final is not None and final.state == "finished":
+            cheap.append(cheap_score(record, objective, common_epoch(trials)))
+            full.append(final.scores[objective])
     if len(full) < 3:
         raise SystemExit(f"{len(full)} trials finished in full, too few for a correlation")
     correlation = float(spearmanr(cheap, full).statistic)
@@ -93,7 +80,7 @@ def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
             ours=(float(cost["trial_epochs"]),),
             baseline=(float(cost["full_epochs"]),),
             unit="epochs",
-            about={**cost, "scale": command.scale, "subject": setting.subject.title},
+            about={**cost, "scale": command.scale, "subject": settings.title},
         ),
         Row(
             part="loss weights, rank correlation of cheap trials",
@@ -109,14 +96,24 @@ def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
     save("tune", rows, threads=num_cpus(), folder=given.results)
 
 
+def scored(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials that have scores."""
+    return [record for record in records if record.history and not record.reason]
+
+
+def common_epoch(records: list[TrialRecord]) -> int:
+    """Return the last epoch that all trials with scores have."""
+    return min(record.num_trained for record in scored(records))
+
+
 def cheap_score(record: TrialRecord, objective: str, epoch: int) -> float:
-    """What the search saw of a trial after an epoch."""
+    """Return what the search saw of a trial after an epoch."""
     report = next(each for each in record.history if each["epoch"] == epoch)
     return float(report["scores"][objective])
 
 
 def spread_out(records: list[TrialRecord], objective: str, number: int) -> list[TrialRecord]:
-    """Some trials, from the best to the worst by the cheap score."""
+    """Return some trials, from the worst to the best by the cheap score."""
     epoch = common_epoch(records)
     ranked = sorted(scored(records), key=lambda r: cheap_score(r, objective, epoch))
     places = np.linspace(0, len(ranked) - 1, min(number, len(ranked))).round().astype(int)

@@ -1,12 +1,10 @@
-"""What trials are compared by: `tuebingen` scores of the pictures that are tuned on.
+"""What trials are compared by: `tuebingen` scores on one half of val.
 
-No weight that is tried enters a score, and the pictures that a result is reported on are others.
+The scores do not depend on the weights that are tried; results are reported on the other half.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -24,13 +22,13 @@ OBJECTIVES = metric_names(
 )
 """Metrics that a search can optimise."""
 HELD_OUT = "held_out_"
-"""What the name of a score on the pictures that no trial is tuned on begins with."""
+"""Prefix of the scores on the half of val that no trial is tuned on."""
 VAL_SEED = 20
-"""Which half of val is tuned on; the same in every search, so that results can be compared."""
+"""Decides the halves of val; the same in every search, so that results can be compared."""
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
-    """From `ig`, or several as `nss,kl`.  Raises ValueError for what is no metric."""
+    """Parse `ig`, or several as `nss,kl`; raise ValueError for an unknown or repeated metric."""
     names = tuple(name.strip() for name in text.split(","))
     if not set(names) <= set(OBJECTIVES) or len(set(names)) < len(names):
         raise ValueError(f"an objective is one or several of {','.join(OBJECTIVES)}, not {text!r}")
@@ -38,24 +36,24 @@ def parse_objectives(text: str) -> tuple[str, ...]:
 
 
 def direction(objective: str) -> Literal["min", "max"]:
-    """Whether less or more of a metric is better."""
+    """Return whether a metric is to be minimised or maximised."""
     return "min" if BY_NAME[objective].lower_is_better else "max"
 
 
-def gain(objective: str, scores: dict[str, float], than: dict[str, float]) -> float:
-    """How much better the first scores are by a metric; below 0 when they are worse."""
-    difference = scores[objective] - than[objective]
+def gain(objective: str, scores: dict[str, float], baseline: dict[str, float]) -> float:
+    """Return how much better than the baseline the scores are by a metric; negative when worse."""
+    difference = scores[objective] - baseline[objective]
     return -difference if direction(objective) == "min" else difference
 
 
 def halves(num_samples: int) -> tuple[list[int], list[int]]:
-    """Positions of val that trials are tuned on, and those that results are reported on."""
+    """Return the positions of val that trials are tuned on, and those of the held-out half."""
     tuned, held_out = select_encoders.split_in_halves(num_samples, VAL_SEED)
     return tuned.tolist(), held_out.tolist()
 
 
 def centre_baseline(data: Path | str) -> Baseline:
-    """The mean training density as the baseline of information gain."""
+    """Return the mean training density as the baseline of information gain."""
     reader = ShardReader(data, "train")
     prior = reader.manifest.centre_prior(data)
 
@@ -64,8 +62,3 @@ def centre_baseline(data: Path | str) -> Baseline:
         return centre_prior(prior, size)
 
     return baseline
-
-
-def is_finite(scores: dict[str, float], objectives: Sequence[str]) -> bool:
-    """Whether each objective has a number."""
-    return all(math.isfinite(scores[name]) for name in objectives)

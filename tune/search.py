@@ -1,19 +1,30 @@
-"""The search over loss weights, from a command to a table and best-weights.json."""
+"""A search over loss weights, from the command to best-weights.json."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import ray
+from ray.util.state import list_actors
+
 from pipelines.config.flags import BEST_WEIGHTS
-from pipelines.config.identity import flatten
-from pipelines.ray_cluster import connection
+from pipelines.config.identity import digest, flatten
+from pipelines.config.options import num_cpus
+from pipelines.ray_cluster import connection, sizing
 from pipelines.stages.encoder_stage import checked
-from pipelines.stages.frozen_encoders import FrozenEncoder
-from pipelines.stages.run_context import RunContext
+from pipelines.stages.frozen_encoders import (
+    FrozenEncoder,
+    cache_folder,
+    compute_readouts,
+    find_packages,
+    open_encoders,
+)
+from pipelines.stages.run_context import RunContext, identify, open_run_folder
+from pipelines.stages.select_encoders import without_backbone
 from pipelines.tracking import run_folder
 from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags
@@ -21,72 +32,109 @@ from shards.files.manifest import Manifest
 from shards.files.store import location
 from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
-from tune import search_report
-from tune.halving import Halving
-from tune.live import Display, duration
+from tune import search_report, tuner
 from tune.objective import halves
-from tune.page import write_page
-from tune.pareto import choose
-from tune.proposals import Proposals, make_study
-from tune.results import Spec, TrialRecord, ended, find_records, forget_failed, seconds_spent
-from tune.search_config import LossWeightsCommand, check
-from tune.space import EQUAL, short
-from tune.subjects import make_subject, open_folder, title
-from tune.trial import Setting
-from tune.tuner import end_runs, has_dashboard, run_trials
+from tune.records import Choice, TrialRecord, choose
+from tune.search_config import DecoderWeightsCommand, LossWeightsCommand, check
+from tune.space import EQUAL, Point, short
+from tune.trial import DecoderTrialJob, EncoderTrialJob, TrialSettings
 
-UNUSED = ("plan.loss_weights", "plan.select", "search.retry_failed")
+NOT_LOGGED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that say nothing about a search."""
-PAGE = "search.html"
+PAGE, SUMMARY = "search.html", "summary.txt"
 
 
 def loss_weights(command: LossWeightsCommand) -> Path:
-    """Searches, or goes on with a search in the same folder; returns the file of the best weights.
+    """Search, or resume the search in the same folder; return the file of the best weights.
 
-    Raises ValueError when every trial failed, with the first cause; KeyboardInterrupt when trials
-    were left.
+    Raises ValueError when every trial failed, with the first reason.
     """
     check(command)
     data = location(command.data)
-    manifest = Manifest.load(data)
     for split in ("train", "val"):
         check_sizes(ShardReader(data, split))
     halves(len(ShardReader(data, "val")))
     if not command.decoder:
         command = replace(command, encoder=checked(command.encoder, command.finetune))
-    folder, frozen = open_folder(command, manifest)
-    best, search = folder / BEST_WEIGHTS, command.search
-    if best.is_file() and not search.retry_failed and search.lengths == _asked(best):
-        print(f"done before, in {folder}", flush=True)
-        say(folder)
+    folder, frozen = open_folder(command, Manifest.load(data))
+    best = folder / BEST_WEIGHTS
+    if is_done(command, best):
+        print(f"done before, in {folder}\n{(folder / SUMMARY).read_text()}", flush=True)
         return best
-    with open_search(command, folder, frozen) as (setting, place, at_once):
-        run_search(command, setting, place, at_once)
-        run_finals(command, setting, place, at_once)
-        finish(command, setting, place)
-    say(folder)
+    with open_search(command, folder, frozen) as (settings, context, at_once):
+        trials, choice = run_search(command, settings, context, at_once)
+        finals = compare_in_full(command, settings, context, choice, at_once)
+        finish(command, settings, context, trials, choice, finals)
     return best
+
+
+def decoder_weights(command: DecoderWeightsCommand) -> Path:
+    """Search for a decoder, as `loss_weights` does."""
+    return loss_weights(command)
+
+
+def is_done(command: LossWeightsCommand, best: Path) -> bool:
+    """Whether the command asks for no more than what is there."""
+    if not best.is_file() or command.search.retry_failed:
+        return False
+    return bool(json.loads(best.read_text())["asked"] == command.search.lengths)
+
+
+def open_folder(
+    command: LossWeightsCommand, manifest: Manifest
+) -> tuple[Path, list[FrozenEncoder]]:
+    """Return the search's folder, absolute, and the encoders whose decoder is tuned, if any.
+
+    The folder is `--out`, or one under runs/ that is the same each time.
+    """
+    frozen: list[FrozenEncoder] = []
+    if command.decoder:
+        pulled = Path("runs") / "pulled" / digest(encoders=command.decoder)[:8]
+        packages = find_packages(command.decoder, command.tracking.uri, pulled.absolute())
+        frozen = open_encoders(packages, manifest, Path())
+    # Encoders count by their weights, not by their names; the search may be extended.
+    config = replace(command, decoder=(), search=command.search.unlimited)
+    identity = identify(
+        config,
+        [] if frozen else [command.encoder.weights],
+        command="tune loss-weights",
+        data=manifest.digest,
+        encoders=digest(weights=[each.weights for each in frozen]),
+    )
+    folder = open_run_folder(command.tracking.out, f"tune-{title(command, frozen)}", identity)
+    caches = cache_folder(command.readouts, folder)
+    return folder, [replace(each, cache=caches / each.cache) for each in frozen]
+
+
+def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
+    """Return what tables call the tuned model."""
+    if not command.decoder:
+        return command.encoder.backbone
+    return "decoder of " + "+".join(each.encoder.config.backbone for each in frozen)
 
 
 @contextmanager
 def open_search(
     command: LossWeightsCommand, folder: Path, frozen: Sequence[FrozenEncoder]
-) -> Iterator[tuple[Setting, RunContext, int]]:
-    """Connects to Ray, begins or goes on with the MLflow run, and makes ready what trials share.
+) -> Iterator[tuple[TrialSettings, RunContext, int]]:
+    """Connect to Ray, open the MLflow run, and prepare what trials share.
 
-    Gives the setting, the place, and how many trials may run at once.
+    Yields the settings, the context, and how many trials may run at once.
+    Raises ValueError when trials would be stopped in a cluster that does not free their workers.
     """
-    data = location(command.data)
+    search, data = command.search, location(command.data)
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    # What workers print would tear up the table.
-    frees = bool(command.search.stops or command.search.max_hours) and not frozen
-    connection.connect(command.compute, include_dashboard=frees, log_to_driver=False)
-    params = {k: v for k, v in flatten(command).items() if k not in UNUSED}
+    stops = not frozen and bool(search.ranked_by or search.max_hours)
+    # Lines of workers would tear the table.
+    connection.connect(command.compute, include_dashboard=stops, log_to_driver=False)
+    if stops:
+        check_dashboard()
+    params = {k: v for k, v in flatten(command).items() if k not in NOT_LOGGED}
     tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
     name = f"search {folder.name}"
     with tracker.run(folder, name, params=params, tags=tags, data=(data, manifest)) as run_id:
-        place = RunContext(
+        context = RunContext(
             folder=folder,
             data=(data,),
             manifest=manifest,
@@ -94,205 +142,218 @@ def open_search(
             compute=command.compute,
             parent=run_id,
         )
-        if command.search.retry_failed:
-            forget_failed(folder)
-        subject, at_once = make_subject(command, place, frozen)
-        setting = Setting(
+        job, at_once = prepare_job(command, context, frozen)
+        settings = TrialSettings(
             folder=folder,
-            subject=subject,
-            space=command.search.space,
-            objectives=command.search.objectives,
-            stop_by=command.search.ranked_by,
-            plan=command.plan,
+            title=title(command, frozen),
+            job=job,
+            space=search.space,
+            objectives=search.objectives,
+            stop_by=search.ranked_by,
             trial_epochs=command.trial_epochs,
             trial_scale=command.scale,
         )
-        yield setting, place, at_once
+        yield settings, context, at_once
 
 
-def _asked(best: Path) -> dict[str, float]:
-    asked: dict[str, float] = json.loads(best.read_text()).get("asked", {})
-    return asked
+def check_dashboard() -> None:
+    """Raise ValueError unless the cluster's dashboard answers.
+
+    Ray Train asks it whether a trial was stopped, and else never frees the trial's workers.
+    """
+    try:
+        list_actors(ray.get_runtime_context().gcs_address, limit=1)
+    except Exception as error:  # Of several kinds.
+        raise ValueError(
+            "this Ray cluster has no dashboard, without which the workers of a stopped trial are "
+            "never freed; install ray[default] on its head and restart it, or give --stop-by none "
+            f"and no --max-hours ({error})"
+        ) from error
+
+
+def prepare_job(
+    command: LossWeightsCommand, context: RunContext, frozen: Sequence[FrozenEncoder]
+) -> tuple[EncoderTrialJob | DecoderTrialJob, int]:
+    """Return the training in full, and how many trials the free resources hold at once.
+
+    Raises ValueError when they hold none, or the workers can't share a batch.
+    """
+    compute, plan, seed = command.compute, command.plan, command.seed
+    scaled = sizing.scaling_config(compute)
+    num_workers = 1 if frozen else scaled.max_workers
+    needs = {"CPU": 1 if frozen else num_workers * compute.cpus}
+    if scaled.use_gpu:
+        needs["GPU"] = num_workers
+    at_once = min(num_at_once(needs, sizing.wait_until_free(needs)), command.search.num_trials)
+    num_threads = compute.threads or max(1, num_cpus() // (at_once * num_workers))
+    if frozen:
+        compute_readouts(context.data, frozen, compute.use_gpu)
+        decoder = DecoderTrialJob(
+            data=context.data,
+            encoders=tuple(without_backbone(each.encoder) for each in frozen),
+            caches=tuple(each.cache for each in frozen),
+            decoder=command.decoder_config,
+            plan=plan,
+            seed=seed,
+            num_threads=num_threads,
+            use_gpu=bool(scaled.use_gpu),
+        )
+        return decoder, at_once
+    sizing.check_batch(plan.batch_size, compute)
+    encoder = EncoderTrialJob(
+        data=context.data,
+        encoder=command.encoder,
+        plan=plan,
+        seed=seed,
+        loader_workers=compute.loader_workers,
+        errors=compute.errors,
+        finetune=command.finetune,
+        compute=replace(compute, threads=num_threads, max_failures=0),
+    )
+    return encoder, at_once
+
+
+def num_at_once(needs: Mapping[str, int], free: Mapping[str, float]) -> int:
+    """Return how many trials the free resources hold at once; needs: of one trial.
+
+    Raises ValueError when not even one fits.
+    """
+    for resource, number in needs.items():
+        if free.get(resource, 0) < number:
+            raise ValueError(
+                f"a trial needs {number} {resource}s, {free.get(resource, 0):g} are free in the "
+                "cluster"
+            )
+    return min(int(free[resource] // number) for resource, number in needs.items())
 
 
 def run_search(
-    command: LossWeightsCommand, setting: Setting, place: RunContext, at_once: int
-) -> None:
-    """Runs the trials that are left.
+    command: LossWeightsCommand, settings: TrialSettings, context: RunContext, at_once: int
+) -> tuple[list[TrialRecord], Choice]:
+    """Run the trials that are left; return all of them and the winner.
 
-    Raises ValueError when none has scores, with the first cause; KeyboardInterrupt when it was
-    interrupted.
+    Raises ValueError when none has scores, with the first reason.
     """
-    search = command.search
-    known = find_records(place.folder)
-    done = ended(known)
-    end_runs(place.tracker, known)
-    left, budget = search.num_trials - len(done), search.max_hours * 3600
-    seconds = budget - seconds_spent(known) if budget else None
+    search, folder = command.search, settings.folder
+    stops = f", stopped early by {search.ranked_by}" if search.ranked_by else ""
     print(
-        f"{search.num_trials} trials{f', {len(done)} of them done before' if done else ''}, "
-        f"{at_once} at once, up to {setting.trial_epochs} epochs each at {setting.trial_scale:g} "
-        f"of the size, compared by {search.objective} on half of val"
-        f"{f', stopped early by {setting.stop_by}' if search.stops else ''}; in {place.folder}\n"
-        f"MLflow run {place.parent} in {command.tracking.uri}",
+        f"{search.num_trials} trials, {at_once} at once, up to {settings.trial_epochs} epochs each "
+        f"at {settings.trial_scale:g} of the size, compared by {search.objective} on half of val"
+        f"{stops}; in {folder}\nMLflow run {context.parent} in {command.tracking.uri}",
         flush=True,
     )
-    if left > 0 and (seconds is None or seconds > 0):
-        specs = first_specs(command, known)
-        study = make_study(
-            place.folder,
-            search.space,
-            search.objectives,
-            search.sampler,
-            command.seed,
-            search.num_trials,
+    trials: list[TrialRecord] = []
+    for path in tuner.experiments(folder, "trials"):
+        trials += tuner.resume(path, settings, retry_failed=search.retry_failed)
+    left = search.num_trials - len(trials)
+    if left > 0:
+        trials += tuner.search_trials(
+            settings,
+            context,
+            left,
+            at_once,
+            known=trials,
+            first=first_points(command, trials),
+            sampler=search.sampler,
+            max_hours=search.max_hours,
+            epochs_after=2 * search.final_seeds * command.plan.epochs / settings.trial_scale**2,
+            grace_period=search.grace_epochs,
+            reduction_factor=search.reduction,
         )
-        proposals = Proposals(place.folder, specs, study, search.space, command.seed)
-        halving = None
-        if search.stops:
-            halving = Halving(grace=search.grace_epochs, factor=search.reduction)
-        stops = halving is not None or seconds is not None
-        if stops and not setting.subject.reuse_actors and not has_dashboard():
-            if seconds is not None:
-                raise ValueError(
-                    "--max-hours stops trials, whose workers would never be free again, since this "
-                    "Ray cluster runs no dashboard, or another cluster runs on this machine: end "
-                    "that, start this with a dashboard, or leave --max-hours out"
-                )
-            print(
-                "no trial is stopped early: the workers of one that is would never be free again, "
-                "since this Ray cluster runs no dashboard, or another one runs on this machine",
-                flush=True,
-            )
-            halving = None
-        with Display(place.folder, search.objectives, search.num_trials, at_once) as display:
-            whole = run_trials(
-                setting,
-                place,
-                proposals,
-                left,
-                at_once,
-                display.update,
-                halving,
-                seconds,
-            )
-        if not whole:
-            raise KeyboardInterrupt
-    records = find_records(place.folder)
-    if choose(records, search.objectives) is None:
-        _raise_first_cause(records, search.num_trials)
+    choice = choose(trials, settings.objectives)
+    if choice is None:
+        raise tuner.no_scores(trials)
+    return trials, choice
 
 
-def _raise_first_cause(records: Sequence[TrialRecord], num_trials: int) -> None:
-    failed = [record for record in records if record.state == "failed"]
-    if not failed:
-        raise ValueError("time was up before any trial had an epoch; allow more --max-hours")
-    raise ValueError(
-        f"none of {num_trials} trials has scores, {len(failed)} trials failed; the first, "
-        f"{short(failed[0].weights)}: {failed[0].cause}. When the cause is gone, --retry-failed "
-        "runs them again"
-    )
+def first_points(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> list[Point]:
+    """Return the points of 1:1:1 and of the weights that are named, without those tried before."""
+    space, tried = command.search.space, [record.point for record in known]
+    points = [space.point(weights) for weights in (EQUAL, *command.search.first)]
+    return [point for point in points if point not in tried]
 
 
-def first_specs(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> list[Spec]:
-    """Trials that were broken off, then the weights that are named and not yet tried."""
-    specs = [record.spec for record in known if record.state == "running"]
-    for weights in (EQUAL, *command.search.first):
-        spec = Spec(point=command.search.space.point(weights), seed=command.seed)
-        if spec.key not in {record.spec.key for record in known} | {each.key for each in specs}:
-            specs.append(spec)
-    return specs
-
-
-def run_finals(
-    command: LossWeightsCommand, setting: Setting, place: RunContext, at_once: int
-) -> None:
-    """Trains the winner and 1:1:1 in full with other seeds, those that were not yet."""
-    choice = choose(find_records(place.folder), setting.objectives)
-    assert choice is not None
-    if choice.winner.is_baseline:
-        return
-    points = (choice.winner.spec.point, setting.space.point(EQUAL))
+def compare_in_full(
+    command: LossWeightsCommand,
+    settings: TrialSettings,
+    context: RunContext,
+    choice: Choice,
+    at_once: int,
+) -> list[TrialRecord]:
+    """Train the winner and 1:1:1 in full with other seeds; return all final runs so far."""
     seeds = range(command.seed + 1, command.seed + 1 + command.search.final_seeds)
-    specs = [Spec(point=point, seed=seed, final=True) for seed in seeds for point in points]
-    done = {record.spec.key for record in ended(find_records(place.folder, final=True))}
-    left = [spec for spec in specs if spec.key not in done]
-    if not left:
-        return
-    print(
-        f"final: {short(choice.winner.weights)} against {short(EQUAL)}, {len(seeds)} seeds each, "
-        f"{setting.plan.epochs} epochs at the full size",
-        flush=True,
-    )
-    proposals = Proposals(place.folder, left)
-    at_once = min(at_once, len(left))
-    with Display(place.folder, setting.objectives, len(specs), at_once, final=True) as display:
-        if not run_trials(setting, place, proposals, len(left), at_once, display.update):
-            raise KeyboardInterrupt
+    if choice.winner.is_baseline:
+        seeds = range(0)
+    elif seeds:
+        print(
+            f"final: {choice.winner.name} against {short(EQUAL)}, {search_report.count(seeds)} "
+            f"each, {command.plan.epochs} epochs at the full size",
+            flush=True,
+        )
+    points = (choice.winner.point, settings.space.point(EQUAL))
+    runs = [(point, seed) for seed in seeds for point in points]
+    return train_in_full(settings, context, runs, at_once, retry_failed=command.search.retry_failed)
 
 
-def finish(command: LossWeightsCommand, setting: Setting, place: RunContext) -> None:
-    """Writes best-weights.json and the page, whole or not at all, and logs both."""
-    records = find_records(place.folder)
-    finals = find_records(place.folder, final=True)
-    choice = choose(records, setting.objectives)
-    assert choice is not None
-    assert place.parent is not None
-    trained = sum(record.num_trained for record in records) + command.search.warm_start_epochs
-    content = search_report.summary(
-        records,
+def train_in_full(
+    settings: TrialSettings,
+    context: RunContext,
+    runs: Sequence[tuple[Point, int]],
+    at_once: int,
+    *,
+    retry_failed: bool = False,
+) -> list[TrialRecord]:
+    """Train at points, each with a seed, unless it was done before; return all final runs."""
+    finals: list[TrialRecord] = []
+    for path in tuner.experiments(settings.folder, "finals"):
+        finals += tuner.resume(path, settings, retry_failed=retry_failed)
+    done = [(record.point, record.seed) for record in finals]
+    left = [run for run in runs if run not in done]
+    return finals + (tuner.run_finals(settings, context, left, at_once) if left else [])
+
+
+def finish(
+    command: LossWeightsCommand,
+    settings: TrialSettings,
+    context: RunContext,
+    trials: Sequence[TrialRecord],
+    choice: Choice,
+    finals: Sequence[TrialRecord],
+) -> None:
+    """Write best-weights.json, the page and the summary; log them, and print the summary."""
+    assert context.parent is not None
+    folder, tracker = settings.folder, context.tracker
+    content = search_report.summarise(
+        trials,
         finals,
         choice,
-        setting.objectives,
-        subject=setting.subject.title,
+        settings.objectives,
+        subject=settings.title,
         seed=command.seed,
-        data={"name": place.manifest.name, "digest": place.manifest.digest},
-        run_id=place.parent,
+        data={"name": context.manifest.name, "digest": context.manifest.digest},
+        run_id=context.parent,
         asked=command.search.lengths,
         cost={
-            "trial_epochs": trained,
+            "trial_epochs": sum(record.num_trained for record in trials),
             "full_epochs": command.search.num_trials * command.plan.epochs,
-            "seconds": seconds_spent(records),
+            "seconds": sum(record.seconds for record in trials),
         },
     )
-    final = search_report.compare(finals, choice.winner)
-    page = place.folder / PAGE
-    plots = write_page(page, records, choice, final, content, setting.space.terms)
-    path = place.folder / BEST_WEIGHTS
-    run_folder.write_json(path, content)
-    tracker = place.tracker
-    for file in (path, page, *plots):
-        tracker.file(place.parent, file)
-    text = search_report.table(records, choice, setting.objectives)
-    if final:
-        text = f"{search_report.final_table(choice, final)}\n\n{text}"
-    tracker.describe(place.parent, f"{content['verdict']}\n\n```\n{text}\n```")
-    scores = {f"best_{name}": value for name, value in choice.winner.scores.items()}
-    if final:
-        scores |= {f"final_{name}": mean for name, (mean, _) in final.winner.items()}
-        scores |= {f"final_gain_{name}": mean for name, (mean, _) in final.gain.items()}
-    tracker.metrics(place.parent, scores)
-
-
-def say(folder: Path) -> None:
-    """Prints the tables of a search that is done, and where its best weights are."""
-    path = folder / BEST_WEIGHTS
-    content = json.loads(path.read_text())
-    objectives = content["objectives"]
-    records = find_records(folder)
-    choice = choose(records, objectives)
-    assert choice is not None
-    print(f"\n{search_report.table(records, choice, objectives)}\n")
-    final = search_report.compare(find_records(folder, final=True), choice.winner)
-    if final:
-        print(f"{search_report.final_table(choice, final)}\n")
-    print(content["verdict"])
-    cost = content["cost"]
-    print(
-        f"{cost['trial_epochs']} epochs of trials ran in {duration(cost['seconds'])}; all trials "
-        f"in full are {cost['full_epochs']}"
+    comparison = search_report.compare(finals, choice.winner)
+    search_report.write_page(
+        folder / PAGE, trials, choice, comparison, content, settings.space.terms
     )
-    for name, value in content["other"].items():
-        print(f"the winner's {name} is {value:g}")
-    print(f"best weights: {path}, for --loss-weights @{path} or @{content['run_id']}")
-    print(f"to look at: {folder / PAGE}", flush=True)
+    tables = search_report.text_tables(trials, choice, settings.objectives, comparison)
+    best = folder / BEST_WEIGHTS
+    summary = f"{tables}\n\n{search_report.closing_lines(content, best, folder / PAGE)}"
+    (folder / SUMMARY).write_text(summary)
+    run_folder.write_json(best, content)
+    for path in (best, folder / PAGE):
+        tracker.file(context.parent, path)
+    tracker.describe(context.parent, f"{content['verdict']}\n\n```\n{tables}\n```")
+    scores = {f"best_{name}": value for name, value in choice.winner.scores.items()}
+    if comparison:
+        scores |= {f"final_{name}": mean for name, (mean, _) in comparison.winner.items()}
+        scores |= {f"final_gain_{name}": mean for name, (mean, _) in comparison.gain.items()}
+    tracker.metrics(context.parent, scores)
+    print(f"\n{summary}", flush=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -13,15 +13,14 @@ from emlnet.models.decoder import DecoderConfig
 from emlnet.models.encoder import EncoderConfig
 from emlnet.models.finetune import Finetune
 from emlnet.training.state import Plan
-from pipelines.config.options import Compute, FullCommand, Tracking
+from pipelines.config.options import DECODER_PLAN, Compute, FullCommand, Tracking
 from shards.read.order import check_mix
 from tune.objective import parse_objectives
-from tune.proposals import Sampler
 from tune.space import EQUAL, KL_LED, Space, short
 
 ENCODER_SCALE, DECODER_SCALE = 0.5, 0.25
-LENGTHS = ("num_trials", "max_hours", "final_seeds", "retry_failed", "first")
-"""Fields of a search that may change when it goes on in its folder."""
+UNGUARDED_PLAN = replace(DECODER_PLAN, guard=())
+"""Training of a decoder's trials: the best epoch is kept by the objective."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +28,12 @@ class Search:
     """How weights are searched."""
 
     num_trials: int = 32
-    """Weights to try, 1:1:1 among them; the same command with more goes on."""
+    """Weights to try, 1:1:1 among them; the same command with more extends the search."""
     objective: str = "ig"
     """What trials are compared by: ig, nss, cc, kl, sim or auc on val, `tuebingen` rules; several,
     as nss,kl, give a Pareto front whose knee wins."""
-    sampler: Sampler = "tpe"
-    """How weights are proposed: `tpe` learns from the trials before (Optuna), `random` does not."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How Optuna proposes weights: `tpe` learns from earlier trials, `random` does not."""
     first: tuple[LossWeights, ...] = (KL_LED,)
     """Weights to try before any that the sampler draws, after 1:1:1."""
     trial_epochs: int = 0
@@ -42,22 +41,20 @@ class Search:
     trial_scale: float = 0.0
     """Height and width of the pictures in trials, as a share of the real ones; 0: a half for an
     encoder, a quarter for the decoder."""
-    warm_start_epochs: int = 0
-    """Epochs of one shared training with 1:1:1 from which all trials of an encoder start."""
     stop_by: str = "auto"
-    """Metric by which bad trials are stopped early (ASHA): `auto`: the objective if it is one,
-    else `none`: never."""
+    """Metric by which ASHA stops bad trials early.  `auto`: the objective if there is one, with
+    several `none`, which stops no trial."""
     grace_epochs: int = 1
-    """Epochs that each trial may train."""
+    """Epochs before a trial may be stopped."""
     reduction: int = 3
-    """One of so many trials goes on at each of ASHA's stops."""
+    """Of so many trials, ASHA lets one continue at each of its stops."""
     max_hours: float = 0.0
-    """Hours after which no trial goes on, over all calls of the command; 0: no limit."""
+    """Hours after which each call of the command stops its trials; 0: no limit."""
     final_seeds: int = 3
     """Seeds with which the winner and 1:1:1 are trained in full and compared on the half of val
-    that no trial is tuned on; 0 does not."""
+    that no trial is tuned on; 0 skips that."""
     retry_failed: bool = False
-    """Run trials again that failed when the same command ran before."""
+    """Run the trials again that failed in an earlier call of the command."""
     space: OmitArgPrefixes[Space] = field(default_factory=Space)
 
     def __post_init__(self) -> None:
@@ -70,7 +67,7 @@ class Search:
             raise ValueError("num_trials and grace_epochs are at least 1, reduction at least 2")
         if not 0 <= self.trial_scale <= 1:
             raise ValueError(f"a scale is above 0 and at most 1, not {self.trial_scale}")
-        if min(self.trial_epochs, self.warm_start_epochs, self.final_seeds, self.max_hours) < 0:
+        if min(self.trial_epochs, self.final_seeds, self.max_hours) < 0:
             raise ValueError("epochs, seeds and hours are at least 0")
 
     @property
@@ -79,30 +76,31 @@ class Search:
         return parse_objectives(self.objective)
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What makes the search this one: all that may not change when it goes on."""
-        return {k: v for k, v in asdict(self).items() if k not in LENGTHS}
+    def lengths(self) -> dict[str, int]:
+        """How many trials and final runs are asked for."""
+        return {"num_trials": self.num_trials, "final_seeds": self.final_seeds}
 
     @property
-    def lengths(self) -> dict[str, float]:
-        """How far it goes."""
-        return {name: getattr(self, name) for name in ("num_trials", "max_hours", "final_seeds")}
+    def unlimited(self) -> Search:
+        """The search without what may change when the command is given again."""
+        return replace(self, num_trials=1, final_seeds=0, retry_failed=False, first=())
 
     @property
-    def stops(self) -> bool:
-        """Whether bad trials are stopped early."""
-        return self.stop_by != "none" and not (self.stop_by == "auto" and len(self.objectives) > 1)
-
-    @property
-    def ranked_by(self) -> str:
-        """The metric that the scheduler sees."""
-        return self.objectives[0] if self.stop_by in ("auto", "none") else self.stop_by
+    def ranked_by(self) -> str | None:
+        """The metric by which bad trials are stopped early; None when none is."""
+        if self.stop_by == "auto":
+            return self.objectives[0] if len(self.objectives) == 1 else None
+        return None if self.stop_by == "none" else self.stop_by
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeightsCommand:
     """Search the loss weights of an encoder, or with --decoder those of the decoder."""
 
+    common_flags: ClassVar[tuple[str, ...]] = (
+        "data", "decoder", "num_trials", "objective", "max_hours", "final_seeds", "backbone",
+        "weights", "size", "epochs", "batch_size", "num_workers", "seed", "out", "tracking_uri",
+    )  # fmt: skip
     data: Path
     """Folder of shards."""
     decoder: tuple[str, ...] = ()
@@ -132,9 +130,20 @@ class LossWeightsCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderWeightsCommand(LossWeightsCommand):
+    """Search the loss weights of the decoder over encoders that are named."""
+
+    plan: OmitArgPrefixes[Plan] = UNGUARDED_PLAN
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchedFullCommand(FullCommand):
     """Search the loss weights on one backbone, then all stages of `pipelines full` with them."""
 
+    common_flags: ClassVar[tuple[str, ...]] = (
+        "search_on", "num_trials", "objective", "max_hours", "final_seeds",
+        *FullCommand.common_flags,
+    )  # fmt: skip
     search: OmitArgPrefixes[Search] = field(default_factory=Search)
     search_on: str | None = None
     """Which of the backbones the weights are searched on; default: the first."""
@@ -151,56 +160,47 @@ class SearchedFullCommand(FullCommand):
 
 
 def check(command: LossWeightsCommand) -> None:
-    """Raises ValueError for what the command cannot mean."""
+    """Raise ValueError for options that contradict each other."""
     search, plan = command.search, command.plan
     if plan.loss_weights != EQUAL:
         raise ValueError(
-            "--loss-weights is what the search finds; leave it out, or name weights to try "
-            "with --first"
+            "the search finds --loss-weights: leave it out, or name weights to try with --first"
         )
     if plan.select != Plan().select or plan.guard:
-        raise ValueError(
-            "trials keep the best epoch by --objective alone; leave --select and --guard out"
-        )
+        raise ValueError("trials keep the best epoch by --objective: leave --select, --guard out")
     for weights in search.first:
-        # The default is tried as far as the space holds it.
-        if (lost := search.space.lost(weights)) and weights != KL_LED:
-            told = ", ".join(f"{term} with {share:.0%} of the sum" for term, share in lost.items())
+        # The default is tried as far as the space contains it.
+        if (excluded := search.space.excluded(weights)) and weights != KL_LED:
+            told = ", ".join(f"{term} with {s:.0%} of the sum" for term, s in excluded.items())
             raise ValueError(
-                f"{short(weights)} are to be tried first, and weigh {told}, which the search "
-                f"leaves out: it weighs {' '.join(search.space.terms)} with at least "
-                f"{search.space.min_share:.0%} each; give --extra-terms, a smaller --min-share, or "
-                "other weights (--first, in `full` also --loss-weights)"
+                f"the search excludes {short(weights)}, which weighs {told}: it weighs "
+                f"{' '.join(search.space.terms)} with at least {search.space.min_share:.0%} each; "
+                "give --extra-terms, a smaller --min-share, or other weights (--first, in `full` "
+                "also --loss-weights)"
             )
-    if search.stops and search.grace_epochs > command.trial_epochs:
+    if search.ranked_by and search.grace_epochs > command.trial_epochs:
         raise ValueError(
-            f"a trial has {command.trial_epochs} epochs, not the {search.grace_epochs} of "
+            f"a trial has {command.trial_epochs} epochs, fewer than the {search.grace_epochs} of "
             "--grace-epochs"
         )
-    if command.decoder and search.warm_start_epochs:
-        raise ValueError("--warm-start-epochs is for an encoder; the decoder's trials take seconds")
     if command.decoder and command.finetune != Finetune():
-        raise ValueError("the decoder's encoders are frozen: leave out how to finetune one")
-    if "width" in search.space.also and not command.decoder:
-        packaged = Path(command.encoder.weights).expanduser().is_dir()
-        if search.warm_start_epochs or packaged:
-            raise ValueError(
-                "readouts of another width cannot start from one "
-                f"{'warm-up' if search.warm_start_epochs else 'packaged encoder'}: drop one"
-            )
+        raise ValueError("the encoders of a decoder are frozen: leave out how to finetune one")
+    packaged = Path(command.encoder.weights).expanduser().is_dir()
+    if "width" in search.space.also and not command.decoder and packaged:
+        raise ValueError("a packaged encoder has readouts of one width: drop it, or --also width")
 
 
 def check_full(command: SearchedFullCommand) -> None:
-    """Raises ValueError for what the command cannot mean."""
-    if len(command.full.data) > 1:
+    """Raise ValueError for options that contradict each other."""
+    if len(command.data) > 1:
         raise ValueError(
-            "a search takes one data set; search on one (`tune loss-weights`), then give "
+            "a search takes one data set: search on one (`tune loss-weights`), then give "
             "`pipelines full` all of them with --loss-weights @FILE"
         )
     if command.mix:
         check_mix(command.data, command.mix)
-    if command.backbone not in command.full.backbones:
-        known = ", ".join(command.full.backbones)
-        raise ValueError(f"--search-on {command.backbone} is none of the backbones {known}")
+    if command.backbone not in command.backbones:
+        known = ", ".join(command.backbones)
+        raise ValueError(f"--search-on {command.backbone} is not one of the backbones {known}")
     if "width" in command.search.space.also:
-        raise ValueError("`full` has one width of readouts; search it with `loss-weights`")
+        raise ValueError("`full` has one width of readouts: search it with `loss-weights`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 from pipelines.config.identity import digest
 from pipelines.stages import full, packing
-from pipelines.stages.run_context import NOT_IDENTITY, weight_digests
-from pipelines.tracking import run_folder
+from pipelines.stages.run_context import identify, open_run_folder
 from shards.files.store import location
 from tune.search import loss_weights
 from tune.search_config import LossWeightsCommand, SearchedFullCommand, check, check_full
@@ -20,25 +19,23 @@ from tune.space import EQUAL
 
 
 def run(command: SearchedFullCommand) -> dict[str, Any]:
-    """Searches and trains, or goes on with both; the report of `pipelines full`."""
+    """Search and train, or resume both; return the report of `pipelines full`."""
     check_full(command)
     chosen = command.full
     check(search_command(command, chosen.data[0], Path()))
     source = location(chosen.data[0])
-    config = {k: v for k, v in asdict(chosen).items() if k not in NOT_IDENTITY}
-    identity = {
-        "command": "tune full",
-        "data": packing.fingerprint(source),
-        "config": digest(config=config, search=command.search.identity, on=command.backbone),
-        "weights": digest(files=weight_digests(chosen.weights)),
-        "store": digest(uri=chosen.tracking.uri),
-    }
-    default = Path("runs") / f"tune-full-{digest(**identity)[:8]}"
-    folder = run_folder.open_folder(chosen.tracking.out or default, identity)
+    identity = identify(
+        chosen,
+        chosen.weights,
+        command="tune full",
+        data=packing.fingerprint(source),
+        search=digest(search=command.search.unlimited, on=command.backbone),
+    )
+    folder = open_run_folder(chosen.tracking.out, "tune-full", identity)
     data = Path(packing.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
     best = json.loads(loss_weights(search).read_text())
-    # A search that goes on may find another winner.
+    # A search that was extended may find another winner.
     found = digest(weights=best["weights"], other=best["other"])[:8]
     return full.run(with_winner(command, best, data, folder / f"full-{found}"))
 

@@ -1,277 +1,380 @@
-"""Ray Tune around the trials: how many run at once, which are stopped, what is recorded."""
+"""The Ray Tune experiments of a search: started, resumed, told of, and logged to MLflow."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from mlflow.exceptions import MlflowException
+import optuna
+import ray
+from optuna.distributions import BaseDistribution, FloatDistribution
 from ray import tune
-from ray.tune.stopper import Stopper
-from ray.util.state import list_actors
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.config.identity import flatten
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking.mlflow_runs import Tracker
+from pipelines.tracking.mlflow_runs import one_line as first_line
 from pipelines.tracking.provenance import data_tags
-from tune.halving import Halving, make_scheduler, stopped_by
-from tune.pareto import name
-from tune.proposals import Proposals
-from tune.results import (
-    TrialRecord,
-    ended,
-    find_record,
-    find_records,
-    forget_training,
-    trial_folder,
-)
-from tune.trial import CAUSE, EPOCH, REPORT, SPEC, Setting, run_trial
+from tune.objective import direction
+from tune.records import TrialRecord, choose
+from tune.space import FACTORS, Point
+from tune.trial import CHECKPOINTS, EPOCH, REPORT, TrialSettings, run_trial
 
-FOLDER = "tuner"
-# Without Tune's own display and log files: MLflow and the trials' records have all that.
-TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+T = TypeVar("T")
+Kind = Literal["trials", "finals"]
+STUDY, POINT = "search", "point/"
+TUNE_ENV = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A killed search runs the trials again that ended since its state was last saved.
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+}
+MAX_FAILED = 5
+"""A search ends when so many trials failed before any had a score."""
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """What MLflow calls the ends of a trial."""
-HOPELESS = 5
-"""Trials that fail before any other ended after which a search is given up."""
 
 
-def num_at_once(takes: Mapping[str, int], free: Mapping[str, float]) -> int:
-    """Trials, of which each takes so much, that the free resources hold at once.
+def experiments(folder: Path, kind: Kind) -> list[Path]:
+    """Return the folders of a search's experiments: one, or more when it was extended."""
+    return sorted((folder / "tuner").glob(f"{kind}-*"))
 
-    Raises ValueError when not even one fits.
+
+def resume(path: Path, settings: TrialSettings, *, retry_failed: bool = False) -> list[TrialRecord]:
+    """Run what is left of an experiment, and failed trials if asked to; return its trials.
+
+    Raises KeyboardInterrupt when it is interrupted.
     """
-    for kind, number in takes.items():
-        if free.get(kind, 0) < number:
-            raise ValueError(
-                f"a trial wants {number} {kind}s, the cluster has {free.get(kind, 0):g} free"
-            )
-    return min(int(free[kind] // number) for kind, number in takes.items())
+    if not any(path.glob("experiment_state-*.json")):
+        return []  # It was killed before its first trial.
+    _configure()
+    tuner = tune.Tuner.restore(
+        str(path), _trainable(settings), resume_unfinished=True, resume_errored=retry_failed
+    )
+    return _fit(tuner, settings)
 
 
-def has_dashboard(seconds: float = 30) -> bool:
-    """Whether the cluster answers questions about its state, now or within some seconds.
-
-    Ray Train frees the workers of a run that was stopped from outside only where it does; it asks
-    the machine's only cluster, so that none answers where there are two.
-    """
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            list_actors(limit=1, timeout=5)
-        except Exception:  # Ray raises several kinds, one of them for a server that is starting.
-            if time.monotonic() >= until:
-                return False
-            time.sleep(1)
-        else:
-            return True
-
-
-def run_trials(
-    setting: Setting,
-    place: RunContext,
-    proposals: Proposals,
+def search_trials(
+    settings: TrialSettings,
+    context: RunContext,
     num_trials: int,
     at_once: int,
-    show: Callable[[], None],
-    halving: Halving | None = None,
-    seconds: float | None = None,
-) -> bool:
-    """Runs trials until there are `num_trials`, or time is up.
+    known: Sequence[TrialRecord],
+    first: Sequence[Point],
+    sampler: Literal["tpe", "random"],
+    max_hours: float,
+    epochs_after: float,
+    **halving: int,
+) -> list[TrialRecord]:
+    """Run trials at points that Optuna proposes, after those that are named first.
 
-    show: called when a record changed.  halving: stops trials early.
-    Returns whether it ended by itself, not by an interrupt.
+    at_once: number of trials that run at the same time.  known: trials of earlier experiments,
+    which the sampler learns from.  max_hours: 0 sets no limit.  epochs_after: epochs of trials
+    that take as long as the final runs.  halving: grace_period and reduction_factor of ASHA.
     """
-    for key, value in TUNE_ENV.items():
-        os.environ.setdefault(key, value)
-    # Of a failed trial Tune prints all it knows; its cause is in the record.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # What Tune keeps of an earlier call is of no use: the records are what is gone on from.
-    shutil.rmtree(setting.folder / FOLDER, ignore_errors=True)
-    scheduler = make_scheduler(setting, halving)
-    watch = Watch(setting, seconds)
-    recorder = Recorder(
-        setting, place, show, lambda key: watch.stopped or key in stopped_by(scheduler)
+    names, multiple = settings.objectives, len(settings.objectives) > 1
+    modes = [direction(name) for name in names]
+    space = distributions(settings)
+    storage = optuna.storages.InMemoryStorage()
+    study = create_study(names, storage=storage, study_name=STUDY)
+    for record in known:
+        if record.scores:
+            values = [record.scores[name] for name in names]
+            params = in_optuna(record.point)
+            study.add_trial(optuna.create_trial(params=params, distributions=space, values=values))
+    seed = settings.job.seed * 10_007 + len(known)
+    # TPE draws at random first, by default as often as a short search has trials.
+    tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, num_trials // 4)))
+    searcher = OptunaSearch(
+        space,
+        metric=list(names) if multiple else names[0],
+        mode=modes if multiple else modes[0],
+        sampler=tpe if sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed),
+        points_to_evaluate=[in_optuna(point) for point in first],
+        study_name=STUDY,
+        storage=storage,
     )
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, setting=setting), setting.subject.resources
+    scheduler = None
+    if settings.stop_by is not None:
+        scheduler = ASHAScheduler(
+            time_attr=EPOCH,
+            metric=settings.stop_by,
+            mode=direction(settings.stop_by),
+            # Past the last epoch: a trial that gets there ends by itself.
+            max_t=settings.trial_epochs + 1,
+            **halving,
+        )
+    config = tune.TuneConfig(
+        num_samples=num_trials,
+        max_concurrent_trials=at_once,
+        search_alg=searcher,
+        scheduler=scheduler,
+        reuse_actors=settings.job.reuse_actors,
+        time_budget_s=max_hours * 3600 or None,
     )
-    tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            num_samples=num_trials,
-            max_concurrent_trials=at_once,
-            search_alg=proposals,
-            scheduler=scheduler,
-            reuse_actors=setting.subject.reuse_actors,
-        ),
+    callback = TrialCallback(settings, context, num_trials, epochs_after)
+    return _start("trials", settings, config, callback)
+
+
+def create_study(objectives: Sequence[str], **options: Any) -> optuna.Study:
+    """Return an empty study with the directions of the objectives."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    directions = [down if direction(name) == "min" else up for name in objectives]
+    return optuna.create_study(directions=directions, **options)
+
+
+def distributions(settings: TrialSettings) -> dict[str, BaseDistribution]:
+    """Return the search space in Optuna's words."""
+    return in_optuna(
+        {
+            name: FloatDistribution(low, high, log=name in FACTORS)
+            for name, (low, high) in settings.space.ranges().items()
+        }
+    )
+
+
+def in_optuna(point: Mapping[str, T]) -> dict[str, T]:
+    """Return a point under the names that Ray Tune makes `config["point"]` of."""
+    return {f"{POINT}{name}": value for name, value in point.items()}
+
+
+def run_finals(
+    settings: TrialSettings, context: RunContext, runs: Sequence[tuple[Point, int]], at_once: int
+) -> list[TrialRecord]:
+    """Train in full at points, each with a seed."""
+    config = tune.TuneConfig(
+        max_concurrent_trials=min(at_once, len(runs)), reuse_actors=settings.job.reuse_actors
+    )
+    grid = tune.grid_search([{"point": dict(point), "seed": seed} for point, seed in runs])
+    callback = TrialCallback(settings, context, len(runs))
+    return _start("finals", settings, config, callback, {"final": grid})
+
+
+def _start(
+    kind: Kind,
+    settings: TrialSettings,
+    config: tune.TuneConfig,
+    callback: TrialCallback,
+    param_space: dict[str, Any] | None = None,
+) -> list[TrialRecord]:
+    _configure()
+    tuner = tune.Tuner(
+        _trainable(settings),
+        param_space=param_space,
+        tune_config=config,
         run_config=tune.RunConfig(
-            name=FOLDER,
-            storage_path=str(setting.folder),
+            name=f"{kind}-{len(experiments(settings.folder, kind))}",
+            storage_path=str(settings.folder / "tuner"),
             verbose=0,
-            stop=watch,
-            callbacks=[recorder],
-            failure_config=tune.FailureConfig(max_failures=0, fail_fast=False),
+            callbacks=[JsonLoggerCallback(), callback],
         ),
-    ).fit()
-    forget_training(setting.folder)  # What workers wrote while their trial was being stopped.
-    return recorder.num_ended >= num_trials or watch.stopped
+    )
+    return _fit(tuner, settings)
 
 
-class Watch(Stopper):  # type: ignore[misc]
-    """Ends a search when time is up, or when its first trials all failed."""
-
-    def __init__(self, setting: Setting, seconds: float | None) -> None:
-        self.setting, self.seconds, self.stopped = setting, seconds, False
-        self.began = self.looked = time.monotonic()
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stops one trial alone."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether to stop; Tune asks many times a second."""
-        now = time.monotonic()
-        if self.stopped or now - self.looked < 1:
-            return self.stopped
-        self.looked = now
-        records = find_records(self.setting.folder)
-        lost = all(record.state == "failed" or not record.scores for record in records)
-        hopeless = lost and len(ended(records)) >= HOPELESS
-        late = self.seconds is not None and now - self.began >= self.seconds
-        self.stopped = late or hopeless
-        return self.stopped
+def _configure() -> None:
+    for name, value in TUNE_ENV.items():
+        os.environ.setdefault(name, value)
+    # Tune prints the whole traceback of a failed trial; its record has the reason.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
-class Recorder(tune.Callback):  # type: ignore[misc]
-    """Writes what becomes of trials, on disk and to MLflow; runs in the command's own process."""
+def _trainable(settings: TrialSettings) -> Any:
+    """Return what Tune runs, always the same: it refuses to restore another."""
+    with_settings = tune.with_parameters(run_trial, settings=settings)
+    return tune.with_resources(with_settings, settings.job.resources)
+
+
+def _fit(tuner: tune.Tuner, settings: TrialSettings) -> list[TrialRecord]:
+    results = tuner.fit()
+    if results.num_terminated + results.num_errors < len(results):
+        raise KeyboardInterrupt
+    # Workers may have written there while their trial was being stopped.
+    shutil.rmtree(settings.folder / CHECKPOINTS, ignore_errors=True)
+    records = []
+    for result in results:
+        path = Path(result.path)
+        config = json.loads((path / "params.json").read_text())
+        reason = reason_of(result.error) if result.error else ""
+        record = TrialRecord.of(settings, config, read_reports(path), reason)
+        if record.scores or reason:  # Else it was stopped before its first epoch ended.
+            records.append(record)
+    return records
+
+
+def read_reports(path: Path) -> list[dict[str, Any]]:
+    """Return the reports of a trial's epochs, from the log in its folder."""
+    log = path / "result.json"
+    lines = log.read_text().splitlines() if log.is_file() else []
+    return [json.loads(line)[REPORT] for line in lines]
+
+
+def reason_of(error: Any) -> str:
+    """Return in one line why a trial failed."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died"
+    return first_line(getattr(error, "cause", error))
+
+
+class TrialCallback(tune.Callback):  # type: ignore[misc]
+    """Logs each trial to an MLflow run of its own, and prints a line when it ended.
+
+    A store that does not answer stops no search.  num_trials: of the experiment.  epochs_after:
+    epochs of trials that take as long as what comes after it.
+    """
 
     def __init__(
         self,
-        setting: Setting,
-        place: RunContext,
-        show: Callable[[], None],
-        was_stopped: Callable[[str], bool],
+        settings: TrialSettings,
+        context: RunContext,
+        num_trials: int,
+        epochs_after: float = 0.0,
     ) -> None:
-        self.setting, self.place, self.show = setting, place, show
-        self.was_stopped, self.num_ended = was_stopped, 0
-        self.told = False
-        self.began: dict[str, tuple[float, float]] = {}
+        self.settings, self.context = settings, context
+        self.num_trials, self.epochs_after = num_trials, epochs_after
+        self.run_ids: dict[str, str] = {}
+        self.is_warned = False
+        self.ended: list[TrialRecord] = []
+        self.began, self.num_before = 0.0, 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles it and never looks at that again; a terminal cannot be pickled."""
-        return {}
+    def setup(self, **info: Any) -> None:
+        """Note what was done when this call of the command began."""
+        self.began, self.num_before = time.monotonic(), len(self.ended)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a restored experiment continues with."""
+        return {"ended": self.ended}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self.ended = state["ended"]
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial begins, or goes on where an earlier call of the command broke off."""
-        setting, spec = self.setting, trial.config[SPEC]
-        record = replace(self._record(trial), state="running", cause="")
-        record.save(setting.folder)
-        self.began[spec.key] = (time.time(), record.seconds)
-        training, kind = setting.trial(spec), "final" if spec.final else "trial"
-        weights = {f"weight_{t}": getattr(record.weights, t) for t in setting.space.terms}
-        params = {**weights, **flatten(training.plan), "seed": spec.seed, "scale": training.scale}
-        title = f"{kind} {name(record)}" + (f" seed {spec.seed}" if spec.final else "")
-        run_id = self._tell(
-            lambda tracker: tracker.begin(
-                trial_folder(setting.folder, spec),
-                title,
-                params={**params, "width": training.width},
-                tags={**data_tags(kind, self.place.manifest), "backbone": setting.subject.title},
-                parent=self.place.parent,
+        """Begin the trial's run, or find it again."""
+        job = self.settings.make_job(trial.config)
+        name = TrialRecord.of(self.settings, trial.config, []).name
+        kind = "final" if job.final else "trial"
+        plan = flatten(job.plan)
+        params = {**plan, "seed": job.seed, "scale": job.scale, "width": job.width}
+        for term in self.settings.space.terms:
+            params[f"weight_{term}"] = getattr(job.plan.loss_weights, term)
+        tags = {
+            **data_tags(kind, self.context.manifest),
+            "backbone": self.settings.title,
+            "seed": str(job.seed),
+        }
+
+        def begin(tracker: Tracker) -> None:
+            self.run_ids[trial.trial_id] = tracker.begin(
+                Path(trial.path),
+                f"{kind} {name}" + (f" seed {job.seed}" if job.final else ""),
+                params=params,
+                tags=tags,
+                parent=self.context.parent,
             )
-        )
-        self._save(replace(record, run_id=run_id or record.run_id))
+
+        self._log(begin)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial reported an epoch."""
-        known = self._record(trial)
-        if result[EPOCH] == known.num_trained > 0:
-            return  # An encoder's last epoch is told twice.
-        record = known.with_report(result[REPORT], self.setting.objectives[0])
-        self._save(record)
-        if record.run_id:
-            self._tell(lambda tracker: tracker.epoch(record.run_id, result[REPORT]))
+        """Log an epoch."""
+        if run_id := self.run_ids.get(trial.trial_id):
+            self._log(lambda tracker: tracker.epoch(run_id, result[REPORT]))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial ran to its end, or was stopped."""
-        record = self._record(trial)
-        if record.state == "failed":
-            return
-        if record.num_trained >= record.num_epochs:
-            self._end(replace(record, state="finished"))
-        elif record.num_trained and self.was_stopped(record.spec.key):
-            self._end(replace(record, state="stopped"))
-        # Else it was broken off, and is run again.
+        """End a trial that finished or was stopped."""
+        self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial failed."""
-        told = trial_folder(self.setting.folder, trial.config[SPEC]) / CAUSE
-        cause = told.read_text() if told.is_file() else "its process died"
-        told.unlink(missing_ok=True)
-        self._end(replace(self._record(trial), state="failed", cause=cause))
+        """End a trial that failed; raise ValueError when the first ones all did."""
+        path = trial.pickled_error_file
+        self._end(trial, reason_of(ray.cloudpickle.loads(Path(path).read_bytes())))
+        failed = sum(each.status == "ERROR" for each in trials)
+        if failed >= MAX_FAILED and not any(REPORT in each.last_result for each in trials):
+            raise no_scores(self.ended)
 
-    def _record(self, trial: Any) -> TrialRecord:
-        setting, spec = self.setting, trial.config[SPEC]
-        found = find_record(setting.folder, spec)
-        if found is not None:
-            return found
-        training = setting.trial(spec)
-        other = {"lr": training.plan.lr, "width": float(training.width)}
-        return TrialRecord(
-            spec=spec,
-            weights=training.plan.loss_weights,
-            other={key: other[key] for key in setting.space.also},
-            num_epochs=training.plan.epochs,
-            started=time.time(),
-        )
+    def _end(self, trial: Any, reason: str = "") -> None:
+        reports = read_reports(Path(trial.local_path))
+        record = TrialRecord.of(self.settings, trial.config, reports, reason)
+        shutil.rmtree(self.settings.folder / CHECKPOINTS / trial.trial_id, ignore_errors=True)
 
-    def _save(self, record: TrialRecord) -> None:
-        began, before = self.began.get(record.spec.key, (time.time(), record.seconds))
-        replace(record, seconds=before + time.time() - began).save(self.setting.folder)
-        self.show()
+        def end(tracker: Tracker) -> None:
+            run_id = self.run_ids[trial.trial_id]
+            tracker.missing_epochs(run_id, record.history)
+            tracker.metrics(run_id, {f"best_{name}": v for name, v in record.scores.items()})
+            note = f"Failed: {reason}" if reason else f"{record.state.capitalize()}."
+            tracker.describe(run_id, note, state=record.state)
+            tracker.client.set_terminated(run_id, status=STATUS[record.state])
 
-    def _end(self, record: TrialRecord) -> None:
-        self.num_ended += 1
-        self._save(record)
-        forget_training(self.setting.folder)
-        if record.run_id:
-            self._tell(lambda tracker: end_run(tracker, record))
+        if trial.trial_id in self.run_ids:
+            self._log(end)
+        self.ended.append(record)
+        print(self.line(), flush=True)
 
-    def _tell(self, write: Callable[[Tracker], Any]) -> Any:
-        """Writes to MLflow; a store that is away is no reason to stop a search."""
+    def _log(self, write: Callable[[Tracker], None]) -> None:
         try:
-            return write(self.place.tracker)
-        except Exception as error:  # What it is depends on the store.
-            if not self.told:
-                print(f"MLflow does not answer, the search goes on without: {error}", flush=True)
-            self.told = True
-            return None
+            write(self.context.tracker)
+        except Exception as error:  # Its kind depends on the store.
+            if not self.is_warned:
+                print(f"MLflow does not answer, the search continues: {first_line(error)}")
+            self.is_warned = True
+
+    def line(self) -> str:
+        """Return how the last trial ended, the best so far, and the time left."""
+        last, names = self.ended[-1], self.settings.objectives
+        kind = f"final run, seed {last.seed}," if last.final else "trial"
+        parts = [f"{kind} {last.name}: " + (last.reason or _scores(last, names))]
+        if last.state == "stopped":
+            parts[0] += f", stopped early after epoch {last.num_trained}"
+        best = choose(self.ended, names)
+        if best and not last.final:
+            parts.append(f"best so far {_scores(best.winner, names)} with {best.winner.name}")
+        left = self.seconds_left(time.monotonic() - self.began)
+        parts.append(f"{len(self.ended)} of {self.num_trials} ended")
+        if left:
+            with_finals = ", final runs included" if self.epochs_after else ""
+            parts.append(f"about {duration(left)} left{with_finals}")
+        return "; ".join(parts)
+
+    def seconds_left(self, elapsed: float) -> float:
+        """Estimate the time left from the epochs of this call's trials; 0 when it is unknown."""
+        new = self.ended[self.num_before :]
+        trained = sum(record.num_trained for record in new)
+        if not trained:
+            return 0.0
+        left = (self.num_trials - len(self.ended)) * trained / len(new) + self.epochs_after
+        return elapsed / trained * left
 
 
-def end_runs(tracker: Tracker, records: Sequence[TrialRecord]) -> None:
-    """Tells MLflow of trials that ended when it was away, or just before the command was killed."""
-    for record in records:
-        if record.state in STATUS and record.run_id:
-            with suppress(MlflowException):  # The run may have been deleted.
-                if tracker.client.get_run(record.run_id).info.status == "RUNNING":
-                    end_run(tracker, record)
+def _scores(record: TrialRecord, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {record.scores[name]:.4f}" for name in names if record.scores)
 
 
-def end_run(tracker: Tracker, record: TrialRecord) -> None:
-    """What became of a trial, in its MLflow run: its epochs, scores and state."""
-    tracker.missing_epochs(record.run_id, record.history)
-    if record.scores:
-        scores = {f"best_{key}": value for key, value in record.scores.items()}
-        tracker.metrics(record.run_id, scores)
-    note = f"Failed: {record.cause}" if record.cause else f"{record.state.capitalize()}."
-    tracker.describe(record.run_id, note, state=record.state)
-    tracker.client.set_terminated(record.run_id, status=STATUS[record.state])
+def no_scores(records: Sequence[TrialRecord]) -> ValueError:
+    """Return the error of a search without any score, with the reason of the first failure."""
+    failed = [record for record in records if record.state == "failed"]
+    if not failed:
+        return ValueError("time was up before any trial had an epoch; allow more --max-hours")
+    return ValueError(
+        f"no trial has scores, {len(failed)} failed; the first, {failed[0].name}: "
+        f"{failed[0].reason}. When the cause is gone, --retry-failed runs them again"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: `40 s`, `12 min`, `3 h 20 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

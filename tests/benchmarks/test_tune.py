@@ -11,7 +11,7 @@ from benchmarks import tune
 from emlnet.losses.weighted import LossWeights
 from shards.build.writer import build
 from shards.layouts.synthetic import write_sample
-from tune.results import Spec, TrialRecord
+from tune.records import TrialRecord
 from tune.space import Space
 
 
@@ -20,17 +20,7 @@ def record(number: int, igs: list[float]) -> TrialRecord:
     space = Space(min_share=0)
     point = space.point(LossWeights(kl=number + 1, cc=1, nss=1))
     history = [{"epoch": epoch, "scores": {"ig": ig}} for epoch, ig in enumerate(igs, 1)]
-    return TrialRecord(
-        spec=Spec(point=point, seed=0, final=False),
-        weights=space.weights(point),
-        num_epochs=3,
-        state="finished",
-        history=history,
-        epoch=len(igs),
-        scores=history[-1]["scores"],
-        started=float(number),
-        seconds=1.0,
-    )
+    return TrialRecord(point=point, seed=0, weights=space.weights(point), history=history)
 
 
 def test_chosen_trials_lie_evenly_over_the_ranking():

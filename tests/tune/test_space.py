@@ -14,8 +14,8 @@ from tune.space import EQUAL, TOTAL, Space, short
 
 def draw(space: Space, number: int, seed: int = 0) -> list[dict[str, float]]:
     rng = np.random.default_rng(seed)
-    ranges = space.dimensions()
-    return [{n: rng.uniform(d.low, d.high) for n, d in ranges.items()} for _ in range(number)]
+    ranges = space.ranges()
+    return [{n: rng.uniform(*ends) for n, ends in ranges.items()} for _ in range(number)]
 
 
 @pytest.mark.parametrize("space", [Space(), Space(extra_terms=("sim", "mse")), Space(min_share=0)])
@@ -69,7 +69,7 @@ def test_a_point_changes_the_loss_weights_of_a_plan_and_nothing_else():
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"min_share": 0.4}, "too much for 3 terms"),
+        ({"min_share": 0.4}, "3 terms cannot each"),
         ({"min_share": -0.1}, "at least 0"),
         ({"extra_terms": ("sim", "sim")}, "once"),
     ],
@@ -79,11 +79,11 @@ def test_a_space_that_cannot_be_is_refused(wrong, reason):
         Space(**wrong)
 
 
-def test_the_shares_that_no_point_has_are_told():
+def test_the_shares_that_the_space_excludes_are_told():
     space = Space(min_share=0.1)
-    assert space.lost(EQUAL) == {}
-    assert space.lost(LossWeights(kl=18, cc=1, nss=1)) == {"cc": 0.05, "nss": 0.05}
-    assert space.lost(LossWeights(kl=1, cc=1, nss=1, sim=1)) == {"sim": 0.25}
+    assert space.excluded(EQUAL) == {}
+    assert space.excluded(LossWeights(kl=18, cc=1, nss=1)) == {"cc": 0.05, "nss": 0.05}
+    assert space.excluded(LossWeights(kl=1, cc=1, nss=1, sim=1)) == {"sim": 0.25}
 
 
 def test_a_width_that_is_not_changed_is_as_given():

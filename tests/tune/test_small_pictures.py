@@ -1,13 +1,12 @@
-"""Smaller pictures for trials, and readouts in memory."""
+"""Smaller pictures for trials."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from emlnet.data.samples import Decoded
-from tune.smaller import Gaze, Part, Shrunk, SmallReader, scaled, shrink
+from tune.small_pictures import SmallReader, scaled, shrink
 
 
 def sample(points: list[tuple[int, int]], size: tuple[int, int] = (8, 12)) -> Decoded:
@@ -54,51 +53,6 @@ def test_a_cache_of_smaller_pictures_is_not_that_of_the_whole_ones(data):
 def test_sizes_are_multiples_where_a_backbone_wants_them():
     assert scaled((360, 480), 0.5, multiple=8) == (176, 240)
     assert scaled((480, 640), 0.25) == (120, 160)
-
-
-class Fake:
-    """A cache of three samples: tap 0 at (8, 8), tap 1 at (2, 2); mirrored ones are negative."""
-
-    def read(self, positions, flips):
-        values = torch.tensor(
-            [(-1.0 if flip else 1.0) * (p + 1) for p, flip in zip(positions, flips, strict=True)]
-        )
-        return [values.view(-1, 1, 1, 1).expand(-1, 1, side, side).half() for side in (8, 2)]
-
-
-class FakeEncoder:
-    """Its map is the mean of its first readout."""
-
-    kind = "density"
-
-    def own_map(self, readouts, size):
-        return readouts[0].mean((2, 3), keepdim=True).expand(-1, 1, *size)
-
-
-def test_readouts_keep_their_samples_and_coarse_ones_their_size():
-    shrunk = Shrunk.of(Fake(), FakeEncoder(), [(16, 20)] * 3, 0.5)  # type: ignore[arg-type]
-    fine, coarse, own = shrunk.read([2, 0], [True, False])
-    assert own.shape == (2, 1, 8, 10)
-    assert own[:, 0, 0, 0].tolist() == [-3.0, 1.0]
-    assert fine.shape == (2, 1, 4, 4)
-    assert coarse.shape == (2, 1, 2, 2)
-    assert fine[:, 0, 0, 0].tolist() == coarse[:, 0, 0, 0].tolist() == [-3.0, 1.0]
-
-
-def test_a_part_counts_its_own_positions():
-    (first, _) = Part(Fake(), [2, 1]).read([0, 1], [False, False])
-    assert first[:, 0, 0, 0].tolist() == [3.0, 2.0]
-
-
-def test_gaze_in_memory_is_that_of_each_sample():
-    gaze = Gaze(
-        np.arange(2 * 4, dtype=np.uint8).reshape(2, 2, 2),
-        np.array([[0, 1], [1, 1], [1, 0]], np.int32),
-        np.array([2, 3]),
-    )
-    assert gaze(0).points.tolist() == [[0, 1], [1, 1]]
-    assert gaze(1).points.tolist() == [[1, 0]]
-    assert gaze(1).density.tolist() == [[4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("scale", [0.25, 1 / 3, 0.5, 0.7])

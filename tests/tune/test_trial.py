@@ -1,0 +1,248 @@
+"""Trials of an encoder and of the decoder, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from emlnet.inference import package
+from emlnet.losses.weighted import LossWeights
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.models.finetune import Finetune
+from emlnet.training.state import Plan
+from emlnet.training.validation import evaluate
+from pipelines.ray_cluster import tasks
+from pipelines.stages import readout_cache
+from pipelines.stages.encoder_stage import EncoderJob
+from pipelines.stages.frozen_encoders import open_encoders
+from shards.files.manifest import Manifest
+from shards.read.loader import ErrorPolicy
+from shards.read.reader import ShardReader
+from tests.tune.made_up import TINY, make_report
+from tune import trial
+from tune.objective import halves
+from tune.space import EQUAL, Space
+from tune.trial import (
+    EPOCH,
+    REPORT,
+    DecoderTrialJob,
+    EncoderTrialJob,
+    TrialSettings,
+    as_result,
+    one_line,
+    run_trial,
+    trial_size,
+)
+
+CPU = torch.device("cpu")
+KL_AND_NSS = LossWeights(kl=2, cc=0, nss=1)
+
+
+def make_job(settings: TrialSettings, final: bool, weights: LossWeights = KL_AND_NSS) -> Any:
+    config: dict[str, Any] = {"point": settings.space.point(weights)}
+    return settings.make_job({"final": {**config, "seed": 7}} if final else config)
+
+
+def test_a_trial_of_an_encoder_is_short_and_small(settings, data):
+    settings = replace(settings, space=Space(also=("lr", "width")))
+    point = {**settings.space.point(KL_AND_NSS), "lr": 2.0, "width": 0.5}
+    job = settings.make_job({"point": point})
+    assert (job.plan.epochs, job.plan.lr, job.plan.loss_weights) == (1, 0.002, KL_AND_NSS)
+    assert (job.encoder.size, job.encoder.readout_width, job.seed) == ((48, 64), 16, 4)
+    assert job.plan.select == "ig"
+    whole = ShardReader(data, "train").decoded(0)
+    assert job.reader("train").decoded(0).image.shape[0] == whole.image.shape[0] // 2
+
+
+def test_a_final_run_is_the_training_in_full_with_its_own_seed(settings):
+    job = make_job(settings, final=True)
+    assert (job.plan.epochs, job.encoder.size, job.scale, job.seed) == (3, (96, 128), 1, 7)
+    assert job.plan.loss_weights == KL_AND_NSS
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "small"),
+    [
+        ("tiny", (360, 480), (176, 240)),
+        ("tiny", (48, 64), (32, 32)),
+        ("timm:vit_small_patch14_dinov2.lvd142m", (476, 644), (238, 322)),
+        ("timm:mixer_b16_224", (224, 224), (224, 224)),
+    ],
+)
+def test_a_trial_is_of_a_size_that_the_backbone_accepts(backbone, size, small):
+    config = EncoderConfig(backbone=backbone, weights="none", size=size)
+    assert trial_size(config, 0.5) == small
+    assert replace(config, size=small).size == small
+    assert trial_size(config, 1) == size
+
+
+def test_a_trial_starts_from_a_packaged_encoder_and_finetunes_as_asked(settings, tmp_path):
+    packaged = Encoder(TINY).eval()
+    package.save(tmp_path / "package", packaged, {})
+    errors = ErrorPolicy(on_error="skip", max_skipped=0.5)
+    job = replace(
+        settings.job,
+        encoder=replace(TINY, weights=str(tmp_path / "package")),
+        finetune=Finetune(freeze=1),
+        errors=errors,
+    )
+    job = make_job(replace(settings, job=job), final=True)
+    built = job.build()
+    for name, value in built.state_dict().items():
+        assert torch.equal(value, packaged.state_dict()[name]), name
+    assert not all(weight.requires_grad for weight in built.parameters())
+    source = job.source(0, 1, CPU)
+    assert source._train.errors == source.held_out.errors == errors
+
+
+def test_a_trial_never_sees_the_half_of_val_that_is_reported(settings, data):
+    val = ShardReader(data, "val")
+    tuned, held_out = halves(len(val))
+    trial_job, final_job = (make_job(settings, final) for final in (False, True))
+    assert trial_job.reader("val").keys == tuple(val.keys[p] for p in tuned)
+    assert trial_job.source(0, 1, CPU).held_out is None
+    reader = final_job.source(0, 1, CPU).held_out.reader
+    assert reader.keys == tuple(val.keys[p] for p in held_out)
+
+
+def mean_of_halves(scores: dict[str, float], metric: str, num_val: int) -> float:
+    counts = [len(half) for half in halves(num_val)]
+    parts = [scores[metric], scores[f"held_out_{metric}"]]
+    return sum(p * c for p, c in zip(parts, counts, strict=True)) / num_val
+
+
+def test_both_halves_of_val_together_score_as_val_does(settings, data):
+    job: EncoderTrialJob = make_job(settings, final=True)
+    torch.manual_seed(0)
+    model = job.build().eval()
+    scores = job.source(0, 1, CPU).evaluate(model)
+    plain = EncoderJob(data=(data,), encoder=job.encoder, plan=job.plan, seed=0)
+    whole = evaluate(model, plain.source(0, 1, CPU).val(), "tuebingen")
+    for metric in ("nss", "kl", "cc"):
+        mean = mean_of_halves(scores, metric, len(ShardReader(data, "val")))
+        assert mean == pytest.approx(whole[metric], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def decoder_job(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DecoderTrialJob:
+    """A decoder over one encoder whose readouts are cached."""
+    folder = tmp_path_factory.mktemp("decoder")
+    torch.manual_seed(1)
+    package.save(folder / "encoder", Encoder(TINY).eval(), {})
+    (frozen,) = open_encoders([folder / "encoder"], Manifest.load(data), folder / "readouts")
+
+    def run_here(function: Any, parts: Any, *shared: Any, **options: Any) -> list[Any]:
+        return [function(part, CPU, *shared) for part in parts]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "spread", run_here)
+        readout_cache.build(frozen.cache, (data,), ("train", "val"), frozen.encoder)
+    return DecoderTrialJob(
+        data=(data,),
+        encoders=(frozen.encoder,),
+        caches=(frozen.cache,),
+        decoder=DecoderConfig(),
+        plan=Plan(epochs=3, batch_size=4, lr=1e-3),
+        seed=4,
+        num_threads=1,
+    )
+
+
+def train(
+    settings: TrialSettings, monkeypatch: pytest.MonkeyPatch, final: bool = False, **changes: Any
+) -> list[dict[str, Any]]:
+    """The reports of a decoder's trial to Ray Tune."""
+    results: list[dict[str, Any]] = []
+    monkeypatch.setattr(trial.tune, "report", results.append)
+    make_job(settings, final, **changes).train(Path("unused"), ["ig"])
+    assert all(r[EPOCH] == r[REPORT]["epoch"] for r in results)
+    assert all(r["ig"] == r[REPORT]["scores"]["ig"] for r in results)
+    return [result[REPORT] for result in results]
+
+
+def test_a_decoders_trial_reports_trained_epochs_and_its_final_run_the_untrained_model_too(
+    settings, decoder_job, monkeypatch
+):
+    settings = replace(settings, job=decoder_job)
+    (report,) = train(settings, monkeypatch)
+    assert report["epoch"] == 1
+    assert set(report["scores"]) == {"ig", "nss", "cc", "kl", "sim", "auc"}
+    reports = train(settings, monkeypatch, final=True)
+    assert [report["epoch"] for report in reports] == [0, 1, 2, 3]
+    assert {"ig", "held_out_ig"} <= set(reports[0]["scores"])
+
+
+def test_the_same_trial_gives_the_same_scores_and_other_weights_give_others(
+    settings, decoder_job, monkeypatch
+):
+    settings = replace(settings, job=decoder_job)
+    first, second = (train(settings, monkeypatch)[0]["scores"] for _ in range(2))
+    assert first == second
+    other = train(settings, monkeypatch, weights=LossWeights(kl=0, cc=0, nss=1))[0]["scores"]
+    assert other != first
+
+
+@pytest.mark.parametrize("readout", ["density", "eml"])
+def test_a_decoder_on_smaller_pictures_scores_nearly_as_on_whole_ones(
+    settings, decoder_job, readout
+):
+    job = replace(decoder_job, decoder=DecoderConfig(readout=readout))
+    scores = []
+    for scale in (1.0, 0.5):
+        torch.manual_seed(0)
+        small = make_job(replace(settings, job=job, trial_scale=scale), final=False)
+        scores.append(small.source(0, 1, CPU).evaluate(small.build().eval()))
+        targets = next(iter(small.source(0, 1, CPU).val()))[1]
+        assert targets.size == tuple(round(side * scale) for side in targets_size(job))
+    assert scores[1]["kl"] == pytest.approx(scores[0]["kl"], rel=0.1)
+
+
+def targets_size(job: DecoderTrialJob) -> tuple[int, int]:
+    return ShardReader(job.data[0], "val").sizes[0]
+
+
+def test_both_halves_of_val_score_the_decoder_as_val_does(settings, decoder_job, data):
+    job = make_job(replace(settings, job=decoder_job), final=True, weights=EQUAL)
+    source, model = job.source(0, 1, CPU), job.build().eval()
+    scores, num_val = source.evaluate(model), len(ShardReader(data, "val"))
+    whole = evaluate(model, source.images("val", torch.arange(num_val).numpy()), "tuebingen")
+    for metric in ("nss", "kl"):
+        assert mean_of_halves(scores, metric, num_val) == pytest.approx(whole[metric], abs=1e-6)
+
+
+def test_a_score_that_is_not_finite_fails_a_trial():
+    with pytest.raises(ValueError, match="not finite"):
+        as_result(make_report(1, float("nan")), ["ig"])
+    assert as_result(make_report(1, 0.1, kl=float("nan")), ["ig"])["ig"] == 0.1
+
+
+def test_a_trial_that_fails_says_why_in_one_line(settings, monkeypatch):
+    def fail(job: EncoderTrialJob, folder: Path, metrics: list[str]) -> None:
+        assert folder == settings.folder / "training" / "a1"
+        raise ValueError("a long story\n  and its end")
+
+    monkeypatch.setattr(EncoderTrialJob, "train", fail)
+    monkeypatch.setattr(trial.tune, "get_context", Context)
+    with pytest.raises(RuntimeError, match=r"^and its end$"):
+        run_trial({"point": Space().point(EQUAL)}, settings)
+
+
+class Context:
+    """What Ray Tune tells a trial."""
+
+    def get_trial_id(self) -> str:
+        return "a1"
+
+
+def test_a_failure_is_told_in_the_words_of_the_worker_it_began_in():
+    cause = RuntimeError("training failed")
+    cause.worker_failures = {1: ValueError("Traceback:\n  deep\nValueError: no such file\n")}  # type: ignore[attr-defined]
+    wrapped = RuntimeError("trial: training failed")
+    wrapped.__cause__ = cause
+    assert one_line(wrapped) == "ValueError: no such file"
+    assert one_line(RuntimeError()) == "RuntimeError"
