@@ -12,7 +12,6 @@ import torch
 
 import emlnet
 from emlnet.backbones import BACKBONES
-from emlnet.backbones.cost import nearest_size
 from emlnet.inference.package import CARD, MODEL, WEIGHTS, Description, Package, load, save
 from emlnet.models.encoder import EncoderConfig
 from emlnet.models.precision import to_channels_last
@@ -200,7 +199,7 @@ def note(model, built):
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_every_backbone_is_described_without_memory(name):
     row = BACKBONES[name]
-    size = row.size if row.only_size else nearest_size(row, (64, 64))
+    size = row.size if row.only_size else row.nearest_size((64, 64))
     config = EncoderConfig(backbone=name, weights="none", size=size)
     described = Description(encoders=(config,), decoder=None, files={}, sizes={}, about={})
     with torch.device("meta"):
