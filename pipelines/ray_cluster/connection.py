@@ -64,6 +64,11 @@ def connect(
         )
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise _no_cluster(address, str(error).partition("\n")[0]) from error
+    # Ray sets its own level on the root logger too, which would hide our warnings.
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in [each for each in root.handlers if each in logging.getLogger("ray").handlers]:
+        root.removeHandler(handler)
     handle_signals()
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from emlnet.data.images import MAX_PIXELS
@@ -21,6 +20,7 @@ def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, 
     Raises ValueError starting with `name` when the file cannot be read or has not all of them.
     """
     import h5py
+    import scipy.io
 
     try:
         if h5py.is_hdf5(path):

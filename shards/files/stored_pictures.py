@@ -17,7 +17,6 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
-from scipy.ndimage import gaussian_filter
 
 from emlnet.data.images import MAX_PIXELS, SUFFIXES, decode_picture, open_picture, to_grey, to_rgb
 from shards.files.mat_files import read_matrix
@@ -160,5 +159,7 @@ def _count(points: NDArray[np.int32], size: tuple[int, ...]) -> NDArray[np.float
 
 
 def _blur(counts: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter  # Takes a second; only building shards needs it.
+
     blurred: NDArray[np.float32] = gaussian_filter(counts, sigma, mode="constant")
     return blurred

@@ -1,6 +1,7 @@
 """An address where no Ray cluster answers is one sentence, soon."""
 
 import http.server
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,14 +17,16 @@ pytestmark = pytest.mark.ray
 @pytest.fixture
 def silent() -> Iterator[str]:
     """The address of a server that takes connections and says nothing."""
-    with socket.create_server(("", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
 def web() -> Iterator[str]:
     """The address of a web server."""
-    with http.server.ThreadingHTTPServer(("", 0), http.server.SimpleHTTPRequestHandler) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_address[1]}"
         server.shutdown()
@@ -65,3 +68,11 @@ def test_what_is_no_address_of_a_head_is_refused_without_its_password(
     with pytest.raises(ValueError, match=f"no Ray cluster answers {words}") as caught:
         connection.connect(ClusterOptions(address=address))
     assert "secret" not in str(caught.value)
+
+
+def test_warnings_of_this_project_are_shown_beside_ray(
+    local_ray: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("pipelines.tracking").warning("an empty file")
+    assert "an empty file" in caplog.text
+    assert not logging.getLogger("ray").isEnabledFor(logging.WARNING)
