@@ -54,8 +54,8 @@ def test_a_job_is_followed_to_a_model_that_is_pulled(
         assert "succeeded" in told
         assert emlnet_main(["pull", str(tmp_path / "model"), "--tracking-uri", uri]) == 0
         full[full.index(str(raw))] = str(tmp_path / "nothing")
-        code, told = submit(full, tmp_path, **variables)
-    assert code == 1
+        _, told = submit(full, tmp_path, **variables)
+    assert "failed" in told  # Ray's command ends with 0 whatever the job's own code.
     assert f"error: {tmp_path / 'nothing'} is not a folder" in told
 
 
