@@ -104,6 +104,7 @@ class Predict(Model):
     def execute(self) -> int:
         """Predict; return 1 when a picture could not be read, after all others were done."""
         from emlnet.inference import predict_files
+        from emlnet.inference.predictor import bound_layer_cache
         from emlnet.models.precision import set_precision
         from emlnet.registry import mlflow_registry
 
@@ -112,6 +113,7 @@ class Predict(Model):
         pictures, left_out = predict_files.find_pictures(self.images, self.out)
         predict_files.say_left_out(left_out)
         device = find_device(self.device)
+        bound_layer_cache()
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         if device != "cpu":
             set_precision("float32")
@@ -168,7 +170,9 @@ class App(Registry):
     def execute(self) -> int:
         """Serve the page until it is interrupted."""
         from emlnet.app import model_shelf, web_page
+        from emlnet.inference.predictor import bound_layer_cache
 
+        bound_layer_cache()
         shelf = model_shelf.ModelShelf(
             sources=model_shelf.find_sources(self.models, self.tracking_uri),
             tracking_uri=self.tracking_uri,

@@ -13,9 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file written there replaces `path` at the end.
 
+    durable: wait until the disk has the file, so that it survives a power cut.  That takes some
+    milliseconds, too much for thousands of maps that can be made again.
     The temporary name has the suffix of `path`, from which many writers take the format.  Missing
     folders are made.  After an error `path` is as it was, and the temporary file is gone.
     """
@@ -23,7 +25,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        if durable:
+            _flush_to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ class Drawing:
         if self.format in ("npy", "log-npy"):
             path = _beside(stem, "_smap.npy")
             values = prediction.saliency if self.format == "npy" else prediction.log_density
-            with replace_file(path) as temporary:
+            with replace_file(path, durable=False) as temporary:
                 np.save(temporary, values, allow_pickle=False)
             return path
         wide = self.format == "png16"
@@ -75,7 +75,7 @@ class Drawing:
 
 
 def _save(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> Path:
-    with replace_file(path) as temporary:
+    with replace_file(path, durable=False) as temporary:
         Image.fromarray(pixels).save(temporary)
     return path
 

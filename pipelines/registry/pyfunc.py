@@ -20,6 +20,7 @@ from PIL import Image
 
 import emlnet
 from emlnet.data.images import UPLOAD_FORMATS, decode_picture
+from emlnet.inference.predictor import bound_layer_cache
 
 MAX_PICTURES = 16
 """Pictures of one request."""
@@ -36,6 +37,7 @@ class SaliencyModel(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the packaged model."""
+        bound_layer_cache()
         self.model = emlnet.load(context.artifacts["package"])
         self.one_at_a_time = threading.Lock()
 

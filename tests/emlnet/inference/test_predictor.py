@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -237,3 +240,33 @@ def test_a_picture_of_the_map_uses_all_grey_levels(model):
     assert drawn.dtype == np.uint8
     assert drawn.shape == (37, 50)
     assert (drawn.min(), drawn.max()) == (0, 255)
+
+
+MANY_SIZES = """
+import numpy as np, psutil
+from emlnet.inference.package import Package
+from emlnet.inference.predictor import bound_layer_cache
+from emlnet.models.decoder import DecoderConfig
+from emlnet.models.eml_net import EMLNet
+from emlnet.models.encoder import Encoder, EncoderConfig
+
+bound_layer_cache()
+names = ("efficientnet_lite0", "efficientnet_lite1", "resnet50")
+encoders = [Encoder(EncoderConfig(backbone=n, weights="none", size=(192, 256))) for n in names]
+package = Package(model=EMLNet(encoders, DecoderConfig()).eval())
+sizes = np.random.default_rng(0).integers(100, 500, (100, 2))
+package.predict(np.zeros((500, 500, 3), np.uint8))
+for _ in range(3):
+    for size in sizes:
+        package.predict(np.zeros((*size, 3), np.uint8))
+    print(psutil.Process().memory_info().rss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_300_pictures_of_100_sizes():
+    answer = subprocess.run(
+        [sys.executable, "-c", MANY_SIZES], capture_output=True, check=True, text=True
+    )
+    first, _, third = map(float, answer.stdout.split())
+    assert third < first + 120
