@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ ROOMS = ("emlnet", "shards", "pipelines", "tune")
 BESIDE = ("benchmarks", "deploy", "docs", "tests")
 FOREIGN = {"emlnet": ("ray", "webdataset", "mlflow"), "shards": ("ray",)}
 ALLOWED = {("emlnet/registry/mlflow_registry.py", "mlflow")}
-SHARED_NAMES = {"__init__", "__main__"}
+SHARED_NAMES = {"__init__", "__main__", "conftest"}
 ROW = re.compile(r"^\| `([a-z_/]+)/` \|[^|]*\|(.*)\|$", re.M)
 
 
@@ -110,9 +110,29 @@ def test_the_table_names_every_folder_and_has_no_circle():
     assert circles(ARROWS) == []
 
 
+def repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, number in Counter(names).items() if number > 1]
+
+
 def test_two_files_never_share_a_name():
-    names = Counter(path.stem for path in source_files() if path.stem not in SHARED_NAMES)
-    assert [name for name, number in names.items() if number > 1] == []
+    files = [path for folder in (*ROOMS, "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert repeated(path.stem for path in files if path.stem not in SHARED_NAMES) == []
+
+
+def test_two_public_classes_never_share_a_name():
+    nodes = [node for path in source_files() for node in ast.parse(path.read_text()).body]
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    assert len(classes) > 100
+    assert repeated(name for name in classes if not name.startswith("_")) == []
+
+
+def test_a_folder_holds_three_to_twelve_things():
+    for folder in ARROWS:
+        files = list((ROOT / folder).glob("*.py"))
+        folders = [name for name in ARROWS if name.rpartition("/")[0] == folder]
+        assert len(files) <= 12, folder
+        assert len(files) + len(folders) >= 3, folder
 
 
 def test_a_folder_says_what_belongs_in_it():
