@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from emlnet.losses.weighted import LossWeights
+from pipelines.tracking.run_folder import read_json, write_json
 from tune.objective import direction, gain
 from tune.space import EQUAL, FACTORS, short
 from tune.trial import TrialSettings
 
-TrialState = Literal["finished", "stopped", "failed"]
-"""`stopped`: early, by the scheduler or because time was up."""
+RECORD = "trial.json"
+TrialState = Literal["unfinished", "finished", "stopped", "failed"]
+"""`unfinished`: it runs, or its search was killed.  `stopped`: early, by the scheduler or because
+time was up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """What became of a trial, or of a final run.
 
-    other: further numbers that were searched, by name.  history: its epochs, each an EpochReport
+    number: in the order in which they began.  other: further numbers that were searched, by name.
+    history: its epochs, each an EpochReport
     as a dict.  epoch, scores: of the best epoch by the first objective.  reason: why it failed.
     """
 
+    number: int = 0
     point: dict[str, float]
     seed: int
     final: bool = False
@@ -40,34 +46,44 @@ class TrialRecord:
         cls,
         settings: TrialSettings,
         config: Mapping[str, Any],
-        reports: Sequence[dict[str, Any]],
+        history: Sequence[dict[str, Any]],
+        *,
+        number: int = 0,
         reason: str = "",
     ) -> TrialRecord:
         """Return the record of a trial that ended.
 
-        reports: of its epochs; of an epoch that was trained twice, the last one counts.
+        A trial that was stopped before its first epoch ended is unfinished.
         """
         job = settings.make_job(config)
         other = {"lr": job.plan.lr, "width": float(job.width)}
-        history = list({report["epoch"]: report for report in reports}.values())
         trained = [report for report in history if report["epoch"] > 0]
         objective, sign = settings.objectives[0], 1
         if direction(objective) == "min":
             sign = -1
         best = max(trained, key=lambda r: sign * r["scores"][objective], default={})
-        is_whole = len(trained) and trained[-1]["epoch"] == job.plan.epochs
+        state: TrialState = "unfinished"
+        if reason:
+            state = "failed"
+        elif trained:
+            state = "finished" if trained[-1]["epoch"] == job.plan.epochs else "stopped"
         return cls(
+            number=number,
             point=dict((config.get("final") or config)["point"]),
             seed=job.seed,
             final=job.final,
             weights=job.plan.loss_weights,
             other={name: other[name] for name in settings.space.also},
-            state="failed" if reason else "finished" if is_whole else "stopped",
-            history=history,
+            state=state,
+            history=list(history),
             epoch=best.get("epoch", 0),
             scores=best.get("scores", {}),
             reason=reason,
         )
+
+    def save(self, folder: Path) -> None:
+        """Write the record to the trial's folder."""
+        write_json(folder / RECORD, asdict(self))
 
     @property
     def name(self) -> str:
@@ -90,6 +106,20 @@ class TrialRecord:
     def seconds(self) -> float:
         """Seconds of its epochs, validation included."""
         return sum((float(report["seconds"]) for report in self.history), 0.0)
+
+
+def load_record(folder: Path) -> TrialRecord | None:
+    """Return the record in a trial's folder; None when there is none."""
+    content = read_json(folder / RECORD)
+    if content is None:
+        return None
+    return TrialRecord(**{**content, "weights": LossWeights(**content["weights"])})
+
+
+def read_records(folder: Path) -> list[TrialRecord]:
+    """Return the records of all trials in a folder, in the order in which they began."""
+    found = [load_record(path.parent) for path in folder.glob(f"*/{RECORD}")]
+    return sorted((record for record in found if record), key=lambda record: record.number)
 
 
 @dataclass(frozen=True, kw_only=True)

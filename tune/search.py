@@ -34,7 +34,7 @@ from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
 from tune import search_report, tuner
 from tune.objective import halves
-from tune.records import Choice, TrialRecord, choose
+from tune.records import Choice, TrialRecord, choose, read_records
 from tune.search_config import DecoderWeightsCommand, LossWeightsCommand, check
 from tune.space import EQUAL, Point, short
 from tune.trial import DecoderTrialJob, EncoderTrialJob, TrialSettings
@@ -242,28 +242,38 @@ def run_search(
         f"{stops}; in {folder}\nMLflow run {context.parent} in {command.tracking.uri}",
         flush=True,
     )
-    trials: list[TrialRecord] = []
-    for path in tuner.experiments(folder, "trials"):
-        trials += tuner.resume(path, settings, retry_failed=search.retry_failed)
+    trials, unfinished = records_of(folder / "trials", retry_failed=search.retry_failed)
     left = search.num_trials - len(trials)
     if left > 0:
-        trials += tuner.search_trials(
+        named = first_points(command, [*trials, *unfinished])
+        tuner.search_trials(
             settings,
             context,
             left,
             at_once,
             known=trials,
-            first=first_points(command, trials),
+            first=[*(record.point for record in unfinished), *named],
             sampler=search.sampler,
             max_hours=search.max_hours,
             epochs_after=2 * search.final_seeds * command.plan.epochs / settings.trial_scale**2,
             grace_period=search.grace_epochs,
             reduction_factor=search.reduction,
         )
+        trials, _ = records_of(folder / "trials")
     choice = choose(trials, settings.objectives)
     if choice is None:
         raise tuner.no_scores(trials)
     return trials, choice
+
+
+def records_of(
+    folder: Path, *, retry_failed: bool = False
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    """Return the trials that ended, and those to run again."""
+    again = ("unfinished", "failed") if retry_failed else ("unfinished",)
+    records = read_records(folder)
+    ended = [record for record in records if record.state not in again]
+    return ended, [record for record in records if record.state in again]
 
 
 def first_points(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> list[Point]:
@@ -304,12 +314,12 @@ def train_in_full(
     retry_failed: bool = False,
 ) -> list[TrialRecord]:
     """Train at points, each with a seed, unless it was done before; return all final runs."""
-    finals: list[TrialRecord] = []
-    for path in tuner.experiments(settings.folder, "finals"):
-        finals += tuner.resume(path, settings, retry_failed=retry_failed)
+    folder = settings.folder / "finals"
+    finals, _ = records_of(folder, retry_failed=retry_failed)
     done = [(record.point, record.seed) for record in finals]
-    left = [run for run in runs if run not in done]
-    return finals + (tuner.run_finals(settings, context, left, at_once) if left else [])
+    if left := [run for run in runs if run not in done]:
+        tuner.run_finals(settings, context, left, at_once)
+    return records_of(folder)[0]
 
 
 def finish(

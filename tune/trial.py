@@ -29,6 +29,7 @@ from emlnet.models.encoder import EncoderConfig
 from emlnet.training.fit import Hooks, fit
 from emlnet.training.state import EpochReport, TrainState, start
 from emlnet.training.validation import TrainBatch, evaluate
+from pipelines.config.identity import digest
 from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
 from pipelines.stages.decoder_stage import CachedBatches, CacheSource, DecoderJob, read_gaze
@@ -305,6 +306,11 @@ class TrialSettings:
     trial_epochs: int
     trial_scale: float
 
+    def folder_of(self, config: Mapping[str, Any]) -> Path:
+        """Return the folder of a trial, the same whenever it is run; config: of Ray Tune."""
+        kind = "finals" if "final" in config else "trials"
+        return self.folder / kind / digest(**config)[:12]
+
     def make_job(self, config: Mapping[str, Any]) -> EncoderTrialJob | DecoderTrialJob:
         """Return the job of a config of Ray Tune.
 
@@ -328,7 +334,7 @@ class TrialSettings:
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     """Train a config's job; Ray Tune calls it.  Raises RuntimeError with the reason in a line."""
-    folder = settings.folder / CHECKPOINTS / tune.get_context().get_trial_id()
+    folder = settings.folder / CHECKPOINTS / settings.folder_of(config).name
     metrics = {*settings.objectives, settings.stop_by or settings.objectives[0]}
     try:
         settings.make_job(config).train(folder, sorted(metrics))

@@ -1,13 +1,14 @@
-"""The Ray Tune experiments of a search: started, resumed, told of, and logged to MLflow."""
+"""Trials under Ray Tune: run, kept as records, and logged to MLflow."""
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +16,6 @@ import optuna
 import ray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from ray import tune
-from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -25,42 +25,25 @@ from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.mlflow_runs import one_line as first_line
 from pipelines.tracking.provenance import data_tags
 from tune.objective import direction
-from tune.records import TrialRecord, choose
+from tune.records import TrialRecord, choose, load_record, read_records
 from tune.space import FACTORS, Point
 from tune.trial import CHECKPOINTS, EPOCH, REPORT, TrialSettings, run_trial
 
 T = TypeVar("T")
-Kind = Literal["trials", "finals"]
 STUDY, POINT = "search", "point/"
 TUNE_ENV = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # A killed search runs the trials again that ended since its state was last saved.
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",
 }
 MAX_FAILED = 5
 """A search ends when so many trials failed before any had a score."""
-STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+STATUS = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "unfinished": "KILLED",
+    "failed": "FAILED",
+}
 """What MLflow calls the ends of a trial."""
-
-
-def experiments(folder: Path, kind: Kind) -> list[Path]:
-    """Return the folders of a search's experiments: one, or more when it was extended."""
-    return sorted((folder / "tuner").glob(f"{kind}-*"))
-
-
-def resume(path: Path, settings: TrialSettings, *, retry_failed: bool = False) -> list[TrialRecord]:
-    """Run what is left of an experiment, and failed trials if asked to; return its trials.
-
-    Raises KeyboardInterrupt when it is interrupted.
-    """
-    if not any(path.glob("experiment_state-*.json")):
-        return []  # It was killed before its first trial.
-    _configure()
-    tuner = tune.Tuner.restore(
-        str(path), _trainable(settings), resume_unfinished=True, resume_errored=retry_failed
-    )
-    return _fit(tuner, settings)
 
 
 def search_trials(
@@ -74,11 +57,11 @@ def search_trials(
     max_hours: float,
     epochs_after: float,
     **halving: int,
-) -> list[TrialRecord]:
+) -> None:
     """Run trials at points that Optuna proposes, after those that are named first.
 
-    at_once: number of trials that run at the same time.  known: trials of earlier experiments,
-    which the sampler learns from.  max_hours: 0 sets no limit.  epochs_after: epochs of trials
+    at_once: number of trials that run at the same time.  known: trials of earlier calls, which the
+    sampler learns from.  max_hours: 0 sets no limit.  epochs_after: epochs of trials
     that take as long as the final runs.  halving: grace_period and reduction_factor of ASHA.
     """
     names, multiple = settings.objectives, len(settings.objectives) > 1
@@ -121,8 +104,8 @@ def search_trials(
         reuse_actors=settings.job.reuse_actors,
         time_budget_s=max_hours * 3600 or None,
     )
-    callback = TrialCallback(settings, context, num_trials, epochs_after)
-    return _start("trials", settings, config, callback)
+    callback = TrialCallback(settings, context, len(known) + num_trials, known, epochs_after)
+    _run(settings, config, callback)
 
 
 def create_study(objectives: Sequence[str], **options: Any) -> optuna.Study:
@@ -150,73 +133,48 @@ def in_optuna(point: Mapping[str, T]) -> dict[str, T]:
 
 def run_finals(
     settings: TrialSettings, context: RunContext, runs: Sequence[tuple[Point, int]], at_once: int
-) -> list[TrialRecord]:
+) -> None:
     """Train in full at points, each with a seed."""
     config = tune.TuneConfig(
         max_concurrent_trials=min(at_once, len(runs)), reuse_actors=settings.job.reuse_actors
     )
     grid = tune.grid_search([{"point": dict(point), "seed": seed} for point, seed in runs])
     callback = TrialCallback(settings, context, len(runs))
-    return _start("finals", settings, config, callback, {"final": grid})
+    _run(settings, config, callback, {"final": grid})
 
 
-def _start(
-    kind: Kind,
+def _run(
     settings: TrialSettings,
     config: tune.TuneConfig,
     callback: TrialCallback,
     param_space: dict[str, Any] | None = None,
-) -> list[TrialRecord]:
-    _configure()
-    tuner = tune.Tuner(
-        _trainable(settings),
-        param_space=param_space,
-        tune_config=config,
-        run_config=tune.RunConfig(
-            name=f"{kind}-{len(experiments(settings.folder, kind))}",
-            storage_path=str(settings.folder / "tuner"),
-            verbose=0,
-            callbacks=[JsonLoggerCallback(), callback],
-        ),
-    )
-    return _fit(tuner, settings)
-
-
-def _configure() -> None:
+) -> None:
+    """Run trials.  Raises KeyboardInterrupt when they are interrupted."""
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
     # Tune prints the whole traceback of a failed trial; its record has the reason.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-
-
-def _trainable(settings: TrialSettings) -> Any:
-    """Return what Tune runs, always the same: it refuses to restore another."""
-    with_settings = tune.with_parameters(run_trial, settings=settings)
-    return tune.with_resources(with_settings, settings.job.resources)
-
-
-def _fit(tuner: tune.Tuner, settings: TrialSettings) -> list[TrialRecord]:
+    trainable = tune.with_parameters(run_trial, settings=settings)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, settings.job.resources),
+        param_space=param_space,
+        tune_config=config,
+        run_config=tune.RunConfig(
+            storage_path=str(settings.folder / "tuner"),
+            verbose=0,
+            callbacks=[callback],
+            stop=FirstTrialsFailed(callback),
+        ),
+    )
     results = tuner.fit()
+    # Tune's controller removes placement groups when it is collected.  Collected later, in a thread
+    # of Ray, it would wait for that thread, which is itself.
+    gc.collect()
     if results.num_terminated + results.num_errors < len(results):
         raise KeyboardInterrupt
+    callback.end_all()
     # Workers may have written there while their trial was being stopped.
     shutil.rmtree(settings.folder / CHECKPOINTS, ignore_errors=True)
-    records = []
-    for result in results:
-        path = Path(result.path)
-        config = json.loads((path / "params.json").read_text())
-        reason = reason_of(result.error) if result.error else ""
-        record = TrialRecord.of(settings, config, read_reports(path), reason)
-        if record.scores or reason:  # Else it was stopped before its first epoch ended.
-            records.append(record)
-    return records
-
-
-def read_reports(path: Path) -> list[dict[str, Any]]:
-    """Return the reports of a trial's epochs, from the log in its folder."""
-    log = path / "result.json"
-    lines = log.read_text().splitlines() if log.is_file() else []
-    return [json.loads(line)[REPORT] for line in lines]
 
 
 def reason_of(error: Any) -> str:
@@ -227,10 +185,10 @@ def reason_of(error: Any) -> str:
 
 
 class TrialCallback(tune.Callback):  # type: ignore[misc]
-    """Logs each trial to an MLflow run of its own, and prints a line when it ended.
+    """Keeps each trial's record, logs it to an MLflow run, and prints a line when it ended.
 
-    A store that does not answer stops no search.  num_trials: of the experiment.  epochs_after:
-    epochs of trials that take as long as what comes after it.
+    A store that does not answer stops no search.  num_trials: of the search.  known: trials of
+    earlier calls.  epochs_after: epochs of trials that take as long as what comes after it.
     """
 
     def __init__(
@@ -238,29 +196,25 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         settings: TrialSettings,
         context: RunContext,
         num_trials: int,
+        known: Sequence[TrialRecord] = (),
         epochs_after: float = 0.0,
     ) -> None:
         self.settings, self.context = settings, context
         self.num_trials, self.epochs_after = num_trials, epochs_after
+        self.ended, self.num_known = list(known), len(known)
+        self.running: dict[str, Any] = {}
         self.run_ids: dict[str, str] = {}
         self.is_warned = False
-        self.ended: list[TrialRecord] = []
-        self.began, self.num_before = 0.0, 0
-
-    def setup(self, **info: Any) -> None:
-        """Note what was done when this call of the command began."""
-        self.began, self.num_before = time.monotonic(), len(self.ended)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return what a restored experiment continues with."""
-        return {"ended": self.ended}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state."""
-        self.ended = state["ended"]
+        self.began = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Begin the trial's run, or find it again."""
+        """Begin the trial's record and run, or find them again."""
+        self.running[trial.trial_id] = trial
+        folder = self.settings.folder_of(trial.config)
+        if load_record(folder) is None:
+            number = len(read_records(folder.parent))
+            begun = TrialRecord.of(self.settings, trial.config, [], number=number)
+            begun.save(folder)
         job = self.settings.make_job(trial.config)
         name = TrialRecord.of(self.settings, trial.config, []).name
         kind = "final" if job.final else "trial"
@@ -276,7 +230,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
         def begin(tracker: Tracker) -> None:
             self.run_ids[trial.trial_id] = tracker.begin(
-                Path(trial.path),
+                folder,
                 f"{kind} {name}" + (f" seed {job.seed}" if job.final else ""),
                 params=params,
                 tags=tags,
@@ -288,26 +242,45 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log an epoch."""
+        """Add an epoch to the trial's record and run; later epochs of an earlier try are void."""
+        report, record = result[REPORT], self._record(trial)
+        earlier = [each for each in record.history if each["epoch"] < report["epoch"]]
+        record = replace(record, state="unfinished", history=[*earlier, report])
+        record.save(self.settings.folder_of(trial.config))
         if run_id := self.run_ids.get(trial.trial_id):
-            self._log(lambda tracker: tracker.epoch(run_id, result[REPORT]))
+            self._log(lambda tracker: tracker.epoch(run_id, report))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """End a trial that finished or was stopped."""
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """End a trial that failed; raise ValueError when the first ones all did."""
+        """End a trial that failed."""
         path = trial.pickled_error_file
         self._end(trial, reason_of(ray.cloudpickle.loads(Path(path).read_bytes())))
-        failed = sum(each.status == "ERROR" for each in trials)
-        if failed >= MAX_FAILED and not any(REPORT in each.last_result for each in trials):
-            raise no_scores(self.ended)
+
+    def end_all(self) -> None:
+        """End the trials that were stopped because time was up: Tune reports none of them."""
+        for trial in list(self.running.values()):
+            self._end(trial)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the first trials of the search all failed."""
+        return len(self.ended) >= MAX_FAILED and all(each.reason for each in self.ended)
+
+    def _record(self, trial: Any) -> TrialRecord:
+        record = load_record(self.settings.folder_of(trial.config))
+        assert record is not None
+        return record
 
     def _end(self, trial: Any, reason: str = "") -> None:
-        reports = read_reports(Path(trial.local_path))
-        record = TrialRecord.of(self.settings, trial.config, reports, reason)
-        shutil.rmtree(self.settings.folder / CHECKPOINTS / trial.trial_id, ignore_errors=True)
+        del self.running[trial.trial_id]
+        folder, begun = self.settings.folder_of(trial.config), self._record(trial)
+        shutil.rmtree(self.settings.folder / CHECKPOINTS / folder.name, ignore_errors=True)
+        record = TrialRecord.of(
+            self.settings, trial.config, begun.history, number=begun.number, reason=reason
+        )
 
         def end(tracker: Tracker) -> None:
             run_id = self.run_ids[trial.trial_id]
@@ -319,8 +292,10 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
         if trial.trial_id in self.run_ids:
             self._log(end)
-        self.ended.append(record)
-        print(self.line(), flush=True)
+        record.save(folder)  # Last: until then, the trial is run again and its run ended again.
+        if record.state != "unfinished":
+            self.ended.append(record)
+            print(self.line(), flush=True)
 
     def _log(self, write: Callable[[Tracker], None]) -> None:
         try:
@@ -349,12 +324,27 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
     def seconds_left(self, elapsed: float) -> float:
         """Estimate the time left from the epochs of this call's trials; 0 when it is unknown."""
-        new = self.ended[self.num_before :]
+        new = self.ended[self.num_known :]
         trained = sum(record.num_trained for record in new)
         if not trained:
             return 0.0
         left = (self.num_trials - len(self.ended)) * trained / len(new) + self.epochs_after
         return elapsed / trained * left
+
+
+class FirstTrialsFailed(tune.Stopper):  # type: ignore[misc]
+    """Ends a search whose first trials all failed."""
+
+    def __init__(self, callback: TrialCallback) -> None:
+        self.callback = callback
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no trial for its result."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end the search."""
+        return self.callback.is_hopeless
 
 
 def _scores(record: TrialRecord, names: Sequence[str]) -> str:

@@ -31,15 +31,8 @@ def test_less_is_better_by_kl(settings):
     assert record.epoch == 2
 
 
-def test_an_epoch_that_was_trained_twice_counts_once(settings):
-    reports = [make_report(epoch, ig) for epoch, ig in ((1, 0.2), (2, 0.4), (2, 0.3))]
-    record = TrialRecord.of(replace(settings, trial_epochs=3), config(), reports)
-    assert [report["scores"]["ig"] for report in record.history] == [0.2, 0.3]
-    assert record.state == "stopped"
-
-
 def test_a_trial_that_failed_has_a_reason(settings):
-    record = TrialRecord.of(settings, config(), [], "the loss is not finite")
+    record = TrialRecord.of(settings, config(), [], reason="the loss is not finite")
     assert (record.state, record.reason, record.scores) == ("failed", "the loss is not finite", {})
 
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,30 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.models.encoder import Encoder
 from emlnet.registry.mlflow_registry import connect
 from pipelines.config.flags import read_loss_weights
-from pipelines.ray_cluster.connection import RAY_ENV
+from pipelines.ray_cluster import connection
 from tests.tune.made_up import TINY
 from tune.__main__ import main
+from tune.records import read_records
 from tune.space import EQUAL
-from tune.tuner import read_reports
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray cluster of two CPUs, of these tests alone."""
+    """A Ray cluster of two CPUs, for these tests only."""
     folder = tempfile.mkdtemp(prefix="ray")  # short: sockets lie in it
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in RAY_ENV.items():
+        for name, value in connection.RAY_ENV.items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=True, _temp_dir=folder)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=True,
+            # Else Ray Train asks another cluster of this machine whether a stopped trial lives.
+            runtime_env={"worker_process_setup_hook": connection._make_setup_hook()},
+            _temp_dir=folder,
+        )
         yield
         ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,10 +78,10 @@ def statuses(tmp_path: Path) -> Counter[str]:
     return Counter(run.info.status for run in runs_of(tmp_path).values())
 
 
-def results_of(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
-    """What each trial reported, by the name of its folder."""
-    logs = (tmp_path / "search" / "tuner").glob("trials-*/*/result.json")
-    return {log.parent.name: read_reports(log.parent) for log in logs}
+def finished_trials(tmp_path: Path) -> list[dict[str, Any]]:
+    """The records of finished trials in their folders."""
+    records = read_records(tmp_path / "search" / "trials")
+    return [asdict(record) for record in records if record.state == "finished"]
 
 
 def found(tmp_path: Path) -> dict[str, Any]:
@@ -178,17 +186,18 @@ def test_a_search_whose_process_was_killed_resumes_and_repeats_no_trial(data, en
     command = [sys.executable, "-m", "tune", *line]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
-    while sum(len(reports) == 6 for reports in results_of(tmp_path).values()) < 2:
+    while len(finished_trials(tmp_path)) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before = {name: r for name, r in results_of(tmp_path).items() if len(r) == 6}
+    before = finished_trials(tmp_path)
     assert len(before) < 8
 
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    after = results_of(tmp_path)
-    assert len(after) == len(found(tmp_path)["trials"]) == 8
-    assert {name: after[name] for name in before} == before
+    after = finished_trials(tmp_path)
+    assert after == found(tmp_path)["trials"]
+    assert len(after) == 8
+    assert all(record in after for record in before)
     assert statuses(tmp_path) == {"FINISHED": 9}

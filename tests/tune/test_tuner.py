@@ -12,15 +12,17 @@ import pytest
 import ray
 from ray import tune
 
+from emlnet.losses.weighted import LossWeights
 from pipelines.config.options import Compute
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.files.manifest import Manifest
 from tests.tune.made_up import make_report
 from tune import tuner
+from tune.records import load_record, read_records
 from tune.space import EQUAL, KL_LED, Point
 from tune.trial import CHECKPOINTS, EPOCH, REPORT, TrialSettings
-from tune.tuner import TrialCallback, duration, no_scores
+from tune.tuner import FirstTrialsFailed, TrialCallback, duration, no_scores
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def configs(
     """The points that a search tries, without Ray: each trial ends at once."""
     points: list[Point] = []
 
-    def fit(kind: str, settings: Any, config: tune.TuneConfig, *more: Any) -> list[Any]:
+    def fit(settings: Any, config: tune.TuneConfig, *more: Any) -> None:
         for number in range(num_trials):
             trial_id = str(number)
             found: Any = config.search_alg.suggest(trial_id)
@@ -59,9 +61,8 @@ def configs(
             result = {"ig": ig, "nss": ig, "kl": -ig, "training_iteration": 1}
             config.search_alg.on_trial_result(trial_id, result)
             config.search_alg.on_trial_complete(trial_id, result)
-        return []
 
-    monkeypatch.setattr(tuner, "_start", fit)
+    monkeypatch.setattr(tuner, "_run", fit)
     defaults: dict[str, Any] = {
         "known": [],
         "first": [],
@@ -110,110 +111,130 @@ def test_several_objectives_are_searched_together(settings, context, monkeypatch
     assert len(configs(several, context, monkeypatch)) == 6
 
 
-def make_trial(settings: TrialSettings, folder: Path) -> Any:
+def make_trial(settings: TrialSettings, trial_id: str = "a", kl: float = 1.0) -> Any:
     """A trial of Ray Tune."""
-    folder.mkdir()
-    return SimpleNamespace(
-        trial_id="a1",
-        config={"point": settings.space.point(EQUAL)},
-        path=str(folder),
-        local_path=str(folder),
-        status="RUNNING",
-        last_result={},
-    )
+    point = settings.space.point(LossWeights(kl=kl))
+    return SimpleNamespace(trial_id=trial_id, config={"point": point})
 
 
 def run(callback: TrialCallback, trial: Any, epochs: int, end: bool = True) -> None:
     """Call the callback as Ray Tune does."""
     callback.on_trial_start(0, [trial], trial)
-    with (Path(trial.path) / "result.json").open("a") as log:
-        for epoch in range(1, epochs + 1):
-            result = {EPOCH: epoch, REPORT: make_report(epoch, epoch / 10)}
-            log.write(json.dumps(result) + "\n")
-            callback.on_trial_result(0, [trial], trial, result)
+    for epoch in range(1, epochs + 1):
+        result = {EPOCH: epoch, REPORT: make_report(epoch, epoch / 10)}
+        callback.on_trial_result(0, [trial], trial, result)
     if end:
         callback.on_trial_complete(0, [trial], trial)
 
 
-def run_of(trial: Any, tracker: Tracker) -> Any:
-    known = json.loads((Path(trial.path) / "mlflow-run.json").read_text())
+def run_of(settings: TrialSettings, trial: Any, tracker: Tracker) -> Any:
+    known = json.loads((settings.folder_of(trial.config) / "mlflow-run.json").read_text())
     return tracker.client.get_run(known["run_id"])
 
 
 @pytest.mark.parametrize(
     ("length", "state", "status"), [(2, "finished", "FINISHED"), (3, "stopped", "KILLED")]
 )
-def test_a_trial_has_a_run_with_its_epochs_weights_and_end(
-    settings, context, tmp_path, capsys, length, state, status
+def test_a_trial_has_a_record_and_a_run_with_its_epochs_weights_and_end(
+    settings, context, capsys, length, state, status
 ):
     settings = replace(settings, trial_epochs=length)
-    trial, callback = make_trial(settings, tmp_path / "t"), TrialCallback(settings, context, 4)
-    (settings.folder / CHECKPOINTS / "a1").mkdir(parents=True)
-    callback.setup()
+    trial, callback = make_trial(settings), TrialCallback(settings, context, 4)
+    folder = settings.folder_of(trial.config)
+    checkpoints = settings.folder / CHECKPOINTS / folder.name
+    checkpoints.mkdir(parents=True)
     run(callback, trial, epochs=2)
-    found = run_of(trial, context.tracker)
+    found = run_of(settings, trial, context.tracker)
     assert (found.info.status, found.data.tags["state"]) == (status, state)
     assert found.data.params["weight_kl"] == "1.0"
     assert found.data.metrics["best_ig"] == 0.2
     history = context.tracker.client.get_metric_history(found.info.run_id, "val_ig")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2)]
-    assert not (settings.folder / CHECKPOINTS / "a1").exists()
+    assert not checkpoints.exists()
     line = capsys.readouterr().out
     assert line.startswith("trial kl=1,cc=1,nss=1: ig 0.2000")
     assert ("stopped early after epoch 2" in line) == (state == "stopped")
     assert "1 of 4 ended" in line
+    record = load_record(folder)
+    assert (record.state, record.epoch, record.scores["ig"]) == (state, 2, 0.2)
+    assert callback.ended == [record]
 
 
-def test_a_trial_that_is_resumed_keeps_its_run(settings, context, tmp_path):
+def test_a_trial_whose_search_was_killed_keeps_its_run_and_its_place(settings, context):
     settings = replace(settings, trial_epochs=2)
-    trial = make_trial(settings, tmp_path / "t")
-    run(TrialCallback(settings, context, 4), trial, epochs=1, end=False)
-    first = run_of(trial, context.tracker).info.run_id
-    run(TrialCallback(settings, context, 4), trial, epochs=2)
-    assert run_of(trial, context.tracker).info.run_id == first
+    trials = [make_trial(settings, str(kl), kl) for kl in (1.0, 2.0)]
+    callback = TrialCallback(settings, context, 4)
+    run(callback, trials[0], epochs=2, end=False)
+    run(callback, trials[1], epochs=2)
+    first = run_of(settings, trials[0], context.tracker)
+    states = [record.state for record in read_records(settings.folder / "trials")]
+    assert (states, first.info.status) == (["unfinished", "finished"], "RUNNING")
+    run(TrialCallback(settings, context, 4), trials[0], epochs=2)
+    again = run_of(settings, trials[0], context.tracker)
+    assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
+    records = read_records(settings.folder / "trials")
+    assert [record.weights.kl for record in records] == [1.0, 1.5]
+    assert [report["epoch"] for report in records[0].history] == [1, 2]
 
 
-def fail(callback: TrialCallback, settings: TrialSettings, folder: Path, others: Any = ()) -> Any:
-    trial = make_trial(settings, folder)
+def test_trials_that_run_when_time_is_up_are_stopped_or_if_they_have_no_epoch_run_again(
+    settings, context
+):
+    settings = replace(settings, trial_epochs=2)
+    callback = TrialCallback(settings, context, 4)
+    trials = [make_trial(settings, str(kl), kl) for kl in (1.0, 2.0)]
+    for epochs, trial in enumerate(trials):
+        run(callback, trial, epochs, end=False)
+    callback.end_all()
+    assert [run_of(settings, trial, context.tracker).info.status for trial in trials] == [
+        "KILLED",
+        "KILLED",
+    ]
+    states = [record.state for record in read_records(settings.folder / "trials")]
+    assert states == ["unfinished", "stopped"]
+
+
+def fail(callback: TrialCallback, trial: Any, folder: Path, reason: str) -> None:
     run(callback, trial, epochs=0, end=False)
     error = folder / "error.pkl"
-    error.write_bytes(ray.cloudpickle.dumps(RuntimeError("the loss is not finite")))
-    trial.pickled_error_file, trial.status = str(error), "ERROR"
-    callback.on_trial_error(0, [trial, *others], trial)
-    return trial
+    error.write_bytes(ray.cloudpickle.dumps(RuntimeError(reason)))
+    trial.pickled_error_file = str(error)
+    callback.on_trial_error(0, [trial], trial)
 
 
 def test_a_trial_that_fails_says_why(settings, context, tmp_path, capsys):
-    callback = TrialCallback(settings, context, 4)
-    trial = fail(callback, settings, tmp_path / "t")
-    found = run_of(trial, context.tracker)
+    callback, trial = TrialCallback(settings, context, 4), make_trial(settings)
+    fail(callback, trial, tmp_path, "the loss is not finite")
+    found = run_of(settings, trial, context.tracker)
     assert found.info.status == "FAILED"
     assert "the loss is not finite" in found.data.tags["mlflow.note.content"]
     assert "kl=1,cc=1,nss=1: the loss is not finite" in capsys.readouterr().out
 
 
-def test_a_search_ends_when_its_first_trials_all_failed(settings, context, tmp_path):
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_search_ends_when_its_first_trials_all_failed(settings, context, tmp_path, epochs):
     callback = TrialCallback(settings, context, 9)
-    failed = [SimpleNamespace(status="ERROR", last_result={}) for _ in range(4)]
-    trains = SimpleNamespace(status="RUNNING", last_result={REPORT: {}})
-    fail(callback, settings, tmp_path / "a", [*failed, trains])
-    with pytest.raises(ValueError, match=r"the first, kl=1,cc=1,nss=1: the loss is not finite"):
-        fail(callback, settings, tmp_path / "b", failed)
+    stopper = FirstTrialsFailed(callback)
+    if epochs:
+        run(callback, make_trial(settings), epochs)
+    for number in range(5):
+        assert not stopper.stop_all()
+        fail(callback, make_trial(settings, str(number), number + 2), tmp_path, "why")
+    assert stopper.stop_all() == (epochs == 0)
 
 
 def test_a_store_that_does_not_answer_stops_no_search(settings, context, tmp_path, capsys):
     away = replace(context.tracker, uri=f"sqlite:///{tmp_path / 'nowhere.db'}")
     callback = TrialCallback(settings, replace(context, tracker=away), 4)
-    run(callback, make_trial(settings, tmp_path / "t"), epochs=1)
+    run(callback, make_trial(settings), epochs=1)
     assert capsys.readouterr().out.count("MLflow does not answer") == 1
 
 
 def test_the_time_left_counts_the_final_runs_and_only_epochs_of_this_call(
     settings, context, make_record
 ):
-    callback = TrialCallback(settings, context, 10, epochs_after=12)
-    callback.set_state({"ended": [make_record(n, 0.1) for n in range(4)]})
-    callback.setup()
+    known = [make_record(n, 0.1) for n in range(4)]
+    callback = TrialCallback(settings, context, 10, known, epochs_after=12)
     assert callback.seconds_left(60) == 0
     callback.ended += [make_record(n, 0.1) for n in range(2)]
     # Two epochs took a minute; 4 trials of an epoch are left, and 12 epochs after them.
