@@ -58,8 +58,12 @@ class Program:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command that the arguments name and return its exit code."""
 
+        words = sys.argv[1:] if argv is None else argv
+
         def run() -> object:
-            function, config = self._load(sys.argv[1:] if argv is None else argv)
+            if sys.stderr.isatty():  # Imports take seconds.
+                print(f"{self.name} {' '.join(words[:1])}: starting", file=sys.stderr)
+            function, config = self._load(words)
             return function(config)
 
         return exit_code(run)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from emlnet.metrics.saliency_metrics import METRICS
 from pipelines.evaluation.intervals import Estimate, estimate
-from pipelines.evaluation.score_table import ScoreTable
+from pipelines.evaluation.score_table import ScoreTable, number
 
 METRIC = "tuebingen_ig"
 """Metric that decides between two models by default: information gain, in bits per fixation."""
@@ -32,19 +32,20 @@ class Difference:
     wins: float
 
     @property
-    def certain(self) -> bool:
-        """Whether the 95 % interval excludes 0."""
-        return self.gain.low > 0 or self.gain.high < 0
-
-    @property
     def better(self) -> bool:
         """Whether the 95 % interval of the gain is above 0."""
         return self.gain.low > 0
 
+    @property
+    def verdict(self) -> str:
+        """What the first is: better, worse, or empty where the 95 % interval includes 0."""
+        return "better" if self.better else "worse" if self.gain.high < 0 else ""
 
-def gains(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> pd.Series[float]:
-    """Return the gain of the first over the second per image, above 0 where the first is better."""
-    return METRICS[metric].sign * (first[metric] - second[metric])
+
+def gains(first: ScoreTable, second: ScoreTable, metric: str) -> pd.Series[float]:
+    """Return the gain per image where both have a value, above 0 where the first is better."""
+    one, two = (table.of(table.models[0])[metric] for table in (first, second))
+    return (METRICS[metric].sign * (one - two)).dropna()
 
 
 def compare(first: ScoreTable, second: ScoreTable, metrics: Sequence[str] = ()) -> list[Difference]:
@@ -54,17 +55,15 @@ def compare(first: ScoreTable, second: ScoreTable, metrics: Sequence[str] = ()) 
     Raises ValueError unless both were scored on the same images in the same way.
     """
     check_alike(first, second)
-    names = list(metrics) or [m for m in first.metrics if m in second.metrics]
-    names = [name for name in names if not name.startswith("coverage_")]
-    one, two = (table.of(table.models[0]) for table in (first, second))
     found = []
-    for name in names:
-        values = gains(one, two, name).dropna()
+    for metric in metrics or [m for m in METRICS if m in first.metrics and m in second.metrics]:
+        values = gains(first, second, metric)
+        one, two = (table.of(table.models[0])[metric] for table in (first, second))
         found.append(
             Difference(
-                metric=name,
-                first=float(one[name][values.index].mean()),
-                second=float(two[name][values.index].mean()),
+                metric=metric,
+                first=float(one[values.index].mean()),
+                second=float(two[values.index].mean()),
                 gain=estimate(np.asarray(values, np.float64)),
                 wins=float(((values > 0) + (values == 0) / 2).mean()),
             )
@@ -74,32 +73,31 @@ def compare(first: ScoreTable, second: ScoreTable, metrics: Sequence[str] = ()) 
 
 def check_alike(first: ScoreTable, second: ScoreTable) -> None:
     """Raise ValueError unless two tables of one model each were scored in the same way."""
+    names = first.models[0], second.models[0]
     for what in ("data_digest", "split", "ig_baseline", "best_maps"):
         ours, theirs = first.about.get(what), second.about.get(what)
         if ours != theirs:
             raise ValueError(
-                f"the scores cannot be compared: {what} is {ours} of {first.models[0]}, "
-                f"{theirs} of {second.models[0]}; score both on the same split alike"
+                f"the scores cannot be compared: {what} is {ours} of {names[0]}, {theirs} of "
+                f"{names[1]}; score both on the same split alike"
             )
-    images = [table.of(table.models[0]).index for table in (first, second)]
-    if not images[0].equals(images[1]):
-        raise ValueError(
-            f"{first.models[0]} and {second.models[0]} were scored on different images"
-        )
+    if not first.of(names[0]).index.equals(second.of(names[1]).index):
+        raise ValueError(f"{names[0]} and {names[1]} were scored on different images")
 
 
-def text(differences: Sequence[Difference], names: tuple[str, str]) -> str:
-    """Format the differences as a table of text, one row per metric."""
-    first, second = (name if len(name) <= 24 else f"...{name[-21:]}" for name in names)
-    width = max(len(first), len(second), 8) + 2
-    lines = [
-        f"{'':22}{first:>{width}}{second:>{width}}   gain of the first, 95 %        wins",
-    ]
-    for row in differences:
-        mark = "better" if row.better else "worse" if row.certain else ""
-        lines.append(
-            f"{row.metric:22}{row.first:>{width}.3f}{row.second:>{width}.3f}   "
-            f"{row.gain.mean:+.4f} [{row.gain.low:+.4f}, {row.gain.high:+.4f}]  "
-            f"{row.wins:4.0%}  {mark}".rstrip()
-        )
-    return "\n".join(lines)
+def difference_table(differences: Sequence[Difference]) -> pd.DataFrame:
+    """Return the differences as text, a row for each metric."""
+    return pd.DataFrame(
+        [
+            {
+                "first": number(row.first),
+                "second": number(row.second),
+                "gain of the first": f"{row.gain.mean:+.4f}",
+                "95 % interval": f"{row.gain.low:+.4f} to {row.gain.high:+.4f}",
+                "wins": f"{row.wins:.0%}",
+                "the first is": row.verdict,
+            }
+            for row in differences
+        ],
+        index=[row.metric for row in differences],
+    )

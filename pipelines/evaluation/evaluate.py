@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.data.targets import Targets
-from emlnet.metrics import baselines, saliency_metrics
-from emlnet.metrics import best_maps as density_maps
+from emlnet.metrics import baselines, best_maps, saliency_metrics
 from emlnet.metrics.calibration import LEVELS, coverage
 from pipelines.evaluation import sources as rows
 from pipelines.evaluation.score_table import ScoreTable, make_frame
@@ -25,8 +23,8 @@ from shards.read.reader import ShardReader
 PART = 10
 """Images per Ray task."""
 COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
-MAPS_ALONE = set(rows.BASELINES) - {rows.CENTRE}
-"""Baselines that are not models: they get neither calibration nor the best map per metric."""
+NOT_MODELS = set(rows.BASELINES) - {rows.CENTRE}
+"""Baselines that get neither calibration nor the best map per metric."""
 NUM_OTHERS = 10
 """Images whose fixations are the `mit` sAUC's negatives; all others where a split has fewer."""
 
@@ -52,6 +50,19 @@ class ScoringContext:
             return baselines.uniform(size)
         return baselines.centre_prior(self.prior, size)
 
+    def nonfixations(self, position: int, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the negatives of each rule book's sAUC, (1, 1, H, W) counts; {} for one image."""
+        num_others = min(NUM_OTHERS, len(self.gaze) - 1)
+        if not num_others:
+            return {}
+        index = torch.tensor([position])
+        some = saliency_metrics.other_images(index, len(self.gaze), num_others)[0].tolist()
+        counts = {
+            "mit": self.gaze.counts(some, size),
+            "tuebingen": self.gaze.of_others(position),
+        }
+        return {rules: torch.from_numpy(found)[None, None] for rules, found in counts.items()}
+
 
 def evaluate(
     sources: Sequence[MapSource],
@@ -73,9 +84,9 @@ def evaluate(
     Raises ValueError for a map that cannot be scored.
     """
     gaze = read_fixations(reader, num_workers)
-    prior = reader.manifest.centre_prior(reader.folder) if has_prior(reader) else None
+    prior = find_prior(reader)
     sigma = sigma or estimate_sigma(reader, gaze)
-    setting = ScoringContext(
+    context = ScoringContext(
         gaze=gaze,
         prior=prior,
         best_maps=best_maps,
@@ -83,21 +94,19 @@ def evaluate(
         num_fixations=max(1, round(len(gaze.points) / len(gaze))),
     )
     if with_baselines:
-        kept = None if prior is None else torch.from_numpy(prior)
-        sources = [*sources, BaselineSource(prior=kept, reader=reader, sigma=sigma)]
+        sources = [*sources, BaselineSource(prior=prior, reader=reader, sigma=sigma)]
     answers = tasks.spread(
         score_part,
         tasks.split(len(reader), PART),
         list(sources),
         reader,
-        setting,
+        context,
         title=f"{title}, {reader.split}",
         use_gpu=use_gpu,
         num_workers=num_workers,
     )
-    frame = make_frame([record for answer in answers for record in answer], COVERAGES)
     table = ScoreTable(
-        frame=frame,
+        frame=make_frame([record for answer in answers for record in answer], COVERAGES),
         about={
             "data": reader.manifest.name,
             "data_digest": reader.manifest.digest,
@@ -113,9 +122,11 @@ def evaluate(
     return table
 
 
-def has_prior(reader: ShardReader) -> bool:
-    """Whether the data set has a centre prior, that is a train split."""
-    return reader.manifest.centre_prior_sha256 is not None
+def find_prior(reader: ShardReader) -> NDArray[np.float32] | None:
+    """Return the mean training density (H, W) of a data set; None without a train split."""
+    if reader.manifest.centre_prior_sha256 is None:
+        return None
+    return reader.manifest.centre_prior(reader.folder)
 
 
 @torch.inference_mode()
@@ -124,123 +135,69 @@ def score_part(
     device: torch.device,
     sources: Sequence[MapSource],
     reader: ShardReader,
-    setting: ScoringContext,
+    context: ScoringContext,
 ) -> list[dict[str, Any]]:
     """Return a record for each map and image of a part."""
     sources = [source.to(device) for source in sources]
-    records = []
+    records: list[dict[str, Any]] = []
     for position in part:
         shown = rows.show(position, reader.decoded(position), device)
-        answers = [row for source in sources for row in source.rows(shown)]
-        for row, values in zip(answers, _score(answers, shown, setting), strict=True):
-            about = {
-                "model": row.name,
-                "image": shown.sample.key,
-                "num_fixations": int((row.targets or shown.targets).counts.sum()),
-                "constant": bool(row.saliency.amin() == row.saliency.amax()),
-            }
-            records.append({**about, **values})
+        maps = (row for source in sources for row in source.rows(shown))
+        records += score_image(shown, maps, context)
     return records
 
 
-def _score(
-    answers: list[ScoredMap], shown: SplitImage, setting: ScoringContext
-) -> list[dict[str, float]]:
-    """Score all maps of one image under both rule books, maps with equal targets together."""
-    scored: list[dict[str, float]] = [{} for _ in answers]
-    own = [place for place, row in enumerate(answers) if row.targets is None]
-    groups = [own, *([place] for place, row in enumerate(answers) if row.targets is not None)]
-    for group in groups:
-        targets = answers[group[0]].targets or shown.targets
-        together = _score_rows([answers[place] for place in group], targets, shown, setting)
-        for place, values in zip(group, together, strict=True):
-            scored[place] = values
-    return scored
-
-
-def _score_rows(
-    answers: list[ScoredMap], targets: Targets, shown: SplitImage, setting: ScoringContext
-) -> list[dict[str, float]]:
-    device, num = targets.density.device, len(answers)
-
-    def repeat(maps: Tensor) -> Tensor:
-        return maps.expand(num, -1, -1, -1)
-
-    position, alone = shown.position, len(setting.gaze) == 1
-    for row in answers:
+def score_image(
+    shown: SplitImage, maps: Iterable[ScoredMap], context: ScoringContext
+) -> Iterator[dict[str, Any]]:
+    """Yield a record of each map of an image: its scores under both rule books."""
+    device, size = shown.targets.density.device, shown.targets.size
+    baseline = context.baseline(size).to(device)
+    seeds = torch.tensor([shown.position], device=device)
+    others = {
+        rules: counts.to(device)
+        for rules, counts in context.nonfixations(shown.position, size).items()
+    }
+    for row in maps:
+        targets = row.targets or shown.targets
         if not row.saliency.isfinite().all():
             raise ValueError(
                 f"{shown.sample.key}: the map of {row.name} has values that are not finite"
             )
-    baseline = setting.baseline(targets.size).to(device)
-    nonfixations: list[Tensor | None] = [None, None]
-    if not alone:
-        num_others = min(NUM_OTHERS, len(setting.gaze) - 1)
-        some = saliency_metrics.other_images(
-            torch.tensor([position]), len(setting.gaze), num_others
-        )[0]
-        counts = [
-            setting.gaze.counts(some.tolist(), targets.size),
-            setting.gaze.of_others(position),
-        ]
-        nonfixations = [repeat(torch.from_numpy(c)[None, None].to(device)) for c in counts]
-    maps = (
-        torch.cat([row.saliency for row in answers]),
-        repeat(targets.fixation_map()),
-        repeat(targets.density),
-    )
-    log_densities = [baseline if r.log_density is None else r.log_density for r in answers]
-    seeds = torch.full((num,), position, device=device)
-    mit = saliency_metrics.score(
-        *maps,
-        rules="mit",
-        seeds=seeds,
-        nonfixations=nonfixations[0],
-        baseline_log_density=repeat(baseline),
-    )
-    tuebingen = saliency_metrics.score(
-        *maps,
-        log_density=torch.cat(log_densities),
-        nonfixations=nonfixations[1],
-        baseline_log_density=repeat(baseline),
-    )
-    columns = {f"mit_{name}": values.tolist() for name, values in mit.items()}
-    columns |= {f"tuebingen_{name}": values.tolist() for name, values in tuebingen.items()}
-    seen = targets.fixation_map()[0, 0].cpu().numpy()
-    scored = []
-    for place, row in enumerate(answers):
-        values = {name: column[place] for name, column in columns.items()}
-        if row.log_density is None:
-            values["tuebingen_ig"] = float("nan")
-        elif row.name not in MAPS_ALONE:
-            shares = coverage(row.log_density[0, 0].cpu().numpy(), seen)
-            values |= dict(zip(COVERAGES, shares.tolist(), strict=True))
-            if setting.best_maps and nonfixations[1] is not None:
-                others = nonfixations[1][:1]
-                values |= _best_maps(row.log_density, targets, others, seeds[:1], setting)
-        scored.append(values)
-    return scored
-
-
-def _best_maps(
-    log_density: Tensor,
-    targets: Targets,
-    nonfixations: Tensor,
-    seeds: Tensor,
-    setting: ScoringContext,
-) -> dict[str, float]:
-    """Return the `tuebingen` scores of a density, each metric with the map that is best for it."""
-    scores = density_maps.score_density_maps(
-        log_density,
-        targets.fixation_map(),
-        targets.density,
-        baseline_log_density=setting.baseline(targets.size).to(log_density.device),
-        nonfixations=nonfixations,
-        sigma=setting.sigma,
-        num_fixations=setting.num_fixations,
-        seeds=seeds,
-    )
-    return {f"tuebingen_{name}": float(value) for name, value in scores.items()}
+        inputs: dict[str, Any] = {
+            "fixations": targets.fixation_map(),
+            "density": targets.density,
+            "baseline_log_density": baseline,
+        }
+        mit = saliency_metrics.score(
+            row.saliency, **inputs, rules="mit", seeds=seeds, nonfixations=others.get("mit")
+        )
+        inputs["nonfixations"] = others.get("tuebingen")
+        tuebingen = saliency_metrics.score(row.saliency, **inputs, log_density=row.log_density)
+        coverages: dict[str, float] = {}
+        if row.log_density is not None and row.name not in NOT_MODELS:
+            log_density, seen = (
+                each[0, 0].cpu().numpy() for each in (row.log_density, inputs["fixations"])
+            )
+            shares = coverage(log_density, seen).tolist()
+            coverages = dict(zip(COVERAGES, shares, strict=True))
+            if context.best_maps and others:
+                tuebingen = best_maps.score_density_maps(
+                    row.log_density,
+                    **inputs,
+                    sigma=context.sigma,
+                    num_fixations=context.num_fixations,
+                    seeds=seeds,
+                )
+        yield {
+            "model": row.name,
+            "image": shown.sample.key,
+            "num_fixations": int(targets.counts.sum()),
+            "constant": bool(row.saliency.amin() == row.saliency.amax()),
+            **{f"mit_{name}": value.item() for name, value in mit.items()},
+            **{f"tuebingen_{name}": value.item() for name, value in tuebingen.items()},
+            **coverages,
+        }
 
 
 def _notes(table: ScoreTable, reader: ShardReader) -> list[str]:
@@ -264,16 +221,10 @@ def _notes(table: ScoreTable, reader: ShardReader) -> list[str]:
             f"{len(dropped.samples)} samples were left out when the data set was packed (first: "
             f"{dropped.samples[0].file}: {dropped.samples[0].reason})"
         )
-    flat = table.frame[table.frame["constant"]]
+    flat = table.frame[table.frame["constant"] & (table.frame["model"] != rows.UNIFORM)]
     for model, images in flat.groupby("model", sort=False)["image"]:
-        if model != rows.UNIFORM:
-            notes.append(
-                f"{len(images)} maps of {model} are constant (first: {images.iloc[0]}): NSS 0, "
-                "CC 0, AUC .5, else a uniform density"
-            )
+        notes.append(
+            f"{len(images)} maps of {model} are constant (first: {images.iloc[0]}): NSS 0, CC 0, "
+            "AUC .5, else a uniform density"
+        )
     return notes
-
-
-def with_about(table: ScoreTable, **more: Any) -> ScoreTable:
-    """Return the table with more facts about it."""
-    return replace(table, about={**table.about, **more})

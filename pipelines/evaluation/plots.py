@@ -1,20 +1,30 @@
-"""Figures of reports as inline SVG, readable without colour vision."""
+"""Figures of reports, readable without colour vision: inline SVG, and pictures as data URIs."""
 
 from __future__ import annotations
 
+import base64
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
+from emlnet.metrics.baselines import mixed_log_density
 from emlnet.metrics.calibration import LEVELS
 from emlnet.metrics.saliency_metrics import METRICS
-from pipelines.evaluation import sources
 from pipelines.evaluation.evaluate import COVERAGES
-from pipelines.evaluation.intervals import Estimate
 from pipelines.evaluation.score_table import ScoreTable
-from pipelines.evaluation.sources import BASELINES
+from pipelines.evaluation.sources import (
+    BASELINES,
+    CENTRE,
+    OTHER,
+    UNIFORM,
+    ScoredMap,
+    SplitImage,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,11 +33,75 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart without colour vision by their lightness and by the marks.
 MODEL_COLOUR, BASELINE_COLOUR = "#0072b2", "#e69f00"
 
+Panels = list[tuple[str, str]]
+"""Pictures of one image: the name and data URI of each."""
+
 
 def label(metric: str, rules: bool = False) -> str:
     """Return a metric's label with an arrow to the better side."""
     book = f" ({metric.partition('_')[0]})" if rules else ""
     return f"{METRICS[metric].label}{book} {METRICS[metric].arrow}"
+
+
+def boxes(table: ScoreTable, metric: str) -> str:
+    """Draw a metric's values over the images, one box per row; weak baselines are left out."""
+    columns = {m: _finite(table.of(m)[metric]) for m in table.models if m not in (UNIFORM, OTHER)}
+    columns = {model: values for model, values in columns.items() if len(values)}
+    figure, axes = _figure(4.6, 0.7 + 0.33 * len(columns))
+    drawn = axes.boxplot(
+        list(columns.values()),
+        tick_labels=list(columns),
+        orientation="horizontal",
+        patch_artist=True,
+        showmeans=True,
+        meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"},
+        medianprops={"color": "black"},
+    )
+    for model, box in zip(columns, drawn["boxes"], strict=True):
+        box.set(facecolor=BASELINE_COLOUR if model in BASELINES else MODEL_COLOUR, alpha=0.75)
+    axes.invert_yaxis()
+    axes.set_title(label(metric, rules=True), loc="left")
+    return svg(figure)
+
+
+def calibration(table: ScoreTable) -> str | None:
+    """Draw the share of fixations over the share of the density, of the first model.
+
+    None when it is not a density.
+    """
+    main = table.models[0]
+    if COVERAGES[0] not in table.estimates[main]:
+        return None
+    figure, axes = _figure(4.6, 4.2)
+    axes.plot([0, 1], [0, 1], ":", color="black", label="calibrated")
+    for model, style, colour in ((main, "-o", MODEL_COLOUR), (CENTRE, "--s", BASELINE_COLOUR)):
+        if COVERAGES[0] in table.estimates.get(model, {}):
+            found = [table.estimates[model][name] for name in COVERAGES]
+            ends = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+            means = [e.mean for e in found]
+            axes.errorbar(LEVELS, means, ends, fmt=style, color=colour, capsize=3, label=model)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the density", ylabel="share of fixations")
+    axes.legend(loc="lower right")
+    return svg(figure)
+
+
+def gains_by_image(gains: pd.Series[float], metric: str) -> str:
+    """Draw the gain of one model over another on each image, ascending."""
+    figure, axes = _figure(4.6, 3.2)
+    ordered = np.sort(_finite(gains))
+    place = np.arange(1, len(ordered) + 1)
+    for name, mark, colour in (("first", "o", MODEL_COLOUR), ("second", "s", BASELINE_COLOUR)):
+        chosen = (ordered > 0) == (name == "first")
+        axes.plot(place[chosen], ordered[chosen], mark, color=colour, label=f"{name} is better")
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set(xlabel="images", ylabel=f"gain in {label(metric, rules=True)[:-2]}")
+    axes.legend(loc="upper left")
+    return svg(figure)
+
+
+def _finite(values: pd.Series[float]) -> NDArray[np.float64]:
+    numbers = np.asarray(values, np.float64)
+    return numbers[np.isfinite(numbers)]
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -40,86 +114,68 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def boxes(table: ScoreTable, metric: str) -> str:
-    """Draw a metric's values over the images, one box per row; weak baselines are left out."""
-    values = {
-        model: table.of(model)[metric].replace([np.inf, -np.inf], np.nan).dropna()
-        for model in table.models
-        if model not in (sources.UNIFORM, sources.OTHER)
-    }
-    values = {model: column for model, column in values.items() if len(column)}
-    figure, axes = _figure(4.6, 0.7 + 0.33 * len(values))
-    drawn = axes.boxplot(
-        [column.to_numpy() for column in values.values()],
-        orientation="horizontal",
-        widths=0.6,
-        patch_artist=True,
-        showmeans=True,
-        meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black"},
-        medianprops={"color": "black", "linewidth": 1.5},
-        flierprops={"markersize": 3, "alpha": 0.5},
-    )
-    for model, box in zip(values, drawn["boxes"], strict=True):
-        is_baseline = model in BASELINES
-        box.set_facecolor(BASELINE_COLOUR if is_baseline else MODEL_COLOUR)
-        box.set_alpha(0.75)
-        box.set_hatch("///" if is_baseline else "")
-    axes.set_yticks(range(1, len(values) + 1), list(values))
-    axes.invert_yaxis()
-    axes.set_title(label(metric, rules=True), loc="left")
-    return svg(figure)
-
-
-def calibration(estimates: dict[str, dict[str, Estimate]], main: str) -> str | None:
-    """Draw the share of fixations over the share of the density; None without a density."""
-    styles = {main: ("-", "o", MODEL_COLOUR), sources.CENTRE: ("--", "s", BASELINE_COLOUR)}
-    shown = {m: style for m, style in styles.items() if COVERAGES[0] in estimates.get(m, {})}
-    if main not in shown:
-        return None
-    figure, axes = _figure(4.6, 4.2)
-    axes.plot([0, 1], [0, 1], ":", color="black", label="calibrated")
-    for model, (line, marker, colour) in shown.items():
-        found = [estimates[model][name] for name in COVERAGES]
-        means = np.array([e.mean for e in found])
-        ends = np.array([[e.mean - e.low for e in found], [e.high - e.mean for e in found]])
-        axes.errorbar(
-            LEVELS,
-            means,
-            yerr=ends,
-            linestyle=line,
-            marker=marker,
-            color=colour,
-            capsize=3,
-            label=model,
-        )
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the density", ylabel="share of fixations")
-    axes.legend(loc="lower right")
-    return svg(figure)
-
-
 def svg(figure: Figure) -> str:
     """Return the figure as an SVG element."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
     # Text stays text; ids are the same each time.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "hatch.linewidth": 0.6}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def gains_by_image(gains: pd.Series[float], metric: str) -> str:
-    """Draw the gain of one model over another on each image, ascending."""
-    figure, axes = _figure(4.6, 3.2)
-    ordered = np.sort(gains.replace([np.inf, -np.inf], np.nan).dropna().to_numpy())
-    better = ordered > 0
-    place = np.arange(1, len(ordered) + 1)
-    axes.plot(place[better], ordered[better], "o", color=MODEL_COLOUR, label="first is better")
-    axes.plot(
-        place[~better], ordered[~better], "s", color=BASELINE_COLOUR, label="second is better"
-    )
-    axes.axhline(0, color="black", linewidth=1)
-    axes.set(xlabel="images", ylabel=f"gain in {label(metric, rules=True)[:-2]}")
-    axes.legend(loc="upper left")
-    return svg(figure)
+def draw_panels(
+    shown: SplitImage, answers: Sequence[tuple[str, ScoredMap]], baseline: Tensor | None = None
+) -> Panels:
+    """Draw an image, its fixations, each map, and where the first map gains information.
+
+    answers: maps by title.  baseline: log-density (1, 1, H, W) over which information is gained;
+    the second map when not given.
+    """
+    photograph, truth = shown.sample.image, shown.targets.density.cpu()
+    found = [_as_densities(row) for _, row in answers]
+    over = found[1][1] if baseline is None else baseline.cpu()
+    gained = (truth * (found[0][1] - over)).nan_to_num(neginf=-1e3)[0, 0].numpy()
+    # The square root keeps small gains visible beside large ones.
+    gained = np.sign(gained) * np.sqrt(np.abs(gained))
+    most = max(float(np.quantile(np.abs(gained), 0.995)), 1e-6)
+    return [
+        ("photograph", _panel(photograph)),
+        ("fixations", _panel(photograph, shown.sample.points)),
+        ("ground truth", _panel(truth[0, 0].numpy(), cmap="inferno")),
+        *(
+            (name, _panel(density[0, 0].numpy(), cmap="inferno"))
+            for (name, _), (density, _) in zip(answers, found, strict=True)
+        ),
+        ("gain and loss", _panel(gained, cmap="cividis", vmin=-most, vmax=most)),
+    ]
+
+
+def _as_densities(row: ScoredMap) -> tuple[Tensor, Tensor]:
+    """Return a map as a density and a log-density; a saliency map gets 1 % uniform."""
+    density = row.saliency.cpu().float()
+    density = density - density.amin().clamp(max=0)
+    density = density / density.sum().clamp_min(1e-12)
+    if row.log_density is None:
+        return density, mixed_log_density(density)
+    return density, row.log_density.cpu()
+
+
+def _panel(
+    values: NDArray[np.generic], points: NDArray[np.int32] | None = None, **colours: Any
+) -> str:
+    """Draw a picture (H, W, 3) or map (H, W), with a dot at each point (x, y), as a data URI."""
+    from matplotlib.figure import Figure
+
+    height, width = values.shape[:2]
+    figure = Figure(figsize=(3.2, max(0.1, 3.2 * height / width)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(values, aspect="auto", **colours)
+    if points is not None:
+        axes.scatter(points[:, 0], points[:, 1], s=16, color="white", edgecolors="black")
+    axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 85})
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from emlnet.atomic_files import replace_file
 from emlnet.metrics.saliency_metrics import HEADLINES, METRICS
 from pipelines.evaluation.intervals import Estimate, estimate
 from pipelines.tracking.run_folder import write_json
 
+PARQUET, JSON = "scores.parquet", "scores.json"
 ABOUT_ROW = ("model", "image", "num_fixations", "constant")
 """Columns beside the scores; constant: whether the map is constant."""
 
@@ -46,20 +45,17 @@ class ScoreTable:
     @property
     def metrics(self) -> list[str]:
         """Columns that hold any value: metrics and coverages."""
-        known = [
-            name for name in self.frame.columns[len(ABOUT_ROW) :] if self.frame[name].notna().any()
-        ]
-        return [str(name) for name in known]
+        columns = self.frame.drop(columns=[*ABOUT_ROW])
+        return [str(name) for name in columns.dropna(axis="columns", how="all")]
 
     def of(self, model: str) -> pd.DataFrame:
-        """Return one model's rows by image.  Raises ValueError that lists the known models."""
-        if model not in self.models:
-            raise ValueError(f"no scores of {model!r}; there are {', '.join(self.models)}")
+        """Return one model's rows by image."""
         return self.frame[self.frame["model"] == model].set_index("image")
 
     def only(self, model: str) -> ScoreTable:
         """Return the table of one model."""
-        return ScoreTable(frame=self.of(model).reset_index()[self.frame.columns], about=self.about)
+        frame = self.frame[self.frame["model"] == model].reset_index(drop=True)
+        return ScoreTable(frame=frame, about=self.about)
 
     def led_by(self, model: str) -> ScoreTable:
         """Return the table with a model's rows first."""
@@ -73,12 +69,15 @@ class ScoreTable:
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """Estimates by model and metric, where a model has a value."""
-        found = {}
-        for model in self.models:
-            values = self.of(model)
-            row = {metric: estimate(values[metric].to_numpy(np.float64)) for metric in self.metrics}
-            found[model] = {metric: estimate for metric, estimate in row.items() if estimate.num}
-        return found
+        return {
+            model: {
+                metric: estimate(values[metric].to_numpy(np.float64))
+                for metric in self.metrics
+                if values[metric].notna().any()
+            }
+            for model in self.models
+            for values in [self.of(model)]
+        }
 
     @property
     def means(self) -> Means:
@@ -87,56 +86,58 @@ class ScoreTable:
 
     def save(self, folder: Path) -> None:
         """Write `scores.parquet`, the scores per image, and `scores.json`, means and estimates."""
-        folder.mkdir(parents=True, exist_ok=True)
         write_parquet(folder / PARQUET, self)
         write_json(folder / JSON, self.as_json())
 
     def as_json(self) -> dict[str, Any]:
         """Return means under `scores` and estimates under `estimates`; a missing number is null."""
-        return {
-            **self.about,
-            "scores": self.means,
-            "estimates": {
-                model: {m: _plain(asdict(e)) for m, e in row.items()}
-                for model, row in self.estimates.items()
-            },
+        estimates = {
+            model: {
+                metric: {k: v if math.isfinite(v) else _unusual(v) for k, v in asdict(e).items()}
+                for metric, e in row.items()
+            }
+            for model, row in self.estimates.items()
         }
+        return {**self.about, "scores": self.means, "estimates": estimates}
 
 
-PARQUET, JSON = "scores.parquet", "scores.json"
-_ABOUT = b"emlnet"
+def _unusual(value: float) -> str | None:
+    """Replace NaN by null and infinity by text, which JSON lacks."""
+    return None if math.isnan(value) else str(value)
+
+
+def make_frame(records: Sequence[dict[str, Any]], coverages: Sequence[str]) -> pd.DataFrame:
+    """Make a table's frame from one record per model and image, in the split's order."""
+    columns = [*ABOUT_ROW, *METRICS, *coverages]
+    frame = pd.DataFrame.from_records(records, columns=columns)
+    order = {name: place for place, name in enumerate(frame["model"].unique())}
+    return frame.sort_values(
+        "model", key=lambda names: names.map(order), kind="stable", ignore_index=True
+    )
 
 
 def write_parquet(path: Path, table: ScoreTable) -> None:
     """Write the scores per image, with `about` in the file's metadata; whole or not at all."""
-    content = pa.Table.from_pandas(table.frame, preserve_index=False)
-    about = {**(content.schema.metadata or {}), _ABOUT: json.dumps(table.about)}
-    temporary = path.with_name(f"{path.name}.tmp")
-    pq.write_table(content.replace_schema_metadata(about), temporary)
-    temporary.replace(path)
+    frame = table.frame.copy()
+    frame.attrs.update(table.about)
+    with replace_file(path) as temporary:
+        frame.to_parquet(temporary)
 
 
 def read_parquet(path: Path) -> ScoreTable:
     """Read what `write_parquet` wrote.  Raises ValueError for another file."""
     try:
-        content = pq.read_table(path)
-        about = json.loads((content.schema.metadata or {})[_ABOUT])
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} holds no scores that `evaluate` or `score` wrote") from error
-    return ScoreTable(frame=content.to_pandas(), about=about)
+        frame = pd.read_parquet(path)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no scores: {error}") from error
+    if "data_digest" not in frame.attrs:
+        raise ValueError(f"{path} holds no scores; `evaluate` and `score` write them")
+    return ScoreTable(frame=frame, about={str(k): v for k, v in frame.attrs.items()})
 
 
 def as_metrics(scores: dict[str, float]) -> dict[str, float]:
     """Return a model's means by their MLflow names, which have a chart section of their own."""
     return {f"scores/{name}": value for name, value in scores.items() if name in METRICS}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace NaN by null and infinity by text, which JSON lacks."""
-    return {
-        k: v if isinstance(v, int) or math.isfinite(v) else None if math.isnan(v) else str(v)
-        for k, v in values.items()
-    }
 
 
 def columns_of(rules: str, metrics: Sequence[str]) -> list[str]:
@@ -146,40 +147,26 @@ def columns_of(rules: str, metrics: Sequence[str]) -> list[str]:
 
 def text(scores: Means, columns: Sequence[str] = HEADLINES) -> str:
     """Format means as a table of text, one row per model."""
-    width = max(map(len, scores))
-    lines = [" " * width + "".join(f"  {column:>8}" for column in columns)]
-    for row, values in scores.items():
-        cells = "".join(f"  {number(values.get(c)):>{max(8, len(c))}}" for c in columns)
-        lines.append(f"{row:<{width}}{cells}")
-    return "\n".join(lines)
+    return _cells(scores, columns).rename_axis(None).to_string()
 
 
 def markdown(scores: Means, columns: Sequence[str] = HEADLINES) -> str:
     """Format means as a Markdown table, with the rule book of each column."""
-    books = [column.split("_", 1) for column in columns]
-    heads = [METRICS[column].label for column in columns]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
-    for row, values in scores.items():
-        lines.append(f"| {row} | {' | '.join(number(values.get(c)) for c in columns)} |")
-    by_book: dict[str, list[str]] = {}
-    for (book, _), head in zip(books, heads, strict=True):
-        by_book.setdefault(book, []).append(head)
-    rules = "; ".join(f"{', '.join(names)}: `{book}`" for book, names in by_book.items())
-    return "\n".join([*lines, "", f"Rules: {rules}."])
+    table = _cells(scores, columns)
+    lines = [["", *(METRICS[column].label for column in columns)], ["---"] * (len(columns) + 1)]
+    lines += [[str(name), *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    rules = "; ".join(
+        f"{', '.join(METRICS[c].label for c in columns if c.startswith(book))}: `{book}`"
+        for book in dict.fromkeys(column.split("_")[0] for column in columns)
+    )
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"Rules: {rules}."])
+
+
+def _cells(scores: Means, columns: Sequence[str]) -> pd.DataFrame:
+    cells = {column: [number(row.get(column)) for row in scores.values()] for column in columns}
+    return pd.DataFrame(cells, index=list(scores))
 
 
 def number(value: float | None) -> str:
     """Format with three decimals, without the sign of -0.000; a dash for a missing value."""
-    if value is None or math.isnan(value):
-        return "-"
-    words = f"{value:.3f}"
-    return words.removeprefix("-") if words == "-0.000" else words
-
-
-def make_frame(records: Sequence[dict[str, Any]], coverages: Sequence[str]) -> pd.DataFrame:
-    """Make a table's frame from one record per model and image, in the split's order."""
-    columns = [*ABOUT_ROW, *METRICS, *coverages]
-    frame = pd.DataFrame.from_records(records, columns=columns)
-    order = {name: place for place, name in enumerate(frame["model"].unique())}
-    places = frame["model"].map(order).to_numpy()
-    return frame.iloc[np.argsort(places, kind="stable")].reset_index(drop=True)
+    return "-" if value is None or math.isnan(value) else f"{value:z.3f}"

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emlnet.data.batches import prepare_image, prepare_targets
@@ -100,7 +101,7 @@ class ModelSource:
             np.array([False, True])[:copies],
         )
         image = prepare_image(batch, shown.targets.density.device)
-        for name, output, kind in self._outputs(image):
+        for name, output, kind in self.outputs(image):
             if self.flip:
                 output = mirror_average(output[:1], output[1:], kind)
             yield ScoredMap(
@@ -109,7 +110,8 @@ class ModelSource:
                 log_density=to_log_density(output, kind),
             )
 
-    def _outputs(self, image: Tensor) -> Iterable[tuple[str, Tensor, Kind]]:
+    def outputs(self, image: Tensor) -> Iterable[tuple[str, Tensor, Kind]]:
+        """Return the name, output and kind of each map of images (B, 3, H, W), its own first."""
         if isinstance(self.model, Encoder) or self.alone:
             yield MODEL, self.model(image), self.model.kind
             return
@@ -131,7 +133,7 @@ class BaselineSource:
     density maps.
     """
 
-    prior: Tensor | None
+    prior: NDArray[np.float32] | None
     reader: SplitReader
     sigma: float
 
@@ -146,7 +148,7 @@ class BaselineSource:
         yield density_row(UNIFORM, baselines.uniform(size).to(device))
         centre = baselines.uniform(size)
         if self.prior is not None:
-            centre = baselines.centre_prior(self.prior.numpy(), size)
+            centre = baselines.centre_prior(self.prior, size)
             yield density_row(CENTRE, centre.to(device))
         if len(self.reader) > 1:
             yield _map_row(OTHER, self._other(shown).to(device))

@@ -89,8 +89,9 @@ class Reporter(Hooks):
         if self.rank or not self.job.num_examples:
             return ""
         file = io.BytesIO()
-        shown = figures.grid(state.validated_model, self.source.examples(self.job.num_examples))
-        shown.save(file, "JPEG", quality=90)
+        chosen = self.source.examples(self.job.num_examples)
+        drawn = figures.predictions(state.validated_model, chosen, self.job.title)
+        drawn.savefig(file, format="jpeg")
         return base64.b64encode(file.getvalue()).decode()
 
     def _report(self, metrics: dict[str, Any], state: TrainState) -> None:

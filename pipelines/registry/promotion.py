@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def keep_scores(
     scores: ScoreTable, tracker: Tracker, run_id: str, weights: str, reader: ShardReader, flip: bool
 ) -> ScoreTable:
     """Log a model's scores per image with its run, where `scores_of` finds them."""
-    kept = evaluate.with_about(scores, weights_sha256=weights, flip=flip)
+    kept = replace(scores, about={**scores.about, "weights_sha256": weights, "flip": flip})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / _file_name(reader, flip)
         write_parquet(path, kept)

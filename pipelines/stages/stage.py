@@ -155,7 +155,7 @@ class Stage:
             figures.NUM_EXAMPLES,
             lambda _, sample: figures.photograph_input(sample),
         )
-        figures.grid(model, examples).save(self.folder / PICTURES)
+        figures.predictions(model, examples, self.name).savefig(self.folder / PICTURES)
         run_folder.write_json(self.folder / HISTORY, checkpoint["history"])
         return best
 

@@ -10,6 +10,8 @@ from emlnet.registry.mlflow_registry import PACKAGE, connect
 from emlnet.training.state import better
 
 BEST = re.compile(r"best(?::(\d+))?")
+MOST_RUNS = 50_000
+"""As many as MLflow returns at once."""
 
 
 def number_of_best(encoders: Sequence[str]) -> int:
@@ -41,19 +43,14 @@ def best_encoders(tracking_uri: str, data_digest: str, metric: str) -> list[str]
     Runs count that finished and hold a packaged model.  Raises ValueError when there is none.
     """
     client = connect(tracking_uri)
-    experiments = [found.experiment_id for found in client.search_experiments()]
     order = "ASC" if better({metric: 0.0}, {metric: 1.0}, metric) else "DESC"
-    runs, token = [], None
-    while token != "":
-        page = client.search_runs(
-            experiments,
-            f"tags.stage = 'encoder' and tags.data_digest = '{data_digest}' "
-            "and attributes.status = 'FINISHED'",
-            order_by=[f"metrics.best_{metric} {order}"],
-            page_token=token,
-        )
-        runs += page
-        token = page.token or ""
+    runs = client.search_runs(
+        [found.experiment_id for found in client.search_experiments()],
+        f"tags.stage = 'encoder' and tags.data_digest = '{data_digest}' "
+        "and attributes.status = 'FINISHED'",
+        order_by=[f"metrics.best_{metric} {order}"],
+        max_results=MOST_RUNS,
+    )
     best: dict[str, str] = {}
     for run in runs:
         backbone, value = run.data.tags.get("backbone", ""), run.data.metrics.get(f"best_{metric}")

@@ -54,7 +54,8 @@ class Tracker:
     """Writes the runs of one experiment; can be sent to other processes."""
 
     uri: str
-    experiment_id: str
+    experiment_id: str = ""
+    """Empty where no run is begun."""
 
     @classmethod
     def open(cls, uri: str, experiment: str) -> Tracker:
@@ -71,25 +72,18 @@ class Tracker:
             location = (path.parent / "mlartifacts" / experiment).as_uri()
         client = connect(uri)
         found = client.get_experiment_by_name(experiment)
-        if found is None:
-            made = client.create_experiment(experiment, location, tags=EXPERIMENT_TAGS)
-            return cls(uri=uri, experiment_id=str(made))
-        if found.lifecycle_stage == "deleted":
+        if found and found.lifecycle_stage == "deleted":
             raise ValueError(
                 f"experiment {experiment!r} was deleted from {public_url(uri)}; restore it, or "
                 "name another with --experiment"
             )
-        return cls(uri=uri, experiment_id=str(found.experiment_id))
-
-    @classmethod
-    def existing(cls, uri: str) -> Tracker:
-        """Open a store in which no run is made.  Raises ValueError when it is not there."""
-        connect(uri)
-        return cls(uri=uri, experiment_id="")
+        known = found and found.experiment_id
+        made = known or client.create_experiment(experiment, location, tags=EXPERIMENT_TAGS)
+        return cls(uri=uri, experiment_id=str(made))
 
     @property
     def client(self) -> MlflowClient:
-        """A client of the store, which soon says when it does not answer."""
+        """A client of the store.  Raises ValueError when it is not there or does not answer."""
         for variable, value in SHORT_WAITS.items():
             os.environ.setdefault(variable, value)
         return connect(self.uri)
@@ -108,18 +102,20 @@ class Tracker:
 
         parent: id of the run that it is a child of.  data: the shards that it works on.
         """
+        from mlflow.entities import Param
+
         client = self.client
         run_id = self._known(folder)
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
             return run_id
-        own = {"mlflow.runName": name, "mlflow.source.name": "emlnet", **tags}
+        own = {"mlflow.source.name": "emlnet", "host": host_kind(), **code_tags(), **tags}
         if parent:
             own["mlflow.parentRunId"] = parent
-        own |= {"host": host_kind(), **code_tags()}
         run_id = str(client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
         write_json(folder / RUN_ID, {"run_id": run_id, "store": digest(uri=self.uri)})
-        self._params(run_id, params)
+        entries = [Param(key, str(value)[:6000]) for key, value in params.items()]
+        client.log_batch(run_id, params=entries)
         if data:
             client.log_inputs(run_id, [dataset_input(*data)])
         return run_id
@@ -198,12 +194,6 @@ class Tracker:
             return None
         return str(known["run_id"])
 
-    def _params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(key, str(value)[:6000]) for key, value in params.items()]
-        self.client.log_batch(run_id, params=entries)
-
     def metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Log values by name at a step."""
         from mlflow.entities import Metric
@@ -214,10 +204,13 @@ class Tracker:
 
     def epoch(self, run_id: str, report: Mapping[str, Any]) -> None:
         """Log an epoch's report at its number."""
-        values = {f"train_{k}": v for k, v in report["train_loss"].items()}
-        values |= {f"val_{k}": v for k, v in report["scores"].items()}
-        values |= {"train_skipped": report["skipped"], "images_unread": report.get("unread", 0)}
-        values[EPOCH_SECONDS] = report["seconds"]
+        values = {
+            **{f"train_{k}": v for k, v in report["train_loss"].items()},
+            **{f"val_{k}": v for k, v in report["scores"].items()},
+            "train_skipped": report["skipped"],
+            "images_unread": report.get("unread", 0),
+            EPOCH_SECONDS: report["seconds"],
+        }
         self.metrics(run_id, values, report["epoch"])
 
     def missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:

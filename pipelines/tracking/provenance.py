@@ -50,11 +50,7 @@ def code_tags() -> dict[str, str]:
     if commit is None:
         return {}
     clean = commit.removesuffix("-dirty")
-    return {
-        "mlflow.source.git.commit": clean,
-        "git_commit": clean,
-        "git_dirty": str(clean != commit),
-    }
+    return {"mlflow.source.git.commit": clean, "git_dirty": str(clean != commit)}
 
 
 def host_kind() -> str:

@@ -10,13 +10,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from emlnet.inference import package
 from emlnet.metrics.saliency_metrics import find_metric
 from emlnet.public_url import public_url
-from pipelines.commands.evaluating.scoring import (
-    Scoring,
-    open_data,
-    open_model,
-    score_source,
-)
-from pipelines.config.options import ClusterOptions, StoreOptions
+from emlnet.registry import mlflow_registry
+from pipelines.commands.evaluating.scoring import ScoringCommand
+from pipelines.config.options import StoreOptions
 from pipelines.evaluation import compare, score_table
 from pipelines.evaluation.html_report import COMPARISON, write_comparison
 from pipelines.evaluation.score_maps import MapFiles, MapKind
@@ -27,15 +23,13 @@ from shards.read.reader import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareCommand:
+class CompareCommand(ScoringCommand):
     """Compare two models, folders of maps or files of scores, image by image on the same split."""
 
     first: Positional[str]
     """A model (folder or URI), maps (folder or HDF5), or a scores.parquet."""
     second: Positional[str]
     """What it is compared with, likewise."""
-    data: Path
-    """Folder of shards, or a raw folder, which is packed for the time being."""
     metric: str = compare.METRIC
     """Metric by which the pictures that differ most are found, named with its rule book."""
     num_pictures: int = 5
@@ -46,8 +40,6 @@ class CompareCommand:
     """What the values of map files are; default: log-density in HDF5, else saliency."""
     resize: bool = False
     """Resize maps whose size is not their picture's; without it they are an error."""
-    scoring: OmitArgPrefixes[Scoring] = field(default_factory=Scoring)
-    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
     def __post_init__(self) -> None:
@@ -56,16 +48,15 @@ class CompareCommand:
 
 def run(command: CompareCommand) -> list[compare.Difference]:
     """Compare two models, print the differences, and write them where asked."""
-    with open_data(command.data, command.scoring.split) as reader:
-        first, first_source = _scores_of(command.first, command, reader)
-        second, second_source = _scores_of(command.second, command, reader)
-        names = (public_url(command.first), public_url(command.second))
+    with command.open_data() as reader:
+        sides = [scores_of(name, command, reader) for name in (command.first, command.second)]
+        (first, first_source), (second, second_source) = sides
         differences = compare.compare(first, second)
-        gains = compare.gains(
-            first.of(first.models[0]), second.of(second.models[0]), command.metric
-        )
-        print(f"\n{compare.text(differences, names)}\n")
-        gains = gains.dropna().sort_values(ascending=False, kind="stable")
+        gains = compare.gains(first, second, command.metric)
+        gains = gains.sort_values(ascending=False, kind="stable")
+        names = {"first": public_url(command.first), "second": public_url(command.second)}
+        print(*(f"\n{which}: {name}" for which, name in names.items()), sep="")
+        print(f"\n{compare.difference_table(differences).to_string()}\n")
         num, worst = command.num_pictures, gains.iloc[::-1]
         parts = {"better": gains[gains > 0].head(num), "worse": worst[worst < 0].head(num)}
         for title, part in parts.items():
@@ -73,40 +64,35 @@ def run(command: CompareCommand) -> list[compare.Difference]:
             lines = [f"  {image}  {gain:+.3f}" for image, gain in part.items()]
             print("\n".join(lines or ["  nowhere"]))
         content = {
-            "first": names[0],
-            "second": names[1],
+            **names,
             "data_digest": first.about["data_digest"],
-            "split": command.scoring.split,
+            "split": command.split,
             "differences": [asdict(difference) for difference in differences],
             "gains": {command.metric: gains.to_dict()},
         }
-        if command.scoring.json:
-            run_folder.write_json(command.scoring.json, content)
-        out = command.scoring.out
-        if out:
-            out.mkdir(parents=True, exist_ok=True)
-            sources = (first_source, second_source)
+        if command.json:
+            run_folder.write_json(command.json, content)
+        if out := command.out:
+            sources = first_source, second_source
             write_comparison(out / COMPARISON, (first, second), command.metric, sources, reader)
             run_folder.write_json(out / "comparison.json", content)
-            print(f"written to {out}", flush=True)
+            print(f"written to {out}; open {COMPARISON} in a browser", flush=True)
     return differences
 
 
-def _scores_of(
-    what: str, command: CompareCommand, reader: ShardReader
+def scores_of(
+    name: str, command: CompareCommand, reader: ShardReader
 ) -> tuple[ScoreTable, MapSource | None]:
     """Read or compute the scores of one side of a comparison; return them and their source."""
-    path = Path(what)
+    path = Path(name)
     if path.suffix == ".parquet":
         kept = score_table.read_parquet(path)
-        return kept.only(kept.models[0]).renamed(kept.models[0], what), None
-    is_model = (path / package.MODEL).is_file() or what.startswith(("models:/", "runs:/"))
-    source: ModelSource | MapFiles
-    if is_model:
-        source, row = open_model(what, command.flip, command.tracking, alone=True), MODEL
-    else:
-        source = MapFiles.find(path, reader.keys, command.kind, command.resize)
-        row = source.name
-    flip = is_model and command.flip
-    scores = score_source(source, row, what, reader, command.scoring, command.compute, flip, False)
-    return scores.renamed(row, what), source
+        return kept.only(kept.models[0]).renamed(kept.models[0], name), None
+    if (path / package.MODEL).is_file() or name.startswith(("models:/", "runs:/")):
+        model = mlflow_registry.load(name, tracking_uri=command.tracking.uri).model
+        source = ModelSource(model=model, flip=command.flip, alone=True)
+        scores = command.score(source, name, reader, flip=command.flip, with_baselines=False)
+        return scores.renamed(MODEL, name), source
+    maps = MapFiles.find(path, reader.keys, command.kind, command.resize)
+    scores = command.score(maps, name, reader, with_baselines=False)
+    return scores.renamed(maps.name, name), maps

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tyro.conf import OmitArgPrefixes, Positional
 
+from emlnet.atomic_files import replace_file, replace_folder
 from emlnet.data.images import read_picture
 from emlnet.data.maps import log_softmax, resize
-from emlnet.inference.package import Package
+from emlnet.inference.predict_files import find_pictures, say_left_out
 from emlnet.inference.predictor import Prediction
 from emlnet.registry import mlflow_registry
 from pipelines.config.options import StoreOptions
-from pipelines.evaluation.score_maps import HDF5, PICTURES
+from pipelines.evaluation.score_maps import HDF5
 from shards.files.progress import progress_bar
 
 SALICON_SIZE = (480, 640)
@@ -48,58 +45,34 @@ class ExportBoardCommand:
 
 
 def run(command: ExportBoardCommand) -> None:
-    """Predicts all pictures and writes the file or folder, whole or not at all."""
-    names = find_pictures(command.pictures)
-    out = command.out.absolute()
+    """Predict all pictures and write the file or folder, whole or not at all."""
+    out, is_salicon = command.out.absolute(), command.board == "salicon"
     if out.exists():
-        raise ValueError(f"{out} exists; name a new {_what(command.board)}")
-    if command.board == "mit" and out.suffix.lower() not in HDF5:
+        raise ValueError(f"{out} exists; name a new {'folder' if is_salicon else 'file'}")
+    if not is_salicon and out.suffix.lower() not in HDF5:
         raise ValueError(f"{out} must end in {' or '.join(HDF5[:2])}: the board takes HDF5")
+    found, left_out = find_pictures([str(command.pictures)], out)
+    say_left_out(left_out)
+    names = [path.relative_to(command.pictures) for path, _ in found]
     model = mlflow_registry.load(command.model, tracking_uri=command.tracking.uri)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        made = Path(scratch) / out.name
-        predictions = _predict(model, command.pictures, names, command.flip)
-        if command.board == "salicon":
-            made.mkdir()
-            for name, prediction in predictions:
-                write_salicon(made / Path(name).with_suffix(".png"), prediction)
-        else:
-            with h5py.File(made, "w") as file:
-                for name, prediction in predictions:
-                    file.create_dataset(name, data=log_density(prediction), compression=9)
-        shutil.move(made, out)
-    print(f"{len(names)} maps in {out}")
-
-
-def find_pictures(folder: Path) -> list[str]:
-    """The pictures in a folder and its subfolders, relative to it, sorted.
-
-    Raises ValueError when there is none, or when two would have one name as PNGs.
-    """
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURES
-    )
-    if not names:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
-    known: dict[str, str] = {}
-    for name in names:
-        stem = str(Path(name).with_suffix(""))
-        if stem in known:
-            raise ValueError(f"{folder}: {known[stem]} and {name} would share one name")
-        known[stem] = name
-    return names
-
-
-def _predict(
-    model: Package, folder: Path, names: list[str], flip: bool
-) -> Iterator[tuple[str, Prediction]]:
     with progress_bar(len(names), "predict", "image") as bar:
-        for name in names:
-            yield name, model.predict(read_picture(folder / name), flip)
+
+        def predict(name: Path) -> Prediction:
             bar.update()
+            return model.predict(read_picture(command.pictures / name), command.flip)
+
+        if is_salicon:
+            with replace_folder(out) as folder:
+                for name in names:
+                    path = folder / name.with_suffix(".png")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    salicon_picture(predict(name)).save(path)
+        else:
+            with replace_file(out) as temporary, h5py.File(temporary, "w") as file:
+                for name in names:
+                    values = log_density(predict(name))
+                    file.create_dataset(name.as_posix(), data=values, compression=9)
+    print(f"{len(names)} maps in {out}")
 
 
 def log_density(prediction: Prediction) -> NDArray[np.float32]:
@@ -109,18 +82,7 @@ def log_density(prediction: Prediction) -> NDArray[np.float32]:
     return values
 
 
-def write_salicon(path: Path, prediction: Prediction) -> None:
-    """The map as an 8-bit PNG of 480 x 640, min-max to 0..255."""
-    picture = prediction.picture()
-    if picture.shape != SALICON_SIZE:
-        saliency = torch.from_numpy(prediction.saliency)[None, None]
-        small = resize(saliency, SALICON_SIZE)[0, 0].numpy()
-        picture = replace(prediction, saliency=small).picture()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
-
-
-def _what(board: str) -> str:
-    return "folder" if board == "salicon" else "file"
+def salicon_picture(prediction: Prediction) -> Image.Image:
+    """The map as 8-bit grey of 480 x 640, min-max to 0..255."""
+    saliency = resize(torch.from_numpy(prediction.saliency)[None, None], SALICON_SIZE)
+    return Image.fromarray(replace(prediction, saliency=saliency[0, 0].numpy()).picture())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
 from tyro.conf import Positional
 
 from emlnet.backbones import BACKBONES, Backbone, find_backbone
 from emlnet.backbones.cost import cost
-
-COLUMNS = ("name", "parameters M", "GMAC", "taps: channels/reduction", "default weights", "licence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +22,10 @@ class BackbonesCommand:
 
 
 def run(command: BackbonesCommand) -> None:
-    """Prints the table."""
+    """Print the table."""
     rows = [find_backbone(name) for name in command.names or BACKBONES]
-    lines = [COLUMNS, *(cells(row, command.size) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+    cells = [describe(row, command.size) for row in rows]
+    print(pd.DataFrame(cells, index=[row.name for row in rows]).to_string())
     print(
         f"GMAC: 10^9 multiply-adds up to the last tap for one picture of {command.size[0]} x "
         f"{command.size[1]} pixels, or the nearest size that the network takes.\n"
@@ -38,16 +33,14 @@ def run(command: BackbonesCommand) -> None:
     )
 
 
-def cells(row: Backbone, size: tuple[int, int]) -> tuple[str, ...]:
-    """A row of the table as text."""
+def describe(row: Backbone, size: tuple[int, int]) -> dict[str, str]:
+    """Return a row of the table as text."""
     num_parameters, gmac = cost(row, row.nearest_size(size))
     taps = zip(row.channels, row.reductions, strict=True)
-    weights = f"package {row.package}" if row.package else row.url or "none"
-    return (
-        row.name,
-        f"{num_parameters / 1e6:.1f}",
-        f"{gmac:.1f}",
-        " ".join(f"{channels}/{reduction}" for channels, reduction in taps),
-        weights,
-        row.licence or "unknown",
-    )
+    return {
+        "parameters M": f"{num_parameters / 1e6:.1f}",
+        "GMAC": f"{gmac:.1f}",
+        "taps: channels/reduction": " ".join(f"{channels}/{step}" for channels, step in taps),
+        "default weights": f"package {row.package}" if row.package else row.url or "none",
+        "licence": row.licence or "unknown",
+    }

@@ -5,19 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from emlnet.inference import package
+from tyro.conf import OmitArgPrefixes
+
 from emlnet.public_url import public_url
-from emlnet.registry import mlflow_registry
 from pipelines.config.identity import digest, slug
-from pipelines.config.options import ClusterOptions, StoreOptions
+from pipelines.config.options import ClusterOptions
 from pipelines.evaluation import evaluate, score_table
 from pipelines.evaluation.html_report import REPORT, write_report
-from pipelines.evaluation.score_maps import MapFiles
 from pipelines.evaluation.score_table import ScoreTable
-from pipelines.evaluation.sources import MapSource, ModelSource
+from pipelines.evaluation.sources import MapSource
 from pipelines.ray_cluster import check_nodes, connection
 from pipelines.tracking import run_folder
 from shards.build.writer import build
@@ -27,9 +26,11 @@ from shards.read.reader import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """How maps are scored, and where the scores go."""
+class ScoringCommand:
+    """On which images maps are scored, how, and where the scores go."""
 
+    data: Path
+    """Folder of shards, or a raw folder, which is packed for the time being."""
     split: str = "val"
     """Split to score."""
     density_maps: bool = False
@@ -43,86 +44,64 @@ class Scoring:
     """Folder for the results. Default: one under runs/; `compare` then writes nothing."""
     json: Path | None = None
     """Another file for the content of scores.json or comparison.json."""
+    compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
 
+    @contextmanager
+    def open_data(self) -> Iterator[ShardReader]:
+        """Open a split of a folder of shards, or of a raw folder, which is packed first."""
+        place = location(self.data)
+        if isinstance(place, str) or (place / MANIFEST).is_file():
+            yield ShardReader(place, self.split)
+            return
+        with tempfile.TemporaryDirectory(prefix="shards-") as scratch:
+            print(f"packing {self.data}; `python -m shards build` does it once for all", flush=True)
+            packed = Path(scratch) / "shards"
+            build(self.data.absolute(), packed, skip_incomplete=True)
+            yield ShardReader(packed, self.split)
 
-@contextmanager
-def open_data(data: Path, split: str) -> Iterator[ShardReader]:
-    """Open a split of a folder of shards, or of a raw folder, which is packed first."""
-    place = location(data)
-    if isinstance(place, str) or (place / MANIFEST).is_file():
-        yield ShardReader(place, split)
-        return
-    with tempfile.TemporaryDirectory(prefix="shards-") as scratch:
-        print(f"packing {data}; `python -m shards build` does it once for all", flush=True)
-        packed = Path(scratch) / "shards"
-        build(data.absolute(), packed, skip_incomplete=True)
-        yield ShardReader(packed, split)
+    def score(
+        self,
+        source: MapSource,
+        name: str,
+        reader: ShardReader,
+        *,
+        flip: bool = False,
+        notes: list[str] | None = None,
+        with_baselines: bool = True,
+    ) -> ScoreTable:
+        """Score a source.  name: what the user calls it.  notes: to show beside the scores."""
+        connection.connect(self.compute)
+        check_nodes.check([reader.folder])
+        return evaluate.evaluate(
+            [source],
+            reader,
+            title=f"scores of {public_url(name)}",
+            with_baselines=with_baselines,
+            best_maps=self.density_maps,
+            sigma=self.sigma,
+            use_gpu=self.compute.use_gpu,
+            num_workers=self.num_workers,
+            about={"model": public_url(name), "flip": flip, "notes": notes or []},
+        )
 
+    def report(self, scores: ScoreTable, source: MapSource, name: str, reader: ShardReader) -> Path:
+        """Print the scores, write them and the report, and return the folder.
 
-def open_model(uri: str, flip: bool, store: StoreOptions, alone: bool = False) -> ModelSource:
-    """Load a model to score.
-
-    flip: average each map with the mirrored picture's.  alone: without its encoders.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = mlflow_registry.resolve(uri, store.uri, Path(scratch) / "model")
-        return ModelSource(model=package.load(folder).model, flip=flip, alone=alone)
-
-
-def score_source(
-    source: MapSource,
-    row: str,
-    name: str,
-    reader: ShardReader,
-    scoring: Scoring,
-    compute: ClusterOptions,
-    flip: bool = False,
-    with_baselines: bool = True,
-) -> ScoreTable:
-    """Score a source whose first row is called `row`.  name: what the user calls it."""
-    connection.connect(compute)
-    check_nodes.check([reader.folder])
-    notes = source.notes if isinstance(source, MapFiles) else []
-    return evaluate.evaluate(
-        [source],
-        reader,
-        title=f"scores of {row}",
-        with_baselines=with_baselines,
-        best_maps=scoring.density_maps,
-        sigma=scoring.sigma,
-        use_gpu=compute.use_gpu,
-        num_workers=scoring.num_workers,
-        about={"model": public_url(name), "flip": flip, "notes": notes},
-    )
-
-
-def write_scores(
-    scores: ScoreTable, source: MapSource, reader: ShardReader, scoring: Scoring, name: str
-) -> Path:
-    """Print the scores, write them and the report, and return the folder.
-
-    name: folder or URI of what is scored; its last part is shown.
-    """
-    own, name = digest(scored=name)[:6], Path(public_url(name)).name
-    default = Path("runs") / f"scores-{reader.manifest.name}-{reader.split}-{slug(name, 40)}-{own}"
-    folder = (scoring.out or default).absolute()
-    scores.save(folder)
-    if scoring.json:
-        run_folder.write_json(scoring.json, scores.as_json())
-    title = f"Scores of {name} on {reader.manifest.name}/{reader.split}"
-    write_report(folder / REPORT, scores, title, source, reader)
-    say(scores)
-    print(f"written to {folder}", flush=True)
-    return folder
-
-
-def say(scores: ScoreTable) -> None:
-    """Print the means under both rule books, and the notes."""
-    means = scores.means
-    for rules in ("mit", "tuebingen"):
-        columns = score_table.columns_of(rules, scores.metrics)
-        print(f"\n{rules} rules\n{score_table.text(means, columns)}")
-    print(f"\nIG is over: {scores.about['ig_baseline']}")
-    for note in scores.about["notes"]:
-        print(f"note: {note}")
-    print(flush=True)
+        name: folder or URI of what is scored; its last part is shown.
+        """
+        data, shown = f"{reader.manifest.name}-{reader.split}", Path(public_url(name)).name
+        default = f"runs/scores-{data}-{slug(shown, 40)}-{digest(scored=name)[:6]}"
+        folder = (self.out or Path(default)).absolute()
+        scores.save(folder)
+        if self.json:
+            run_folder.write_json(self.json, scores.as_json())
+        title = f"Scores of {shown} on {reader.manifest.name}/{reader.split}"
+        write_report(folder / REPORT, scores, title, source, reader)
+        for rules in ("mit", "tuebingen"):
+            columns = score_table.columns_of(rules, scores.metrics)
+            print(f"\n{rules} rules\n{score_table.text(scores.means, columns)}")
+        print(f"\nIG is over: {scores.about['ig_baseline']}")
+        for note in scores.about["notes"]:
+            print(f"note: {note}")
+        print(f"\nwritten to {folder}; open {REPORT} in a browser", flush=True)
+        return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
@@ -13,7 +12,7 @@ from emlnet.registry.mlflow_registry import connect
 from pipelines.config.options import StoreOptions
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,52 +38,55 @@ def run(command: RunsCommand) -> int:
 
     Raises ValueError for an unknown experiment or metric, MlflowException for a wrong filter.
     """
+    import mlflow
     import pandas as pd
 
-    client = connect(command.tracking.uri)
-    experiments = {e.name: e.experiment_id for e in client.search_experiments()}
-    if command.experiment is not None and command.experiment not in experiments:
-        listed = ", ".join(sorted(experiments))
-        raise ValueError(f"unknown experiment {command.experiment!r}; known: {listed}")
-    searched = [experiments[command.experiment]] if command.experiment else [*experiments.values()]
-    runs = client.search_runs(
-        searched, command.filter, max_results=command.num, order_by=list(command.order_by)
+    known = sorted(e.name for e in connect(command.tracking.uri).search_experiments())
+    if command.experiment not in (None, *known):
+        raise ValueError(f"unknown experiment {command.experiment!r}; known: {', '.join(known)}")
+    mlflow.set_tracking_uri(command.tracking.uri)
+    runs = mlflow.search_runs(
+        experiment_names=[command.experiment] if command.experiment else known,
+        filter_string=command.filter,
+        order_by=list(command.order_by),
+        max_results=command.num + 1,
     )
-    if not runs:
+    if runs.empty:
         print("no run fits")
         return 1
-    for column in command.columns:
-        known = column.removeprefix("scores/") in HEADLINES
-        if not known and all(find_metric(run, column) is None for run in runs):
-            metrics = {name for run in runs for name in run.data.metrics}
-            listed = ", ".join(sorted(n for n in metrics if not n.startswith("system/")))
-            raise ValueError(f"unknown metric {column!r}; known: {listed or 'none'}")
-    rows = [{**describe(run), **{c: find_metric(run, c) for c in command.columns}} for run in runs]
-    table = pd.DataFrame(rows).astype(dict.fromkeys(command.columns, float))
-    print(table.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
-    if runs.token:
+    tags = ("mlflow.runName", "data", "stage", "backbone")
+    runs = runs.reindex(columns=[*runs, *({f"tags.{tag}" for tag in tags} - {*runs})])
+    table = pd.DataFrame(
+        {
+            "run": runs["run_id"],
+            "name": runs["tags.mlflow.runName"],
+            "status": runs["status"].str.lower(),
+            "data": runs["tags.data"],
+            "stage": runs["tags.stage"],
+            "backbone": runs["tags.backbone"].astype("string").str.slice(0, 30),
+            "started (UTC)": runs["start_time"].dt.strftime("%m-%d %H:%M"),
+            **{name: find_metric(runs, name) for name in command.columns},
+        }
+    )
+    shown = table.head(command.num)
+    print(shown.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    if len(table) > command.num:
         print("there are more; --num shows them")
+    print("scores are those of the evaluation on val, else of the best epoch, without mirroring")
     return 0
 
 
-def describe(run: Run) -> dict[str, str]:
-    """The columns of a run that are not metrics."""
-    tags, info = run.data.tags, run.info
-    backbone = tags.get("backbone", "-")
-    return {
-        "run": info.run_id,
-        "name": info.run_name,
-        "status": info.status.lower(),
-        "data": tags.get("data", "-"),
-        "stage": tags.get("stage", "-"),
-        "backbone": backbone if len(backbone) <= 30 else f"{backbone[:27]}...",
-        "started (UTC)": f"{datetime.fromtimestamp(info.start_time / 1000, UTC):%m-%d %H:%M}",
-    }
+def find_metric(runs: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Each run's metric of that full name, else score of the evaluation, else of the best epoch.
 
-
-def find_metric(run: Run, name: str) -> float | None:
-    """A metric by its full name, else a score of the evaluation, else of the best epoch on val."""
-    for known in (name, f"scores/{name}", f"best_{name.removeprefix('mit_')}"):
-        if known in run.data.metrics:
-            return float(run.data.metrics[known])
-    return None
+    Raises ValueError for a name that is none of them.
+    """
+    best = f"best_{name.removeprefix('mit_')}"
+    names = [f"metrics.{known}" for known in (name, f"scores/{name}", best)]
+    if name.removeprefix("scores/") not in HEADLINES and not {*names} & {*runs}:
+        metrics = sorted(
+            str(c).removeprefix("metrics.") for c in runs if str(c).startswith("metrics.")
+        )
+        listed = ", ".join(m for m in metrics if not m.startswith("system/"))
+        raise ValueError(f"unknown metric {name!r}; known: {listed or 'none'}")
+    return runs.reindex(columns=names).bfill(axis="columns").iloc[:, 0]

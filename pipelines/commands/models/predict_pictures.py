@@ -18,7 +18,14 @@ from tyro.conf import OmitArgPrefixes, Positional
 from emlnet.data.images import SUFFIXES, decode_picture
 from emlnet.inference import package
 from emlnet.inference.package import Package
-from emlnet.inference.predict_files import Drawing, Format, check_stems
+from emlnet.inference.predict_files import (
+    Drawing,
+    Format,
+    check_stems,
+    say_failed,
+    say_left_out,
+)
+from emlnet.inference.predictor import Prediction
 from emlnet.public_url import public_url
 from emlnet.registry import mlflow_registry
 from pipelines.config.options import ClusterOptions, StoreOptions
@@ -29,8 +36,6 @@ from shards.read.reader import ShardReader
 
 MARKER = "predict.json"
 """The file of OUT that says which model, source and options its maps are of."""
-MAX_LINES = 50
-"""Pictures that could not be read and are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +75,25 @@ class PictureSource:
     is_shards: bool
 
     def items(self) -> list[tuple[str, str]]:
-        """The name of each picture, and the stem of its maps."""
-        if not self.is_shards:
-            paths = map(PurePosixPath, visible(Store(self.url)))
+        """The name of each picture, and the stem of its maps.
+
+        Raises ValueError when there is none, or when two maps would have one name.
+        """
+        if self.is_shards:
+            found = [
+                (f"{split}/{position}", key)
+                for split in Manifest.load(self.url).splits
+                for position, key in enumerate(ShardReader(self.url, split).keys)
+            ]
+        else:
+            paths = [PurePosixPath(name) for name in visible(Store(self.url))]
             pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
-            return [(str(path), str(path.with_suffix(""))) for path in pictures]
-        return [
-            (f"{split}/{position}", key)
-            for split in Manifest.load(self.url).splits
-            for position, key in enumerate(ShardReader(self.url, split).keys)
-        ]
+            say_left_out([Path(path) for path in paths if path not in pictures])
+            found = [(str(path), str(path.with_suffix(""))) for path in pictures]
+        if not found:
+            raise ValueError(f"{public_url(self.url)} holds no pictures ({', '.join(SUFFIXES)})")
+        check_stems([stem for _, stem in found])
+        return found
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """A picture as (H, W, 3).  Raises ValueError that names it when it cannot be read."""
@@ -100,16 +114,13 @@ _open_split = lru_cache(maxsize=8)(ShardReader)
 def run(command: PredictCommand) -> int:
     """Predict the pictures that have no map yet; return 1 when one could not be read."""
     source, out = (Store(location(folder)) for folder in (command.source, command.out))
-    if _holds(source, out):
+    if f"{real_place(out)}/".startswith(f"{real_place(source)}/"):
         raise ValueError(
             f"{public_url(out.url)} lies in {public_url(source.url)}: its maps would be taken for "
             "pictures; name an OUT elsewhere"
         )
     pictures = PictureSource(url=source.url, is_shards=source.exists(MANIFEST))
     everything = pictures.items()
-    if not everything:
-        raise ValueError(f"{public_url(source.url)} holds no pictures ({', '.join(SUFFIXES)})")
-    check_stems([stem for _, stem in everything])
     with tempfile.TemporaryDirectory() as scratch:
         folder = mlflow_registry.resolve(
             command.model, command.tracking.uri, Path(scratch) / "model"
@@ -127,7 +138,7 @@ def run(command: PredictCommand) -> int:
     connection.connect(command.compute)
     paths = [Path(store.url) if store.is_local else store.url for store in (source, out)]
     check_nodes.check(paths[:1], paths[1])
-    failed = tasks.spread(
+    parts = tasks.spread(
         predict_part,
         tasks.split(len(left), command.batch_size),
         model,
@@ -140,12 +151,11 @@ def run(command: PredictCommand) -> int:
         unit="pictures",
         use_gpu=command.compute.use_gpu,
     )
-    lines = [line for part in failed for line in part]
-    for line in lines[:MAX_LINES]:
-        print(f"could not be read: {line}")
-    if len(lines) > MAX_LINES:
-        print(f"and {len(lines) - MAX_LINES} more")
-    return 1 if lines else 0
+    failed = [line for part in parts for line in part]
+    say_failed(failed)
+    place = public_url(out.url)
+    print(f"{len(everything) - len(failed)} maps in {place}: NAME{ending} is the map of NAME")
+    return 1 if failed else 0
 
 
 def predict_part(
@@ -176,7 +186,7 @@ def predict_part(
 
 
 def write(
-    out: Store, stem: str, drawing: Drawing, picture: NDArray[np.uint8], prediction: Any
+    out: Store, stem: str, drawing: Drawing, picture: NDArray[np.uint8], prediction: Prediction
 ) -> None:
     """Write a picture's files, the map last: it marks the picture as done."""
     if out.is_local:
@@ -195,31 +205,25 @@ def open_out(out: Store, about: dict[str, Any]) -> set[str]:
     Raises ValueError when they are of another model, source or format, or no maps at all.
     """
     names = set(visible(out))
-    if MARKER in names:
-        known = json.loads(out.read(MARKER))
-        if known != about:
-            changed = ", ".join(name for name in about if known.get(name) != about[name])
-            raise ValueError(
-                f"{public_url(out.url)} holds maps of another run ({changed} differ); name a new "
-                "OUT"
-            )
-    elif names:
+    known = json.loads(out.read(MARKER)) if MARKER in names else None
+    if known is None and names:
         raise ValueError(f"{public_url(out.url)} holds other files ({min(names)}); name a new OUT")
-    else:
+    if known is None:
         out.make()
         out.put(MARKER, json.dumps(about, indent=1).encode())
+    elif known != about:
+        changed = ", ".join(name for name in about if known.get(name) != about[name])
+        raise ValueError(
+            f"{public_url(out.url)} holds maps of another run ({changed} differ); name a new OUT"
+        )
     return names
 
 
 def visible(store: Store) -> list[str]:
     """The files below a folder as relative paths in order, without hidden ones."""
-    return sorted(
-        name for name in store.find() if not any(p.startswith(".") for p in name.split("/"))
-    )
+    return sorted(name for name in store.find() if "/." not in f"/{name}")
 
 
-def _holds(store: Store, other: Store) -> bool:
-    """Whether a folder is another one, or holds it."""
-    if store.is_local and other.is_local:
-        return Path(other.url).resolve().is_relative_to(Path(store.url).resolve())
-    return f"{other.url}/".startswith(f"{store.url}/")
+def real_place(store: Store) -> str:
+    """The path of a folder with links resolved, or its URL."""
+    return str(Path(store.url).resolve()) if store.is_local else store.url

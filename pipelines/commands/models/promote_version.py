@@ -53,7 +53,7 @@ class RollbackCommand:
 
 def promote(command: PromoteCommand) -> int:
     """Promote a version, or say why not; return 1 when it was not promoted."""
-    tracker = Tracker.existing(command.tracking.uri)
+    tracker = Tracker(uri=command.tracking.uri)
     client, version = tracker.client, str(command.version)
     found = mlflow_registry.find_version(client, version=command.version)
     if command.data is None:
@@ -75,7 +75,7 @@ def promote(command: PromoteCommand) -> int:
 
 def rollback(command: RollbackCommand) -> None:
     """Roll an alias back.  Raises ValueError when no version held it before."""
-    client = Tracker.existing(command.tracking.uri).client
+    client = Tracker(uri=command.tracking.uri).client
     past = aliases.history(client, command.alias)
     if len(past) < 2:
         first = f"version {past[0]['version']} is the first that" if past else "nobody"

@@ -28,9 +28,14 @@ CODE = (".py", ".html")
 WITHOUT_SERVER = ("shards", "build", "backbones")
 """Commands that write no runs and look up no model."""
 PATH_FLAGS = ("--data", "--out", "--json", "--readouts", "--storage")
-DASHBOARD = "http://127.0.0.1:8265"
 SECONDS_TO_ANSWER = 10
-SECONDS_TO_STOP = "60"
+JOB_ENV = {
+    "PYTHONUNBUFFERED": "1",
+    # Time for the checkpoint of a job that is stopped; Ray gives 3 s.
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    # MLflow prints an address that only the job's machine knows, at the end of each run.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +65,25 @@ def run(command: SubmitCommand) -> None:
         raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
     if words[0] not in ROOMS:
         PIPELINES.parse(words)
-    server = check(words)
-    variables = {
-        **({"MLFLOW_TRACKING_URI": server} if server else {}),
-        "PYTHONUNBUFFERED": "1",
-        # Time for the checkpoint of a job that is stopped; Ray gives 3 s.
-        "RAY_JOB_STOP_WAIT_TIME_S": SECONDS_TO_STOP,
-        # MLflow prints an address that only the job's machine knows, at the end of each run.
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
-    if commit := git_commit():
-        variables[COMMIT] = commit
-    address = command.address or os.environ.get("RAY_API_SERVER_ADDRESS")
-    address = address or os.environ.get("RAY_ADDRESS") or DASHBOARD
-    client = connect(address)
+    server, commit = check(words), git_commit()
+    variables = {**JOB_ENV, "MLFLOW_TRACKING_URI": server, COMMIT: commit}
+    known = (os.environ.get(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
+    address = command.address or next(filter(None, known), "http://127.0.0.1:8265")
+    client, shown = connect(address), public_url(address)
     with tempfile.TemporaryDirectory() as scratch:
         folder = pack(Path(scratch))
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files) / 1e6
-        print(f"sending code only: {', '.join(PACKAGES)} ({len(files)} files, {size:.1f} MB)")
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        code = f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
+        print(f"sending code only: {', '.join(PACKAGES)} ({code})", flush=True)
         job = client.submit_job(
             entrypoint=entrypoint(words),
-            runtime_env={"working_dir": str(folder), "env_vars": variables},
+            runtime_env={
+                "working_dir": str(folder),
+                "env_vars": {name: value for name, value in variables.items() if value},
+            },
             metadata={"command": shlex.join(words)},
         )
     print(f"job {job}: {shlex.join(words)}")
-    shown = public_url(address)
     print(f"follow it:     ray job logs --follow --address {shown} {job}")
     print(f"stop it:       ray job stop --address {shown} {job}")
     print(f"list all jobs: ray job list --address {shown}", flush=True)
@@ -97,54 +95,47 @@ def check(words: Sequence[str]) -> str:
     words: the command, without its room when it is of pipelines.  Raises ValueError for what could
     not work on a cluster, and for secrets, which its pages would show.
     """
-    for word in words:
+    values, needs_server = flag_values(words), words[0] not in WITHOUT_SERVER
+    given = values.get("--tracking-uri") or [os.environ.get("MLFLOW_TRACKING_URI") or ""]
+    uri = given[-1] if needs_server else ""
+    for word in (*words, uri):
         if public_url(word) != word:
             raise ValueError(
                 f"{public_url(word)} was given with a user, password or query, which the cluster's "
                 "pages would show; give credentials to its nodes instead, for MLflow as "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
-    paths = _values(words, PATH_FLAGS)
-    for flag, value in paths:
-        if "://" not in value and not value.startswith("/"):
-            raise ValueError(
-                f"{flag} {value} is relative to this folder, which the cluster does not have; "
-                "give the path that its nodes see, or a URL"
-            )
-    if words[0] in ("full", "encoder", "decoder") and "--out" not in dict(paths):
+    for flag in PATH_FLAGS:
+        for value in values.get(flag, []):
+            if "://" not in value and not value.startswith("/"):
+                raise ValueError(
+                    f"{flag} {value} is relative to this folder, which the cluster does not have; "
+                    "give the path that its nodes see, or a URL"
+                )
+    if words[0] in ("full", "encoder", "decoder") and "--out" not in values:
         raise ValueError(
             "a job needs --out, a folder that all nodes see: its own working folder ends with it"
         )
-    if words[0] in WITHOUT_SERVER:
-        return ""
-    given = dict(_values(words, ["--tracking-uri"])).get("--tracking-uri")
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or ""
-    if not uri.startswith(("http://", "https://", "databricks")):
+    if needs_server and not uri.startswith(("http://", "https://", "databricks")):
         raise ValueError(
             f"a job needs an MLflow server that its nodes reach, not {uri or 'the default file'}; "
             "name it with MLFLOW_TRACKING_URI or --tracking-uri"
         )
-    if public_url(uri) != uri:
-        raise ValueError(
-            f"MLFLOW_TRACKING_URI ({public_url(uri)}) holds a user, password or query, which the "
-            "cluster's pages would show; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD on its nodes instead"
-        )
-    return find_tracking_uri(uri)
+    return uri and find_tracking_uri(uri)
 
 
-def _values(words: Sequence[str], flags: Sequence[str]) -> list[tuple[str, str]]:
-    """Each value of these flags, which may take several, with its flag."""
-    found, flag = [], ""
+def flag_values(words: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values of each flag, `--flag VALUE ...` or `--flag=VALUE`."""
+    found: dict[str, list[str]] = {}
+    flag = ""
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             flag = flag.replace("_", "-")
-            if equals:
-                found.append((flag, value))
+            found.setdefault(flag, []).extend([value] if equals else [])
         else:
-            found.append((flag, word))
-    return [(flag, value) for flag, value in found if flag in flags]
+            found.setdefault(flag, []).append(word)
+    return found
 
 
 def pack(into: Path) -> Path:
@@ -152,25 +143,23 @@ def pack(into: Path) -> Path:
 
     Data, weights, environments and anything else that lies in the checkout's folders stay here.
     """
+
+    def leave(folder: str, names: list[str]) -> list[str]:
+        paths = {name: Path(folder, name) for name in names}
+        return [
+            name
+            for name, path in paths.items()
+            if path.suffix not in CODE and not (path / "__init__.py").is_file()
+        ]
+
     for name in PACKAGES:
-        shutil.copytree(CHECKOUT / name, into / name, ignore=_not_code)
+        shutil.copytree(CHECKOUT / name, into / name, ignore=leave)
     shutil.copy2(CHECKOUT / "pyproject.toml", into)
     return into
 
 
-def _not_code(folder: str, names: list[str]) -> list[str]:
-    """The names in a folder that are neither files of code nor packages."""
-
-    def is_code(path: Path) -> bool:
-        if path.is_dir():
-            return path.name == "templates" or (path / "__init__.py").is_file()
-        return path.suffix in CODE
-
-    return [name for name in names if not is_code(Path(folder, name))]
-
-
 def entrypoint(words: Sequence[str]) -> str:
-    """The shell command of the job."""
+    """Return the shell command of the job."""
     room, rest = (words[0], words[1:]) if words[0] in ROOMS else ("pipelines", words)
     return f"exec {shlex.join(['python', '-m', room, *rest])}"
 
@@ -186,8 +175,8 @@ def connect(address: str) -> JobSubmissionClient:
 
     # Ray prefers this variable to an address that is passed, and to RAY_ADDRESS.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
-    for name in ("job.sdk", "dashboard_sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     try:
         if address.startswith("http"):  # Ray's own request waits for minutes.

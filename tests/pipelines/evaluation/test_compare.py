@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.evaluation.compare import compare, text
+from pipelines.evaluation.compare import compare, difference_table
 from tests.pipelines.tables import make_table
 
 
@@ -13,7 +13,7 @@ def test_the_gain_is_the_mean_of_the_differences_image_by_image() -> None:
     assert (found.first, found.second) == (2.25, 2.125)
     assert found.gain.mean == pytest.approx(0.125)
     assert found.wins == 0.625
-    assert not found.certain
+    assert found.verdict == ""
 
 
 def test_a_small_gain_on_every_image_is_certain_though_scores_vary_widely() -> None:
@@ -58,7 +58,7 @@ def test_scores_of_other_images_are_not_compared() -> None:
 def test_the_table_says_which_is_better() -> None:
     first = make_table({"a": {"mit_kl": [0.4, 0.3], "mit_nss": [1.0, 2.0]}})
     second = make_table({"b": {"mit_kl": [0.5, 0.6], "mit_nss": [2.0, 3.0]}})
-    _, worse, better = text(compare(first, second, ["mit_nss", "mit_kl"]), ("a", "b")).splitlines()
-    assert better.startswith("mit_kl")
-    assert better.endswith("100%  better")
-    assert worse.endswith("0%  worse")
+    table = difference_table(compare(first, second, ["mit_nss", "mit_kl"]))
+    assert table["the first is"].to_dict() == {"mit_nss": "worse", "mit_kl": "better"}
+    assert table.loc["mit_kl"].tolist()[:3] == ["0.350", "0.550", "+0.2000"]
+    assert table["wins"].tolist() == ["0%", "100%"]

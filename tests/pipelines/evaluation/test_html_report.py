@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pipelines.evaluation import picture_cards
+from emlnet.metrics.baselines import uniform
+from pipelines.evaluation import plots, sources
 from pipelines.evaluation.evaluate import COVERAGES
 from pipelines.evaluation.html_report import write_comparison, write_report
 from pipelines.evaluation.plots import label
@@ -26,8 +30,7 @@ class Flat:
         return self
 
     def rows(self, shown: SplitImage) -> list[ScoredMap]:
-        uniform = torch.full_like(shown.targets.density, 1 / shown.targets.density[0].numel())
-        return [density_row("model", uniform.log())]
+        return [density_row("model", uniform(shown.targets.size))]
 
 
 class Tags(HTMLParser):
@@ -82,7 +85,7 @@ def test_names_and_notes_are_text_not_markup(page: str) -> None:
 
 
 def test_it_shows_means_with_intervals_and_names_the_baseline_of_ig(page: str) -> None:
-    assert "<b>2.167</b><small>1.000 to 3.500</small>" in page
+    assert "<td>2.167\n1.000 to 3.500</td>" in page
     assert "over: centre prior of train" in page
 
 
@@ -100,12 +103,19 @@ def test_each_metric_is_marked_with_its_better_side() -> None:
     assert label("tuebingen_auc", rules=True) == "AUC (tuebingen) ↑"
 
 
-def test_loss_is_darker_than_nothing_and_gain_lighter() -> None:
-    gained = torch.zeros(1, 1, 3, 3)
-    gained[0, 0, 0, 0], gained[0, 0, 2, 2] = -1, 1
-    colours = picture_cards.gain_colours(gained).astype(float) @ np.array([0.2126, 0.7152, 0.0722])
-    middle = colours[colours.shape[0] // 2, colours.shape[1] // 2]
-    assert colours[0, 0] < middle - 50 < middle + 50 < colours[-1, -1]
+def test_loss_is_dark_and_gain_light(data: Path) -> None:
+    reader = ShardReader(data, "val")
+    shown = sources.show(0, reader.decoded(0), torch.device("cpu"))
+    half = shown.targets.size[1] // 2
+    density = torch.ones_like(shown.targets.density)
+    density[..., :half] = 3  # It knows more on the left.
+    answer = density_row("model", (density / density.sum()).log())
+    panels = dict(plots.draw_panels(shown, [("map", answer)], uniform(shown.targets.size)))
+    assert list(panels) == ["photograph", "fixations", "ground truth", "map", "gain and loss"]
+    jpeg = base64.b64decode(panels["gain and loss"].partition(",")[2])
+    left, right = np.hsplit(np.asarray(Image.open(io.BytesIO(jpeg)).convert("L")), 2)
+    assert 100 < left.min() < 150 < 170 < left.max()
+    assert right.min() < 45 < 100 < right.max() < 150
 
 
 def test_a_comparison_shows_where_each_is_better(data: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_map_in_a_folder_is_that_of_the_picture_called_after_both(tmp_path: Pa
 
 def test_missing_maps_are_counted_and_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, maps(), ("a", "other"))
-    expected = r"no map for 1 of 2 images \(first: val/b\).*1 of them.*first: other.npy"
+    expected = r"no map for 1 of 2 images \(first: val/b\).*1 maps that belong .*first: other.npy"
     with pytest.raises(ValueError, match=expected):
         MapFiles.find(folder, KEYS)
 

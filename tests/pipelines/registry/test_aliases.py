@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StoreOptions:
 @pytest.fixture
 def client(store: StoreOptions, tmp_path: Path) -> Iterator[MlflowClient]:
     """A registry with three versions and no aliases."""
-    client = Tracker.existing(store.uri).client
+    client = Tracker(uri=store.uri).client
     client.create_registered_model(NAME)
     for _ in range(3):
         client.create_model_version(NAME, str(tmp_path))

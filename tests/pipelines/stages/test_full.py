@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 import emlnet
 from emlnet.__main__ import main as emlnet_main
 from emlnet.registry import mlflow_registry
-from pipelines.commands.evaluating import evaluate_model, scoring
+from pipelines.commands.evaluating import evaluate_model
 from pipelines.config.options import FullCommand, Tracking
 from pipelines.config.presets import find_preset
 from pipelines.evaluation import score_table
@@ -72,7 +72,8 @@ def test_evaluating_the_registered_model_gives_the_scores_again(
             data=command.tracking.out / "shards",
             model="models:/emlnet@champion",
             flip=command.flip_scores,
-            scoring=scoring.Scoring(out=tmp_path / "scores", json=tmp_path / "a" / "table.json"),
+            out=tmp_path / "scores",
+            json=tmp_path / "a" / "table.json",
             tracking=command.tracking,
         )
     )

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from emlnet.models.encoder import Encoder, EncoderConfig
+from emlnet.training.state import EpochReport
 from pipelines.tracking import figures
 from shards.read.reader import ShardReader
 
@@ -13,24 +13,39 @@ from shards.read.reader import ShardReader
 def test_the_same_pictures_are_shown_each_time(data: Path) -> None:
     reader = ShardReader(data, "train")
     chosen = [
-        [example.key for example in figures.examples(reader, 3, lambda *_: ())] for _ in range(2)
+        [sample.key for sample, _ in figures.examples(reader, 3, lambda *_: ())] for _ in range(2)
     ]
     assert chosen[0] == chosen[1] == [reader.keys[0], reader.keys[6], reader.keys[11]]
 
 
-def test_a_grid_has_a_row_a_picture_and_equal_size_for_any_model(data: Path) -> None:
-    reader, sizes = ShardReader(data, "val"), set()
-    for seed in range(2):
-        torch.manual_seed(seed)
-        encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
-        shown = figures.examples(reader, 9, lambda _, sample: figures.photograph_input(sample))
-        sizes.add(figures.grid(encoder, shown).size)
-    ((width, height),) = sizes
-    assert width > 3 * figures.CELL[1]
-    assert height // figures.CELL[0] == len(reader) == 3
+def test_predictions_have_a_named_row_a_picture(data: Path) -> None:
+    reader = ShardReader(data, "val")
+    encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
+    shown = figures.examples(reader, 9, lambda _, sample: figures.photograph_input(sample))
+    figure = figures.predictions(encoder, shown, "encoder tiny")
+    assert len(figure.axes) == 3 * len(reader) == 9
+    assert [panel.get_ylabel() for panel in figure.axes[::3]] == list(reader.keys)
+    assert [panel.get_title() for panel in figure.axes[:3]] == [
+        "photograph", "ground truth", "prediction",
+    ]  # fmt: skip
+    assert figure.get_suptitle().startswith("encoder tiny\neach map from its own least")
 
 
-def test_a_tall_picture_keeps_its_shape() -> None:
-    assert figures.fit_cell((480, 640)) == (180, 240)
-    assert figures.fit_cell((640, 320)) == (180, 90)
-    assert figures.fit_cell(np.zeros((100, 4000)).shape) == (6, 240)
+def test_a_map_keeps_its_shape_and_has_its_own_scale() -> None:
+    tall = np.linspace(3, 7, 200).reshape(40, 5)
+    (panel,) = figures.grid([("$a$", [tall])], ["map"], "one").axes
+    (image,) = panel.get_images()
+    assert image.get_clim() == (3, 7)
+    assert panel.get_aspect() == 1
+
+
+def test_curves_mark_the_kept_epoch() -> None:
+    history = [
+        EpochReport(epoch=0, train_loss={}, scores={"kl": 1.0}, seconds=1, best=False),
+        EpochReport(epoch=1, train_loss={"total": 2.0}, scores={"kl": 0.5}, seconds=1, best=True),
+        EpochReport(epoch=2, train_loss={"total": 1.0}, scores={"kl": 0.7}, seconds=1, best=False),
+    ]
+    loss, kl = figures.curves(history, "encoder tiny").axes
+    assert loss.lines[0].get_xydata().tolist() == [[1, 2], [2, 1]]
+    assert kl.lines[1].get_xydata().tolist() == [[1, 0.5]]
+    assert kl.get_title() == "val KL"

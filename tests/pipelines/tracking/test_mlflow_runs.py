@@ -80,7 +80,7 @@ def test_a_run_says_what_it_ran_on(tracker: Tracker, data: Path, tmp_path: Path)
     run = tracker.client.get_run(run_id)
     assert "CPU" in run.data.tags["host"]
     assert run.data.tags["git_dirty"] in ("True", "False")
-    assert len(run.data.tags["git_commit"]) == 40
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
     (given,) = run.inputs.dataset_inputs
     assert given.dataset.name == manifest.name
     assert manifest.digest.startswith(given.dataset.digest)

@@ -16,7 +16,6 @@ from emlnet.data.maps import gaussian_blur
 from emlnet.inference import package
 from emlnet.models.encoder import Encoder, EncoderConfig
 from pipelines.__main__ import main
-from pipelines.commands.evaluating import export_board
 from pipelines.evaluation.score_maps import MapFiles
 from tests.emlnet import single_metrics
 
@@ -134,10 +133,10 @@ def test_an_export_is_not_written_over_another(
     assert "must end in .h5 or .hdf5" in capsys.readouterr().err
 
 
-def test_folders_without_pictures_or_with_two_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no pictures"):
-        export_board.find_pictures(tmp_path)
+def test_two_pictures_of_one_name_are_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "a.png").touch()
-    with pytest.raises(ValueError, match="would share one name"):
-        export_board.find_pictures(tmp_path)
+    assert export(model, tmp_path, tmp_path / "maps.h5", "mit") == 1
+    assert "would overwrite each other: a" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_a_line_shows_run_backbone_and_scores(
     store: StoreOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs(store, order_by=(KL,), columns=("mit_kl", "best_nss", "scores/tuebingen_ig"), num=3)
-    head, first, second, _, more = capsys.readouterr().out.splitlines()
+    head, first, second, _, more, _ = capsys.readouterr().out.splitlines()
     assert head.split()[:6] == ["run", "name", "status", "data", "stage", "backbone"]
     assert head.split()[-3:] == ["mit_kl", "best_nss", "scores/tuebingen_ig"]
     assert first.split()[3:7] == ["finished", "salicon", "encoder", "lite0"]
