@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STORE ?= sqlite:///$(CURDIR)/mlflow.db
+DEMO_STORE := sqlite:///$(CURDIR)/demo/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
@@ -46,7 +47,10 @@ test-cluster: $(STAMP)  ## faults of workers, nodes, servers, on clusters of thi
 	$(BIN)/python -m pytest -m "cluster"
 
 demo: $(STAMP)      ## the whole journey on synthetic pictures, under demo/
-	$(BIN)/python -m pipelines demo demo
+	$(BIN)/python -m shards sample demo/raw
+	$(BIN)/python -m pipelines full --preset demo --data demo/raw --out demo/run --tracking-uri $(DEMO_STORE)
+	$(BIN)/emlnet pull demo/champion --tracking-uri $(DEMO_STORE)
+	$(BIN)/emlnet predict demo/champion demo/raw/images/val --out demo/maps --overlay --flip
 
 ui: $(STAMP)        ## MLflow over a store: make ui STORE=sqlite:///PATH
 	$(BIN)/python -m pipelines ui --tracking-uri $(STORE)

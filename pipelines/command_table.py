@@ -19,7 +19,6 @@ PIPELINES = Program(
         "encoder": CommandEntry(f"{TRAINING}.train_encoder:run", "finetune one encoder"),
         "decoder": CommandEntry(f"{TRAINING}.train_decoder:run", "join encoders by a decoder"),
         "readouts": CommandEntry(f"{TRAINING}.cache_readouts:run", "cache encoders' readouts"),
-        "demo": CommandEntry(f"{TRAINING}.make_demo:run", "the whole journey on synthetic data"),
         "submit": CommandEntry(f"{TRAINING}.submit:run", "send a command to a Ray cluster"),
         "evaluate": CommandEntry(f"{EVALUATING}.evaluate_model:run", "score a model"),
         "score": CommandEntry(f"{EVALUATING}.score_folder:run", "score a folder of maps"),

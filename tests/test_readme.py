@@ -25,8 +25,8 @@ PARSE: dict[str, Callable[[list[str]], object]] = {
 def shown_commands() -> list[tuple[str, str]]:
     """The program and the arguments of each indented or fenced command line."""
     found = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text().replace("\\\n", " ")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "Makefile"]:
+        text = path.read_text().replace("\\\n", " ").replace("\t$(BIN)/", "    ")
         for program in PARSE:
             lines = re.findall(rf"^(?: {{4}}|\$ )?{program} ([a-z].+)$", text, re.M)
             found += [(program, line) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -65,7 +66,7 @@ class Compute(ClusterOptions):
 
     def __post_init__(self) -> None:
         least, most = self.worker_range
-        if min(least, self.loader_workers, self.threads) < 0 or most < least:
+        if min(self.loader_workers, self.threads) < 0 or most < least:
             raise ValueError("numbers of workers and threads are at least 0, a range is like `2:8`")
 
     @property
@@ -77,16 +78,13 @@ class Compute(ClusterOptions):
     @property
     def worker_range(self) -> tuple[int, int]:
         """The least and the greatest number of workers."""
-        least, colon, most = str(self.num_workers).partition(":")
-        try:
-            found = int(least), int(most) if colon else int(least)
-        except ValueError:
+        found = re.fullmatch(r"(\d+)|([1-9]\d*):(\d+)", str(self.num_workers))
+        if found is None:
             raise ValueError(
-                f"num_workers is a number or a range like `2:8`, not {self.num_workers!r}"
-            ) from None
-        if colon and found[0] < 1:
-            raise ValueError(f"a range of workers begins at 1, not {self.num_workers!r}")
-        return found
+                "num_workers is a number, or a range that begins at 1 or above like `2:8`, not "
+                f"{self.num_workers!r}"
+            )
+        return int(found[1] or found[2]), int(found[1] or found[3])
 
 
 @dataclass(frozen=True, kw_only=True)

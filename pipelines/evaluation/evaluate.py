@@ -91,7 +91,7 @@ def evaluate(
         prior=prior,
         best_maps=best_maps,
         sigma=sigma,
-        num_fixations=max(1, round(len(gaze.points) / len(gaze))),
+        num_fixations=max(1, round(sum(map(len, gaze.points)) / len(gaze))),
     )
     if with_baselines:
         sources = [*sources, BaselineSource(prior=prior, reader=reader, sigma=sigma)]

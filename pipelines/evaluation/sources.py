@@ -94,13 +94,10 @@ class ModelSource:
 
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
         """Return the model's maps, its own first."""
-        copies = 2 if self.flip else 1
-        batch = collate(
-            [shown.sample] * copies,
-            np.ones(copies, np.float32),
-            np.array([False, True])[:copies],
-        )
+        batch = collate([shown.sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
         image = prepare_image(batch, shown.targets.density.device)
+        if self.flip:
+            image = torch.cat([image, image.flip(-1)])
         for name, output, kind in self.outputs(image):
             if self.flip:
                 output = mirror_average(output[:1], output[1:], kind)

@@ -25,12 +25,10 @@ _FIT_WIDTH = 160
 class SplitFixations:
     """The fixations in all images of a split.
 
-    points: (N, 2) int32 (x, y), image after image.  starts: (I + 1,) int64, where those of
-    each image begin.  sizes: (I, 2) int64 (H, W).
+    points: of each image (N, 2) int32 (x, y).  sizes: (I, 2) int64 (H, W).
     """
 
-    points: NDArray[np.int32]
-    starts: NDArray[np.int64]
+    points: list[NDArray[np.int32]]
     sizes: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -42,15 +40,12 @@ class SplitFixations:
 
         Scaled positions are truncated to whole pixels, as in pysaliency's shuffled negatives.
         """
-        height, width = size
-        total = np.zeros(height * width, np.int64)
+        total = np.zeros(size, np.float32)
         for image in images:
-            points = self.points[self.starts[image] : self.starts[image + 1]]
-            own_height, own_width = self.sizes[image]
-            x = (points[:, 0] * (width / own_width)).astype(np.int64)
-            y = (points[:, 1] * (height / own_height)).astype(np.int64)
-            np.add.at(total, y * width + x, 1)
-        return total.reshape(size).astype(np.float32)
+            scale = np.array(size)[::-1] / self.sizes[image][::-1]
+            x, y = (self.points[image] * scale).astype(np.int64).T
+            np.add.at(total, (y, x), 1)
+        return total
 
     @cached_property
     def _all(self) -> dict[tuple[int, int], NDArray[np.float32]]:
@@ -73,8 +68,7 @@ def read_fixations(reader: ShardReader, num_workers: int) -> SplitFixations:
         _read_points, parts, reader, title=title, use_gpu=False, num_workers=num_workers
     )
     each = [image for part in points for image in part]
-    starts = np.cumsum([0, *map(len, each)])
-    return SplitFixations(points=np.concatenate(each), starts=starts, sizes=np.array(reader.sizes))
+    return SplitFixations(points=each, sizes=np.array(reader.sizes))
 
 
 def _read_points(
@@ -85,12 +79,12 @@ def _read_points(
 
 def estimate_sigma(reader: ShardReader, gaze: SplitFixations, num_images: int = 4) -> float:
     """Estimate the sigma of a split's density maps, in pixels: the median over a few images."""
-    seen = np.flatnonzero(np.diff(gaze.starts))
-    if not len(seen):
+    seen = [image for image, points in enumerate(gaze.points) if len(points)]
+    if not seen:
         raise ValueError(f"no image of split {reader.split!r} has a fixation: nothing to score")
     found = []
     for place in np.linspace(0, len(seen) - 1, min(num_images, len(seen))).astype(int):
-        position = int(seen[place])
+        position = seen[place]
         targets = sources.show(position, reader.decoded(position), torch.device("cpu")).targets
         if targets.density.amin() < targets.density.amax():  # A constant map shows no blur.
             found.append(fit_sigma(targets.fixation_map(), targets.density))

@@ -187,10 +187,8 @@ def test_constant_density_maps_tell_no_sigma(
 
 
 def test_fixations_of_other_images_are_scaled_and_cut_to_pixels() -> None:
-    points = np.array([[3, 1], [7, 5], [0, 0]], np.int32)
-    gaze = SplitFixations(
-        points=points, starts=np.array([0, 2, 3]), sizes=np.array([[6, 8], [12, 24]])
-    )
+    points = [np.array([[3, 1], [7, 5]], np.int32), np.array([[0, 0]], np.int32)]
+    gaze = SplitFixations(points=points, sizes=np.array([[6, 8], [12, 24]]))
     # 3 * 3 = 9, 1 * 2 = 2; 7 * 3 = 21, 5 * 2 = 10.
     assert np.argwhere(gaze.of_others(1)).tolist() == [[2, 9], [10, 21]]
     assert np.argwhere(gaze.of_others(0)).tolist() == [[0, 0]]

@@ -16,6 +16,8 @@ from pipelines.tracking.epoch_logger import EpochLogger
 from pipelines.tracking.mlflow_runs import RUN_ID, Tracker
 from shards.files.manifest import Manifest
 
+REPORT = {"epoch": 3, "train_loss": {}, "scores": {"kl": 0.5}, "seconds": 2.0, "skipped": 0}
+
 
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
@@ -50,14 +52,7 @@ def test_work_that_is_resumed_keeps_its_run(tracker: Tracker, tmp_path: Path) ->
 def test_a_report_becomes_metrics_at_its_epoch(tracker: Tracker, tmp_path: Path) -> None:
     with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
         logger = EpochLogger(tracker, run_id)
-        report = {
-            "epoch": 3,
-            "train_loss": {"total": 1.5},
-            "scores": {"kl": 0.5},
-            "seconds": 2.0,
-            "skipped": 1,
-            "unread": 3,
-        }
+        report = {**REPORT, "train_loss": {"total": 1.5}, "skipped": 1, "unread": 3}
         logger.after_report(None, [{"report": report}], None)
         logger.after_report(None, [{"step": 10}], None)
     (entry,) = tracker.client.get_metric_history(run_id, "val_kl")
@@ -101,34 +96,31 @@ def test_a_run_that_fails_says_why(tracker: Tracker, tmp_path: Path) -> None:
 def test_the_pictures_of_an_epoch_are_shown_at_its_number(tracker: Tracker, tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (30, 20), "red").save(file, "JPEG")
-    report = {"epoch": 2, "train_loss": {}, "scores": {"kl": 0.5}, "seconds": 2.0, "skipped": 0}
     with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
         drawn = base64.b64encode(file.getvalue()).decode()
-        metrics = [{"report": report, "pictures": drawn}]
+        metrics = [{"report": REPORT, "pictures": drawn}]
         EpochLogger(tracker, run_id).after_report(None, metrics, None)
     (shown,) = tracker.client.list_artifacts(run_id, "pictures")
-    assert shown.path == "pictures/epoch-02.jpg"
+    assert shown.path == "pictures/epoch-03.jpg"
     path = tracker.client.download_artifacts(run_id, shown.path, str(tmp_path))
     assert Image.open(path).size == (30, 20)
 
 
-def test_epochs_that_a_store_did_not_get_are_kept_and_sent_with_the_next(
+def test_epochs_that_a_store_did_not_get_are_sent_at_the_end(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     with tracker.run(tmp_path, "a", params={}, tags={}) as run_id:
         logger = EpochLogger(tracker, run_id)
-        reports = [
-            {"epoch": epoch, "train_loss": {}, "scores": {"kl": 1.0}, "seconds": 1.0, "skipped": 0}
-            for epoch in (1, 2, 3)
-        ]
+        reports = [{**REPORT, "epoch": epoch} for epoch in (1, 2, 3)]
         with monkeypatch.context() as away:
             away.setattr(Tracker, "client", property(lambda self: connect("http://127.0.0.1:9")))
             for report in reports[:2]:
                 logger.after_report(None, [{"report": report}], None)
-            assert "kept for later: epoch 1, 2" in capsys.readouterr().out
+            assert "the scores of epoch 2 are sent later" in capsys.readouterr().out
         logger.after_report(None, [{"report": reports[2]}], None)
-    steps = [entry.step for entry in tracker.client.get_metric_history(run_id, "val_kl")]
-    assert steps == [1, 2, 3]
+        tracker.missing_epochs(run_id, reports)
+    history = tracker.client.get_metric_history(run_id, "val_kl")
+    assert sorted(entry.step for entry in history) == [1, 2, 3]
 
 
 def test_work_that_does_not_need_a_store_runs_without(
