@@ -29,23 +29,16 @@ RAY_LOG_FILTER = {
 
 
 @dataclass(frozen=True)
-class CommandEntry:
-    """A command of a program.
-
-    function: `module:function`, imported only when the command is chosen.  help: one line.
-    """
-
-    function: str
-    help: str
-
-
-@dataclass(frozen=True)
 class Program:
-    """A program by its name, what it does, and its commands by their verbs."""
+    """A program by its name, what it does, and its commands.
+
+    commands: by verb, `module:function`, which is imported only when the command is chosen, and a
+    line of help.
+    """
 
     name: str
     about: str
-    commands: Mapping[str, CommandEntry]
+    commands: Mapping[str, tuple[str, str]]
 
     def parse(self, argv: Sequence[str]) -> Any:
         """Parse arguments, the verb first, to the dataclass of the command.
@@ -73,7 +66,7 @@ class Program:
         # Ray reads these when it is imported, which the command's module may do.
         for name, value in RAY_LOG_FILTER.items():
             os.environ.setdefault(name, value)
-        function = pkgutil.resolve_name(self.commands[verb].function)
+        function = pkgutil.resolve_name(self.commands[verb][0])
         hints = get_type_hints(function)
         (config_type,) = (hint for name, hint in hints.items() if name != "return")
         return function, parse_flags(config_type, f"{self.name} {verb}", argv[1:])
@@ -86,8 +79,8 @@ class Program:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-        for verb, entry in self.commands.items():
-            verbs.add_parser(verb, help=entry.help, add_help=False)
+        for verb, (_, line) in self.commands.items():
+            verbs.add_parser(verb, help=line, add_help=False)
         found: str = parser.parse_args(argv[:1]).verb
         return found
 

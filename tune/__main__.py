@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.command_line import CommandEntry, Program
+from pipelines.command_line import Program
 
 
 def program(argv: Sequence[str]) -> Program:
@@ -17,12 +17,11 @@ def program(argv: Sequence[str]) -> Program:
         name="python -m tune",
         about="Find the loss weights that suit a model best.",
         commands={
-            "loss-weights": CommandEntry(
-                f"tune.search:{function}", "search them for an encoder, or with --decoder a decoder"
+            "loss-weights": (
+                f"tune.search:{function}",
+                "search them for an encoder, or with --decoder a decoder",
             ),
-            "full": CommandEntry(
-                "tune.searched_full:run", "search, then run `pipelines full` with the winner"
-            ),
+            "full": ("tune.searched_full:run", "search, then run `pipelines full` with the winner"),
         },
     )
 

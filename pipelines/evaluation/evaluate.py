@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.metrics import baselines, best_maps, saliency_metrics
+from emlnet.metrics import best_maps, saliency_metrics
 from emlnet.metrics.calibration import LEVELS, coverage
 from pipelines.evaluation import sources as rows
 from pipelines.evaluation.score_table import ScoreTable, make_frame
@@ -43,12 +43,6 @@ class ScoringContext:
     best_maps: bool
     sigma: float
     num_fixations: int
-
-    def baseline(self, size: tuple[int, int]) -> Tensor:
-        """Return the baseline of IG, a log-density (1, 1, H, W)."""
-        if self.prior is None:
-            return baselines.uniform(size)
-        return baselines.centre_prior(self.prior, size)
 
     def nonfixations(self, position: int, size: tuple[int, int]) -> dict[str, Tensor]:
         """Return the negatives of each rule book's sAUC, (1, 1, H, W) counts; {} for one image."""
@@ -138,7 +132,6 @@ def score_part(
     context: ScoringContext,
 ) -> list[dict[str, Any]]:
     """Return a record for each map and image of a part."""
-    sources = [source.to(device) for source in sources]
     records: list[dict[str, Any]] = []
     for position in part:
         shown = rows.show(position, reader.decoded(position), device)
@@ -152,7 +145,7 @@ def score_image(
 ) -> Iterator[dict[str, Any]]:
     """Yield a record of each map of an image: its scores under both rule books."""
     device, size = shown.targets.density.device, shown.targets.size
-    baseline = context.baseline(size).to(device)
+    baseline = rows.ig_baseline(context.prior, size).to(device)
     seeds = torch.tensor([shown.position], device=device)
     others = {
         rules: counts.to(device)

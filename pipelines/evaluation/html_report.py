@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from emlnet.atomic_files import write_text
-from emlnet.metrics import baselines
 from emlnet.metrics.saliency_metrics import HEADLINES
 from pipelines.evaluation import compare, plots
 from pipelines.evaluation import sources as rows
@@ -38,14 +37,12 @@ def write_report(
     """
     main, about = table.models[0], table.about
     metric = "tuebingen_ig" if "tuebingen_ig" in table.estimates[main] else "mit_nss"
-    scores, source = table.of(main), source.to(torch.device("cpu"))
-    prior = find_prior(reader)
+    scores, prior = table.of(main), find_prior(reader)
 
     def draw(key: str, shown: SplitImage) -> tuple[str, Panels]:
         shown_metrics = dict.fromkeys((metric, "mit_nss", "mit_cc", "mit_kl"))
         words = ", ".join(f"{label(m)[:-2]} {scores[m][key]:.2f}" for m in shown_metrics)
-        size = shown.targets.size
-        baseline = baselines.uniform(size) if prior is None else baselines.centre_prior(prior, size)
+        baseline = rows.ig_baseline(prior, shown.targets.size)
         answers = [(f"map of {main}", _answer(source, shown))]
         return f"{key}: {words}", plots.draw_panels(shown, answers, baseline)
 
@@ -80,7 +77,7 @@ def write_comparison(
     names = [table.models[0] for table in tables]
     scores = [table.of(name)[metric] for table, name in zip(tables, names, strict=True)]
     gains = compare.gains(*tables, metric).sort_values(ascending=False, kind="stable")
-    known = [source.to(torch.device("cpu")) for source in sources if source is not None]
+    known = [source for source in sources if source is not None]
 
     def draw(key: str, shown: SplitImage) -> tuple[str, Panels]:
         first, second = (float(values[key]) for values in scores)

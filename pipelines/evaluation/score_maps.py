@@ -90,10 +90,6 @@ class MapFiles:
             resize=resize,
         )
 
-    def to(self, device: torch.device) -> MapFiles:
-        """Return the source itself: its maps go to the device of the image's targets."""
-        return self
-
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
         """Return the map of an image.  Raises ValueError that names the file at fault."""
         targets = shown.targets

@@ -59,16 +59,18 @@ class SplitImage:
 class MapSource(Protocol):
     """A source of maps; it is made in the driver and sent to every worker."""
 
-    def to(self, device: torch.device) -> MapSource:
-        """Return the source on a device."""
-
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
-        """Return its maps for an image."""
+        """Return its maps for an image, on the device of the image's targets."""
 
 
 def density_row(name: str, log_density: Tensor) -> ScoredMap:
     """Make a map whose saliency is its density."""
     return ScoredMap(name=name, saliency=log_density.exp(), log_density=log_density)
+
+
+def ig_baseline(prior: NDArray[np.float32] | None, size: tuple[int, int]) -> Tensor:
+    """Return the baseline of IG, a log-density (1, 1, H, W): the centre prior, else uniform."""
+    return baselines.uniform(size) if prior is None else baselines.centre_prior(prior, size)
 
 
 def show(position: int, sample: Decoded, device: torch.device) -> SplitImage:
@@ -88,14 +90,12 @@ class ModelSource:
     flip: bool = False
     alone: bool = False
 
-    def to(self, device: torch.device) -> ModelSource:
-        """Return the source on a device."""
-        return replace(self, model=to_channels_last(self.model, device).eval())
-
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
         """Return the model's maps, its own first."""
+        device = shown.targets.density.device
+        to_channels_last(self.model, device).eval()  # In place; nothing is moved twice.
         batch = collate([shown.sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
-        image = prepare_image(batch, shown.targets.density.device)
+        image = prepare_image(batch, device)
         if self.flip:
             image = torch.cat([image, image.flip(-1)])
         for name, output, kind in self.outputs(image):
@@ -134,22 +134,17 @@ class BaselineSource:
     reader: SplitReader
     sigma: float
 
-    def to(self, device: torch.device) -> BaselineSource:
-        """Return the source itself: its maps go to the device of the image's targets."""
-        return self
-
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
         """Uniform, centre prior, another image's map, half of the observers, ground-truth map."""
         targets = shown.targets
         device, size = targets.density.device, targets.size
         yield density_row(UNIFORM, baselines.uniform(size).to(device))
-        centre = baselines.uniform(size)
+        centre = ig_baseline(self.prior, size).to(device)
         if self.prior is not None:
-            centre = baselines.centre_prior(self.prior, size)
-            yield density_row(CENTRE, centre.to(device))
+            yield density_row(CENTRE, centre)
         if len(self.reader) > 1:
             yield _map_row(OTHER, self._other(shown).to(device))
-        yield from self._halves(shown, centre.exp().to(device))
+        yield from self._halves(shown, centre.exp())
         yield _map_row(TRUTH, targets.density)
 
     def _other(self, shown: SplitImage) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emlnet.public_url import public_url
-from emlnet.registry.mlflow_registry import ABSENT, connect
+from emlnet.registry.mlflow_registry import ABSENT, connect, first_line
 from pipelines.config.identity import digest
 from pipelines.ray_cluster.stop_signal import StoppedError
 from pipelines.tracking.provenance import code_tags, dataset_input, host_kind
@@ -238,6 +238,6 @@ class Tracker:
         log(run_id, str(path), folder)
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: Exception) -> str:
     """The first line of an error, at most 200 characters, without secrets of addresses."""
-    return public_url((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
+    return public_url(first_line(error))

@@ -7,15 +7,12 @@ from pipelines.config.identity import digest, flatten, slug
 from pipelines.config.presets import find_preset
 
 
-def test_equal_configs_have_equal_digests() -> None:
-    first, second = find_preset("osie-cpu"), find_preset("osie-cpu")
-    assert digest(config=first) == digest(config=second)
+def test_a_tree_has_a_digest_and_flattens_to_dotted_names() -> None:
+    first = find_preset("osie-cpu")
+    assert digest(config=first) == digest(config=find_preset("osie-cpu"))
     assert digest(config=first) != digest(config=find_preset("smoke"))
-
-
-def test_a_tree_flattens_to_dotted_names() -> None:
-    flat = flatten(find_preset("osie-cpu"))
-    assert flat["plan.epochs"] == find_preset("osie-cpu").plan.epochs
+    flat = flatten(first)
+    assert flat["plan.epochs"] == first.plan.epochs
     assert "kl=" in flat["plan.loss_weights"]
 
 

@@ -27,13 +27,10 @@ def test_flags_change_a_preset() -> None:
     assert command.size == find_preset("osie-cpu").size == (360, 480)
 
 
-def test_an_unknown_preset_lists_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_preset_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["full", "--preset", "nothing", "--data", "x"]) == 1
     message = capsys.readouterr().err
     assert all(name in message for name in PRESETS)
-
-
-def test_a_preset_is_of_full_alone() -> None:
     with pytest.raises(ValueError, match="full"):
         parse(["encoder", "--preset", "osie-cpu", "--data", "x"])
 
@@ -106,12 +103,6 @@ def test_one_weight_for_all_backbones_or_one_each() -> None:
         FullCommand(data=(Path("d"),), backbones=("tiny", "tiny", "tiny"), weights=("a", "b"))
 
 
-def test_full_needs_no_preset_but_data() -> None:
-    command = parse(["full", "--data", "x"])
-    assert isinstance(command, FullCommand)
-    assert command.data == (Path("x"),)
-
-
 @pytest.mark.parametrize("words", [["full"], ["full", "--preset", "osie-cpu"]])
 def test_full_without_data_asks_for_it(
     words: list[str], capsys: pytest.CaptureFixture[str]
@@ -119,12 +110,6 @@ def test_full_without_data_asks_for_it(
     with pytest.raises(SystemExit):
         main(words)
     assert "--data" in capsys.readouterr().err
-
-
-def test_a_relative_sqlite_store_is_made_absolute() -> None:
-    command = parse(["full", "--data", "x", "--tracking-uri", "sqlite:///here.db"])
-    assert isinstance(command, FullCommand)
-    assert command.tracking.uri == f"sqlite:///{Path.cwd() / 'here.db'}"
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,6 @@ def test_a_small_gain_on_every_image_is_certain_though_scores_vary_widely() -> N
     assert found.gain.low == pytest.approx(0.01)
 
 
-def test_of_a_divergence_the_lower_is_better() -> None:
-    first = make_table({"a": {"mit_kl": [0.4, 0.3]}})
-    (found,) = compare(first, make_table({"b": {"mit_kl": [0.5, 0.6]}}))
-    assert found.gain.mean == pytest.approx(0.2)
-    assert found.better
-
-
 def test_images_without_a_value_in_either_are_left_out() -> None:
     first = make_table({"a": {"mit_nss": [1.0, float("nan"), 3.0]}})
     second = make_table({"b": {"mit_nss": [0.0, 1.0, float("nan")]}})
@@ -47,12 +40,9 @@ def test_scores_made_otherwise_are_not_compared(what: str, value: object) -> Non
     second = make_table({"b": {"mit_nss": [1.0]}}, **{what: value})
     with pytest.raises(ValueError, match=f"cannot be compared: {what} is"):
         compare(first, second)
-
-
-def test_scores_of_other_images_are_not_compared() -> None:
-    first, second = make_table({"a": {"mit_nss": [1.0]}}), make_table({"b": {"mit_nss": [1.0, 2]}})
+    more = make_table({"b": {"mit_nss": [1.0, 2.0]}})
     with pytest.raises(ValueError, match="on different images"):
-        compare(first, second)
+        compare(first, more)
 
 
 def test_the_table_says_which_is_better() -> None:

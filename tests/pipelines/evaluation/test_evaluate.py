@@ -30,9 +30,6 @@ from shards.read.reader import ShardReader
 class Constant:
     """A source that answers every image with the same value."""
 
-    def to(self, device: torch.device) -> Constant:
-        return self
-
     def rows(self, shown: SplitImage) -> list[ScoredMap]:
         flat = torch.full_like(shown.targets.density, 0.5)
         return [ScoredMap(name="flat", saliency=flat, log_density=None)]

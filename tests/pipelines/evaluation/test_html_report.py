@@ -26,9 +26,6 @@ from tests.pipelines.tables import make_table
 class Flat:
     """A source that answers with a uniform density."""
 
-    def to(self, device: torch.device) -> Flat:
-        return self
-
     def rows(self, shown: SplitImage) -> list[ScoredMap]:
         return [density_row("model", uniform(shown.targets.size))]
 

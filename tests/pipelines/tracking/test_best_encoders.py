@@ -53,13 +53,6 @@ def test_a_store_without_such_encoders_says_which_data_were_looked_for(
         best_encoders(runs["uri"], "0" * 64, "kl")
 
 
-@pytest.mark.parametrize(
-    ("words", "number"), [(["best"], 0), (["best:3"], 3), (["best:3", "x"], 0), (["x"], 0)]
-)
-def test_best_is_a_word_with_or_without_a_number(words: list[str], number: int) -> None:
-    assert number_of_best(words) == number
-
-
 def test_best_becomes_runs_and_other_names_stay(runs: dict[str, str]) -> None:
     uri = runs["uri"]
     both = (runs["second"], runs["good"])
@@ -67,6 +60,7 @@ def test_best_becomes_runs_and_other_names_stay(runs: dict[str, str]) -> None:
         resolve_best(["best"], uri, DATA, "kl") == resolve_best(["best:2"], uri, DATA, "kl") == both
     )
     assert resolve_best(["best", "x"], uri, DATA, "kl") == ("best", "x")
+    assert [number_of_best([word]) for word in ("best", "best:3", "x")] == [0, 3, 0]
     with pytest.raises(ValueError, match="best:3 of 2 backbones"):
         resolve_best(["best:3"], uri, DATA, "kl")
 

@@ -17,15 +17,11 @@ from pipelines.tracking.run_folder import (
 )
 
 
-def test_the_same_run_finds_its_folder(tmp_path: Path) -> None:
+def test_a_run_finds_its_folder_again_and_another_run_does_not(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "run", {"command": "full", "config": "a"})
     assert open_folder(folder, {"command": "full", "config": "a"}) == folder
-
-
-def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
-    open_folder(tmp_path / "run", {"command": "full", "config": "a"})
     with pytest.raises(ValueError, match="config differ"):
-        open_folder(tmp_path / "run", {"command": "full", "config": "b"})
+        open_folder(folder, {"command": "full", "config": "b"})
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -101,33 +101,6 @@ def test_maps_do_not_go_where_they_would_be_taken_for_pictures(
     assert not list(album.rglob("predict.json"))
 
 
-@pytest.mark.usefixtures("in_process")
-def test_two_pictures_whose_maps_would_have_one_name_are_refused(
-    album: Path, model: Path, tmp_path: Path
-) -> None:
-    (album / "c.png").write_bytes((album / "a.png").read_bytes())
-    with pytest.raises(ValueError, match="would overwrite each other: c; rename them"):
-        predict_pictures.run(command(album, tmp_path / "out", model))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_batch_of_no_picture_is_refused(album: Path, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one picture, not 0"):
-        command(album, tmp_path / "out", model, batch_size=0)
-
-
-@pytest.mark.usefixtures("in_process")
-def test_a_bucket_without_its_package_says_what_to_install(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(*_: Any, **__: Any) -> Any:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(ValueError, match=r"cannot be reached: .*; pip install s3fs"):
-        predict_pictures.run(command("s3://tests/album", "s3://tests/out", model))
-
-
 @pytest.mark.parametrize(
     ("precision", "device", "half"),
     [
@@ -149,16 +122,6 @@ def test_a_device_computes_in_the_precision_that_was_asked_for(
     )
     given.model.to.assert_called_once_with(torch.device(device))
     assert made.call_args.kwargs["half"] is half
-
-
-@pytest.mark.usefixtures("in_process")
-def test_every_node_must_see_the_pictures_and_the_maps_folder(
-    album: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(predict_pictures.check_nodes, "check", lambda *given: seen.append(given))
-    predict_pictures.run(command(album, tmp_path / "out", model))
-    assert seen == [([album], tmp_path / "out")]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -186,11 +149,19 @@ def test_a_bucket_is_read_and_written(
     assert "4 pictures, 4 done before" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("in_process")
-def test_a_folder_without_pictures_is_an_error(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):
-        predict_pictures.run(command(tmp_path / "empty", tmp_path / "out", model))
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [(["notes.txt"], "holds no pictures"), (["c.png", "c.jpg"], "overwrite each other: c; rename")],
+)
+def test_a_folder_of_no_pictures_or_two_of_one_name_is_refused(
+    model: Path, tmp_path: Path, files: list[str], message: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in files:
+        (tmp_path / "in" / name).touch()
+    with pytest.raises(ValueError, match=message):
+        predict_pictures.run(command(tmp_path / "in", tmp_path / "out", model))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.ray
