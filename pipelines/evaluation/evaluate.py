@@ -13,9 +13,18 @@ from torch import Tensor
 
 from emlnet.metrics import best_maps, saliency_metrics
 from emlnet.metrics.calibration import LEVELS, coverage
-from pipelines.evaluation import sources as rows
 from pipelines.evaluation.score_table import ScoreTable, make_frame
-from pipelines.evaluation.sources import BaselineSource, MapSource, ScoredMap, SplitImage
+from pipelines.evaluation.sources import (
+    BASELINES,
+    CENTRE,
+    UNIFORM,
+    BaselineSource,
+    MapSource,
+    ScoredMap,
+    SplitImage,
+    ig_baseline,
+    show,
+)
 from pipelines.evaluation.split_fixations import SplitFixations, estimate_sigma, read_fixations
 from pipelines.ray_cluster import tasks
 from shards.read.reader import ShardReader
@@ -23,7 +32,7 @@ from shards.read.reader import ShardReader
 PART = 10
 """Images per Ray task."""
 COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
-NOT_MODELS = set(rows.BASELINES) - {rows.CENTRE}
+NOT_MODELS = set(BASELINES) - {CENTRE}
 """Baselines that get neither calibration nor the best map per metric."""
 NUM_OTHERS = 10
 """Images whose fixations are the `mit` sAUC's negatives; all others where a split has fewer."""
@@ -106,7 +115,7 @@ def evaluate(
             "data_digest": reader.manifest.digest,
             "split": reader.split,
             "num_images": len(reader),
-            "ig_baseline": f"{rows.CENTRE} of train" if prior is not None else rows.UNIFORM,
+            "ig_baseline": f"{CENTRE} of train" if prior is not None else UNIFORM,
             "best_maps": best_maps,
             "sigma": round(sigma, 2),
             **(about or {}),
@@ -134,7 +143,7 @@ def score_part(
     """Return a record for each map and image of a part."""
     records: list[dict[str, Any]] = []
     for position in part:
-        shown = rows.show(position, reader.decoded(position), device)
+        shown = show(position, reader.decoded(position), device)
         maps = (row for source in sources for row in source.rows(shown))
         records += score_image(shown, maps, context)
     return records
@@ -145,7 +154,7 @@ def score_image(
 ) -> Iterator[dict[str, Any]]:
     """Yield a record of each map of an image: its scores under both rule books."""
     device, size = shown.targets.density.device, shown.targets.size
-    baseline = rows.ig_baseline(context.prior, size).to(device)
+    baseline = ig_baseline(context.prior, size).to(device)
     seeds = torch.tensor([shown.position], device=device)
     others = {
         rules: counts.to(device)
@@ -214,7 +223,7 @@ def _notes(table: ScoreTable, reader: ShardReader) -> list[str]:
             f"{len(dropped.samples)} samples were left out when the data set was packed (first: "
             f"{dropped.samples[0].file}: {dropped.samples[0].reason})"
         )
-    flat = table.frame[table.frame["constant"] & (table.frame["model"] != rows.UNIFORM)]
+    flat = table.frame[table.frame["constant"] & (table.frame["model"] != UNIFORM)]
     for model, images in flat.groupby("model", sort=False)["image"]:
         notes.append(
             f"{len(images)} maps of {model} are constant (first: {images.iloc[0]}): NSS 0, CC 0, "

@@ -13,11 +13,17 @@ import torch
 from emlnet.atomic_files import write_text
 from emlnet.metrics.saliency_metrics import HEADLINES
 from pipelines.evaluation import compare, plots
-from pipelines.evaluation import sources as rows
 from pipelines.evaluation.evaluate import find_prior
 from pipelines.evaluation.plots import Panels, label
 from pipelines.evaluation.score_table import ScoreTable, columns_of, number
-from pipelines.evaluation.sources import BASELINES, MapSource, ScoredMap, SplitImage
+from pipelines.evaluation.sources import (
+    BASELINES,
+    MapSource,
+    ScoredMap,
+    SplitImage,
+    ig_baseline,
+    show,
+)
 from shards.read.reader import ShardReader
 
 REPORT, COMPARISON = "report.html", "comparison.html"
@@ -42,7 +48,7 @@ def write_report(
     def draw(key: str, shown: SplitImage) -> tuple[str, Panels]:
         shown_metrics = dict.fromkeys((metric, "mit_nss", "mit_cc", "mit_kl"))
         words = ", ".join(f"{label(m)[:-2]} {scores[m][key]:.2f}" for m in shown_metrics)
-        baseline = rows.ig_baseline(prior, shown.targets.size)
+        baseline = ig_baseline(prior, shown.targets.size)
         answers = [(f"map of {main}", _answer(source, shown))]
         return f"{key}: {words}", plots.draw_panels(shown, answers, baseline)
 
@@ -144,7 +150,7 @@ def _two_ends(
     for heading, keys in zip(headings, ends, strict=True):
         positions = [reader.keys.index(key) for key in keys]
         drawn[heading] = [
-            draw(key, rows.show(position, reader.decoded(position), torch.device("cpu")))
+            draw(key, show(position, reader.decoded(position), torch.device("cpu")))
             for key, position in zip(keys, positions, strict=True)
         ]
     return drawn

@@ -145,7 +145,6 @@ def run(command: PredictCommand) -> int:
         pictures,
         out.url,
         np.array(left),  # Tasks read an array in place, and would copy a list.
-        Drawing(format=command.format, overlay=command.overlay),
         command,
         title="maps",
         unit="pictures",
@@ -165,7 +164,6 @@ def predict_part(
     pictures: PictureSource,
     out: str,
     left: NDArray[np.str_],
-    drawing: Drawing,
     command: PredictCommand,
 ) -> list[str]:
     """Predict some pictures and write their maps; return what could not be read.
@@ -174,6 +172,7 @@ def predict_part(
     """
     half = command.precision == "half" or (command.precision == "auto" and device.type == "cuda")
     model = Package(model=model.model.to(device).eval(), half=half)
+    drawing = Drawing(format=command.format, overlay=command.overlay)
     store, failed = Store(out), []
     for name, stem in left[part]:
         try:

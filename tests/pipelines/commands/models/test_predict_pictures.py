@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from emlnet.inference.package import load, save
-from emlnet.inference.predict_files import Drawing
 from emlnet.models.encoder import Encoder, EncoderConfig
 from pipelines.commands.models import predict_pictures
 from pipelines.commands.models.predict_pictures import PredictCommand, visible
@@ -118,7 +117,7 @@ def test_a_device_computes_in_the_precision_that_was_asked_for(
     asked = command("a", "b", tmp_path, precision=precision)
     given, nothing = MagicMock(), np.empty((0, 2), dtype=str)
     predict_pictures.predict_part(
-        [], torch.device(device), given, MagicMock(), str(tmp_path), nothing, Drawing(), asked
+        [], torch.device(device), given, MagicMock(), str(tmp_path), nothing, asked
     )
     given.model.to.assert_called_once_with(torch.device(device))
     assert made.call_args.kwargs["half"] is half

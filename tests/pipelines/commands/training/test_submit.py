@@ -87,9 +87,8 @@ def test_only_code_is_sent_whatever_lies_in_the_checkout(
 
 
 def test_this_checkout_is_small(tmp_path: Path) -> None:
-    files = [path for path in submit.pack(tmp_path).rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".py", ".toml", ".html"}
-    assert sum(path.stat().st_size for path in files) < 2_000_000
+    sizes = [path.stat().st_size for path in submit.pack(tmp_path).rglob("*.*")]
+    assert 100_000 < sum(sizes) < 2_000_000
 
 
 @pytest.mark.parametrize(
@@ -117,18 +116,11 @@ def test_what_a_cluster_could_not_do_is_refused(
     assert "secret" not in str(caught.value)
 
 
-def test_a_command_that_writes_no_runs_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert submit.check(["shards", "verify", "/mnt/shards"]) == ""
-
-
 @pytest.mark.parametrize("program", ["full", "tune"])
-def test_the_server_that_a_command_names_wins(
-    monkeypatch: pytest.MonkeyPatch, program: str
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    words = [program, *FULL[1:], "--tracking-uri", "http://mlflow:5000"]
-    assert submit.check(words) == "http://mlflow:5000"
+def test_the_server_that_a_command_names_wins(program: str) -> None:
+    words = [program, *FULL[1:], "--tracking-uri", "http://mine:5000"]
+    assert submit.check(words) == "http://mine:5000"
+    assert submit.check(["shards", "verify", "/mnt/shards"]) == ""  # It writes no runs.
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://me:secret@127.0.0.1:9"])
