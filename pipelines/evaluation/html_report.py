@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from emlnet.atomic_files import write_text
-from emlnet.metrics.saliency_metrics import HEADLINES
+from emlnet.metrics.saliency_metrics import HEADLINES, METRICS
 from pipelines.evaluation import compare, plots
 from pipelines.evaluation.evaluate import find_prior
 from pipelines.evaluation.plots import Panels, label
@@ -47,7 +47,7 @@ def write_report(
 
     def draw(key: str, shown: SplitImage) -> tuple[str, Panels]:
         shown_metrics = dict.fromkeys((metric, "mit_nss", "mit_cc", "mit_kl"))
-        words = ", ".join(f"{label(m)[:-2]} {scores[m][key]:.2f}" for m in shown_metrics)
+        words = ", ".join(f"{METRICS[m].label} {scores[m][key]:.2f}" for m in shown_metrics)
         baseline = ig_baseline(prior, shown.targets.size)
         answers = [(f"map of {main}", _answer(source, shown))]
         return f"{key}: {words}", plots.draw_panels(shown, answers, baseline)
@@ -64,7 +64,7 @@ def write_report(
         distributions=[plots.boxes(table, name) for name in HEADLINES if name in table.metrics],
         calibration=plots.calibration(table),
         pictures=_two_ends(ordered, ("Worst", "Best"), draw, reader),
-        picture_metric=label(metric, rules=True)[:-2],
+        picture_metric=label(metric, rules=True, arrow=False),
         baseline=about["ig_baseline"],
     )
 
@@ -91,7 +91,7 @@ def write_comparison(
             (f"map of the {which}", _answer(source, shown))
             for which, source in zip(("first", "second"), known, strict=True)
         ]
-        title = f"{key}: {label(metric)[:-2]} {first:.2f} against {second:.2f}"
+        title = f"{key}: {METRICS[metric].label} {first:.2f} against {second:.2f}"
         return title, plots.draw_panels(shown, answers)
 
     headings = ("Where the first is better", "Where the second is better")
@@ -102,7 +102,7 @@ def write_comparison(
         differences=compare.difference_table(compare.compare(*tables)),
         gains=plots.gains_by_image(gains, metric),
         pictures=_two_ends(gains, headings, draw, reader) if len(known) == 2 else {},
-        picture_metric=label(metric, rules=True)[:-2],
+        picture_metric=label(metric, rules=True, arrow=False),
     )
 
 

@@ -37,10 +37,11 @@ Panels = list[tuple[str, str]]
 """Pictures of one image: the name and data URI of each."""
 
 
-def label(metric: str, rules: bool = False) -> str:
-    """Return a metric's label with an arrow to the better side."""
+def label(metric: str, rules: bool = False, arrow: bool = True) -> str:
+    """Return a metric's label, with its rule book and an arrow to the better side."""
+    row = METRICS[metric]
     book = f" ({metric.partition('_')[0]})" if rules else ""
-    return f"{METRICS[metric].label}{book} {METRICS[metric].arrow}"
+    return f"{row.label}{book}{f' {row.arrow}' if arrow else ''}"
 
 
 def boxes(table: ScoreTable, metric: str) -> str:
@@ -94,7 +95,7 @@ def gains_by_image(gains: pd.Series[float], metric: str) -> str:
         chosen = (ordered > 0) == (name == "first")
         axes.plot(place[chosen], ordered[chosen], mark, color=colour, label=f"{name} is better")
     axes.axhline(0, color="black", linewidth=1)
-    axes.set(xlabel="images", ylabel=f"gain in {label(metric, rules=True)[:-2]}")
+    axes.set(xlabel="images", ylabel=f"gain in {label(metric, rules=True, arrow=False)}")
     axes.legend(loc="upper left")
     return svg(figure)
 
