@@ -32,9 +32,9 @@ from emlnet.training.state import Plan, start
 from emlnet.training.validation import evaluate
 from pipelines.config.options import Compute
 from pipelines.ray_cluster import connection
-from pipelines.stages import readout_cache
 from pipelines.stages.decoder_stage import DecoderJob
 from pipelines.stages.encoder_stage import EncoderJob
+from pipelines.stages.frozen_encoders import build_cache
 from shards.build.writer import build
 from shards.layouts.synthetic import write_sample
 
@@ -84,7 +84,7 @@ def measure(size: tuple[int, int], repeats: int) -> Row:
             fit_batchnorm(encoder, image)
         began = time.perf_counter()
         caches = tuple(
-            readout_cache.build(Path(scratch) / f"cache{n}", (data,), ("train", "val"), encoder)
+            build_cache(Path(scratch) / f"cache{n}", (data,), ("train", "val"), encoder)
             for n, encoder in enumerate(encoders)
         )
         caching = time.perf_counter() - began

@@ -10,7 +10,7 @@ from typing import Any
 from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 from pipelines.config.identity import digest
-from pipelines.stages import full, packing
+from pipelines.stages import full
 from pipelines.stages.run_context import identify, open_run_folder
 from shards.files.store import location
 from tune.search import loss_weights
@@ -28,11 +28,11 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
         chosen,
         chosen.weights,
         command="tune full",
-        data=packing.fingerprint(source),
+        data=full.fingerprint(source),
         search=digest(search=command.search.unlimited, on=command.backbone),
     )
     folder = open_run_folder(chosen.tracking.out, "tune-full", identity)
-    data = Path(packing.pack(source, folder / "shards"))
+    data = Path(full.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
     best = json.loads(loss_weights(search).read_text())
     # A search that was extended may find another winner.

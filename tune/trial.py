@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from emlnet.training.validation import TrainBatch, evaluate
 from pipelines.config.identity import digest
 from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
-from pipelines.stages.decoder_stage import CachedBatches, CacheSource, DecoderJob, read_gaze
+from pipelines.stages.decoder_stage import CacheSource, DecoderJob
 from pipelines.stages.encoder_stage import EncoderJob, ShardSource
 from shards.read.loader import Loader
 from shards.read.reader import ShardReader
@@ -242,9 +242,9 @@ class DecoderTrialSource(CacheSource):
 
     def gaze(self, split: str, position: int) -> Decoded:
         """Return where people looked in a smaller picture."""
-        return shrink(read_gaze(self.readers[split], position), self.scale)
+        return shrink(super().gaze(split, position), self.scale)
 
-    def val(self) -> CachedBatches:
+    def val(self) -> Iterator[TrainBatch]:
         """Return the half of val that trials are tuned on."""
         return self._half(0)
 
@@ -253,8 +253,8 @@ class DecoderTrialSource(CacheSource):
         held_out = self._half(1) if self.final else None
         return score_halves(model, self.data, self.val(), held_out)
 
-    def _half(self, number: int) -> CachedBatches:
-        return self.images("val", np.array(halves(len(self.readers["val"]))[number]))
+    def _half(self, number: int) -> Iterator[TrainBatch]:
+        return self.val_images(np.array(halves(len(self.readers["val"]))[number]))
 
 
 class CoarseDecoder(Decoder):

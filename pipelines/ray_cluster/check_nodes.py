@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -15,33 +15,31 @@ SECONDS_TO_ANSWER = 180
 def check(
     paths: Sequence[Path | str], folder: Path | str | None = None, storage: Path | None = None
 ) -> None:
-    """Raise ValueError when a node does not see a path or a folder.
+    """Raise ValueError when a node of a cluster of several does not see a path or a folder.
 
     paths: what workers read; URLs are not checked.  folder: where they write, and storage: where
-    checkpoints go, when it is another; a file put there must be seen everywhere.  A cluster of
-    one node is this machine.
+    checkpoints go; a file put there must be seen everywhere.
     """
     if not ray.is_initialized():
-        return  # No cluster was joined.
+        return
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:
         return
-    local = [path for path in paths if isinstance(path, Path)]
     written = [each for each in (folder, storage) if isinstance(each, Path)]
     probes = [each / f".probe-{uuid.uuid4().hex}" for each in written]
     for probe in probes:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
+    wanted = [str(path) for path in [*paths, *probes] if isinstance(path, Path)]
+    task = ray.remote(find_missing)
+    answers = [
+        task.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(wanted)
+        for node in nodes
+    ]
     try:
-        answers = [
-            ray.remote(find_missing)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, False))
-            .remote([str(path) for path in [*local, *probes]])
-            for node in nodes
-        ]
-        missing = dict(
-            zip(nodes.values(), ray.get(answers, timeout=SECONDS_TO_ANSWER), strict=True)
-        )
+        missing = ray.get(answers, timeout=SECONDS_TO_ANSWER)
     except ray.exceptions.GetTimeoutError:
         raise ValueError(
             f"a node of the cluster started no process within {SECONDS_TO_ANSWER} s; its logs "
@@ -50,8 +48,9 @@ def check(
     finally:
         for probe in probes:
             probe.unlink()
-    if problem := describe_missing(missing, probes):
-        raise ValueError(problem)
+    for node, lacking in zip(nodes.values(), missing, strict=True):
+        if lacking:
+            raise ValueError(describe_missing(node, lacking, list(map(str, probes))))
 
 
 def find_missing(paths: Sequence[str]) -> list[str]:
@@ -59,21 +58,15 @@ def find_missing(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if not Path(path).exists()]
 
 
-def describe_missing(missing: Mapping[str, Sequence[str]], probes: Sequence[Path]) -> str:
-    """Say in a sentence what is missing; empty when nothing is.
+def describe_missing(node: str, paths: Sequence[str], probes: Sequence[str]) -> str:
+    """Say which of the paths that a node does not see matters most.
 
-    missing: the paths that each node, by its address, does not see.  probes: the files that
-    this process wrote.
+    probes: the files that this process wrote.
     """
-    lacking = {node: paths for node, paths in missing.items() if paths}
-    if not lacking:
-        return ""
-    node, paths = next(iter(lacking.items()))
-    where = f"{len(lacking)} of {len(missing)} nodes (first: {node})"
-    for probe in probes:
-        if str(probe) in paths:
-            return (
-                f"a file that this process wrote into {probe.parent} is not seen on {where}: it is "
-                "a local folder; name one that all nodes share (OUT, --out, --readouts, --storage)"
-            )
-    return f"{paths[0]} is not seen on {where}; put it where all nodes mount it"
+    for path in set(paths).intersection(probes):
+        return (
+            f"a file that this process wrote into {Path(path).parent} is not seen on the node "
+            f"{node}: it is a local folder; name one that all nodes share (OUT, --out, --readouts, "
+            "--storage)"
+        )
+    return f"{paths[0]} is not seen on the node {node}; put it where all nodes mount it"

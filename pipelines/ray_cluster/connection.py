@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import grpc
 import ray
@@ -51,7 +55,10 @@ def connect(
         os.environ.setdefault(name, value)
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
-    more = {"include_dashboard": include_dashboard} if address == "local" else {}
+    more = {}
+    if address == "local":
+        more = {"include_dashboard": include_dashboard}
+        protect_token(Path.home() / ".ray" / "auth_token")
     try:
         ray.init(
             address=address,
@@ -87,6 +94,20 @@ def _check_answers(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
         except grpc.FutureTimeoutError:
             raise _no_cluster(address, f"tried for {SECONDS_TO_ANSWER} s") from None
+
+
+def protect_token(path: Path) -> None:
+    """Let only the owner read Ray's token, which Ray itself writes readable for everybody.
+
+    path: where Ray looks for the token when no variable names one.
+    """
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.intersection(os.environ)
+    if named or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError), open(path, "x", opener=partial(os.open, mode=0o600)) as file:
+        file.write(secrets.token_hex(32))
+    path.chmod(0o600)
 
 
 def _no_cluster(address: str, reason: str) -> ValueError:

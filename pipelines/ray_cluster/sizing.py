@@ -1,10 +1,10 @@
-"""How many workers a stage gets, on what, and how many stages train at the same time."""
+"""The number of workers of a stage, their resources, and how many stages train at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -13,7 +13,7 @@ from ray.train import ScalingConfig
 from pipelines.config.options import Compute
 
 SECONDS_TO_FREE = 10
-"""How long Ray may take to free what an earlier stage held."""
+"""How long Ray may take to free what earlier tasks held."""
 SECONDS_BETWEEN_RESIZES = 60
 """Seconds between checks for room to grow: a resize restarts from the last checkpoint."""
 
@@ -41,13 +41,12 @@ def scaling_config(compute: Compute) -> ScalingConfig:
     if not most:
         least = most = max(1, num_gpus) if use_gpu else 1
     worker = {"CPU": compute.cpus, **({"GPU": 1} if use_gpu else {})}
-    if not _wait_for(worker, least, most, compute.wait):
-        has = ray.cluster_resources()
-        kind, each = next(item for item in worker.items() if least * item[1] > has.get(item[0], 0))
+    if lacking := _wait_for(worker, least, most, compute.wait):
+        each = worker[lacking]
         raise ValueError(
-            f"{least} workers want {f'{each} {kind}s' if each > 1 else f'a {kind}'} each, the "
-            f"cluster has {has.get(kind, 0):g}; ask for fewer --num-workers, or --wait for "
-            "machines that an autoscaler adds"
+            f"{least} workers want {f'{each} {lacking}s' if each > 1 else f'a {lacking}'} each, "
+            f"the cluster has {ray.cluster_resources().get(lacking, 0):g}; ask for fewer "
+            "--num-workers, or --wait for machines that an autoscaler adds"
         )
     return ScalingConfig(
         num_workers=most if least == most else (least, most),
@@ -58,73 +57,58 @@ def scaling_config(compute: Compute) -> ScalingConfig:
     )
 
 
-def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> bool:
-    """Whether the cluster has room for the least number of workers, now or within some seconds.
+def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> str | None:
+    """Return the resource that the least number of workers still lacks after some seconds.
 
     worker: the resources of one.  most: workers to ask an autoscaler for.
     """
 
-    def fits() -> bool:
+    def lacking() -> str | None:
         has = ray.cluster_resources()
-        return all(least * number <= has.get(kind, 0) for kind, number in worker.items())
+        short = (kind for kind, number in worker.items() if has.get(kind, 0) < least * number)
+        return next(short, None)
 
-    if fits() or not seconds:
-        return fits()
+    if not seconds or not lacking():
+        return lacking()
     print(f"waiting at most {seconds} s for {least} workers with {worker} each", flush=True)
     request_resources(bundles=[worker] * most)
     deadline = time.monotonic() + seconds
-    while not fits():
-        if time.monotonic() >= deadline:
-            request_resources(bundles=[])  # Withdraw the request, which never expires.
-            return False
+    while lacking() and time.monotonic() < deadline:
         time.sleep(1)
-    return True
+    if lacking():
+        request_resources(bundles=[])  # Withdraw the request, which never expires.
+    return lacking()
 
 
 def wait_until_free(resources: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
     """Return what is free, as soon as all of these resources is, else after some seconds."""
-    deadline, resources = time.monotonic() + seconds, list(resources)
-    while True:
-        free: dict[str, float] = ray.available_resources()
-        total = ray.cluster_resources()
-        held = any(free.get(kind, 0) < total.get(kind, 0) for kind in resources)
-        if not held or time.monotonic() >= deadline:
-            return free
+    kinds, total, deadline = list(resources), ray.cluster_resources(), time.monotonic() + seconds
+    free: dict[str, float] = ray.available_resources()
+    while any(free.get(kind, 0) < total.get(kind, 0) for kind in kinds):
+        if time.monotonic() >= deadline:
+            break
         time.sleep(0.2)
+        free = ray.available_resources()
+    return free
 
 
-@dataclass(frozen=True, kw_only=True)
-class Concurrency:
-    """How many stages train at the same time, with what each, and the reason in words."""
-
-    num_stages: int
-    compute: Compute
-    reason: str
-
-
-def plan_concurrency(compute: Compute, num_stages: int) -> Concurrency:
-    """Share what is free of the cluster among stages of the same kind.
+def plan_concurrency(compute: Compute, num_stages: int) -> tuple[int, Compute]:
+    """Return how many of some equal stages the cluster holds at once, and what each gets.
 
     On GPUs a stage takes as many as it has workers.  On CPUs a worker uses all cores of its
     machine, so a stage takes whole machines.
     """
     scaling = scaling_config(compute)
-    workers = scaling.max_workers
     if scaling.use_gpu:
-        kind, cpus = "GPU", compute.cpus
-        free = int(wait_until_free(["GPU"]).get("GPU", 0))
+        room = int(ray.cluster_resources()["GPU"])
     else:
         machines = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
-        kind, cpus = "machine", min(number for number in machines if number)
-        free_cpus = int(wait_until_free(["CPU"]).get("CPU", 0))
-        free = min(sum(number > 0 for number in machines), free_cpus // cpus)
-    at_once = min(num_stages, free // workers)
-    takes = f"{workers} {kind}{'s' if workers > 1 else ''} each, {free} free"
-    if at_once < 2:
-        return Concurrency(num_stages=1, compute=compute, reason=f"in turn ({takes})")
-    shared = replace(compute, cpus=max(compute.cpus, cpus))
-    reason = f"{at_once} at the same time ({takes})"
-    return Concurrency(num_stages=at_once, compute=shared, reason=reason)
+        machines = [cpus for cpus in machines if cpus]
+        room = len(machines)
+    at_once = max(1, min(num_stages, room // scaling.max_workers))
+    if at_once > 1 and not scaling.use_gpu:
+        compute = replace(compute, cpus=max(compute.cpus, min(machines)))
+    return at_once, compute
 
 
 def check_batch(batch_size: int, compute: Compute) -> None:

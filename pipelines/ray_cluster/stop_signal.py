@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,14 +12,14 @@ from types import FrameType
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-SECONDS_BETWEEN_POLLS = 1.0
+SECONDS_BETWEEN_POLLS = 0.5
 TERMINATED = 143
 """Exit code of a command that SIGTERM ended."""
 
 received: list[int] = []
 """SIGTERM and SIGINT that this process received, in order."""
-_trainings: list[threading.Event] = []
-"""One for each training of this process, which saves and stops at the first of them."""
+_trainings: list[StopSignal] = []
+"""Those of this process that run; each saves and stops at the first signal."""
 
 
 class StoppedError(RuntimeError):
@@ -48,22 +49,27 @@ class StopSignal:
         node = ray.get_runtime_context().get_node_id()
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         self._state = ray.remote(_State).options(num_cpus=0, scheduling_strategy=strategy).remote()
+        self._stop, self._asked, self._answer = False, 0.0, None
 
     def request_stop(self) -> None:
         """Ask workers to save a checkpoint and stop; returns at once."""
         self._state.request_stop.remote()
 
+    def is_stop_requested(self) -> bool:
+        """Whether workers were asked to stop, by the latest answer; never waits for one."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stop, _ = ray.get(self._answer)
+            self._answer = None
+        if self._answer is None and time.monotonic() - self._asked > SECONDS_BETWEEN_POLLS:
+            self._asked, self._answer = time.monotonic(), self._state.get.remote()
+        return self._stop
+
     def give_up(self, reason: str) -> None:
         """Note why another attempt would fail too; the first reason is kept."""
         ray.get(self._state.give_up.remote(reason))
 
-    def is_stop_requested(self) -> bool:
-        """Whether workers were asked to stop."""
-        stop, _ = ray.get(self._state.get.remote())
-        return bool(stop)
-
     def reason(self) -> str:
-        """Why a worker gave up, empty when none did."""
+        """Return why a worker gave up, empty when none did."""
         _, reason = ray.get(self._state.get.remote())
         return str(reason)
 
@@ -71,31 +77,20 @@ class StopSignal:
 @contextmanager
 def forward_signals(stop_signal: StopSignal) -> Iterator[None]:
     """While the body trains, SIGTERM or Ctrl-C asks its workers to stop and ends no process."""
-    over = threading.Event()
-
-    def wait() -> None:
-        while not over.wait(SECONDS_BETWEEN_POLLS / 2):
-            if received:
-                stop_signal.request_stop()
-                return
-
-    # A handler may interrupt Ray's own locks, so a thread calls Ray.
-    thread = threading.Thread(target=wait, name="forward signals", daemon=True)
-    _trainings.append(over)
-    thread.start()
+    _trainings.append(stop_signal)
+    if received:
+        stop_signal.request_stop()
     try:
         yield
     finally:
-        over.set()
-        _trainings.remove(over)
-        thread.join()
+        _trainings.remove(stop_signal)
 
 
 def handle_signals() -> None:
     """Make SIGTERM and Ctrl-C end this process in order: a checkpoint first, where workers train.
 
-    A second one does not wait: there may be no workers where machines are gone.  To be called
-    when Ray has started, whose own handler aborts; only a main thread can.
+    A second one ends it at once: where machines are gone, no worker may answer.  Call this in the
+    main thread after Ray has started, because Ray installs a handler that aborts.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -106,30 +101,14 @@ def handle_signals() -> None:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
         name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         print(f"{name}: saving a checkpoint, then stopping; send it again to stop now", flush=True)
+        for training in _trainings:
+            # The handler may have interrupted a call that holds Ray's locks; a thread waits.
+            threading.Thread(target=training.request_stop, daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
 
 
 def stopped_exit_code() -> int:
-    """Exit code of a command whose training was asked to stop."""
+    """Return the exit code of a command whose training was asked to stop."""
     return 128 + received[0] if received else TERMINATED
-
-
-class StopListener:
-    """In a worker: follows a stop signal in a thread, so that nobody waits for the answer."""
-
-    def __init__(self, stop_signal: StopSignal) -> None:
-        self.stop_requested = False
-        threading.Thread(
-            target=self._listen, args=(stop_signal,), name="stop listener", daemon=True
-        ).start()
-
-    def _listen(self, stop_signal: StopSignal) -> None:
-        pause = threading.Event()
-        try:
-            while not self.stop_requested:
-                self.stop_requested = stop_signal.is_stop_requested()
-                pause.wait(SECONDS_BETWEEN_POLLS)
-        except ray.exceptions.RayError:
-            return  # The command is gone; Ray ends its workers.

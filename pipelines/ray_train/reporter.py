@@ -1,4 +1,4 @@
-"""In a worker: what training reports to Ray and prints."""
+"""In a worker: report to Ray, print progress, and save early when the worker is about to go."""
 
 from __future__ import annotations
 
@@ -12,36 +12,46 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from emlnet.training import checkpoint
+from emlnet.training.distributed import sum_over_ranks
 from emlnet.training.fit import Hooks
 from emlnet.training.state import EpochReport, TrainState
-from pipelines.ray_train.checkpoint_upload import CheckpointUploader
-from pipelines.ray_train.early_save import EarlySave
+from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal
+from pipelines.ray_train.checkpoint_files import CheckpointUploader
 from pipelines.ray_train.hang_watchdog import HangWatchdog
-from pipelines.ray_train.training_job import TrainingJob, WorkerSource
+from pipelines.ray_train.training_job import WorkerSource
 from pipelines.tracking import figures
 from shards.files.progress import SECONDS_BETWEEN_LINES
 
+SECONDS_BETWEEN_PREEMPTION_CHECKS = 2.0
+"""All workers wait for one another in a check."""
+
 
 class Reporter(Hooks):
-    """Reports metrics and checkpoints to Ray, and prints a line now and then."""
+    """Reports metrics and checkpoints to Ray, and prints a line now and then.
+
+    It saves early when the command was asked to stop, and when a node is about to go.
+    """
 
     def __init__(
         self,
-        job: TrainingJob,
         source: WorkerSource,
-        rank: int,
-        uploader: CheckpointUploader,
-        early_save: EarlySave,
+        stop_signal: StopSignal,
         watchdog: HangWatchdog,
         trace_step: Callable[[], None],
     ) -> None:
-        self.job, self.source, self.rank, self.uploader = job, source, rank, uploader
-        self.early_save, self.watchdog, self.trace_step = early_save, watchdog, trace_step
-        self.last_line = time.monotonic()
+        self.source, self.job, self.rank = source, source.job, source.rank
+        self.stop_signal, self.watchdog, self.trace_step = stop_signal, watchdog, trace_step
+        self.uploader = CheckpointUploader(stop_signal)
+        self.last_line = self.last_check = time.monotonic()
         self.first_step: tuple[int, float] | None = None
+        self.stops = False
+        """Whether training stops after the next save."""
+        self.leaving: set[str] = set()
+        """Ids of the nodes that are about to go."""
 
     def report(self, entry: EpochReport, state: TrainState) -> None:
         """Report an epoch; a barrier, which every rank calls."""
@@ -53,7 +63,7 @@ class Reporter(Hooks):
             f"epoch {entry.epoch}/{self.job.plan.epochs}: {loss}val {scores} "
             f"({entry.seconds:.0f} s{best}{unread})"
         )
-        self.early_save.is_due()
+        self.save_now()
         self._report({"report": asdict(entry), "pictures": self._pictures(state)}, state)
         self.first_step = None
 
@@ -62,8 +72,24 @@ class Reporter(Hooks):
         self._report({"step": state.step}, state)
 
     def save_now(self) -> bool:
-        """Whether the command must stop, or a node is about to go."""
-        return self.early_save.is_due()
+        """Whether the command must stop or a node is about to go; the same on all ranks."""
+        is_due = time.monotonic() - self.last_check > SECONDS_BETWEEN_PREEMPTION_CHECKS
+        own = [self.rank == 0 and self.stop_signal.is_stop_requested(), self.rank == 0 and is_due]
+        flags = torch.tensor(own, dtype=torch.int32, device=self.source.device)
+        stop, check = (sum_over_ranks(flags) > 0).tolist()
+        self.stops |= stop
+        return self.stops or (check and self._is_node_leaving())
+
+    def _is_node_leaving(self) -> bool:
+        """Whether a node is about to go that was not before."""
+        self.last_check = time.monotonic()
+        news = ray.train.get_preemption_info()
+        if news is None or self.leaving.issuperset(news.preempted_node_ids):
+            return False
+        self.leaving = set(news.preempted_node_ids)
+        ranks = ", ".join(map(str, news.preempted_ranks))
+        self.print(f"a node with rank {ranks} will go, saving now")
+        return True
 
     def progress(self, epoch: int, step: int, num_steps: int) -> None:
         """Print a line every few seconds."""
@@ -85,12 +111,11 @@ class Reporter(Hooks):
             print(f"{self.job.title}: {line}", flush=True)
 
     def _pictures(self, state: TrainState) -> str:
-        """Predictions of the validated model as a JPEG in base64; empty where none are drawn."""
+        """Return predictions of the validated model as a JPEG in base64, empty where none."""
         if self.rank or not self.job.num_examples:
             return ""
         file = io.BytesIO()
-        chosen = self.source.examples(self.job.num_examples)
-        drawn = figures.predictions(state.validated_model, chosen, self.job.title)
+        drawn = figures.predictions(state.validated_model, self.source.examples(), self.job.title)
         drawn.savefig(file, format="jpeg")
         return base64.b64encode(file.getvalue()).decode()
 
@@ -101,18 +126,21 @@ class Reporter(Hooks):
         """
         folder = None if self.rank else Path(tempfile.mkdtemp(prefix="checkpoint-"))
         checkpoint.save(state, folder)
-        in_haste = self.early_save.stops or bool(self.early_save.leaving)
-        with self.watchdog.pause():  # Storage may be slow, and all ranks wait for rank 0.
-            if folder is None:
-                ray.train.report(metrics)
-            else:
-                self.uploader.wait()
-                mode = CheckpointUploadMode.SYNC if in_haste else CheckpointUploadMode.ASYNC
-                ray.train.report(
-                    metrics,
-                    checkpoint=Checkpoint.from_directory(folder),
-                    checkpoint_upload_mode=mode,
-                    delete_local_checkpoint_after_upload=True,
-                    checkpoint_upload_fn=self.uploader,
-                )
-        self.early_save.raise_if_stopped()
+        self.watchdog.pause()  # Storage may be slow, and all ranks wait for rank 0.
+        if folder is None:
+            ray.train.report(metrics)
+        else:
+            self.uploader.wait()
+            in_haste = self.stops or self.leaving
+            ray.train.report(
+                metrics,
+                checkpoint=Checkpoint.from_directory(folder),
+                checkpoint_upload_mode=(
+                    CheckpointUploadMode.SYNC if in_haste else CheckpointUploadMode.ASYNC
+                ),
+                delete_local_checkpoint_after_upload=True,
+                checkpoint_upload_fn=self.uploader,
+            )
+        self.watchdog.note_progress()
+        if self.stops:
+            raise StoppedError

@@ -24,22 +24,21 @@ from ray.train.v2._internal.callbacks.placement_group_callback import (
 )
 
 from emlnet.training import checkpoint
-from emlnet.training.divergence import DivergedError
 from pipelines.config.identity import digest
 from pipelines.config.options import Compute
 from pipelines.ray_cluster.connection import WORKER_ENV
 from pipelines.ray_cluster.sizing import check_batch, scaling_config
-from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal, forward_signals
+from pipelines.ray_cluster.stop_signal import StopSignal, forward_signals
 from pipelines.ray_train import worker
-from pipelines.ray_train.checkpoint_list import mend_checkpoint_list
-from pipelines.ray_train.checkpoint_upload import describe_refusal
-from pipelines.ray_train.hang_watchdog import collective_timeout
+from pipelines.ray_train.checkpoint_files import describe_refusal, drop_broken_list, find_newest
 from pipelines.ray_train.training_job import TrainingJob
 
 TRACE = "trace.json.gz"
 """A trace of training steps, in the stage's own folder."""
 SECONDS_TO_START_SMALLER = "30"
 """How long a range of workers that lost a machine waits for another before it shrinks."""
+COLLECTIVE_GRACE = 60
+"""Seconds that a collective waits after a hung rank has ended itself."""
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -81,20 +80,23 @@ def train(
         job = limit_micro_batch(job, scaling.max_workers)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
     root = checkpoint_storage(storage, compute)
-    if "://" not in root:  # Other storage replaces a file in one step.
-        mend_checkpoint_list(Path(root) / storage.name)
+    checkpoints = None if "://" in root else Path(root) / storage.name
+    if checkpoints:  # A bucket replaces a file in one step.
+        drop_broken_list(checkpoints)
     stop_signal = StopSignal()
+    config = worker.WorkerConfig(
+        job=job,
+        compute=compute,
+        stop_signal=stop_signal,
+        checkpoints=checkpoints,
+        trace=storage / TRACE if compute.profile else None,
+    )
     trainer = _Trainer(
         worker.run,
-        train_loop_config={
-            "job": job,
-            "compute": compute,
-            "stop_signal": stop_signal,
-            "trace": storage / TRACE if compute.profile else None,
-        },
+        train_loop_config={"config": config},
         torch_config=TorchConfig(
             backend="nccl" if scaling.use_gpu else "gloo",
-            timeout_s=collective_timeout(compute.timeout),
+            timeout_s=compute.timeout + COLLECTIVE_GRACE,
         ),
         scaling_config=scaling,
         run_config=RunConfig(
@@ -120,20 +122,16 @@ def train(
         if reason:
             raise ValueError(f"{job.title}: {reason}") from error
         raise RuntimeError(f"{job.title}: training failed: {error}") from error
-    outcome: worker.Outcome = result.return_value
-    if outcome.kind == "diverged":
-        raise DivergedError(f"{job.title}: {outcome.reason}")
-    if outcome.kind == "refused":
-        raise ValueError(f"{job.title}: {outcome.reason}")
-    if outcome.kind == "stopped":
-        raise StoppedError(f"{job.title}: stopped as asked; the same command resumes from there")
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as folder:
+    if result.return_value is not None:
+        raise result.return_value
+    last = result.checkpoint or (find_newest(checkpoints) if checkpoints else None)
+    assert last is not None
+    with last.as_directory() as folder:
         return checkpoint.read(Path(folder))
 
 
 def checkpoint_storage(storage: Path, compute: Compute) -> str:
-    """The folder or URL that holds a stage's checkpoints, in a folder of the stage's name.
+    """Return the folder or URL that holds a stage's checkpoints, in a folder of the stage's name.
 
     storage: the stage's own folder, which gives the name where many runs share a place.
     """
@@ -149,5 +147,5 @@ def limit_micro_batch(job: TrainingJob, max_workers: int) -> TrainingJob:
     plan = job.plan
     share = -(-plan.batch_size // max_workers)
     if not plan.micro_batch or plan.micro_batch > share:
-        job = replace(job, plan=replace(plan, micro_batch=share))  # type: ignore[type-var]
+        job = replace(job, plan=replace(plan, micro_batch=share))
     return job

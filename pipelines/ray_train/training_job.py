@@ -1,60 +1,72 @@
-"""What a stage trains: its model and its batches, made in the command and sent to every worker."""
+"""A model and its batches: a job is made in the command and sent to every worker."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from emlnet.data.samples import Decoded
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
 from emlnet.training.fit import BatchSource
 from emlnet.training.state import Plan
+from emlnet.training.validation import Inputs
 from pipelines.tracking import figures
-from shards.read.reader import SplitReader
+from shards.read.reader import SplitReader, open_split, step_keys
 
 
-class WorkerSource(BatchSource):
-    """A worker's batches, the names of their images, and validation images to draw."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """A model to train, and the data to train it on.
 
-    def keys(self, epoch: int, step: int) -> list[str]:
-        """Return the images of all ranks in a step of an epoch, both from 0."""
-        raise NotImplementedError
+    data: folders of shards or their URLs.  mix: the share of each.  title: its name in tables and
+    progress lines.  num_examples: validation images to draw after each epoch.
+    """
 
-    def examples(self, num: int) -> Iterable[figures.Example]:
-        """Return at most `num` validation images to draw, always the same ones."""
-        raise NotImplementedError
-
-
-class TrainingJob(Protocol):
-    """A model to train, and the data to train it on."""
-
-    @property
-    def title(self) -> str:
-        """The name in progress lines."""
-
-    @property
-    def plan(self) -> Plan:
-        """How to train it."""
-
-    @property
-    def num_examples(self) -> int:
-        """Validation images to draw after each epoch; 0 draws none."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of weights, order and flips."""
-
-    def build(self) -> nn.Module:
-        """Return the model to start from."""
-
-    def source(self, rank: int, world_size: int, device: torch.device) -> WorkerSource:
-        """Return the batches of one rank."""
+    data: tuple[Path | str, ...]
+    plan: Plan
+    seed: int
+    mix: tuple[float, ...] = ()
+    title: str = "training"
+    num_examples: int = 0
 
     def reader(self, split: str) -> SplitReader:
         """Return the samples of a split."""
+        return open_split(self.data, split)
+
+    def build(self) -> nn.Module:
+        """Return the model to start from."""
+        raise NotImplementedError
+
+    def source(self, rank: int, world_size: int, device: torch.device) -> WorkerSource:
+        """Return the batches of one rank."""
+        raise NotImplementedError
 
     def finish(self, weights: dict[str, Tensor]) -> Encoder | EMLNet:
         """Return the whole model, in eval mode, from the weights of the best epoch."""
+        raise NotImplementedError
+
+
+class WorkerSource(BatchSource):
+    """One rank's batches, the names of their images, and validation images to draw."""
+
+    def __init__(self, job: TrainingJob, rank: int, world_size: int, device: torch.device) -> None:
+        self.job, self.rank, self.world_size, self.device = job, rank, world_size, device
+        self.readers = {split: job.reader(split) for split in ("train", "val")}
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """Return the images of all ranks in a step of an epoch, both from 0."""
+        job, reader = self.job, self.readers["train"]
+        return step_keys(reader, job.plan.batch_size, job.seed, epoch, step, job.mix)
+
+    def example_inputs(self, position: int, sample: Decoded) -> Inputs:
+        """Return what the model is called with to predict a validation image."""
+        raise NotImplementedError
+
+    def examples(self) -> Iterable[figures.Example]:
+        """Return the validation images to draw, always the same ones."""
+        return figures.examples(self.readers["val"], self.job.num_examples, self.example_inputs)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import ray.train
 import torch
@@ -26,8 +25,7 @@ from emlnet.training.fit import fit
 from emlnet.training.state import TrainState, start, unwrap
 from pipelines.config.options import Compute, num_cpus
 from pipelines.ray_cluster.stop_signal import StoppedError, StopSignal
-from pipelines.ray_train.checkpoint_upload import CheckpointUploader
-from pipelines.ray_train.early_save import EarlySave
+from pipelines.ray_train.checkpoint_files import find_newest
 from pipelines.ray_train.hang_watchdog import HangWatchdog
 from pipelines.ray_train.reporter import Reporter
 from pipelines.ray_train.training_job import TrainingJob, WorkerSource
@@ -37,63 +35,65 @@ MAX_NAMED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How training ended when no worker failed; reason: why it ended early."""
+class WorkerConfig:
+    """The settings that every worker gets.
 
-    kind: Literal["finished", "diverged", "stopped", "refused"]
-    reason: str = ""
+    checkpoints: the folder of this run's checkpoints, None in a bucket.  trace: file for rank 0's
+    trace of a few steps, or None.
+    """
+
+    job: TrainingJob
+    compute: Compute
+    stop_signal: StopSignal
+    checkpoints: Path | None
+    trace: Path | None
 
 
-def run(config: dict[str, Any]) -> Outcome:
-    """Train `config["job"]`, a TrainingJob, from its last checkpoint when there is one.
+def run(given: dict[str, WorkerConfig]) -> Exception | None:
+    """Train a job from its last checkpoint when there is one; return what ended it early.
 
-    `config["compute"]`: a Compute.  `config["stop_signal"]`: a StopSignal.  `config["trace"]`:
-    file for rank 0's trace of a few steps, or None.  A loss that diverged or an input that was
-    refused is an outcome, not a failure: another attempt would end the same.
+    given: the config, by the name `config`.  A loss that diverged or an input that was refused is
+    returned, not raised: another attempt would end the same.
     """
     logging.disable(logging.INFO)  # Ray's line at each report repeats ours.
-    job: TrainingJob = config["job"]
-    compute: Compute = config["compute"]
-    stop_signal: StopSignal = config["stop_signal"]
+    config = given["config"]
+    job, stop_signal = config.job, config.stop_signal
     if reason := stop_signal.reason():
-        return Outcome(kind="refused", reason=reason)
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+        return ValueError(f"{job.title}: {reason}")
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    rank = context.get_world_rank()
     if device.type == "cpu":
         share = max(1, num_cpus() // context.get_local_world_size())
-        torch.set_num_threads(compute.threads or share)
+        torch.set_num_threads(config.compute.threads or share)
     set_precision(job.plan.precision)
-    watchdog = HangWatchdog(rank, compute.timeout)
-    early_save = EarlySave(job.title, rank, device, stop_signal)
-    uploader = CheckpointUploader(stop_signal)
+    watchdog = HangWatchdog(rank, config.compute.timeout)
     try:
-        source = job.source(rank, world_size, device)
-        with trace(config["trace"] if rank == 0 else None) as trace_step:
-            hooks = Reporter(job, source, rank, uploader, early_save, watchdog, trace_step)
-            state = load_state(job, compute, source, hooks.print)
+        source = job.source(rank, context.get_world_size(), device)
+        with trace(None if rank else config.trace) as trace_step:
+            hooks = Reporter(source, stop_signal, watchdog, trace_step)
+            state = load_state(config, source, hooks.print)
             for model in {unwrap(state.model), state.validated_model}:
                 model.register_forward_hook(lambda *_: watchdog.note_progress())
             fit(state, job.plan, source, hooks)
     except StoppedError:
-        return Outcome(kind="stopped")
+        return StoppedError(f"{job.title}: stopped as asked; the same command resumes from there")
     except DivergedError as error:
-        return Outcome(kind="diverged", reason=f"{error}{name_samples(error, source)}")
+        return DivergedError(f"{job.title}: {error}{name_samples(error, source)}")
     except ValueError as error:
         # The other ranks may be waiting for this one: fail, and tell the next attempt why.
         stop_signal.give_up(str(error))
         raise
     finally:
-        watchdog.stop()
-    return Outcome(kind="finished")
+        watchdog.pause()
+    return None
 
 
 def load_state(
-    job: TrainingJob, compute: Compute, source: WorkerSource, print_line: Callable[[str], None]
+    config: WorkerConfig, source: WorkerSource, print_line: Callable[[str], None]
 ) -> TrainState:
     """Build the model to train; return its state, from the last checkpoint when there is one."""
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    job, compute = config.job, config.compute
+    rank, world_size, device = source.rank, source.world_size, source.device
     torch.manual_seed(job.seed)
     model = to_channels_last(job.build(), device)
     # From here on each rank draws its own random numbers.
@@ -108,6 +108,8 @@ def load_state(
     if compute.compile:
         compile_training(unwrap(model), print_line)
     saved = ray.train.get_checkpoint()
+    if saved is None and config.checkpoints:
+        saved = find_newest(config.checkpoints)
     if saved:
         with saved.as_directory() as folder:
             checkpoint.load(state, Path(folder), rank)

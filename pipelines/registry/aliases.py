@@ -28,7 +28,7 @@ Holder = dict[str, str]
 
 
 def holder(client: MlflowClient, alias: str) -> str | None:
-    """The version that holds an alias, None when nobody does."""
+    """Return the version that holds an alias, None when nobody does."""
     try:
         return str(client.get_model_version_by_alias(NAME, alias).version)
     except MlflowException as error:
@@ -38,12 +38,12 @@ def holder(client: MlflowClient, alias: str) -> str | None:
 
 
 def history(client: MlflowClient, alias: str) -> list[Holder]:
-    """The versions that held an alias in turn, the one that holds it last."""
+    """Return the versions that held an alias in turn, the one that holds it last."""
     held = holder(client, alias)
     if held is None:
         return []
     tags = client.get_registered_model(NAME).tags
-    past: list[Holder] = json.loads(tags.get(_tag(alias)) or "[]")
+    past: list[Holder] = json.loads(tags.get(f"{alias}_holders") or "[]")
     if past and past[-1]["version"] == held:
         return past
     return [*past, {"version": held, "since": "", "reason": "set elsewhere"}]
@@ -66,13 +66,13 @@ def give(
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     holders = [*past, {"version": version, "since": now, "reason": reason}]
-    client.set_registered_model_tag(NAME, _tag(alias), json.dumps(holders))
+    client.set_registered_model_tag(NAME, f"{alias}_holders", json.dumps(holders))
     if alias == CHAMPION and holder(client, CHALLENGER) == version:
         client.delete_registered_model_alias(NAME, CHALLENGER)
 
 
 def describe(client: MlflowClient, alias: str) -> str:
-    """Who holds an alias, since when, after whom, and why, in words."""
+    """Say who holds an alias, since when, after whom, and why."""
     holders = history(client, alias)
     if not holders:
         return f"nobody holds {alias!r}"
@@ -83,11 +83,7 @@ def describe(client: MlflowClient, alias: str) -> str:
 
 
 def data_alias(name: str) -> str:
-    """The alias of the best version on a data set: its name, as MLflow takes it."""
+    """Return the alias of the best version on a data set: its name, as MLflow takes it."""
     alias = slug(name, length=250, keep="-_")
     # `latest` and v1, v2, ... are MLflow's own.
     return f"data-{alias}" if alias == "latest" or re.fullmatch(r"v\d+", alias) else alias
-
-
-def _tag(alias: str) -> str:
-    return f"{alias}_holders"

@@ -24,8 +24,9 @@ FOLDER = "scores"
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """Whether a version got an alias, and why or why not."""
+    """The decision on an alias: whether the version got it, and why."""
 
+    version: int
     promoted: bool
     reason: str
 
@@ -39,7 +40,7 @@ def promote(
     tracker: Tracker,
     metric: str = METRIC,
 ) -> Promotion:
-    """Give a version an alias if it beats the version that holds it.
+    """Give a version an alias if its gain over the holder has a 95 % interval above 0.
 
     scores: of the version, per image of the reader's split.  flip: each map was averaged with the
     mirrored picture's.
@@ -47,28 +48,22 @@ def promote(
     client = tracker.client
     past = aliases.history(client, alias)
     if past and past[-1]["version"] == version:
-        return Promotion(promoted=True, reason=past[-1]["reason"])
+        return Promotion(version=int(version), promoted=True, reason=past[-1]["reason"])
+    is_better, reason = True, "the first"
     if past:
-        held = mlflow_registry.find_version(client, version=int(past[-1]["version"]))
-        (difference,) = compare.compare(scores, scores_of(held, reader, flip, tracker), [metric])
-        decision = decide(difference, f"version {held.version}", reader)
-    else:
-        decision = Promotion(promoted=True, reason="the first")
-    if decision.promoted:
-        aliases.give(client, alias, version, decision.reason, past)
-    return decision
-
-
-def decide(difference: compare.Difference, holder: str, reader: ShardReader) -> Promotion:
-    """The rule: better, with a 95 % interval above 0."""
-    gain = difference.gain
-    reason = (
-        f"{difference.metric} {difference.first:.4f} against {difference.second:.4f} of {holder}, "
-        f"a gain of {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.num} images of "
-        f"{reader.manifest.name}/{reader.split}; the 95 % interval is "
-        f"{'' if difference.better else 'not '}above 0"
-    )
-    return Promotion(promoted=difference.better, reason=reason)
+        holder = past[-1]["version"]
+        held = mlflow_registry.find_version(client, version=int(holder))
+        (found,) = compare.compare(scores, scores_of(held, reader, flip, tracker), [metric])
+        gain, is_better = found.gain, found.better
+        reason = (
+            f"{metric} {found.first:.4f} against {found.second:.4f} of version {holder}, a gain of "
+            f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.num} images of "
+            f"{reader.manifest.name}/{reader.split}; the 95 % interval is "
+            f"{'' if is_better else 'not '}above 0"
+        )
+    if is_better:
+        aliases.give(client, alias, version, reason, past)
+    return Promotion(version=int(version), promoted=is_better, reason=reason)
 
 
 def keep_scores(
@@ -84,26 +79,24 @@ def keep_scores(
 
 
 def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -> ScoreTable:
-    """A registered version's scores per image on a split: those its run kept, or computed now."""
+    """Return a version's scores per image on a split: those its run kept, or computed now."""
     from mlflow.exceptions import MlflowException
 
-    weights = version.tags.get("weights_sha256")
+    weights, name = version.tags.get("weights_sha256"), f"version {version.version}"
     with tempfile.TemporaryDirectory() as scratch:
         with suppress(MlflowException, OSError, ValueError):  # None were kept, or they are gone.
-            name = f"{FOLDER}/{_file_name(reader, flip)}"
-            path = tracker.client.download_artifacts(version.run_id, name, scratch)
+            file = f"{FOLDER}/{_file_name(reader, flip)}"
+            path = tracker.client.download_artifacts(version.run_id, file, scratch)
             kept = read_parquet(Path(path))
             if weights and kept.about.get("weights_sha256") == weights:
                 return kept
-        print(f"version {version.version} has no scores on these images: scoring it now")
+        print(f"{name} has no scores on these images: scoring it now")
         pulled = mlflow_registry.pull(
             Path(scratch) / "model", tracker.uri, version=int(version.version)
         )
         source = ModelSource(model=package.load(pulled).model, flip=flip, alone=True)
-        scores = evaluate.evaluate(
-            [source], reader, title=f"version {version.version}", with_baselines=False
-        )
-    return scores.renamed(MODEL, f"version {version.version}")
+        scores = evaluate.evaluate([source], reader, title=name, with_baselines=False)
+    return scores.renamed(MODEL, name)
 
 
 def _file_name(reader: ShardReader, flip: bool) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,9 @@ from pipelines.config.identity import slug
 from pipelines.evaluation.compare import METRIC
 from pipelines.evaluation.score_table import ScoreTable
 from pipelines.registry.aliases import CHALLENGER, data_alias
-from pipelines.registry.promotion import keep_scores, promote
+from pipelines.registry.promotion import Promotion, keep_scores, promote
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.read.reader import ShardReader
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 DESCRIPTION = (
     "Where people look in a picture. `emlnet pull FOLDER` fetches the version that is `champion`; "
@@ -37,15 +33,6 @@ PACKAGES = ["torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "f
 """Packages that a server of the registered model needs, beside MLflow."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegisteredVersion:
-    """A registered version.  promoted: whether it became champion; reason: why, or why not."""
-
-    version: int
-    promoted: bool
-    reason: str
-
-
 def publish(
     folder: Path,
     tracker: Tracker,
@@ -54,7 +41,7 @@ def publish(
     reader: ShardReader,
     flip: bool,
     metric: str = METRIC,
-) -> RegisteredVersion:
+) -> Promotion:
     """Register a packaged model as a new version of models:/emlnet, with its scores as tags.
 
     folder: the package.  run_id: its run, which keeps the scores per image.  scores: of the model
@@ -66,11 +53,11 @@ def publish(
     client = tracker.client
     described = package.read_description(folder)
     weights, about = described.files[package.WEIGHTS], described.about
-    number = register(folder, str(about.get("name") or "model"), tracker, run_id, weights)
-    version = str(number)
+    version = str(register(folder, str(about.get("name") or "model"), tracker, run_id))
     scores = keep_scores(scores, tracker, run_id, weights, reader, flip)
     (estimates,) = scores.estimates.values()
     tags = {
+        "weights_sha256": weights,
         "data": reader.manifest.name,
         "data_digest": reader.manifest.digest,
         "split": reader.split,
@@ -92,28 +79,17 @@ def publish(
     best_on_data = data_alias(reader.manifest.name)
     if best_on_data not in (CHAMPION, CHALLENGER):
         promote(best_on_data, version, scores, reader, flip, tracker, metric)
-    return RegisteredVersion(version=number, promoted=decision.promoted, reason=reason)
+    return replace(decision, reason=reason)
 
 
-def register(folder: Path, name: str, tracker: Tracker, run_id: str, weights: str) -> int:
-    """Log a package as an MLflow model of its run and register it; return the version.
+def register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
+    """Log a package as an MLflow model of its run and register it, once; return the version.
 
-    name: of the model on MLflow's pages.  weights: the digest by which a model that was logged or
-    registered before is found again.
+    name: of the model on MLflow's pages.
     """
-    import mlflow
-
     client = tracker.client
     known = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
-    same = [int(each.version) for each in known if each.tags.get("weights_sha256") == weights]
-    if same:
-        version = same[0]
-    else:
-        mlflow.set_tracking_uri(tracker.uri)
-        mlflow.set_registry_uri(tracker.uri)
-        model_id = _logged(client, run_id, weights) or _log(folder, name, client, run_id, weights)
-        tags = {"weights_sha256": weights}  # In one call with the version: it is found again.
-        version = int(mlflow.register_model(f"models:/{model_id}", NAME, tags=tags).version)
+    version = int(known[0].version) if known else _log(folder, name, tracker, run_id)
     client.update_registered_model(NAME, DESCRIPTION)
     card = folder / package.CARD
     if card.is_file():
@@ -121,20 +97,8 @@ def register(folder: Path, name: str, tracker: Tracker, run_id: str, weights: st
     return version
 
 
-def _logged(client: MlflowClient, run_id: str, weights: str) -> str | None:
-    """The id of a run's logged model that is complete and has these weights."""
-    from mlflow.entities import LoggedModelStatus
-
-    found = client.search_logged_models(
-        [client.get_run(run_id).info.experiment_id],
-        f"source_run_id = '{run_id}' and tags.weights_sha256 = '{weights}'",
-    )
-    ready = [str(model.model_id) for model in found if model.status == LoggedModelStatus.READY]
-    return ready[0] if ready else None
-
-
-def _log(folder: Path, name: str, client: MlflowClient, run_id: str, weights: str) -> str:
-    """Log a package as an MLflow model of its run; return the model's id."""
+def _log(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
+    """Log a package as an MLflow model of its run, and register it; return the version."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -144,7 +108,9 @@ def _log(folder: Path, name: str, client: MlflowClient, run_id: str, weights: st
         outputs=Schema([ColSpec(DataType.string, "saliency_png")]),
         params=ParamSchema([ParamSpec("flip", DataType.boolean, False)]),
     )
-    ended = client.get_run(run_id).info.end_time
+    mlflow.set_tracking_uri(tracker.uri)
+    mlflow.set_registry_uri(tracker.uri)
+    ended = tracker.client.get_run(run_id).info.end_time
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*type hint")
         logged = mlflow.pyfunc.log_model(
@@ -158,11 +124,11 @@ def _log(folder: Path, name: str, client: MlflowClient, run_id: str, weights: st
             ],
             signature=signature,
             input_example=(example(), {"flip": False}),
-            tags={"weights_sha256": weights},
+            registered_model_name=NAME,
         )
     if ended:  # Else the run's duration would include the time until now.
-        client.set_terminated(run_id, "FINISHED", ended)
-    return str(logged.model_id)
+        tracker.client.set_terminated(run_id, "FINISHED", ended)
+    return int(logged.registered_model_version)
 
 
 def show_version(tracker: Tracker, version: int, run_id: str) -> None:

@@ -15,51 +15,33 @@ from emlnet.backbones import find_backbone
 from emlnet.backbones.weights import WORDS
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.framing import Size
-from emlnet.data.samples import Batch
+from emlnet.data.samples import Batch, Decoded
 from emlnet.inference import package
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune, prepare
-from emlnet.training.state import Plan
-from emlnet.training.validation import TrainBatch
+from emlnet.training.validation import Inputs, TrainBatch
 from pipelines.config.identity import flatten
-from pipelines.ray_train.training_job import WorkerSource
+from pipelines.config.options import TrainingCommand
+from pipelines.ray_train.training_job import TrainingJob, WorkerSource
 from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures
 from shards.read.loader import ErrorPolicy, Loader
-from shards.read.reader import SplitReader, open_split, step_keys
+from shards.read.reader import open_split
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderJob:
-    """One encoder to finetune on one or more folders of shards.
+class EncoderJob(TrainingJob):
+    """One encoder to finetune."""
 
-    name: in progress lines; default: by the backbone.
-    """
-
-    data: tuple[Path | str, ...]
     encoder: EncoderConfig
-    plan: Plan
-    seed: int
-    loader_workers: int = 0
-    num_examples: int = 0
-    errors: ErrorPolicy = field(default_factory=ErrorPolicy)
-    mix: tuple[float, ...] = ()
     finetune: Finetune = field(default_factory=Finetune)
-    name: str = ""
-
-    @property
-    def title(self) -> str:
-        """The name in progress lines."""
-        return self.name or f"encoder {self.encoder.backbone}"
+    loader_workers: int = 0
+    errors: ErrorPolicy = field(default_factory=ErrorPolicy)
 
     def build(self) -> nn.Module:
         """Return the encoder with the weights to start from."""
         return prepare(start_encoder(self.encoder), self.finetune)
-
-    def reader(self, split: str) -> SplitReader:
-        """Return the samples of a split."""
-        return open_split(self.data, split)
 
     def source(self, rank: int, world_size: int, device: torch.device) -> ShardSource:
         """Return one rank's batches."""
@@ -82,44 +64,33 @@ class ShardSource(WorkerSource):
     """One rank's batches of images, from shards."""
 
     def __init__(self, job: EncoderJob, rank: int, world_size: int, device: torch.device) -> None:
-        self.job, self.device = job, device
-        train, val = job.reader("train"), job.reader("val")
+        super().__init__(job, rank, world_size, device)
+        plan, train, val = job.plan, self.readers["train"], self.readers["val"]
         common: dict[str, Any] = {
             "rank": rank,
             "world_size": world_size,
             "num_workers": job.loader_workers,
             "pin_memory": device.type == "cuda",
-            **canvas_of(job.encoder, [*train.sizes, *val.sizes]),
             "errors": job.errors,
+            **canvas_of(job.encoder, [*train.sizes, *val.sizes]),
         }
         self._train = Loader(
             train,
-            job.plan.batch_size,
+            plan.batch_size,
             seed=job.seed,
             shuffle=True,
             mix=job.mix,
-            augmentation=job.plan.augmentation,
-            micro_batch=job.plan.micro_batch,
+            augmentation=plan.augmentation,
+            micro_batch=plan.micro_batch,
             **common,
         )
-        self._val = Loader(val, job.plan.batch_size, **common)
+        self._val = Loader(val, plan.batch_size, **common)
         self.steps_per_epoch = self._train.num_steps
         self.batches_per_step = self._train.num_parts
 
     def train(self, epoch: int, start_step: int) -> Iterator[TrainBatch]:
         """Return the batches of an epoch, from 0, without its first `start_step` steps."""
         return map(self._prepare, self._train.epoch(epoch, start_step))
-
-    def keys(self, epoch: int, step: int) -> list[str]:
-        """Return the images of all ranks in a step of an epoch, both from 0."""
-        return step_keys(
-            self._train.reader,
-            self.job.plan.batch_size,
-            self.job.seed,
-            epoch,
-            step,
-            self.job.mix,
-        )
 
     def val(self) -> Iterator[TrainBatch]:
         """Return this rank's share of the validation batches."""
@@ -129,13 +100,9 @@ class ShardSource(WorkerSource):
         """Return the number of images of the latest epoch that this rank could not read."""
         return self._train.num_unread + self._val.num_unread
 
-    def examples(self, num: int) -> Iterator[figures.Example]:
-        """Return at most `num` validation images to draw."""
-        return figures.examples(
-            self._val.reader,
-            num,
-            lambda _, sample: figures.photograph_input(sample, self.device),
-        )
+    def example_inputs(self, position: int, sample: Decoded) -> Inputs:
+        """Return the photograph."""
+        return figures.photograph_input(sample, self.device)
 
     def _prepare(self, batch: Batch) -> TrainBatch:
         return (prepare_image(batch, self.device),), prepare_targets(batch, self.device)
@@ -147,24 +114,15 @@ def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
     return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
 
 
-def letterboxed(config: EncoderConfig, readers: Sequence[SplitReader]) -> EncoderConfig:
-    """Return the config; images of several sizes make a `density` encoder letterbox."""
-    mixed = len({size for reader in readers for size in reader.sizes}) > 1
-    return replace(config, letterbox=config.letterbox or (mixed and config.readout == "density"))
-
-
 def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
-    """Return the config for workers; ValueError for weights that do not fit it."""
-    config = absolute(config)
+    """Return the config for workers, with the absolute path of its weights.
+
+    Raises ValueError for weights that do not fit it.
+    """
+    if config.weights not in WORDS:
+        config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
     prepare(start_encoder(config), finetune)
     return config
-
-
-def absolute(config: EncoderConfig) -> EncoderConfig:
-    """Return the config with the absolute path of its weights: workers run in other folders."""
-    if config.weights in WORDS:
-        return config
-    return replace(config, weights=str(Path(config.weights).expanduser().absolute()))
 
 
 def start_encoder(config: EncoderConfig) -> Encoder:
@@ -206,40 +164,40 @@ def licence_of(config: EncoderConfig) -> str:
 
 def encoder_stage(
     context: RunContext,
-    name: str,
+    command: TrainingCommand,
+    title: str,
     folder: str,
     config: EncoderConfig,
-    plan: Plan,
-    seed: int,
     finetune: Finetune,
-    mix: tuple[float, ...] = (),
+    seed: int,
 ) -> Stage:
     """Return the stage that finetunes one encoder.
 
-    name: in tables.  folder: its own in the run's.  mix: shares of the data sets.
+    title: in tables and progress lines.  folder: its own in the run's.  On images of several sizes
+    a `density` encoder letterboxes.
     """
-    readers = [open_split(context.data, split) for split in ("train", "val")]
-    config = letterboxed(absolute(config), readers)
+    config = checked(config, finetune)
+    sizes = {size for split in ("train", "val") for size in open_split(context.data, split).sizes}
+    if config.readout == "density" and len(sizes) > 1:
+        config = replace(config, letterbox=True)
     job = EncoderJob(
         data=context.data,
-        encoder=config,
-        plan=plan,
+        plan=command.plan,
         seed=seed,
-        loader_workers=context.compute.loader_workers,
+        mix=command.mix,
+        title=title,
         num_examples=figures.NUM_EXAMPLES,
-        errors=context.compute.errors,
-        mix=mix,
+        encoder=config,
         finetune=finetune,
-        name=name,
+        loader_workers=context.compute.loader_workers,
+        errors=context.compute.errors,
     )
-    job.build()  # Wrong weights fail here, not in a worker.
     return Stage(
-        name=name,
         kind="encoder",
         job=job,
         context=context,
         folder=context.folder / folder,
-        params={**flatten(config), **flatten(finetune), **flatten(plan), "seed": seed},
+        params={**flatten(config), **flatten(finetune), **flatten(job.plan), "seed": seed},
         backbones=config.backbone,
         licence=licence_of(config),
     )

@@ -1,4 +1,10 @@
-"""Frozen encoders that a decoder joins: their packages and their cached readouts."""
+"""Frozen encoders that a decoder joins, and the cache of their readouts.
+
+Readouts are computed once, read by position, and shared by all decoders.  One folder per encoder,
+named by a digest of everything that its readouts depend on, holds for each split files of `PART`
+samples with a tensor per tapped layer, float16 (samples, 2, h, w), the second of the two for the
+mirrored image.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
+from emlnet.atomic_files import replace_file
+from emlnet.data.batches import prepare_image
+from emlnet.data.samples import collate
 from emlnet.inference import package
 from emlnet.models.eml_net import encoder_names
 from emlnet.models.encoder import Encoder
+from emlnet.models.precision import to_channels_last
 from emlnet.registry import mlflow_registry
 from pipelines.config.flags import RUN
-from pipelines.stages import readout_cache
+from pipelines.config.identity import digest, slug
+from pipelines.ray_cluster import tasks
 from shards.files.manifest import Manifest
+from shards.read.loader import check_sizes
+from shards.read.reader import SplitReader, open_split
+
+PART = 50
+"""Samples of a file: what is lost when a worker dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,32 +51,27 @@ class FrozenEncoder:
     weights: str
     licence: str
 
-    @property
-    def source(self) -> str:
-        """Its name in the parameters of a run."""
-        return f"{self.encoder.config.backbone} {self.weights[:12]}"
-
 
 def open_encoders(
     packages: Sequence[Path], manifest: Manifest, caches: Path
 ) -> list[FrozenEncoder]:
     """Return all encoders of some packages; a decoder's package holds several.
 
-    caches: folder that holds the folders of readouts.
+    caches: folder of all caches.
     """
     encoders = []
-    for path in packages:
-        packaged = package.load(path)
+    for packaged in map(package.load, packages):
         for encoder in packaged.encoders:
             # For an encoder's package this is the digest of its weights file.
             tensors = {k: v.contiguous() for k, v in encoder.state_dict().items()}
             weights = hashlib.sha256(save(tensors)).hexdigest()
-            cache = caches / readout_cache.key(encoder, manifest.digest, weights)
-            encoders.append(
-                FrozenEncoder(
-                    encoder=encoder, cache=cache, weights=weights, licence=packaged.licence
-                )
+            frozen = FrozenEncoder(
+                encoder=encoder,
+                cache=caches / cache_name(encoder, manifest.digest, weights),
+                weights=weights,
+                licence=packaged.licence,
             )
+            encoders.append(frozen)
     return encoders
 
 
@@ -65,13 +80,10 @@ def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> l
 
     folder: where packages from elsewhere are pulled to.
     """
+    uris = [f"runs:/{name}" if RUN.fullmatch(name) else name for name in encoders]
     return [
-        mlflow_registry.resolve(
-            f"runs:/{uri}" if RUN.fullmatch(uri) else uri,
-            tracking_uri,
-            folder / "encoders" / str(number),
-        )
-        for number, uri in enumerate(encoders)
+        mlflow_registry.resolve(uri, tracking_uri, folder / "encoders" / str(number))
+        for number, uri in enumerate(uris)
     ]
 
 
@@ -84,9 +96,114 @@ def compute_readouts(
     """Compute the readouts of encoders that are not cached yet."""
     names = encoder_names([each.encoder.config.backbone for each in encoders])
     for name, each in zip(names, encoders, strict=True):
-        readout_cache.build(each.cache, data, splits, each.encoder, use_gpu, name)
+        build_cache(each.cache, data, splits, each.encoder, use_gpu, name)
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:
-    """The folder that holds the folders of readouts: as given, else shared by neighbouring runs."""
+    """Return the folder of all caches: as given, else one that neighbouring runs share."""
     return given.expanduser().absolute() if given else run_folder.parent / "readouts"
+
+
+def cache_name(encoder: Encoder, data_digest: str, weights_digest: str) -> str:
+    """Return the name of the folder that holds an encoder's readouts on a data set."""
+    name = slug(encoder.config.backbone, keep="_-.")
+    return f"{name}-{digest(config=encoder.config, data=data_digest, weights=weights_digest)[:16]}"
+
+
+def build_cache(
+    folder: Path,
+    data: Sequence[Path | str],
+    splits: Sequence[str],
+    encoder: Encoder,
+    use_gpu: bool | None = None,
+    name: str = "",
+) -> Path:
+    """Compute an encoder's readouts of whole splits; files that are there are kept.
+
+    folder: named by `cache_name`.  data: folders of shards.  name: in progress lines.
+    Raises ValueError when images of several sizes would need readouts of several sizes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = name or encoder.config.backbone
+    for split in splits:
+        reader = open_split(data, split)
+        parts = tasks.split(len(reader), PART)
+        missing = [part for part in parts if not part_file(folder, split, part[0]).is_file()]
+        if not missing:
+            print(f"readouts of {name}, {split}: already in {folder}", flush=True)
+            continue
+        check_canvas(reader, encoder)
+        title = f"readouts of {name}, {split}"
+        tasks.spread(
+            _compute, missing, encoder, reader, split, folder, title=title, use_gpu=use_gpu
+        )
+    return folder
+
+
+def check_canvas(reader: SplitReader, encoder: Encoder) -> None:
+    """Raise ValueError when an encoder sees images of a split at several sizes."""
+    if encoder.config.letterbox or encoder.kind == "eml":
+        return
+    try:
+        check_sizes(reader)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; the encoder {encoder.config.backbone} was trained on pictures of one size: "
+            "train it on these, and it letterboxes"
+        ) from None
+
+
+@torch.inference_mode()
+def _compute(
+    part: list[int],
+    device: torch.device,
+    encoder: Encoder,
+    reader: SplitReader,
+    split: str,
+    folder: Path,
+) -> None:
+    """Compute and write the readouts of one part."""
+    encoder = to_channels_last(encoder, device).eval()
+    rows: list[list[Tensor]] = []
+    for position in part:
+        sample = reader.decoded(position)
+        batch = collate([sample, sample], np.ones(2, np.float32), np.array([False, True]))
+        readouts = encoder.readouts(prepare_image(batch, device))
+        rows.append([readout[:, 0].half().cpu() for readout in readouts])
+    taps = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}
+    with replace_file(part_file(folder, split, part[0])) as temporary:
+        save_file(taps, temporary)
+
+
+def part_file(folder: Path, split: str, first: int) -> Path:
+    """Return the file of the part whose first sample is at this position."""
+    return folder / f"{split}-{first:06d}.safetensors"
+
+
+class Cache:
+    """Readouts of one encoder on one split, in memory.
+
+    Raises ValueError when a file of the split is missing or cut short.
+    """
+
+    def __init__(self, folder: Path, split: str, num_samples: int) -> None:
+        self.parts: list[list[Tensor]] = []
+        """Of each file, for each tapped layer (samples, 2, h, w) float16."""
+        for first in range(0, num_samples, PART):
+            path = part_file(folder, split, first)
+            try:
+                taps = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"{path} is missing or cut short ({error}); delete it, and "
+                    "`python -m pipelines readouts` computes it again"
+                ) from error
+            self.parts.append([taps[str(tap)] for tap in range(len(taps))])
+
+    def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
+        """For each tapped layer return (B, 1, h, w) float16 of these samples, mirrored or not."""
+        chosen = [
+            [tap[position % PART, int(flip)] for tap in self.parts[position // PART]]
+            for position, flip in zip(positions, flips, strict=True)
+        ]
+        return [torch.stack(taps)[:, None] for taps in zip(*chosen, strict=True)]

@@ -11,27 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from emlnet.inference import package
+from emlnet.metrics.saliency_metrics import METRICS
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import encoder_names
 from emlnet.public_url import public_url
 from pipelines.config.identity import flatten
 from pipelines.config.options import FullCommand
-from pipelines.evaluation import score_table
-from pipelines.ray_cluster import check_nodes, connection, sizing
+from pipelines.evaluation import evaluate, score_table
+from pipelines.evaluation.compare import METRIC
+from pipelines.evaluation.sources import MODEL, ModelSource
+from pipelines.ray_cluster import check_nodes, sizing, tasks
 from pipelines.registry.publish import publish
-from pipelines.stages import full_report, packing
+from pipelines.stages import full_report, run_context
 from pipelines.stages.decoder_stage import decoder_stage
 from pipelines.stages.encoder_stage import encoder_stage
 from pipelines.stages.frozen_encoders import cache_folder, open_encoders
-from pipelines.stages.run_context import RunContext, identify, open_run_folder
-from pipelines.stages.score_stage import pick_best, score
+from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import run_folder
-from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags
-from shards.files.manifest import Manifest
+from pipelines.tracking.run_folder import StageResult
+from shards.build.writer import build
+from shards.files.manifest import MANIFEST, Manifest
 from shards.files.store import location
-from shards.read.order import check_mix
+from shards.layouts.all_layouts import walk
 from shards.read.reader import ShardReader
 
 DONE = "done.json"
@@ -45,7 +49,7 @@ def run(command: FullCommand) -> dict[str, Any]:
 
     What an earlier attempt did in the same folder is found there and not done again.
     """
-    began, seconds = time.monotonic(), dict[str, float]()
+    began = time.monotonic()
     sources = [location(source) for source in command.data]
     folder = open_folder(command, sources)
     if (folder / DONE).is_file():
@@ -53,17 +57,14 @@ def run(command: FullCommand) -> dict[str, Any]:
         known: dict[str, Any] = json.loads((folder / score_table.JSON).read_text())
         full_report.print_summary(known)
         return known
-    connection.connect(command.compute)
-    check(command)
-    with timed(seconds, "shards"):
-        data = packing.pack_all(sources, folder)
-    with open_context(command, folder, data) as context:
-        encoders, trained = finetune(command, context)
-        with timed(seconds, "readouts"):
-            decoder = join(command, context, trained)
-        results = send([*encoders, decoder], [*trained, decoder.run()])
-        with timed(seconds, "scores"):
-            scores = score(context, results, command.flip_scores)
+    run_context.connect(command, command.decoder_plan.batch_size)
+    names = ["shards", *(f"shards-{number}" for number in range(2, len(sources) + 1))]
+    data = tuple(map(pack, sources, (folder / name for name in names)))
+    with open_parent(command, folder, data) as context:
+        encoders = finetune(command, context)
+        decoder = join(command, context, [result for _, result in encoders])
+        results = send([*encoders, (decoder, decoder.run())])
+        scores = score(context, results, command.flip_scores)
         best = pick_best(scores, results)
         published = publish(
             best.package,
@@ -73,7 +74,7 @@ def run(command: FullCommand) -> dict[str, Any]:
             ShardReader(data[0], "val"),
             command.flip_scores,
         )
-        seconds |= {result.name: result.seconds for result in results}
+        seconds = {result.name: result.seconds for result in results}
         seconds["all"] = time.monotonic() - began
         report = full_report.write_report_files(context, scores, best, published, seconds)
     run_folder.write_json(folder / DONE, {"run_id": context.parent})
@@ -84,119 +85,128 @@ def run(command: FullCommand) -> dict[str, Any]:
 def open_folder(command: FullCommand, sources: Sequence[Path | str]) -> Path:
     """Make or find the run's folder, absolute."""
     name = "+".join(Path(public_url(source)).name for source in sources)
-    identity = identify(
+    identity = run_context.identify(
         command,
         command.weights,
         command="full",
         source=" ".join(map(public_url, sources)),
-        data="+".join(map(packing.fingerprint, sources)),
+        data="+".join(map(fingerprint, sources)),
     )
-    return open_run_folder(command.tracking.out, f"full-{name}", identity)
+    return run_context.open_run_folder(command.tracking.out, f"full-{name}", identity)
 
 
-def check(command: FullCommand) -> None:
-    """Raise ValueError for what would stop a later stage, before the first one trains."""
-    for plan in (command.plan, command.decoder_plan):
-        sizing.check_batch(plan.batch_size, command.compute)
-    if command.mix:
-        check_mix(command.data, command.mix)
+def fingerprint(source: Path | str) -> str:
+    """Return what tells one data set from another, for a folder of shards or a raw one."""
+    return Manifest.load(source).digest if is_packed(source) else walk(Path(source)).fingerprint
+
+
+def is_packed(source: Path | str) -> bool:
+    """Whether a data set is a folder of shards, or the URL of one."""
+    return isinstance(source, str) or (source / MANIFEST).is_file()
+
+
+def pack(source: Path | str, out: Path) -> Path | str:
+    """Return shards as they are; pack a raw data set into `out`, a Ray task for each shard."""
+    if is_packed(source):
+        return source
+    check_nodes.check([source], out)
+    print(f"shards: packing {public_url(source)}", flush=True)
+    build(Path(source), out, map_=tasks.each)
+    return out
 
 
 @contextmanager
-def open_context(
+def open_parent(
     command: FullCommand, folder: Path, data: tuple[Path | str, ...]
 ) -> Iterator[RunContext]:
-    """Open the parent MLflow run; what the stages share."""
-    check_nodes.check(data, folder, command.compute.storage_folder)
-    manifest = Manifest.join([Manifest.load(each) for each in data])
-    tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
-    with tracker.run(
+    """Open the parent MLflow run; yield what the stages share."""
+    context = run_context.open_context(command, folder, data)
+    tags = {"backbone": "+".join(command.backbones), "seed": str(command.seed)}
+    with context.tracker.run(
         folder,
         f"{command.preset or 'full'} {time.strftime('%Y-%m-%d %H:%M', time.gmtime())}",
         params=flatten(command),
-        tags={
-            **data_tags("full", manifest),
-            "backbone": "+".join(command.backbones),
-            "seed": str(command.seed),
-        },
-        data=(data[0], manifest),
+        tags={**data_tags("full", context.manifest), **tags},
+        data=(data[0], context.manifest),
     ) as run_id:
         print(f"MLflow run {run_id} in {public_url(command.tracking.uri)}", flush=True)
-        yield RunContext(
-            folder=folder,
-            data=data,
-            manifest=manifest,
-            tracker=tracker,
-            compute=command.compute,
-            parent=run_id,
-        )
+        yield replace(context, parent=run_id)
 
 
-def finetune(
-    command: FullCommand, context: RunContext
-) -> tuple[list[Stage], list[run_folder.StageResult]]:
+def finetune(command: FullCommand, context: RunContext) -> list[tuple[Stage, StageResult]]:
     """Finetune the encoders, as many at the same time as the cluster has room for."""
     names = encoder_names(command.backbones)
-    concurrency = sizing.plan_concurrency(context.compute, len(names))
-    print(f"encoders: {concurrency.reason}", flush=True)
+    at_once, compute = sizing.plan_concurrency(context.compute, len(names))
+    print(f"encoders: {at_once} of {len(names)} at a time", flush=True)
     stages = [
         encoder_stage(
-            replace(context, compute=concurrency.compute),
+            replace(context, compute=compute),
+            command,
             name,
             f"encoder-{number}-{config.backbone.replace(':', '-')}",
             config,
-            command.plan,
-            command.seed + number,
             command.finetune,
-            command.mix,
+            command.seed + number,
         )
         for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
     ]
-    if concurrency.num_stages == 1:  # In this thread, which a second Ctrl-C interrupts.
-        return stages, [stage.run() for stage in stages]
-    with ThreadPoolExecutor(concurrency.num_stages) as pool:
-        return stages, list(pool.map(Stage.run, stages))
+    if at_once == 1:  # In this thread, which a second Ctrl-C interrupts.
+        return [(stage, stage.run()) for stage in stages]
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(zip(stages, pool.map(Stage.run, stages), strict=True))
 
 
-def join(
-    command: FullCommand, context: RunContext, encoders: Sequence[run_folder.StageResult]
-) -> Stage:
+def join(command: FullCommand, context: RunContext, encoders: Sequence[StageResult]) -> Stage:
     """Compute the encoders' readouts; return the stage that trains a decoder on them."""
     packages = [encoder.package for encoder in encoders]
     caches = cache_folder(command.readouts, context.folder)
-    return decoder_stage(
-        context,
-        open_encoders(packages, context.manifest, caches),
-        DecoderConfig(readout=command.readout),
-        command.decoder_plan,
-        command.seed,
-        mix=command.mix,
-    )
+    frozen = open_encoders(packages, context.manifest, caches)
+    config = DecoderConfig(readout=command.readout)
+    return decoder_stage(context, command, command.decoder_plan, config, frozen)
 
 
-def send(
-    stages: Sequence[Stage], results: Sequence[run_folder.StageResult]
-) -> list[run_folder.StageResult]:
+def send(trained: Sequence[tuple[Stage, StageResult]]) -> list[StageResult]:
     """Return the results, once MLflow has everything that the stages gave.
 
     Raises RuntimeError that names what MLflow lacks, when no server answers for a while.
     """
-    tracker, folder = stages[0].context.tracker, stages[0].context.folder
-    if not all(stage.is_sent for stage in stages):
-        tracker.wait(SECONDS_FOR_MLFLOW)
-    sent = [stage.send(result) for stage, result in zip(stages, results, strict=True)]
-    kept = [stage.name for stage in stages if not stage.is_sent]
+    context = trained[0][0].context
+    if not all(stage.is_sent for stage, _ in trained):
+        context.tracker.wait(SECONDS_FOR_MLFLOW)
+    sent = [stage.send(result) for stage, result in trained]
+    kept = [stage.job.title for stage, _ in trained if not stage.is_sent]
     if kept:
         raise RuntimeError(
-            f"MLflow at {public_url(tracker.uri)} does not answer: {', '.join(kept)} could not be "
-            f"sent. They are trained and kept in {folder}; the same command sends them later"
+            f"MLflow at {public_url(context.tracker.uri)} does not answer: {', '.join(kept)} could "
+            f"not be sent. They are trained and kept in {context.folder}; the same command sends "
+            "them later"
         )
     return sent
 
 
-@contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many seconds the body took."""
-    began = time.monotonic()
-    yield
-    seconds[name] = time.monotonic() - began
+def score(
+    context: RunContext, results: Sequence[StageResult], flip: bool
+) -> score_table.ScoreTable:
+    """Score the decoder's model, its encoders and the baselines on val of the first data set.
+
+    results: encoders, then the decoder.  flip: average each map with the mirrored picture's.
+    Each stage's run gets its own row, as `scores/<metric>`, so that all can be sorted by one.
+    """
+    decoder = results[-1]
+    scores = evaluate.evaluate(
+        [ModelSource(model=package.load(decoder.package).model, flip=flip)],
+        ShardReader(context.data[0], "val"),
+        title=f"scores of {decoder.name}",
+        use_gpu=context.compute.use_gpu,
+        about={"flip": flip},
+    ).renamed(MODEL, decoder.name)
+    for result in results:
+        metrics = score_table.as_metrics(scores.means[result.name])
+        context.tracker.metrics(result.run_id, metrics)
+    return scores
+
+
+def pick_best(scores: score_table.ScoreTable, results: Sequence[StageResult]) -> StageResult:
+    """Return the trained model with the best mean score, the first of equals."""
+    sign = METRICS[METRIC].sign
+    return max(results, key=lambda result: sign * scores.of(result.name)[METRIC].mean())

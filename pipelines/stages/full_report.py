@@ -1,4 +1,4 @@
-"""What `full` leaves behind and prints: scores, the report, and what to do next."""
+"""The files that `full` leaves behind, and the summary that it prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from emlnet.registry import mlflow_registry
 from pipelines.evaluation import score_table
 from pipelines.evaluation.html_report import REPORT, write_report
 from pipelines.evaluation.sources import ModelSource
-from pipelines.registry.publish import RegisteredVersion, show_version
+from pipelines.registry.promotion import Promotion
+from pipelines.registry.publish import show_version
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking import run_folder
 from pipelines.tracking.run_folder import StageResult
@@ -23,13 +24,13 @@ def write_report_files(
     context: RunContext,
     scores: score_table.ScoreTable,
     best: StageResult,
-    published: RegisteredVersion,
+    published: Promotion,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Write scores and report into the run's folder and to MLflow; return scores.json's content."""
     folder, tracker, run_id = context.folder, context.tracker, context.parent
     assert run_id is not None
-    reader, flip = ShardReader(context.data[0], "val"), bool(scores.about["flip"])
+    reader = ShardReader(context.data[0], "val")
     report = {
         **scores.as_json(),
         "seconds": seconds,
@@ -48,7 +49,7 @@ def write_report_files(
         folder / REPORT,
         scores.led_by(best.name),
         f"{best.name}, the best of {folder.name} on {reader.manifest.name}/val",
-        ModelSource(model=package.load(best.package).model, flip=flip),
+        ModelSource(model=package.load(best.package).model, flip=bool(scores.about["flip"])),
         reader,
     )
     for file in (score_table.PARQUET, score_table.JSON, REPORT):
@@ -72,13 +73,13 @@ def describe(report: dict[str, Any], manifest: Manifest) -> str:
     )
 
 
-def mirrored(about: dict[str, Any]) -> str:
-    """Words that tell scores with mirroring from those after each epoch, which are without."""
-    return ", mirrored (each map averaged with the mirrored picture's)" if about["flip"] else ""
+def mirrored(report: dict[str, Any]) -> str:
+    """Tell scores with mirroring from those after each epoch, which are without."""
+    return ", mirrored (each map averaged with the mirrored picture's)" if report["flip"] else ""
 
 
 def run_address(store: str, experiment_id: str, run_id: str) -> str:
-    """The page of an MLflow run, or where to find it when the store is not a server."""
+    """Return the page of an MLflow run, or how to reach it when the store is not a server."""
     public = public_url(store)
     if public.startswith(("http://", "https://")):
         return f"{public.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
@@ -87,17 +88,15 @@ def run_address(store: str, experiment_id: str, run_id: str) -> str:
 
 def print_summary(report: dict[str, Any]) -> None:
     """Print the scores, what was registered, and what a person does next."""
-    print(f"\nscores on {report['data']}/val{mirrored(report)}:")
-    print(f"{score_table.text(report['scores'])}\n")
     alias, _, reason = report["promotion"].partition(": ")
-    name = mlflow_registry.NAME
-    print(
-        f"registered {name} version {report['version']}, now {alias} ({reason}): {report['best']}"
-    )
+    name, version = mlflow_registry.NAME, str(report["version"])
     pull = ["emlnet", "pull", "FOLDER", "--tracking-uri", report["store"]]
     if alias != mlflow_registry.CHAMPION:
-        pull += ["--version", str(report["version"])]
+        pull += ["--version", version]
     times = ", ".join(f"{part} {value:.0f}" for part, value in report["seconds"].items())
+    print(f"\nscores on {report['data']}/val{mirrored(report)}:")
+    print(f"{score_table.text(report['scores'])}\n")
+    print(f"registered {name} version {version}, now {alias} ({reason}): {report['best']}")
     print(f"  pull it:     {shlex.join(pull)}")
     print(f"  MLflow run:  {report['run']}")
     print(f"  report:      {report['report']}")

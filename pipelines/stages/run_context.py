@@ -1,4 +1,4 @@
-"""What the stages of a run share: its folder, data, MLflow experiment and cluster."""
+"""The context that the stages of a run share: folder, data, MLflow experiment and cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_IDENTITY = ("tracking", "compute", "data", "readouts", "preset")
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What the stages of a run share.
+    """The context that the stages of a run share.
 
     folder: the run's own, absolute.  data: folders of shards, absolute, or their URLs.  manifest:
     of all of them joined.  parent: the MLflow run that the stages' runs are children of.
@@ -38,7 +38,7 @@ class RunContext:
     parent: str | None = None
 
 
-def open_context(
+def start_run(
     command: TrainingCommand, kind: str, name: str, weights: Sequence[str] = ()
 ) -> RunContext:
     """Connect to Ray and open the run of a command that trains a single stage.
@@ -46,18 +46,38 @@ def open_context(
     kind: `encoder` or `decoder`.  name: what is trained, for the default folder.  weights: that
     it starts from, as the command names them.
     """
-    connection.connect(command.compute)
-    sizing.check_batch(command.plan.batch_size, command.compute)
-    if command.mix:
-        check_mix(command.data, command.mix)
+    connect(command)
     data = tuple(location(given) for given in command.data)
     manifest = Manifest.join([Manifest.load(folder) for folder in data])
     identity = identify(command, weights, command=kind, data=manifest.digest)
     folder = open_run_folder(command.tracking.out, f"{kind}-{name}", identity)
+    return open_context(command, folder, data)
+
+
+def connect(command: TrainingCommand, *decoder_batches: int) -> None:
+    """Connect to Ray; raise ValueError for what would stop a later stage."""
+    connection.connect(command.compute)
+    for batch_size in (command.plan.batch_size, *decoder_batches):
+        sizing.check_batch(batch_size, command.compute)
+    if command.mix:
+        check_mix(command.data, command.mix)
+
+
+def open_context(
+    command: TrainingCommand, folder: Path, data: tuple[Path | str, ...]
+) -> RunContext:
+    """Open the MLflow experiment of a run; return the context.
+
+    folder: the run's own, from `open_run_folder`.  data: folders of shards or URLs.
+    """
     check_nodes.check(data, folder, command.compute.storage_folder)
-    tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
+    manifest = Manifest.join([Manifest.load(each) for each in data])
     return RunContext(
-        folder=folder, data=data, manifest=manifest, tracker=tracker, compute=command.compute
+        folder=folder,
+        data=data,
+        manifest=manifest,
+        tracker=Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name),
+        compute=command.compute,
     )
 
 
@@ -67,19 +87,15 @@ def identify(config: Any, weights: Sequence[str], **parts: str) -> dict[str, str
     config: the command's tree.  weights: that it starts from, as it names them.
     """
     kept = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
+    paths = [Path(name).expanduser() for name in weights]
+    files = [path / package.WEIGHTS if path.is_dir() else path for path in paths]
+    digests = [package.file_digest(path) for path in files if path.is_file()]
     return {
         **parts,
         "config": digest(config=kept),
-        "weights": digest(files=weight_digests(weights)),
+        "weights": digest(files=digests),
         "store": digest(uri=config.tracking.uri),
     }
-
-
-def weight_digests(weights: Sequence[str]) -> list[str]:
-    """SHA-256 of the file of each of the weights that are named by a path."""
-    paths = [Path(name).expanduser() for name in weights]
-    paths = [path / package.WEIGHTS if path.is_dir() else path for path in paths]
-    return [package.file_digest(path) for path in paths if path.is_file()]
 
 
 def open_run_folder(out: Path | None, name: str, identity: dict[str, str]) -> Path:

@@ -7,8 +7,7 @@ the other is held out, and scores the choice.
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 
@@ -21,12 +20,11 @@ from emlnet.models.eml_net import encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.training.fit import fit
 from emlnet.training.state import better, start
-from emlnet.training.validation import evaluate
+from emlnet.training.validation import TrainBatch, evaluate
 from pipelines.ray_cluster import tasks
-from pipelines.stages.decoder_stage import CachedBatches, CacheSource, DecoderJob
-from pipelines.stages.frozen_encoders import FrozenEncoder
-from pipelines.stages.run_context import RunContext
-from pipelines.tracking.run_folder import write_json
+from pipelines.stages.decoder_stage import CacheSource, DecoderJob
+from pipelines.stages.stage import Stage
+from pipelines.tracking.run_folder import read_json, write_json
 
 FILE = "selection.json"
 MAX_EXHAUSTIVE = 4
@@ -53,58 +51,6 @@ class SubsetResult:
     held_out: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """All subsets that were tried, in order, and the best by a metric.
-
-    num_choosing, num_held_out: images of the two halves.
-    """
-
-    names: tuple[str, ...]
-    metric: str
-    num_choosing: int
-    num_held_out: int
-    results: tuple[SubsetResult, ...]
-    best: Members
-
-    def result(self, members: Members) -> SubsetResult:
-        """Return the result of a subset."""
-        return next(result for result in self.results if result.members == members)
-
-    def name(self, members: Members) -> str:
-        """Return a subset's name in tables."""
-        return " + ".join(self.names[member].removeprefix("encoder ") for member in members)
-
-    def markdown(self) -> str:
-        """The table of all subsets, the best on the held-out half, and what each encoder adds."""
-        head = ["| encoders | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-        lines = list(head)
-        for result in self.results:
-            mark = " *" if result.members == self.best else ""
-            lines.append(_row(f"{self.name(result.members)}{mark}", result.choosing))
-        lines += [
-            "",
-            f"\\* best {self.metric} on the {self.num_choosing} validation images of this table, "
-            f"which chose it. On the other {self.num_held_out}, which were held out:",
-            "",
-            *head,
-            _row(self.name(self.best), self.result(self.best).held_out),
-        ]
-        for member in self.best:
-            if others := _without(self.best, member):
-                name = f"without {self.name((member,))}"
-                lines.append(_row(name, self.result(others).held_out))
-        return "\n".join(lines)
-
-
-def _row(name: str, scores: dict[str, float]) -> str:
-    return f"| {name} | {' | '.join(f'{scores[column]:.4f}' for column in COLUMNS)} |"
-
-
-def _without(members: Members, member: int) -> Members:
-    return tuple(other for other in members if other != member)
-
-
 def choose(
     num_encoders: int,
     metric: str,
@@ -119,11 +65,9 @@ def choose(
     """
     tried = {result.members: result for result in known}
 
-    def try_all(subsets: Sequence[Members]) -> None:
-        new = [members for members in subsets if members not in tried]
-        tried.update({result.members: result for result in train(new)} if new else {})
-
-    def best(subsets: Sequence[Members]) -> Members:
+    def best_of(subsets: Sequence[Members]) -> Members:
+        if new := [members for members in subsets if members not in tried]:
+            tried.update({result.members: result for result in train(new)})
         found = subsets[0]
         for members in subsets[1:]:
             if better(tried[members].choosing, tried[found].choosing, metric):
@@ -132,47 +76,41 @@ def choose(
 
     everyone = range(num_encoders)
     sizes = [size] if size else list(range(1, num_encoders + 1))
+    eligible: list[Members] = []
     if num_encoders <= MAX_EXHAUSTIVE:
         eligible = [members for number in sizes for members in combinations(everyone, number)]
-        try_all(eligible)
     else:
-        eligible = []
         grown: Members = ()
         for number in range(1, max(sizes) + 1):
-            larger = [tuple(sorted((*grown, one))) for one in everyone if one not in grown]
-            try_all(larger)
-            grown = best(larger)
+            grown = best_of([tuple(sorted((*grown, m))) for m in everyone if m not in grown])
             eligible += [grown] if number in sizes else []
-    choice = best(eligible)
-    # What an encoder adds is what is lost without it.
-    try_all([others for member in choice if (others := _without(choice, member))])
+    choice = best_of(eligible)
+    if len(choice) > 1:  # What an encoder adds is what is lost without it.
+        best_of([tuple(m for m in choice if m != member) for member in choice])
     results = sorted(tried.values(), key=lambda result: (len(result.members), result.members))
     return results, choice
 
 
-def select_encoders(
-    context: RunContext, encoders: Sequence[FrozenEncoder], job: DecoderJob, size: int = 0
-) -> Selection:
-    """Train decoders on subsets of encoders whose readouts are cached, as Ray tasks; pick the best.
+def select_encoders(stage: Stage, size: int = 0) -> tuple[Members, str]:
+    """Train decoders on subsets of a stage's encoders, as Ray tasks; return the best and the table.
 
-    job: of all the encoders.  size: number of encoders to choose; 0: any.
+    size: number of encoders to choose; 0: any.  The table is Markdown.
     Results that the run's folder holds are not computed again.
     """
+    job, context = stage.job, stage.context
+    assert isinstance(job, DecoderJob)
     path = context.folder / FILE
-    results: list[SubsetResult] = []
-    if path.is_file():
-        for content in json.loads(path.read_text())["results"]:
-            results.append(SubsetResult(**{**content, "members": tuple(content["members"])}))
-    choosing, held_out = split_in_halves(len(job.reader("val")), job.seed)
-    heads = [without_backbone(each.encoder) for each in encoders]
+    known = (read_json(path) or {"results": []})["results"]
+    results = [SubsetResult(**{**each, "members": tuple(each["members"])}) for each in known]
+    halves = split_in_halves(len(job.reader("val")), job.seed)
+    heads = [without_backbone(encoder) for encoder in job.encoders]
 
     def train(subsets: Sequence[Members]) -> list[SubsetResult]:
         jobs = [
             replace(
                 job,
                 encoders=tuple(heads[member] for member in members),
-                caches=tuple(encoders[member].cache for member in members),
-                num_examples=0,
+                caches=tuple(job.caches[member] for member in members),
             )
             for members in subsets
         ]
@@ -181,39 +119,56 @@ def select_encoders(
             tasks.split(len(subsets), 1),
             jobs,
             list(subsets),
-            choosing,
-            held_out,
+            halves,
             title="decoders over subsets of the encoders",
-            unit="decoders",
+            unit="decoder",
             use_gpu=context.compute.use_gpu,
         )
         results.extend(new)
         write_json(path, {"results": [asdict(result) for result in results]})
         return new
 
-    ordered, best = choose(len(encoders), job.plan.select, train, size, list(results))
-    selection = Selection(
-        names=tuple(encoder_names([each.encoder.config.backbone for each in encoders])),
-        metric=job.plan.select,
-        num_choosing=len(choosing),
-        num_held_out=len(held_out),
-        results=tuple(ordered),
-        best=best,
+    names = encoder_names([encoder.config.backbone for encoder in job.encoders])
+    ordered, best = choose(len(names), job.plan.select, train, size, list(results))
+    table = describe_choice(ordered, best, names, job.plan.select, halves)
+    content = {"names": names, "best": best, "results": [asdict(result) for result in ordered]}
+    write_json(path, content)
+    return best, table
+
+
+def describe_choice(
+    results: Sequence[SubsetResult],
+    best: Members,
+    names: Sequence[str],
+    metric: str,
+    halves: Sequence[Sized],
+) -> str:
+    """Return the Markdown table of all subsets, with their scores on both halves."""
+    columns = [f"{column}{half}" for half in ("", " held out") for column in COLUMNS]
+    lines = ["| encoders | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for result in results:
+        name = " + ".join(names[member].removeprefix("encoder ") for member in result.members)
+        if result.members == best:
+            name = f"**{name}**"
+        scores = [half[column] for half in (result.choosing, result.held_out) for column in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(f'{score:.4f}' for score in scores)} |")
+    choosing, held_out = map(len, halves)
+    return "\n".join(lines) + (
+        f"\n\nThe best {metric} on {choosing} validation images chose the encoders in bold; the "
+        f"other {held_out} were held out."
     )
-    write_json(path, asdict(selection))
-    return selection
 
 
 class SubsetSource(CacheSource):
-    """Batches that validate on some samples of val."""
+    """Batches that validate on some images of val."""
 
     def __init__(self, job: DecoderJob, device: torch.device, positions: Positions) -> None:
         super().__init__(job, 0, 1, device)
         self.positions = positions
 
-    def val(self) -> CachedBatches:
+    def val(self) -> Iterator[TrainBatch]:
         """Return the validation batches."""
-        return self.images("val", self.positions)
+        return self.val_images(self.positions)
 
 
 def _train(
@@ -221,12 +176,11 @@ def _train(
     device: torch.device,
     jobs: list[DecoderJob],
     subsets: list[Members],
-    choosing: Positions,
-    held_out: Positions,
+    halves: tuple[Positions, Positions],
 ) -> SubsetResult:
     """Train the decoder of the subset at the one position of the part."""
     (number,) = part
-    job = jobs[number]
+    job, (choosing, held_out) = jobs[number], halves
     torch.manual_seed(job.seed)
     source = SubsetSource(job, device, choosing)
     model: nn.Module = job.build().to(device)
@@ -238,7 +192,7 @@ def _train(
         members=subsets[number],
         epoch=best.epoch,
         choosing=best.scores,
-        held_out=evaluate(model, source.images("val", held_out)),
+        held_out=evaluate(model, source.val_images(held_out)),
     )
 
 

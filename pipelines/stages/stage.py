@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emlnet.inference import package
 from emlnet.metrics.saliency_metrics import BY_NAME, label
@@ -20,6 +20,7 @@ from pipelines.tracking import figures, run_folder
 from pipelines.tracking.epoch_logger import EpochLogger
 from pipelines.tracking.mlflow_runs import away, one_line
 from pipelines.tracking.provenance import data_tags, git_commit
+from pipelines.tracking.run_folder import StageResult
 
 HISTORY, SENT = "history.json", "mlflow-sent.json"
 CURVES, PICTURES = "curves.png", "pictures.png"
@@ -29,12 +30,11 @@ CURVES, PICTURES = "curves.png", "pictures.png"
 class Stage:
     """One training stage: what it trains, where, and what its MLflow run says.
 
-    kind: `encoder` or `decoder`.  folder: its own, under the run's.  licence: of the weights that
-    training starts from.  notes: more for the description, Markdown.  artifacts: more files.
+    folder: its own, under the run's.  licence: of the weights that training starts from.
+    notes: more for the description, Markdown.  artifacts: more files.
     """
 
-    name: str
-    kind: str
+    kind: Literal["encoder", "decoder"]
     job: TrainingJob
     context: RunContext
     folder: Path
@@ -44,27 +44,31 @@ class Stage:
     notes: str = ""
     artifacts: tuple[Path, ...] = ()
 
-    def run(self) -> run_folder.StageResult:
+    def run(self) -> StageResult:
         """Train, resume, or find what was done.
 
-        An MLflow server that does not answer stops nothing: what it lacks is kept in the stage's
-        folder, and sent when the stage is asked for again.
+        Training continues without an MLflow server that does not answer.  What the server lacks is
+        kept in the stage's folder, and sent when the same command runs again.
         """
-        if done := run_folder.find_result(self.folder):
-            print(
-                f"{self.name}: done before (epoch {done.epoch} kept), in {self.folder}", flush=True
-            )
-            return self.send(done)
+        name, done = self.job.title, run_folder.find_result(self.folder)
+        if done is None:
+            done = self._train()
+        else:
+            print(f"{name}: done before (epoch {done.epoch} kept), in {self.folder}", flush=True)
+        return self.send(done)
+
+    def _train(self) -> StageResult:
+        """Train or resume; save what came out in the stage's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        began, tracker = time.monotonic(), self.context.tracker
-        with tracker.run_if_there(self.folder, self.name, **self._run_options()) as run_id:
+        began, tracker, name = time.monotonic(), self.context.tracker, self.job.title
+        with tracker.run_if_there(self.folder, name, **self._run_options()) as run_id:
             loggers = [EpochLogger(tracker, run_id)] if run_id else []
             checkpoint = trainer.train(
                 self.job, self.folder / "training", self.context.compute, loggers
             )
             best = self._save(checkpoint)
-        result = run_folder.StageResult(
-            name=self.name,
+        result = StageResult(
+            name=name,
             run_id=run_id,
             package=self.folder / PACKAGE,
             epoch=best.epoch,
@@ -72,25 +76,24 @@ class Stage:
             seconds=time.monotonic() - began,
         )
         run_folder.save_result(self.folder, result)
-        return self.send(result)
+        return result
 
-    def send(self, result: run_folder.StageResult) -> run_folder.StageResult:
+    def send(self, result: StageResult) -> StageResult:
         """Send to MLflow what it lacks; return the result, with the run's id where that is new.
 
         When no server answers, a line says what is kept.
         """
         if self.is_sent:
             return result
-        tracker = self.context.tracker
+        tracker, name = self.context.tracker, self.job.title
         try:
-            run_id = tracker.begin(self.folder, self.name, **self._run_options())
+            run_id = tracker.begin(self.folder, name, **self._run_options())
             history = json.loads((self.folder / HISTORY).read_text())
             tracker.missing_epochs(run_id, history)
             trace = self.folder / "training" / trainer.TRACE
-            files = [self.folder / CURVES, self.folder / PICTURES, trace, *self.artifacts]
-            for path in files:
-                if path != trace or trace.is_file():
-                    tracker.file(run_id, path)
+            files = [self.folder / CURVES, self.folder / PICTURES, *self.artifacts]
+            for path in [*files, trace] if trace.is_file() else files:
+                tracker.file(run_id, path)
             tracker.file(run_id, self.folder / PACKAGE, PACKAGE)
             tracker.metrics(run_id, {f"best_{k}": v for k, v in result.scores.items()})
             summary = describe_result(result, history[-1]["epoch"], self.job.plan.select)
@@ -98,8 +101,8 @@ class Stage:
             tracker.end(run_id)
         except away() as error:
             print(
-                f"{self.name}: MLflow does not answer ({one_line(error)}); its curves, pictures "
-                f"and package are kept in {self.folder}",
+                f"{name}: MLflow does not answer ({one_line(error)}); its curves, pictures and "
+                f"package are kept in {self.folder}",
                 flush=True,
             )
             return result
@@ -115,27 +118,24 @@ class Stage:
         return (self.folder / SENT).is_file()
 
     def _run_options(self) -> dict[str, Any]:
-        """What its MLflow run is created with."""
+        """Return what its MLflow run is created with."""
         manifest = self.context.manifest
+        tags = {"backbone": self.backbones, "seed": str(self.job.seed)}
         return {
             "params": self.params,
-            "tags": {
-                **data_tags(self.kind, manifest),
-                "backbone": self.backbones,
-                "seed": str(self.job.seed),
-            },
+            "tags": {**data_tags(self.kind, manifest), **tags},
             "parent": self.context.parent,
             "data": (self.context.data[0], manifest),
         }
 
     def _save(self, checkpoint: Mapping[str, Any]) -> EpochReport:
-        """Write package, curves, pictures and history from the last checkpoint; the best epoch."""
+        """Write package, curves, pictures and history; return the report of the best epoch."""
         history = [EpochReport(**report) for report in checkpoint["history"]]
         best = next(report for report in reversed(history) if report.best)
         model, manifest = self.job.finish(checkpoint["best_weights"]), self.context.manifest
         about = {
             # A decoder's package is the whole model.
-            "name": f"EML-NET of {manifest.name}" if self.kind == "decoder" else self.name,
+            "name": f"EML-NET of {manifest.name}" if self.kind == "decoder" else self.job.title,
             "scores": best.scores,
             "epoch": best.epoch,
             "data": {
@@ -149,29 +149,31 @@ class Stage:
             "licence": self.licence,
         }
         package.save(self.folder / PACKAGE, model, about)
-        figures.curves(history, self.name).savefig(self.folder / CURVES)
+        figures.curves(history, self.job.title).savefig(self.folder / CURVES)
         examples = figures.examples(
             self.job.reader("val"),
             figures.NUM_EXAMPLES,
             lambda _, sample: figures.photograph_input(sample),
         )
-        figures.predictions(model, examples, self.name).savefig(self.folder / PICTURES)
+        figures.predictions(model, examples, self.job.title).savefig(self.folder / PICTURES)
         run_folder.write_json(self.folder / HISTORY, checkpoint["history"])
         return best
 
 
-def describe_result(result: run_folder.StageResult, num_epochs: int, select: str) -> str:
+def describe_result(result: StageResult, num_epochs: int, select: str) -> str:
     """Say which epoch was kept, why, and its scores."""
-    scores = ", ".join(f"{label(k)} {value:.3f}" for k, value in result.scores.items())
     order = "lowest" if BY_NAME[select].lower_is_better else "highest"
     return (
         f"Epoch {result.epoch} of {num_epochs} was kept, the {order} {label(select)} "
-        f"on val (`mit` rules, no mirroring): {scores}."
+        f"on val (`mit` rules, no mirroring): {_words(result.scores)}."
     )
 
 
-def print_result(result: run_folder.StageResult) -> None:
-    """Print what a stage gave that was a command of its own."""
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
-    print(f"{result.name}: epoch {result.epoch} kept, val {scores}")
+def print_result(result: StageResult) -> None:
+    """Print the result of a command that ran one stage."""
+    print(f"{result.name}: epoch {result.epoch} kept, val {_words(result.scores)}")
     print(f"MLflow run {result.run_id}; model in {result.package}", flush=True)
+
+
+def _words(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{label(name)} {value:.3f}" for name, value in scores.items())

@@ -30,8 +30,8 @@ EPOCH_SECONDS = "epoch_seconds"
 EXPERIMENT_TAGS = {
     # MLflow has two kinds of pages; these are for training.
     "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "A run of `full` is a parent; its stages, their trials and the "
-    "evaluation are its children. The report is among the parent's artifacts.",
+    "mlflow.note.content": "A run of `full` is a parent; its stages are its children. "
+    "The scores and the report are among the parent's artifacts.",
 }
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """Training does not wait for a server; what a server did not get is sent later."""

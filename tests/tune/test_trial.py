@@ -17,9 +17,8 @@ from emlnet.models.finetune import Finetune
 from emlnet.training.state import Plan
 from emlnet.training.validation import evaluate
 from pipelines.ray_cluster import tasks
-from pipelines.stages import readout_cache
 from pipelines.stages.encoder_stage import EncoderJob
-from pipelines.stages.frozen_encoders import open_encoders
+from pipelines.stages.frozen_encoders import build_cache, open_encoders
 from shards.files.manifest import Manifest
 from shards.read.loader import ErrorPolicy
 from shards.read.reader import ShardReader
@@ -141,7 +140,7 @@ def decoder_job(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Decoder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "spread", run_here)
-        readout_cache.build(frozen.cache, (data,), ("train", "val"), frozen.encoder)
+        build_cache(frozen.cache, (data,), ("train", "val"), frozen.encoder)
     return DecoderTrialJob(
         data=(data,),
         encoders=(frozen.encoder,),
@@ -210,7 +209,7 @@ def test_both_halves_of_val_score_the_decoder_as_val_does(settings, decoder_job,
     job = make_job(replace(settings, job=decoder_job), final=True, weights=EQUAL)
     source, model = job.source(0, 1, CPU), job.build().eval()
     scores, num_val = source.evaluate(model), len(ShardReader(data, "val"))
-    whole = evaluate(model, source.images("val", torch.arange(num_val).numpy()), "tuebingen")
+    whole = evaluate(model, source.val_images(torch.arange(num_val).numpy()), "tuebingen")
     for metric in ("nss", "kl"):
         assert mean_of_halves(scores, metric, num_val) == pytest.approx(whole[metric], abs=1e-6)
 

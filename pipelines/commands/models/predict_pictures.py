@@ -147,7 +147,7 @@ def run(command: PredictCommand) -> int:
         np.array(left),  # Tasks read an array in place, and would copy a list.
         command,
         title="maps",
-        unit="pictures",
+        unit="picture",
         use_gpu=command.compute.use_gpu,
     )
     failed = [line for part in parts for line in part]

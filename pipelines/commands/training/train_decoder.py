@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,15 +12,9 @@ from emlnet.models.decoder import DecoderConfig
 from emlnet.training.state import Plan
 from pipelines.config.options import DECODER_PLAN, TrainingCommand
 from pipelines.stages import select_encoders
-from pipelines.stages.decoder_stage import decoder_job, decoder_stage
-from pipelines.stages.frozen_encoders import (
-    FrozenEncoder,
-    cache_folder,
-    compute_readouts,
-    find_packages,
-    open_encoders,
-)
-from pipelines.stages.run_context import RunContext, open_context
+from pipelines.stages.decoder_stage import decoder_stage
+from pipelines.stages.frozen_encoders import cache_folder, find_packages, open_encoders
+from pipelines.stages.run_context import start_run
 from pipelines.stages.stage import print_result
 from pipelines.tracking.best_encoders import number_of_best, resolve_best
 from pipelines.tracking.run_folder import StageResult
@@ -55,28 +48,17 @@ def run(command: DecoderCommand) -> StageResult:
     num_best, uri = number_of_best(command.encoders), command.tracking.uri
     data = Manifest.join([Manifest.load(location(folder)) for folder in command.data]).digest
     names = resolve_best(command.encoders, uri, data, command.plan.select)
-    context = open_context(replace(command, encoders=names), "decoder", "+".join(names))
+    context = start_run(replace(command, encoders=names), "decoder", "+".join(names))
     packages = find_packages(names, uri, context.folder)
     caches = cache_folder(command.readouts, context.folder)
-    encoders, notes = open_encoders(packages, context.manifest, caches), ""
+    encoders = open_encoders(packages, context.manifest, caches)
+    stage = decoder_stage(context, command, command.plan, command.decoder, encoders)
     if command.select_encoders or num_best:
-        encoders, notes = _select(command, context, encoders, num_best)
-    stage = decoder_stage(
-        context, encoders, command.decoder, command.plan, command.seed, notes, command.mix
-    )
-    if notes:
+        best, notes = select_encoders.select_encoders(stage, num_best)
+        print(f"\n{notes}\n", flush=True)
+        encoders = [encoders[member] for member in best]
+        stage = decoder_stage(context, command, command.plan, command.decoder, encoders, notes)
         stage = replace(stage, artifacts=(context.folder / select_encoders.FILE,))
     result = stage.run()
     print_result(result)
     return result
-
-
-def _select(
-    command: DecoderCommand, context: RunContext, encoders: Sequence[FrozenEncoder], size: int
-) -> tuple[list[FrozenEncoder], str]:
-    """The best subset, and the table of all that were tried, as Markdown."""
-    compute_readouts(context.data, encoders, context.compute.use_gpu)
-    job = decoder_job(context, encoders, command.decoder, command.plan, command.seed, command.mix)
-    chosen = select_encoders.select_encoders(context, encoders, job, size)
-    print(f"\n{chosen.markdown()}\n", flush=True)
-    return [encoders[member] for member in chosen.best], chosen.markdown()

@@ -11,7 +11,7 @@ from emlnet.models.encoder import EncoderConfig
 from emlnet.models.finetune import Finetune
 from pipelines.config.options import TrainingCommand
 from pipelines.stages.encoder_stage import encoder_stage
-from pipelines.stages.run_context import open_context
+from pipelines.stages.run_context import start_run
 from pipelines.stages.stage import print_result
 from pipelines.tracking.run_folder import StageResult
 
@@ -31,16 +31,15 @@ class EncoderCommand(TrainingCommand):
 def run(command: EncoderCommand) -> StageResult:
     """Finetune an encoder, or resume."""
     backbone = command.encoder.backbone
-    context = open_context(command, "encoder", backbone, weights=[command.encoder.weights])
+    context = start_run(command, "encoder", backbone, weights=[command.encoder.weights])
     stage = encoder_stage(
         context,
+        command,
         f"encoder {backbone}",
         "encoder",
         command.encoder,
-        command.plan,
-        command.seed,
         command.finetune,
-        command.mix,
+        command.seed,
     )
     result = stage.run()
     print_result(result)

@@ -60,15 +60,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     words += ["--artifacts-destination", str(folder / "artifacts")]
     with started(words, folder / "server.log") as process:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline
-            try:
-                requests.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                time.sleep(0.3)
+        wait_for_answer(f"http://127.0.0.1:{port}/health", folder / "server.log", process)
         yield f"http://127.0.0.1:{port}"
 
 

@@ -19,20 +19,21 @@ import torch
 from emlnet.models.encoder import EncoderConfig
 from emlnet.training import checkpoint
 from emlnet.training.state import Plan
+from emlnet.training.validation import TrainBatch
 from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
 from pipelines.stages.encoder_stage import EncoderJob, ShardSource
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
 PAIR = Compute(num_workers=2, max_failures=1, threads=1)
-ALONE = Compute(num_workers=1, max_failures=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaultyJob(EncoderJob):
     """Writes a line for each step into `log`, and does what `fault` names, the first time.
 
-    at: epoch and step, from 0, of the fault.  pause: seconds that each step takes.
+    at: epoch and step, from 0, of the fault.  pause: seconds that each step takes until the gate
+    is open.
     """
 
     log: Path
@@ -48,7 +49,7 @@ class FaultyJob(EncoderJob):
 
     @property
     def gate(self) -> Path:
-        """What the fault `wait_at_gate` waits for."""
+        """Ends pauses, and the fault `wait_at_gate`."""
         return self.log.with_name("gate")
 
     def source(self, rank: int, world_size: int, device: torch.device) -> FaultySource:
@@ -58,65 +59,44 @@ class FaultyJob(EncoderJob):
 class FaultySource(ShardSource):
     def __init__(self, job: FaultyJob, rank: int, world_size: int, device: torch.device) -> None:
         super().__init__(job, rank, world_size, device)
-        self.job, self.rank, self.world_size = job, rank, world_size
+        self.faulty = job
 
-    def train(self, epoch: int, start_step: int) -> Any:
-        return FaultyBatches(self, super().train(epoch, start_step), epoch, start_step)
-
-
-class FaultyBatches:
-    def __init__(self, source: FaultySource, batches: Any, epoch: int, step: int) -> None:
-        self.source, self.batches, self.epoch, self.step = source, batches, epoch, step
-        self.num_parts = source.batches_per_step
-
-    def __iter__(self) -> Iterator[Any]:
-        job, source = self.source.job, self.source
-        for number, (inputs, targets) in enumerate(self.batches):
-            step = self.step + number // self.num_parts
-            if number % self.num_parts == 0:
-                time.sleep(job.pause)
-                if source.rank == 0:
+    def train(self, epoch: int, start_step: int) -> Iterator[TrainBatch]:
+        job = self.faulty
+        for number, (inputs, targets) in enumerate(super().train(epoch, start_step)):
+            if number % self.batches_per_step == 0:
+                step = start_step + number // self.batches_per_step
+                time.sleep(0 if job.gate.exists() else job.pause)
+                if self.rank == 0:
                     with job.log.open("a") as log:
-                        log.write(f"{self.epoch} {step} {source.world_size}\n")
-                here = (source.rank, (self.epoch, step)) == (job.rank, job.at)
+                        log.write(f"{epoch} {step} {self.world_size}\n")
+                here = (self.rank, (epoch, step)) == (job.rank, job.at)
                 if job.fault and here and not job.happened.exists():
                     job.happened.touch()
-                    inputs = FAULTS[job.fault](inputs, job)
+                    FAULTS[job.fault](job)
             yield inputs, targets
 
 
-def kill(inputs: Any, job: FaultyJob) -> Any:
-    wait_for_checkpoint(job)
+def kill(job: FaultyJob) -> None:
+    epoch, step = job.at
+    due = (epoch, step - step % job.plan.checkpoint_every)
+    wait_until(lambda: last_checkpoint(training_of(job)) == due, f"no checkpoint {due}")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def hang(inputs: Any, job: FaultyJob) -> Any:
+def hang(job: FaultyJob) -> None:
     time.sleep(1000)
 
 
-def wait_at_gate(inputs: Any, job: FaultyJob) -> Any:
+def wait_at_gate(job: FaultyJob) -> None:
     wait_until(job.gate.exists, "nobody opened the gate", 300)
-    return inputs
 
 
-def nan(inputs: Any, job: FaultyJob) -> Any:
-    return (inputs[0] * float("nan"),)
-
-
-def refuse_storage(inputs: Any, job: FaultyJob) -> Any:
-    """From now on the storage is not what it was: a shared folder that is no longer mounted."""
-    wait_for_checkpoint(job)
-    (training_of(job) / ".validate_storage_marker").unlink()
-    return inputs
-
-
-def bad_input(inputs: Any, job: FaultyJob) -> Any:
+def bad_input(job: FaultyJob) -> None:
     raise ValueError("shard 3 is broken")
 
 
-FAULTS: dict[str, Callable[[Any, FaultyJob], Any]] = {
-    f.__name__: f for f in (kill, hang, wait_at_gate, nan, refuse_storage, bad_input)
-}
+FAULTS = {fault.__name__: fault for fault in (kill, hang, wait_at_gate, bad_input)}
 
 
 def training_of(job: FaultyJob) -> Path:
@@ -144,22 +124,16 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 120) -> No
         time.sleep(0.1)
 
 
-def wait_for_checkpoint(job: FaultyJob) -> None:
-    """Until the last checkpoint before the fault has arrived."""
-    epoch, step = job.at
-    due = (epoch, step - step % job.plan.checkpoint_every)
-    wait_until(lambda: last_checkpoint(training_of(job)) == due, f"no checkpoint {due}")
-
-
 def make_job(data: Path, folder: Path, fault: str = "", **changes: Any) -> FaultyJob:
-    """Four epochs of six steps of two images each."""
+    """Three epochs of six steps of two images each."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {"epochs": 4, "batch_size": 2, "checkpoint_every": 2, **changes.pop("plan", {})}
+    plan = {"epochs": 3, "batch_size": 2, "checkpoint_every": 2, **changes.pop("plan", {})}
     return FaultyJob(
         data=(data,),
         encoder=TINY,
         plan=Plan(**plan),
         seed=1,
+        title="encoder tiny",
         log=folder / "steps",
         fault=fault,
         **changes,

@@ -22,44 +22,15 @@ def runs_of(uri: str) -> list[Any]:
     return found
 
 
-def test_a_killed_command_finishes_the_same_job_when_it_is_given_again(
+def test_a_command_that_is_stopped_and_killed_finishes_the_same_job_when_it_is_given_again(
     raw: Path, tmp_path: Path
 ) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    words = command("full", "--preset", "smoke", "--data", raw, "--out", tmp_path / "run")
-    words += ["--backbones", "tiny", "--tracking-uri", uri, "--decoder-plan.epochs", "10"]
-    with started(words, tmp_path / "first.log") as process:
-        wait_for("decoder: epoch 2/10", tmp_path / "first.log", process)
-        decoder = tmp_path / "run" / "decoder" / "training"
-        wait_until(lambda: last_checkpoint(decoder)[0] >= 2, "no checkpoint of the decoder")
-        process.kill()
-    with started(words, tmp_path / "second.log") as process:
-        assert process.wait(timeout=240) == 0, (tmp_path / "second.log").read_text()
-    told = (tmp_path / "second.log").read_text()
-    assert told.count("done before") == 1
-    assert "decoder: resumes after epoch" in told
-    found = runs_of(uri)
-    assert sorted(run.data.tags["stage"] for run in found) == [
-        "decoder",
-        "encoder",
-        "evaluation",
-        "full",
-    ]
-    assert {run.info.status for run in found} == {"FINISHED"}
-    (decoder,) = [run for run in found if run.data.tags["stage"] == "decoder"]
-    history = MlflowClient(uri).get_metric_history(decoder.info.run_id, "val_kl")
-    assert [entry.step for entry in history] == list(range(11))
-
-
-def test_a_command_that_is_told_to_stop_saves_and_resumes_from_there(
-    data: Path, tmp_path: Path
-) -> None:
     uri, log = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "log"
-    words = command("encoder", "--data", data, "--backbone", "tiny", "--weights", "none")
-    words += ["--size", "96", "128", "--batch-size", "2", "--epochs", "16"]
-    words += ["--out", str(tmp_path / "run"), "--tracking-uri", uri]
+    words = command("full", "--preset", "smoke", "--data", raw, "--out", tmp_path / "run")
+    words += ["--backbones", "tiny", "--epochs", "10", "--decoder-plan.epochs", "8"]
+    words += ["--tracking-uri", uri]
     for text, number, code in (
-        ("epoch 2/16", signal.SIGTERM, 143),
+        ("encoder tiny: epoch 1/10", signal.SIGTERM, 143),
         ("encoder tiny: resumes after epoch", signal.SIGINT, 130),
     ):
         with started(words, log) as process:
@@ -67,15 +38,22 @@ def test_a_command_that_is_told_to_stop_saves_and_resumes_from_there(
             process.send_signal(number)
             assert process.wait(timeout=60) == code, log.read_text()
         assert "stopped as asked; the same command resumes from there" in log.read_text()
-        (run,) = runs_of(uri)
-        assert run.info.status == "KILLED"
+        assert {run.info.status for run in runs_of(uri)} == {"KILLED"}
+    with started(words, log) as process:
+        wait_for("decoder: epoch 2/8", log, process)
+        decoder = tmp_path / "run" / "decoder" / "training"
+        wait_until(lambda: last_checkpoint(decoder)[0] >= 2, "no checkpoint of the decoder")
+        process.kill()
     with started(words, log) as process:
         assert process.wait(timeout=240) == 0, log.read_text()
-    assert "encoder tiny: resumes after epoch" in log.read_text()
-    (run,) = runs_of(uri)
-    assert run.info.status == "FINISHED"
-    history = MlflowClient(uri).get_metric_history(run.info.run_id, "val_kl")
-    assert [entry.step for entry in history] == list(range(1, 17))
+    assert log.read_text().count("done before") == 1
+    assert "decoder: resumes after epoch" in log.read_text()
+    runs = {run.data.tags["stage"]: run.info for run in runs_of(uri)}
+    assert sorted(runs) == ["decoder", "encoder", "full"]
+    assert {info.status for info in runs.values()} == {"FINISHED"}
+    for stage, epochs in (("encoder", range(1, 11)), ("decoder", range(9))):
+        history = MlflowClient(uri).get_metric_history(runs[stage].run_id, "val_kl")
+        assert [entry.step for entry in history] == list(epochs)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -106,7 +84,7 @@ def test_training_goes_on_without_its_mlflow_server_which_gets_all_of_it_later(
         assert capsys.readouterr().out.count("done before") == 2
         found = runs_of(uri)
         assert {run.info.status for run in found} == {"FINISHED"}
-        epochs = {"encoder": [1], "decoder": [0, 1], "evaluation": [], "full": []}
+        epochs = {"encoder": [1], "decoder": [0, 1], "full": []}
         assert sorted(run.data.tags["stage"] for run in found) == sorted(epochs)
         for run in found:
             history = MlflowClient(uri).get_metric_history(run.info.run_id, "epoch_seconds")

@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,19 @@ def test_warnings_of_this_project_are_shown_beside_ray(
     logging.getLogger("pipelines.tracking").warning("an empty file")
     assert "an empty file" in caplog.text
     assert not logging.getLogger("ray").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_only_the_owner_reads_rays_token(
+    existing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    if existing:
+        token.parent.mkdir()
+        token.write_text("f" * 64)
+        token.chmod(0o644)
+    connection.protect_token(token)
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text()) == 64

@@ -23,25 +23,22 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Any:
     return machines
 
 
-def test_encoders_share_gpus_when_each_takes_some(has: Any) -> None:
-    has((0, 0), (16, 4), (16, 4))
-    shared = sizing.plan_concurrency(Compute(num_workers=2), num_stages=3)
-    assert (shared.num_stages, shared.compute.cpus) == (3, 1)
-    assert shared.reason == "3 at the same time (2 GPUs each, 8 free)"
-
-
-def test_an_encoder_that_takes_all_gpus_is_trained_in_turn(has: Any) -> None:
-    has((16, 4), (16, 4))
-    shared = sizing.plan_concurrency(Compute(), num_stages=3)
-    assert (shared.num_stages, shared.reason) == (1, "in turn (8 GPUs each, 8 free)")
-
-
-def test_on_cpus_an_encoder_takes_a_machine(has: Any) -> None:
-    has((0, 0), (8, 0), (8, 0))
-    shared = sizing.plan_concurrency(Compute(), num_stages=3)
-    assert (shared.num_stages, shared.compute.cpus) == (2, 8)
-    has((8, 0))
-    assert sizing.plan_concurrency(Compute(), num_stages=3).num_stages == 1
+@pytest.mark.parametrize(
+    ("machines", "num_workers", "at_once", "cpus"),
+    [
+        ([(0, 0), (16, 4), (16, 4)], 2, 3, 1),
+        ([(16, 4), (16, 4)], 0, 1, 1),
+        ([(0, 0), (8, 0), (8, 0)], 0, 2, 8),
+        ([(8, 0)], 0, 1, 1),
+    ],
+    ids=["gpus for all", "each takes all gpus", "a machine each", "one machine"],
+)
+def test_encoders_train_at_once_where_there_is_room(
+    has: Any, machines: list[tuple[int, int]], num_workers: int, at_once: int, cpus: int
+) -> None:
+    has(*machines)
+    found, compute = sizing.plan_concurrency(Compute(num_workers=num_workers), num_stages=3)
+    assert (found, compute.cpus) == (at_once, cpus)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ def test_a_signal_ends_a_command_at_once_unless_workers_train(
 ) -> None:
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(stop_signal, "received", [])
-    monkeypatch.setattr(stop_signal, "SECONDS_BETWEEN_POLLS", 0.02)
     recorder = Recorder()
     try:
         stop_signal.handle_signals()

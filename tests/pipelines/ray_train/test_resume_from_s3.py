@@ -44,13 +44,12 @@ class Pictures(NamedTuple):
         return self.checkpoint_every + 1
 
 
-@pytest.fixture(params=["synthetic", pytest.param("osie", marks=needs_osie)])
-def pictures(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> Pictures:
-    """A few synthetic pictures, and OSIE's photographs."""
-    if request.param == "synthetic":
+def open_pictures(name: str, data: Path, folder: Path) -> Pictures:
+    """A few synthetic pictures, or OSIE's photographs."""
+    if name == "synthetic":
         return Pictures(data, batch_size=2, checkpoint_every=2)
-    build(OSIE, tmp_path / "osie", progress=False)
-    return Pictures(tmp_path / "osie", batch_size=8, checkpoint_every=20)
+    build(OSIE, folder, progress=False)
+    return Pictures(folder, batch_size=8, checkpoint_every=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +90,17 @@ class TracedJob(EncoderJob):
         return source
 
 
-@pytest.mark.parametrize("num_workers", [2, 1])
+@pytest.mark.parametrize(
+    ("name", "num_workers"), [("synthetic", 2), pytest.param("osie", 1, marks=needs_osie)]
+)
 def test_a_killed_run_resumes_at_the_next_sample_with_as_many_or_fewer_workers(
     s3,  # noqa: F811
-    pictures: Pictures,
-    tmp_path: Path,
+    name: str,
     num_workers: int,
+    data: Path,
+    tmp_path: Path,
 ) -> None:
+    pictures = open_pictures(name, data, tmp_path / "osie")
     s3fs.S3FileSystem().put(str(pictures.shards), "tests/set", recursive=True)
     trace = tmp_path / "trace"
     trace.mkdir()

@@ -1,5 +1,6 @@
 """Ray Train around the loops: shares, failures, resuming."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +88,13 @@ def test_two_workers_report_each_epoch_once_and_one_traces(data: Path, tmp_path:
     assert (tmp_path / "run" / trainer.TRACE).stat().st_size > 10_000
 
 
-def test_a_diverged_loss_stops_with_the_step_and_keeps_the_checkpoint(
-    data: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(DivergedError, match=r"not finite at step \d of 3 in epoch \d"):
-        trainer.train(
-            job(data, lr=1e30, optimizer="sgd", clip_norm=0, warmup=0.6), tmp_path / "run", ONCE
-        )
+def test_a_diverged_loss_stops_with_the_step_and_its_samples(data: Path, tmp_path: Path) -> None:
+    diverging = job(data, lr=1e30, optimizer="sgd", clip_norm=0, warmup=0.6)
+    with pytest.raises(DivergedError, match=r"not finite at step \d of 3 in epoch \d") as caught:
+        trainer.train(diverging, tmp_path / "run", ONCE)
+    found = re.search(r"at step (\d) .*epoch (\d).*samples of that step: (.*)", str(caught.value))
+    assert found
+    step, epoch = int(found[1]), int(found[2])
+    source = diverging.source(0, 1, torch.device("cpu"))
+    assert found[3].split(", ") == source.keys(epoch - 1, step - 1)
     assert not list((tmp_path / "run").glob("checkpoint_*"))

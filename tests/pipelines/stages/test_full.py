@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-import emlnet
 from emlnet.__main__ import main as emlnet_main
 from emlnet.registry import mlflow_registry
 from pipelines.commands.evaluating import evaluate_model
@@ -94,7 +93,7 @@ def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report:
     (experiment,) = [e for e in client.search_experiments() if e.name != "Default"]
     found = client.search_runs([experiment.experiment_id])
     stages = sorted(run.data.tags["stage"] for run in found)
-    assert stages == ["decoder", "encoder", "encoder", "evaluation", "full"]
+    assert stages == ["decoder", "encoder", "encoder", "full"]
     assert {run.info.status for run in found} == {"FINISHED"}
     (parent,) = [run for run in found if run.data.tags["stage"] == "full"]
     for run in found:
@@ -116,8 +115,7 @@ def test_runs_are_one_parent_and_a_child_per_stage(command: FullCommand, report:
     version = client.get_model_version("emlnet", "1")
     assert version.source == f"models:/{shown.model_id}"
     trained = client.get_run(version.run_id).info
-    (evaluation,) = [run for run in found if run.data.tags["stage"] == "evaluation"]
-    assert trained.end_time <= evaluation.info.start_time
+    assert trained.end_time < version.creation_timestamp
     assert "Best on val" in parent.data.tags["mlflow.note.content"]
 
 
@@ -162,13 +160,3 @@ def test_a_run_whose_report_did_not_reach_mlflow_is_not_done_and_finds_its_stage
     assert again["scores"] == report["scores"]
     assert (again["version"], again["promotion"]) == (1, "champion: the first")
     assert capsys.readouterr().out.count("done before") == 3
-
-
-def test_another_config_in_the_same_folder_is_refused(command: FullCommand, report: Report) -> None:
-    with pytest.raises(ValueError, match="another run"):
-        full.run(replace(command, seed=5))
-
-
-def test_a_loaded_model_answers_at_the_pictures_size(report: Report) -> None:
-    picture = np.zeros((50, 70, 3), np.uint8)
-    assert emlnet.load(report["package"]).predict(picture).saliency.shape == (50, 70)

@@ -103,12 +103,8 @@ def test_one_more_encoder_computes_its_own_readouts_alone(
         )
     )
     lines = [line for line in capsys.readouterr().out.splitlines() if "readouts of" in line]
-    assert [("already in" in line, "test_vit" in line) for line in lines] == [
-        (True, False),
-        (True, False),
-        (False, True),
-        (False, True),
-    ]
+    found = [("already in" in line, "test_vit" in line) for line in lines]
+    assert found == [(True, False)] * 4 + [(False, True)] * 2
 
 
 def test_the_table_of_subsets_is_on_the_run_of_the_chosen_decoder(
@@ -117,6 +113,6 @@ def test_the_table_of_subsets_is_on_the_run_of_the_chosen_decoder(
     client = MlflowClient(command.tracking.uri)
     run = client.get_run(chosen.run_id)
     text = run.data.tags["mlflow.note.content"]
-    assert "| tiny + tiny (2) + timm:test_vit" in text
-    assert "which were held out" in text
+    assert "tiny + tiny (2) + timm:test_vit" in text
+    assert "were held out" in text
     assert "selection.json" in {file.path for file in client.list_artifacts(chosen.run_id)}

@@ -1,14 +1,18 @@
-"""In a worker: how a checkpoint reaches the run's storage."""
+"""Checkpoints in a run's storage: how a worker uploads one, and which of them is whole."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import ray.train
 from ray.train import Checkpoint
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from emlnet.training import checkpoint
 from pipelines.ray_cluster.stop_signal import StopSignal
 
 SECONDS_AFTER_ATTEMPTS = (1, 4, 0)
@@ -18,7 +22,6 @@ SECONDS_AFTER_ATTEMPTS = (1, 4, 0)
 class CheckpointUploader:
     """Copies a checkpoint to the run's storage; ends training when that refuses every attempt.
 
-    Half a checkpoint is deleted, and the last good one stays what training resumes from.
     Only one is uploaded at a time: where storage is slower than training, training waits.
     """
 
@@ -41,7 +44,7 @@ class CheckpointUploader:
                 copied = storage.persist_current_checkpoint(saved, name)
             except (OSError, RuntimeError) as error:
                 refused = error
-                with suppress(OSError):
+                with suppress(OSError):  # Half a checkpoint.
                     folder = storage.build_checkpoint_path_from_name(name)
                     storage.storage_filesystem.delete_dir(folder)
                 time.sleep(pause)
@@ -60,3 +63,25 @@ def describe_refusal(storage: str, error: Exception) -> str:
         f"{storage} takes no checkpoint ({refused}); the last good one is kept. When it takes "
         "files again, the same command resumes from it"
     )
+
+
+def drop_broken_list(folder: Path) -> None:
+    """Delete Ray Train's list of a run's checkpoints when a kill cut it short.
+
+    Ray Train refuses half a list at every later start; training resumes from `find_newest`.
+    """
+    path = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    if path.is_file():
+        try:
+            json.loads(path.read_text())
+        except ValueError:
+            path.unlink()
+
+
+def find_newest(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run, which Ray names by their time."""
+    for path in sorted(folder.glob("checkpoint_2*"), reverse=True):
+        with suppress(ValueError):
+            checkpoint.read(path)
+            return Checkpoint.from_directory(path)
+    return None
