@@ -14,15 +14,15 @@ import subprocess
 import sys
 import time
 
-from benchmarks.records import RESULTS, ROOT, table
+from benchmarks.result_table import RESULTS, ROOT, table
 
 SHORT = {
     "loss": [],
     "metrics": ["--num-images", "40", "--referee="],
     "step": ["--steps", "1"],
-    "decoder": [],
+    "cached_decoder": [],
     "ray_train": [],
-    "loader": [],
+    "read_batches": [],
 }
 """Files that `make bench` runs, with their arguments."""
 LONG: dict[str, list[str]] = {

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.records import ROOT
+from benchmarks.result_table import ROOT
 from shards.build.writer import build
 from shards.layouts.synthetic import write_sample
 

@@ -4,7 +4,7 @@
 
 Needs torch, torchvision, timm and webdataset, and the rooms emlnet and shards: no Ray, no MLflow.
 Per backbone: images/s and peak memory of a whole training step (the loss, AdamW and clipping too)
-in float32, bfloat16, bfloat16 + channels_last, and compiled, each at its best batch; the floor, and
+in float32, bfloat16 and bfloat16 compiled, each at its best batch; the floor, and
 how much of it is reached; the loss and the metrics alone; a step fed from shards against the same
 on data that lies on the card; a decoder's step from readouts.  `--device cpu` tries it all out.
 Writes benchmarks/results/gpu.json and prints a table.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import statistics
 import time
@@ -22,10 +23,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.baseline import loss as baseline_loss
-from benchmarks.baseline import metric_loops
+from benchmarks.baseline import plain_loss
 from benchmarks.loss import inputs as loss_inputs
-from benchmarks.records import RESULTS, commit, machine
+from benchmarks.result_table import RESULTS, commit, machine
 from emlnet.data.augment import Augmentation
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.targets import Targets
@@ -34,7 +34,7 @@ from emlnet.metrics import saliency_metrics
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import CachedDecoder, EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.models.precision import compile_training, set_precision
+from emlnet.models.precision import compile_training, set_precision, to_channels_last
 from emlnet.training.fit import BatchSource, train_epoch
 from emlnet.training.state import Plan, start
 from shards.read.loader import Loader
@@ -52,14 +52,8 @@ BACKBONES = (
 SETTINGS = {
     "float32": {"precision": "float32"},
     "bfloat16": {"precision": "bfloat16"},
-    "bfloat16, channels_last": {"precision": "bfloat16", "channels_last": True},
-    "bfloat16, channels_last, compiled": {
-        "precision": "bfloat16",
-        "channels_last": True,
-        "compiled": True,
-    },
+    "bfloat16, compiled": {"precision": "bfloat16", "compiled": True},
 }
-OUT_OF_MEMORY = (torch.OutOfMemoryError,)
 
 
 class Card:
@@ -126,8 +120,8 @@ def make_targets(batch: int, size: tuple[int, int], device: torch.device) -> Tar
 class Ready(BatchSource):
     """An epoch of batches that are ready."""
 
-    def __init__(self, batches) -> None:
-        self.batches, self.steps_per_epoch = batches, len(batches)
+    def __init__(self, batches, num_steps) -> None:
+        self.batches, self.steps_per_epoch = batches, num_steps
 
     def train(self, epoch, start_step):
         return self.batches
@@ -136,25 +130,17 @@ class Ready(BatchSource):
 class Trainer:
     """A model with its optimiser, and steps of emlnet.training.fit on batches that are ready."""
 
-    def __init__(self, card, model, plan, *, channels_last=False, compiled=False) -> None:
-        self.plan, self.format = plan, torch.channels_last if channels_last else None
+    def __init__(self, card, model, plan, *, compiled=False) -> None:
+        self.plan, self.failures = plan, []
         set_precision(plan.precision)
-        options = {"memory_format": self.format} if self.format else {}
-        self.model = model.to(card.device, **options)
-        self.failure = ""
+        self.model = to_channels_last(model, card.device)
         if compiled:
-            compile_training(self.model, self._fails)
+            compile_training(self.model, self.failures.append)
         self.state = start(self.model, plan, 10**6)
 
-    def _fails(self, reason: str) -> None:
-        self.failure = reason
-
-    def train(self, batches) -> None:
+    def train(self, batches, num_steps) -> None:
         self.state.step, self.state.loss_sums = 0, None
-        train_epoch(self.state, self.plan, Ready(batches))
-
-    def shape(self, image):
-        return image.contiguous(memory_format=self.format) if self.format else image
+        train_epoch(self.state, self.plan, Ready(batches, num_steps))
 
 
 def make_trainer(card, backbone, size, precision, **options) -> Trainer:
@@ -162,8 +148,9 @@ def make_trainer(card, backbone, size, precision, **options) -> Trainer:
     return Trainer(card, Encoder(config), Plan(precision=precision), **options)
 
 
-def ready_batch(card, trainer, batch, size):
-    image = trainer.shape(torch.rand(batch, 3, *size, device=card.device))
+def ready_batch(card, batch, size):
+    image = torch.rand(batch, 3, *size, device=card.device)
+    image = image.contiguous(memory_format=torch.channels_last)
     return ((image,), make_targets(batch, size, card.device))
 
 
@@ -176,19 +163,18 @@ def time_encoder(card, backbone, size, batches, num_steps):
             card.reset()
             try:
                 trainer = make_trainer(card, backbone, size, **options)
-                steps = [ready_batch(card, trainer, batch, size)] * num_steps
-                seconds = card.seconds(lambda t=trainer, s=steps: t.train(s), 3, 1) / num_steps
-            except OUT_OF_MEMORY:
+                steps = [ready_batch(card, batch, size)] * num_steps
+                seconds = card.seconds(lambda t=trainer, s=steps: t.train(s, num_steps), 3, 1)
+            except torch.OutOfMemoryError:
                 break
             row = {
                 "batch": batch,
-                "images_per_second": batch / seconds,
+                "images_per_second": batch * num_steps / seconds,
                 "peak_gib": card.peak_gib(),
-                "failure": trainer.failure,
+                "failures": trainer.failures,
                 **floor(card, trainer, batch, size, rates, options["precision"]),
             }
-            row["of_floor"] = row["floor_seconds"] / seconds
-            row = {key: value for key, value in row.items() if value not in (None, "")}
+            row["of_floor"] = row["floor_seconds"] * num_steps / seconds
             if best and row["images_per_second"] < 1.03 * best["images_per_second"]:
                 break
             best = row
@@ -210,7 +196,7 @@ def floor(card, trainer, batch, size, rates, precision):
         kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    (image,), _ = ready_batch(card, trainer, 1, size)
+    (image,), _ = ready_batch(card, 1, size)
     trainer.model.eval()  # BatchNorm of one image
     with (
         FlopCounterMode(display=False) as counter,
@@ -227,7 +213,7 @@ def floor(card, trainer, batch, size, rates, precision):
 
 
 def time_loss_and_metrics(card, batch):
-    """Milliseconds of each, ours and the loops'; gradients included."""
+    """Milliseconds of the loss with its gradient, ours and the loop's, and of our metrics."""
     prediction, density, fixation, targets = loss_inputs(batch, card.device)
     weights = LossWeights(kl=1, cc=1, nss=1)
 
@@ -237,15 +223,7 @@ def time_loss_and_metrics(card, batch):
 
     def loop():
         output = prediction.detach().requires_grad_()
-        baseline_loss.loss(output, density, fixation)[0].backward()
-
-    names = ("nss", "cc", "kl", "sim", "auc_judd")
-    single = [m.double().cpu().numpy()[:, 0] for m in (prediction, density, fixation)]
-
-    def metric_loop():
-        for p, q, f in zip(*single, strict=True):
-            for name in names:
-                getattr(metric_loops, name)(p, q if name in ("cc", "kl", "sim") else f > 0)
+        plain_loss.loss(output, density, fixation)[0].backward()
 
     return {
         "batch": batch,
@@ -253,15 +231,13 @@ def time_loss_and_metrics(card, batch):
         "loss_loop_ms": 1000 * card.seconds(loop),
         "metrics_ms": 1000
         * card.seconds(lambda: saliency_metrics.score(prediction, fixation, density)),
-        "metrics_loop_on_cpu_ms": 1000 * card.seconds(metric_loop, 2, 0),
     }
 
 
 def time_loader(card, data, backbone, batch, num_workers, num_steps):
     """Images/s of steps fed from shards, and of the same steps on data that lies on the card."""
     reader = ShardReader(data, "train")
-    options = SETTINGS["bfloat16, channels_last"]
-    trainer = make_trainer(card, backbone, reader.sizes[0], **options)
+    trainer = make_trainer(card, backbone, reader.sizes[0], "bfloat16")
     loader = Loader(
         reader,
         batch,
@@ -271,27 +247,16 @@ def time_loader(card, data, backbone, batch, num_workers, num_steps):
         pin_memory=card.cuda,
     )
 
-    class Fed:
+    def feed():
         """So many steps from shards, epoch after epoch."""
+        batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
+        for given in itertools.islice(batches, num_steps):
+            yield (prepare_image(given, card.device),), prepare_targets(given, card.device)
 
-        def __len__(self):
-            return num_steps
-
-        def __iter__(self):
-            left, epoch = num_steps, 0
-            while left:
-                for given in loader.epoch(epoch):
-                    if not left:
-                        break
-                    image = trainer.shape(prepare_image(given, card.device))
-                    yield (image,), prepare_targets(given, card.device)
-                    left -= 1
-                epoch += 1
-
-    on_card = [ready_batch(card, trainer, batch, reader.sizes[0])] * num_steps
+    on_card = [ready_batch(card, batch, reader.sizes[0])] * num_steps
     images = batch * num_steps
-    fed = images / card.seconds(lambda: trainer.train(Fed()), 3, 1)
-    ready = images / card.seconds(lambda: trainer.train(on_card), 3, 1)
+    fed = images / card.seconds(lambda: trainer.train(feed(), num_steps), 3, 1)
+    ready = images / card.seconds(lambda: trainer.train(on_card, num_steps), 3, 1)
     return {"batch": batch, "fed": fed, "on_card": ready, "share": fed / ready, "to_reach": 0.95}
 
 
@@ -308,7 +273,8 @@ def time_decoder(card, size, batch, num_steps):
         ]
         trainer = Trainer(card, CachedDecoder(net), Plan())
         steps = [((readouts, size), make_targets(batch, size, card.device))] * num_steps
-        rows[kind] = batch * num_steps / card.seconds(lambda t=trainer, s=steps: t.train(s), 3, 1)
+        seconds = card.seconds(lambda t=trainer, s=steps: t.train(s, num_steps), 3, 1)
+        rows[kind] = batch * num_steps / seconds
     return {"batch": batch, "images_per_second": rows}
 
 
@@ -320,7 +286,7 @@ def as_table(results) -> str:
     ]
     for backbone, rows in results["encoders"].items():
         for name, row in rows.items():
-            peak = f"{row['peak_gib']:.1f}" if "peak_gib" in row else ""
+            peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
             cells = [backbone, name, str(row["batch"]), f"{row['images_per_second']:.1f}", peak]
             lines.append(f"| {' | '.join([*cells, format(row['of_floor'], '.2f')])} |")
     return "\n".join(lines)

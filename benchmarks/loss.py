@@ -10,9 +10,9 @@ import os
 
 import torch
 
-from benchmarks.baseline import loss as baseline_loss
+from benchmarks.baseline import plain_loss
 from benchmarks.baseline.metric_inputs import make_inputs
-from benchmarks.records import save
+from benchmarks.result_table import save
 from benchmarks.runner import Side, compare, compare_memory
 from emlnet.data.targets import Targets
 from emlnet.losses import LossWeights, saliency_loss
@@ -65,7 +65,7 @@ def baseline(batch_size):
     def repeat():
         for _ in range(CALLS):
             output = prediction.detach().requires_grad_()
-            loss, _ = baseline_loss.loss(output, density, fixation)
+            loss, _ = plain_loss.loss(output, density, fixation)
             loss.backward()
         return {"loss": loss.item(), "gradient": output.grad.flatten()[::997].tolist()}
 
@@ -95,13 +95,10 @@ def main():
             calls=CALLS,
         )
         if terms == "reference":
-            gradients = (torch.tensor(side.notes["gradient"]) for side in (own, loop))
-            mine, theirs = gradients
+            mine, theirs = (torch.tensor(side.notes["gradient"]) for side in (own, loop))
             row.about["difference_of_loss"] = abs(own.notes["loss"] - loop.notes["loss"])
-            row.about["difference_of_gradient"] = float(
-                (mine - theirs).abs().max() / theirs.abs().max()
-            )
-            print({name: row.about[name] for name in row.about if name.startswith("diff")})
+            difference = (mine - theirs).abs().max() / theirs.abs().max()
+            row.about["difference_of_gradient"] = float(difference)
         rows.append(row)
         name = f"memory of the loss, `{kind}`, `{terms}`"
         rows.append(compare_memory(name, "the same", own, loop))

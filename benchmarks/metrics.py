@@ -8,79 +8,64 @@ Writes benchmarks/results/metrics.json, and pysaliency.json beside it.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import time
-from pathlib import Path
-
-os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-import torch
 
 from benchmarks.baseline import metric_loops
 from benchmarks.baseline.metric_inputs import make_inputs
-from benchmarks.records import Row, line, save
-from benchmarks.runner import REPEATS, compare, peak, reset_peak
-from emlnet.metrics import saliency_metrics
+from benchmarks.result_table import save
+from benchmarks.runner import REPEATS, Side, compare, compare_memory
+from pipelines.ray_cluster.connection import WORKER_ENV
 
-HERE = Path(__file__).parent
-
-
-class Referee:
-    """A process with pysaliency, which repeats its scores when asked."""
-
-    def __init__(self, python, num_images, num_fixations):
-        self.peaks = []
-        script = HERE / "baseline" / "metric_referee.py"
-        self.process = subprocess.Popen(
-            [python, "-W", "ignore", script, str(num_images), str(num_fixations)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if self.process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{python} could not run {script}")
-
-    def run(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        self.peaks.append(answer["peak"] / 2**20)
-        return answer["seconds"], {k: np.array(v) for k, v in answer["scores"].items()}
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+WITH_LOOPS = ("nss", "cc", "kl", "sim", "auc_judd")
 
 
-def timed(function):
-    start = time.perf_counter()
-    value = function()
-    return time.perf_counter() - start, value
+def ours(num_images, num_fixations, batch_size, rules, names=()):
+    """A function that scores all images, batch by batch."""
+    import torch
+
+    from emlnet.metrics.saliency_metrics import score
+
+    arrays, centre, points = make_inputs(num_images, num_fixations)
+    inputs = {name: torch.from_numpy(value)[:, None] for name, value in arrays.items()}
+    flat = torch.from_numpy(points[..., 1] * centre.shape[-1] + points[..., 0])
+    fixations = torch.zeros_like(inputs["saliency"])
+    fixations.flatten(1).scatter_add_(1, flat, torch.ones(flat.shape))
+    inputs["fixations"] = fixations
+    inputs["nonfixations"] = fixations.sum(0, keepdim=True) - fixations  # Pysaliency keeps them.
+    inputs["baseline_log_density"] = torch.from_numpy(centre).expand_as(fixations)
+
+    def repeat():
+        parts = [
+            score(**{k: v[start : start + batch_size] for k, v in inputs.items()}, **options)
+            for start in range(0, num_images, batch_size)
+        ]
+        return {name: torch.cat([part[name] for part in parts]).tolist() for name in parts[0]}
+
+    options = {"rules": rules, "names": names}
+    return repeat
 
 
-def compare_values(part, against, ours, baseline, *, repeats, reach=None, **about):
-    """A row of seconds; its `about` has the largest difference of the sides' values by metric."""
-    values = {}
+def loops(num_images, num_fixations, names):
+    """A function that scores image by image in numpy."""
+    arrays, _, points = make_inputs(num_images, num_fixations)
+    saliency, density = arrays["saliency"].astype(float), arrays["density"].astype(float)
+    fixated = np.zeros(saliency.shape, bool)
+    fixated[np.arange(num_images)[:, None], points[..., 1], points[..., 0]] = True
 
-    def keeping(side, run):
-        def repeat():
-            seconds, values[side] = run()
-            return seconds
+    def repeat():
+        return {
+            name: [
+                float(getattr(metric_loops, name)(*pair))
+                for pair in zip(
+                    saliency, density if name in ("cc", "kl", "sim") else fixated, strict=True
+                )
+            ]
+            for name in names
+        }
 
-        return repeat
-
-    sides = keeping("ours", ours), keeping("baseline", baseline)
-    row = compare(part, against, *sides, reach=reach, repeats=repeats, **about)
-    differences = {
-        name: float(np.abs(value - values["baseline"][name]).max())
-        for name, value in values["ours"].items()
-    }
-    row.about["largest_difference"] = differences
-    print(f"{part}: largest difference {max(differences.values()):.1e}", flush=True)
-    return row
+    return repeat
 
 
 def main():
@@ -95,109 +80,42 @@ def main():
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--batch-size", type=int, default=20)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    common = {"num_images": args.num_images, "num_fixations": args.num_fixations}
 
-    arrays, baseline, points = make_inputs(args.num_images, args.num_fixations)
-    maps = {name: torch.from_numpy(value)[:, None] for name, value in arrays.items()}
-    flat = torch.from_numpy(points[..., 1] * maps["saliency"].shape[-1] + points[..., 0])
-    fixations = torch.zeros_like(maps["saliency"])
-    fixations.flatten(1).scatter_add_(1, flat, torch.ones(flat.shape))
-    nonfixations = fixations.sum(0, keepdim=True) - fixations  # pysaliency keeps them as well.
-    centre = torch.from_numpy(baseline).expand_as(fixations)
-    batches = [
-        slice(start, start + args.batch_size) for start in range(0, len(fixations), args.batch_size)
-    ]
+    def side(target, **options):
+        # Both sides keep memory as training workers do.
+        return Side(f"benchmarks.{target}", env=WORKER_ENV, **common, **options)
 
-    def score_all():
-        def run():
-            parts = [
-                saliency_metrics.score(
-                    **{name: value[batch] for name, value in maps.items()},
-                    fixations=fixations[batch],
-                    nonfixations=nonfixations[batch],
-                    baseline_log_density=centre[batch],
-                )
-                for batch in batches
-            ]
-            return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    def rows(part, against, own, baseline, reach=None):
+        """Rows of seconds and memory, with the largest difference of the sides' values."""
+        about = {**common, "batch_size": args.batch_size}
+        row = compare(part, against, own, baseline, reach=reach, repeats=args.repeats, **about)
+        row.about["largest_difference"] = {
+            name: float(np.abs(np.subtract(values, baseline.notes[name])).max())
+            for name, values in own.notes.items()
+        }
+        print(f"largest difference {max(row.about['largest_difference'].values()):.1e}", flush=True)
+        memory = compare_memory(f"memory of {part}", against, own, baseline)
+        own.close()
+        baseline.close()
+        return [row, memory]
 
-        return timed(run)
+    def own_side(**options):
+        return side("metrics:ours", batch_size=args.batch_size, **options)
 
-    saliency, density = arrays["saliency"].astype(float), arrays["density"].astype(float)
-    fixated = fixations[:, 0].numpy() > 0
-
-    def judd_of(batch):
-        inputs = maps["saliency"][batch], fixations[batch]
-        return saliency_metrics.score(*inputs, rules="mit", names=["auc_judd"])["auc_judd"]
-
-    def judd():
-        return timed(lambda: {"auc_judd": torch.cat([judd_of(b) for b in batches]).numpy()})
-
-    def judd_loop():
-        pairs = list(zip(saliency, fixated, strict=True))
-        return timed(lambda: {"auc_judd": np.array([metric_loops.auc_judd(*p) for p in pairs])})
-
-    def mit():
-        def run():
-            parts = [
-                saliency_metrics.score(
-                    maps["saliency"][b], fixations[b], maps["density"][b], rules="mit"
-                )
-                for b in batches
-            ]
-            return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-
-        return timed(run)
-
-    def mit_loop():
-        def run():
-            rows = list(zip(saliency, density, fixated, strict=True))
-            return {
-                "nss": np.array([metric_loops.nss(s, f) for s, _, f in rows]),
-                "cc": np.array([metric_loops.cc(s, d) for s, d, _ in rows]),
-                "kl": np.array([metric_loops.kl(s, d) for s, d, _ in rows]),
-                "sim": np.array([metric_loops.sim(s, d) for s, d, _ in rows]),
-                "auc_judd": np.array([metric_loops.auc_judd(s, f) for s, _, f in rows]),
-            }
-
-        return timed(run)
-
-    about = {
-        "repeats": args.repeats,
-        "images": args.num_images,
-        "size": list(maps["saliency"].shape[-2:]),
-        "fixations_per_image": args.num_fixations,
-        "batch_size": args.batch_size,
-    }
     if args.referee:
-        referee = Referee(args.referee, args.num_images, args.num_fixations)
-        part = "all tuebingen metrics"
-        before, peaks = reset_peak(), []
-
-        def score_all_watched():
-            reset_peak()
-            answer = score_all()
-            peaks.append((peak() - before) / 2**20)
-            return answer
-
-        row = compare_values(part, "pysaliency", score_all_watched, referee.run, reach=10, **about)
-        referee.close()
-        memories = Row(
-            part=f"memory of {part}",
-            against="pysaliency",
-            ours=tuple(peaks),
-            baseline=tuple(referee.peaks),
-            reach=1,
-            unit="MiB",
-        )
-        print(line(memories))
-        save("pysaliency", [row, memories], threads=1)
-    part = "mit NSS, CC, KL, SIM, AUC-Judd"
-    rows = [
-        compare_values("AUC-Judd", "loop over thresholds", judd, judd_loop, **about),
-        compare_values(part, "numpy, image by image", mit, mit_loop, **about),
-    ]
-    save("metrics", rows, threads=1)
+        referee = side("baseline.pysaliency_scores:baseline", python=args.referee)
+        own = own_side(rules="tuebingen")
+        found = rows("all tuebingen metrics", "pysaliency", own, referee, reach=4)
+        save("pysaliency", found, threads=1)
+    found = []
+    for part, against, names in (
+        ("AUC-Judd", "loop over thresholds", WITH_LOOPS[-1:]),
+        ("mit NSS, CC, KL, SIM, AUC-Judd", "numpy, image by image", WITH_LOOPS),
+    ):
+        baseline = side("metrics:loops", names=names)
+        found += rows(part, against, own_side(rules="mit", names=names), baseline)[:1]
+    save("metrics", found, threads=1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What every benchmark shares: two sides, each in a process of its own, repeated in turn.
 
-    from benchmarks.records import save
+    from benchmarks.result_table import save
     from benchmarks.runner import Side, compare
 
     row = compare(
@@ -23,7 +23,6 @@ import argparse
 import importlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import ROOT, Row, line
+from benchmarks.result_table import ROOT, Row, line
 
 REPEATS = 5
 
@@ -43,17 +42,24 @@ class Side:
     """One side of a comparison in a process of its own, which repeats when it is called.
 
     target: `module:function`; called there once with `options`, it returns what to repeat.
-    threads: torch's and OpenMP's.  env: more of the process's environment.
+    threads: torch's and OpenMP's.  env: more of the process's environment.  python: of the process.
     """
 
     def __init__(
-        self, target: str, /, *, threads: int = 1, env: dict[str, str] | None = None, **options: Any
+        self,
+        target: str,
+        /,
+        *,
+        threads: int = 1,
+        env: dict[str, str] | None = None,
+        python: str = sys.executable,
+        **options: Any,
     ) -> None:
         self.peaks: list[int] = []
         """Most memory in use during each repetition above what the process began with, bytes."""
         self.notes: dict[str, Any] = {}
         """What the latest repetition returned, where that is a dict."""
-        command = [sys.executable, "-m", "benchmarks.runner", "--side", target]
+        command = [python, "-m", "benchmarks.runner", "--side", target]
         self.process = subprocess.Popen(
             [*command, "--threads", str(threads), "--options", json.dumps(options)],
             stdin=subprocess.PIPE,
@@ -141,22 +147,15 @@ def compare_memory(part: str, against: str, ours: Side, baseline: Side, **about:
 
 
 def reset_peak() -> int:
-    """Memory that this process has in use, bytes, from which its peak counts anew (on Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    """Count the peak of this process's memory anew (Linux); return what is in use now, bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
 
 
 def peak() -> int:
     """The most memory that this process had in use since `reset_peak`, bytes."""
-    try:
-        status = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(text.split()[1] for text in status if text.startswith("VmHWM")))
-    except OSError:
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(text.split()[1] for text in status if text.startswith("VmHWM")))
 
 
 def serve(target: str, threads: int, options: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import statistics
 import tempfile
@@ -16,15 +15,14 @@ import time
 from pathlib import Path
 
 from benchmarks.baseline import shard_writer
-from benchmarks.records import ROOT, save
+from benchmarks.data import pictures
+from benchmarks.result_table import save
 from benchmarks.runner import Side, compare
 from shards.build.parallel import default_num_workers, processes
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
 
 OPEN = contextlib.ExitStack()
 """Processes that write, as long as the side that uses them."""
-OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
 
 
 def ours(source, out, shard_size, num_workers):
@@ -52,33 +50,26 @@ def baseline(source, out, shard_size):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, default=OSIE, help="folder in SALICON's layout")
     parser.add_argument("--shard-size", type=int, default=50)
     parser.add_argument("--num-workers", type=int, default=default_num_workers())
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        source = args.source
-        if not source.is_dir():
-            source = Path(scratch, "synthetic")
-            write_sample(source, 200)
+    with pictures(200) as (source, _), tempfile.TemporaryDirectory() as scratch:
         num_images = len(list((source / "images").rglob("*.jpg")))
         num_shards = sum(
             -(-len(list(split.glob("*.jpg"))) // args.shard_size)
             for split in (source / "images").iterdir()
         )
         common = {"source": str(source), "shard_size": args.shard_size}
+
+        def side(name, function, **options):
+            out = f"{scratch}/{name}"
+            return Side(f"benchmarks.shards_build:{function}", out=out, **common, **options)
+
         sides = {
-            "many": Side(
-                "benchmarks.shards_build:ours",
-                num_workers=args.num_workers,
-                out=f"{scratch}/many",
-                **common,
-            ),
-            "one": Side(
-                "benchmarks.shards_build:ours", num_workers=1, out=f"{scratch}/one", **common
-            ),
-            "usual": Side("benchmarks.shards_build:baseline", out=f"{scratch}/usual", **common),
+            "many": side("many", "ours", num_workers=args.num_workers),
+            "one": side("one", "ours", num_workers=1),
+            "usual": side("usual", "baseline"),
         }
         part = f"shards built of {num_images} photographs, {args.num_workers} processes"
         rows = [

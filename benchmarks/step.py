@@ -4,7 +4,7 @@
 
 ResNet-50 from scratch, 480 x 640, batch 8, the `eml` readout and the `reference` loss, SGD: what
 emlnet.training.fit does in a worker, in float32 and, where the CPU has it, in bfloat16, and
-benchmarks/baseline/step.py.  Writes benchmarks/results/step.json.
+benchmarks/baseline/plain_training.py.  Writes benchmarks/results/step.json.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.baseline import step as baseline_step
+from benchmarks.baseline import plain_training
 from benchmarks.data import pictures
-from benchmarks.records import Row, line, save
+from benchmarks.result_table import Row, line, save
 from benchmarks.runner import Side, alternate, compare_memory
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.precision import has_bfloat16, to_channels_last
@@ -83,7 +83,7 @@ def ours(data, backbone, size, batch_size, num_steps, precision, loader_workers)
 def baseline(folder, backbone, size, batch_size, num_steps, num_workers):
     torch.manual_seed(0)
     model = Encoder(encoder_config(backbone, size))
-    train = baseline_step.trainer(model, Path(folder), batch_size, num_workers)
+    train = plain_training.trainer(model, Path(folder), batch_size, num_workers)
     return lambda: {"loss": sum(train(num_steps)) / num_steps}
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.baseline.step import trainer
+from benchmarks.baseline.plain_training import trainer
 from benchmarks.data import pictures
-from benchmarks.records import Row, line, save
+from benchmarks.result_table import Row, line, save
 from benchmarks.runner import Side
 from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.precision import to_channels_last

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.data import pictures
-from benchmarks.records import RESULTS, ROOT, Row, line, save
+from benchmarks.result_table import RESULTS, ROOT, Row, line, save
 from pipelines.config.flags import BEST_WEIGHTS
 from pipelines.config.options import num_cpus
 from shards.files.manifest import Manifest

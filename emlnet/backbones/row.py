@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
+STEM_AND_STAGES = (2, 4, 8, 16, 32)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def same_key(key: str) -> str:
-    """Return the key."""
-    return key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class Backbone:
     name: str
     build: Callable[[], nn.Module]
     channels: tuple[int, ...]
-    reductions: tuple[int, ...]
+    reductions: tuple[int, ...] = STEM_AND_STAGES
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     size: tuple[int, int] = (224, 224)
@@ -46,10 +43,24 @@ class Backbone:
     package: str = ""
     url: str = ""
     file: str = ""
-    rename: Callable[[str], str] = same_key
+    rename: Callable[[str], str] = str
     head: tuple[str, ...] = ("fc.", "classifier.")
     licence: str = ""
     eml_kernel: int = 3
+
+    def cost(self, size: tuple[int, int]) -> tuple[int, float]:
+        """Return the parameters up to the last tap, and 10^9 multiply-adds per picture of (H, W).
+
+        Convolutions and matrix products are counted, without computing them.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with torch.device("meta"), torch.no_grad():
+            network = self.build().eval()
+            with FlopCounterMode(display=False) as counter:
+                network(torch.empty(1, 3, *size))
+        num_parameters = sum(parameter.numel() for parameter in network.parameters())
+        return num_parameters, counter.get_total_flops() / 2e9
 
     @property
     def step(self) -> int:

@@ -27,7 +27,6 @@ def _efficientnet_lite(number: int, resolution: int, channels: tuple[int, ...]) 
         source="timm",
         build=lambda: _network(name, {}),
         channels=channels,
-        reductions=(2, 4, 8, 16, 32),
         mean=HALF,
         std=HALF,
         size=(resolution, resolution),

@@ -15,7 +15,6 @@ from emlnet.backbones.row import Backbone
 from emlnet.backbones.taps import SequentialTaps
 
 URL = "https://download.pytorch.org/models/"
-STEM_AND_STAGES = (2, 4, 8, 16, 32)
 
 
 def _plain(name: str) -> Any:
@@ -37,7 +36,7 @@ def _resnet(name: str, digest: str, channels: tuple[int, ...]) -> Backbone:
         del layers["avgpool"], layers["fc"]
         return SequentialTaps(layers, ("relu", "layer1", "layer2", "layer3", "layer4"))
 
-    return _row(name, digest, build=build, channels=channels, reductions=STEM_AND_STAGES)
+    return _row(name, digest, build=build, channels=channels)
 
 
 def _features(
@@ -75,7 +74,6 @@ ROWS = (
         "8d451a50",
         at=("relu0", "denseblock1", "denseblock2", "denseblock3", "norm5"),
         channels=(96, 384, 768, 2112, 2208),
-        reductions=STEM_AND_STAGES,
         rename=_densenet_key,
     ),
     _features(
@@ -97,7 +95,6 @@ ROWS = (
         "dd5fe13b",
         at=("1", "2", "3", "5", "6"),
         channels=(24, 48, 64, 160, 256),
-        reductions=STEM_AND_STAGES,
         size=(384, 384),
         head=("7.", "classifier."),
     ),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 # Anchors of matplotlib's inferno (CC0), every eighth of the way from dark to light.
 INFERNO = np.array(
@@ -48,26 +48,21 @@ def contour_levels(density: NDArray[np.floating], shares: Sequence[float] = SHAR
     return [float(descending[min(place, descending.size - 1)]) for place in places]
 
 
-def draw_contours(
-    picture: NDArray[np.uint8], density: NDArray[np.floating], width: float = 0.0
-) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with lines around what holds 25, 50 and 75 % of its map (H, W).
+def draw_contours(picture: NDArray[np.uint8], density: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return the picture (H, W, 3) with lines around 25, 50 and 75 % of its map (H, W).
 
-    width: of a line in pixels, the innermost white, the outer ones darker; 0: by the picture's size
+    The innermost line is white, the outer ones are darker; each has a black rim.
     """
-    width = width or max(1.5, min(density.shape) / 200)
-    drawn = picture.astype(np.float64)
-    values = density.astype(np.float64)
-    long = [axis for axis in (0, 1) if values.shape[axis] > 1]
-    slope = np.sqrt(sum((np.gradient(values, axis=a) ** 2 for a in long), np.zeros_like(values)))
-    slope = np.maximum(slope, 1e-6 * float(np.ptp(density)) + 1e-300)
-    levels = contour_levels(density)
-    for level, shade in zip(levels, np.linspace(255, 130, len(levels)), strict=True):
-        distance = np.abs(density - level) / slope
-        for reach, colour in ((width + 2, 0.0), (width, shade)):  # A dark rim, then the line.
-            cover = (reach / 2 + 0.5 - distance).clip(0, 1)[..., None]
-            drawn = drawn * (1 - cover) + colour * cover
-    return drawn.round().clip(0, 255).astype(np.uint8)
+    drawn, radius = picture.copy(), max(1, min(density.shape) // 400)
+    for level, shade in zip(contour_levels(density), (255, 190, 130), strict=True):
+        region = Image.fromarray(density >= level).convert("L")
+        for reach, colour in ((radius + 1, 0), (radius, shade)):
+            outer, inner = (
+                region.filter(extreme(2 * reach + 1))
+                for extreme in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
+            )
+            drawn[np.asarray(outer) != np.asarray(inner)] = colour
+    return drawn
 
 
 def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 480) -> Image.Image:

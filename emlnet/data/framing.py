@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emlnet.data.maps import Kind, resize
@@ -74,41 +76,49 @@ def random_part(size: Size, crop: float, draws: Sequence[float]) -> Box:
     return Box(top, left, height, width)
 
 
-def show(pictures: Sequence[Tensor], views: Sequence[View], canvas: Size, flip: Tensor) -> Tensor:
+def show(
+    pictures: Tensor,
+    channels: int,
+    views: Sequence[View],
+    canvas: Size,
+    flip: Tensor,
+    divisor: int = 1,
+) -> Tensor:
     """Return each picture's part in its frame on the canvas, (B, C, H, W) float32, zeros around.
 
-    pictures: (C, h, w) uint8 each.  flip: (B,) bool on the CPU, which parts to mirror.
+    pictures: uint8, one (h, w, C) after another.  flip: (B,) bool on the CPU, which parts to
+    mirror.  divisor: of all values.
     """
-    channels, device = pictures[0].shape[0], pictures[0].device
-    shown = torch.zeros(len(pictures), channels, *canvas, device=device)
-    for row, picture, view, mirrored in zip(shown, pictures, views, flip.tolist(), strict=True):
-        part = cut(picture[None], view.part).float()
-        content = resize(part, (view.frame.height, view.frame.width))
-        cut(row[None], view.frame).copy_(content.flip(-1) if mirrored else content)
+    make = torch.zeros if frames(views, canvas) else torch.empty
+    shown = make(len(views), *canvas, channels, device=pictures.device).permute(0, 3, 1, 2)
+    flat = torch.split(pictures, [channels * view.size[0] * view.size[1] for view in views])
+    # One picture at a time stays in the processor's cache.
+    for row, values, view, mirrored in zip(shown, flat, views, flip.tolist(), strict=True):
+        part = cut(values.view(*view.size, channels).permute(2, 0, 1), view.part)
+        frame = cut(row, view.frame)
+        if part.shape != frame.shape:
+            part = resize(part[None].float(), (view.frame.height, view.frame.width))[0]
+        frame.copy_(part.flip(-1) if mirrored else part)
+        if divisor != 1:
+            frame.div_(divisor)
     return shown
 
 
-def show_pixels(
-    pixels: Tensor, counts: Tensor, views: Sequence[View], canvas: Size, flip: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the pixels of pictures as pixels of the canvas; those outside of a part are dropped.
+def show_points(
+    points: NDArray[np.int32], view: View, canvas: Size, mirrored: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the fixated pixels of the canvas, (P,) positions in (H, W), and their counts (P,).
 
-    pixels: (P, 3) int64 image, y, x.  counts: (P,).  flip: (B,) bool.  Returns (Q,) int64 positions
-    in the flattened (B, H, W), each once, ascending, and their counts (Q,).
+    points: (N, 2) (x, y) in the picture; those outside of its part are dropped.
     """
-    device = pixels.device
-    part = torch.tensor([view.part for view in views], device=device)
-    frame = torch.tensor([view.frame for view in views], device=device)
-    image = pixels[:, 0]
+    part, frame = view.part, view.frame
     # A pixel's centre is at its index plus a half.
-    share = (pixels[:, 1:] - part[image, :2] + 0.5) / part[image, 2:]
-    share[:, 1] = torch.where(flip[image], 1 - share[:, 1], share[:, 1])
-    kept = ((share > 0) & (share < 1)).all(1)
-    inside = (share * frame[image, 2:]).floor().long()
-    y, x = (inside + frame[image, :2]).unbind(1)
-    index = (image * canvas[0] + y) * canvas[1] + x
-    index, position = torch.unique(index[kept], return_inverse=True)
-    return index, counts.new_zeros(len(index)).index_add_(0, position, counts[kept])
+    share = (points - (part.left, part.top) + 0.5) / (part.width, part.height)
+    share = share[((share > 0) & (share < 1)).all(1)]
+    if mirrored:
+        share[:, 0] = 1 - share[:, 0]
+    x, y = (share * (frame.width, frame.height)).astype(np.int64).T
+    return np.unique((y + frame.top) * canvas[1] + x + frame.left, return_counts=True)
 
 
 def frames(views: Sequence[View], canvas: Size) -> tuple[Box, ...] | None:

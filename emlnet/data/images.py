@@ -178,7 +178,11 @@ def to_unit_range(
     if not (low >= 0 and np.isfinite(high)):
         raise ValueError(f"{name} has values from {low:.4g} to {high:.4g}, expected 0 or more")
     if np.issubdtype(pixels.dtype, np.floating):
-        top, own = _range_of_floats(high, name), 1
+        own = 1
+        # Resampling may leave values a little above 1.
+        top = 1 if high <= 2 else 255 if high <= 255 else 65535
+        if high > top > 1:
+            raise ValueError(f"{name} has floats up to {high:.4g}, expected 0 to 1")
     else:
         own = int(np.iinfo(pixels.dtype).max)
         usual = next(2**bits - 1 for bits in USUAL_BITS if high < 2**bits)
@@ -195,14 +199,6 @@ def to_unit_range(
 def _warn_once(line: str) -> None:
     """Log a warning; a photograph that is read in every epoch is told once."""
     logger.warning(line)
-
-
-def _range_of_floats(high: float, name: str) -> int:
-    """Return 1 for values up to 1, or a little above from resampling; else 8 or 16 bits."""
-    for top, limit in ((1, 2), (255, 255), (65535, 65535)):
-        if high <= limit:
-            return top
-    raise ValueError(f"{name} has floats up to {high:.4g}, expected 0 to 1")
 
 
 def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -50,37 +49,30 @@ def by_frame(
     """Return what `measure` computes inside each image's frame, by name, (B,).
 
     output: (B, 1, H, W).  A density is scaled to a sum of 1 in its frame.  `measure` is called once
-    for the images of each frame, so that padding takes no part.
+    for all images, or once for each where padding takes no part.
     """
     if targets.frames is None:
         return measure(output, targets)
-    rows: dict[Box, list[int]] = {}
-    for row, frame in enumerate(targets.frames):
-        rows.setdefault(frame, []).append(row)
     parts = []
-    for frame, chosen in rows.items():
-        part = cut(output[chosen], frame)
+    for row, frame in enumerate(targets.frames):
+        part = cut(output[row : row + 1], frame)
         if kind == "density":
             part = part - part.logsumexp((2, 3), keepdim=True)
-        parts.append(measure(part, _cut_targets(targets, chosen, frame)))
-    order = torch.tensor([*chain(*rows.values())], device=output.device).argsort()
-    return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+        parts.append(measure(part, _cut_targets(targets, row, frame)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _cut_targets(targets: Targets, rows: list[int], frame: Box) -> Targets:
-    """Return the targets of some images, cut to the frame that they share."""
+def _cut_targets(targets: Targets, row: int, frame: Box) -> Targets:
+    """Return the targets of one image, cut to its frame."""
     height, width = targets.size
-    image = targets.index // (height * width)
-    new_image = torch.full_like(targets.weight, -1, dtype=torch.int64)
-    new_image[rows] = torch.arange(len(rows), device=new_image.device)
-    kept = new_image[image] >= 0
-    index, image = targets.index[kept], new_image[image[kept]]
-    y, x = index // width % height - frame.top, index % width - frame.left
+    own = targets.index // (height * width) == row
+    index = targets.index[own] - row * height * width
+    y, x = index // width - frame.top, index % width - frame.left
     return replace(
         targets,
-        density=cut(targets.density[rows], frame).contiguous(),
-        index=(image * frame.height + y) * frame.width + x,
-        counts=targets.counts[kept],
-        weight=targets.weight[rows],
+        density=cut(targets.density[row : row + 1], frame).contiguous(),
+        index=y * frame.width + x,
+        counts=targets.counts[own],
+        weight=targets.weight[row : row + 1],
         frames=None,
     )

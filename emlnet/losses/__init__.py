@@ -8,6 +8,6 @@ Imports `emlnet.data`.
 """
 
 from emlnet.losses.terms import TERMS, LossTerm
-from emlnet.losses.weighted import LossWeights, Terms, saliency_loss
+from emlnet.losses.weighted import TOTAL, LossWeights, Terms, saliency_loss
 
-__all__ = ["TERMS", "LossTerm", "LossWeights", "Terms", "saliency_loss"]
+__all__ = ["TERMS", "TOTAL", "LossTerm", "LossWeights", "Terms", "saliency_loss"]

@@ -23,6 +23,7 @@ REFERENCE_EPS = 1e-6
 """Guards in the KL of EML-NET's published training."""
 ROUNDING_ERRORS = 8
 """A map whose deviations are smaller than so many rounding errors of its mean is constant."""
+TermFunction = Callable[[Tensor, Targets, Kind], Tensor]
 
 
 def kl(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
@@ -93,7 +94,7 @@ def _count(fixated: Tensor) -> Tensor:
     return fixated.sum(PIXELS).clamp_min(1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LossTerm:
     """One row of the table.
 
@@ -102,46 +103,18 @@ class LossTerm:
     """
 
     name: str
-    description: str
     weight: float
-    function: Callable[[Tensor, Targets, Kind], Tensor]
-    reference: Callable[[Tensor, Targets, Kind], Tensor] | None = None
+    function: TermFunction
+    reference: TermFunction | None = None
 
 
 TERMS = {
     term.name: term
     for term in (
-        LossTerm(
-            name="kl",
-            description="KL divergence of the density from the prediction, nats",
-            weight=1.0,
-            function=kl,
-            reference=kl_reference,
-        ),
-        LossTerm(
-            name="cc",
-            description="1 - CC, the correlation of prediction and density",
-            weight=1.0,
-            function=cc,
-        ),
-        LossTerm(
-            name="nss",
-            description="-NSS, the mean z-score of the prediction at fixated pixels",
-            weight=1.0,
-            function=nss,
-            reference=nss_reference,
-        ),
-        LossTerm(
-            name="sim",
-            description="1 - SIM, the histogram intersection of prediction and density",
-            weight=0.0,
-            function=sim,
-        ),
-        LossTerm(
-            name="mse",
-            description="mean squared error of the maps, each scaled to a maximum of 1",
-            weight=0.0,
-            function=mse,
-        ),
+        LossTerm("kl", 1.0, kl, kl_reference),
+        LossTerm("cc", 1.0, cc),
+        LossTerm("nss", 1.0, nss, nss_reference),
+        LossTerm("sim", 0.0, sim),
+        LossTerm("mse", 0.0, mse),
     )
 }

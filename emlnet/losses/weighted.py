@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from typing import Any, Literal
 
 from torch import Tensor
@@ -21,7 +21,7 @@ TOTAL = "total"
 
 _Weights: Any = make_dataclass(
     "_Weights",
-    [(term.name, float, field(default=term.weight)) for term in TERMS.values()],
+    [(name, float, term.weight) for name, term in TERMS.items()],
     frozen=True,
     kw_only=True,
 )
@@ -36,29 +36,30 @@ class LossWeights(_Weights):  # type: ignore[misc]
         if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
             raise ValueError(f"loss weights must be finite, >= 0 and not all 0, not {self}")
 
+    @property
+    def nonzero(self) -> dict[str, float]:
+        """The weights that are not 0, by name."""
+        return {name: weight for name, weight in asdict(self).items() if weight}
+
     @classmethod
     def parse(cls, text: str) -> LossWeights:
         """Parse `kl=10,cc=2,nss=1`; terms that are not named weigh 0."""
-        weights = dict.fromkeys(TERMS, 0.0)
-        named = set()
-        for part in text.split(","):
-            name, _, value = (word.strip() for word in part.partition("="))
-            try:
-                if name not in TERMS or name in named:
-                    raise ValueError(name)
-                weights[name] = float(value)
-            except ValueError:
-                example = ",".join(f"{name}=W" for name in TERMS)
-                raise ValueError(
-                    f"loss weights are written {example}, each term at most once, not {text!r}"
-                ) from None
-            named.add(name)
-        return cls(**weights)
+        pairs = [part.partition("=") for part in text.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        try:
+            weights = dict(zip(names, (float(value) for _, _, value in pairs), strict=True))
+        except ValueError:
+            weights = {}
+        if len(weights) < len(names) or not weights.keys() <= TERMS.keys():
+            example = ",".join(f"{name}=W" for name in TERMS)
+            raise ValueError(
+                f"loss weights are written {example}, each term at most once, not {text!r}"
+            )
+        return cls(**{**dict.fromkeys(TERMS, 0.0), **weights})
 
     def __str__(self) -> str:
-        return ",".join(
-            f"{name}={float(value)!r}".removesuffix(".0") for name, value in asdict(self).items()
-        )
+        texts = {name: f"{float(value)!r}".removesuffix(".0") for name, value in vars(self).items()}
+        return ",".join(f"{name}={text}" for name, text in texts.items())
 
 
 def saliency_loss(
@@ -74,7 +75,7 @@ def saliency_loss(
     output: (B, 1, H, W), a log-density (kind `density`) or a map >= 0 (`eml`).
     A letterbox's padding takes no part.
     """
-    by_name = {name: weight for name, weight in asdict(weights).items() if weight}
+    by_name = weights.nonzero
     losses = by_frame(
         output.float(), targets, kind, lambda maps, gaze: _losses(maps, gaze, by_name, kind, terms)
     )
@@ -85,18 +86,13 @@ def _losses(
     output: Tensor, targets: Targets, weights: dict[str, float], kind: Kind, terms: Terms
 ) -> dict[str, Tensor]:
     """Return the weighted sum and each term, (B,), by the fused path where there is one."""
-    total, fused = FusedLoss.apply(
-        output.flatten(1),
-        targets.density.flatten(1),
-        targets.index,
-        weights,
-        kind == "density",
-        terms == "reference",
-    )
+    maps, density, is_log = output.flatten(1), targets.density.flatten(1), kind == "density"
+    reference = terms == "reference"
+    total, fused = FusedLoss.apply(maps, density, targets.index, weights, is_log, reference)
     losses = dict(zip(FUSED, fused, strict=True))
     for name in weights.keys() - set(FUSED):
         term = TERMS[name]
-        function = (term.reference or term.function) if terms == "reference" else term.function
+        function = (reference and term.reference) or term.function
         value = function(output, targets, kind)
         total = total + weights[name] * value
         losses[name] = value.detach()

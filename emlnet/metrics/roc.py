@@ -54,7 +54,7 @@ def area_in_steps(
 ) -> Tensor:
     """Mean area over random sets of negatives, thresholds in steps of 0.1.
 
-    maps: (B, N) float64 in 0..1.  fixations: the positives, each pixel once.  others: pixels to
+    maps: (B, N) in 0..1.  fixations: the positives, each pixel once.  others: pixels to
     draw negatives from, as many as positives (all if there are fewer), each at most once; None
     draws from all pixels, with repeats.  seeds: (B,) int64.
     Returns (B,) float64; NaN without positives or negatives.
@@ -65,7 +65,7 @@ def area_in_steps(
     candidates = None if others is None else others.rows(others.pixel, -1)[:, None]
     width = found.shape[1] if candidates is None else candidates.shape[2]
     step = max(1, _DRAWS_AT_ONCE // max(1, len(maps) * width))
-    area = maps.new_zeros(len(maps))
+    area = maps.new_zeros(len(maps), dtype=torch.float64)
     for start in range(0, num_splits, step):
         splits = torch.arange(start, min(start + step, num_splits), device=device)
         if others is None or candidates is None:
@@ -87,7 +87,7 @@ def area_in_steps(
 
 def _level(values: Tensor) -> Tensor:
     """Number of the thresholds 0, 0.1, ... 1 that do not exceed each value."""
-    steps = torch.arange(NUM_STEPS + 1, device=values.device, dtype=torch.float64) / NUM_STEPS
+    steps = torch.arange(NUM_STEPS + 1, device=values.device, dtype=values.dtype) / NUM_STEPS
     return torch.bucketize(values, steps, right=True)
 
 

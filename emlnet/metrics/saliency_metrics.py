@@ -22,8 +22,8 @@ from emlnet.metrics.flat_maps import (
     PIXELS_AT_ONCE,
     FixatedPixels,
     FlatMaps,
-    check_shapes,
     dot,
+    pad_rows,
     sort_rows,
 )
 from emlnet.metrics.roc import area_at_positives, area_in_steps, area_with_ties, draw
@@ -75,7 +75,7 @@ def kl_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     zeros counts as uniform.
     """
     p, q = saliency.density().add_(EPS), density.density()
-    return dot(q, torch.div(q, p, out=p).add_(EPS).log_())
+    return dot(q, (q / p).add_(EPS).log_())
 
 
 def kl_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
@@ -84,19 +84,18 @@ def kl_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     added = p.shape[1] * TINY
     p_sum, q_sum = saliency.total + added, density.total + added
     # Dividing by the sums at the end spares two passes over the maps.
-    return dot(q, torch.div(q, p, out=p).log_()) / q_sum + (p_sum / q_sum).log()
+    return dot(q, (q / p).log_()) / q_sum + (p_sum / q_sum).log()
 
 
 def sim_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     """Mass that both maps share, 0..1; each is scaled to 0..1, then divided by its sum."""
-    p = saliency.scaled_density()
-    return torch.minimum(p, density.scaled_density(), out=p).sum(1)
+    return torch.minimum(saliency.scaled_density(), density.scaled_density()).sum(1)
 
 
 def sim_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     """Mass that both maps share, 0..1; each is divided by its sum."""
     p = saliency.positive * (density.total / saliency.total)[:, None]
-    return torch.minimum(p, density.positive, out=p).sum(1) / density.total
+    return torch.minimum(p, density.positive).sum(1) / density.total
 
 
 def auc(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
@@ -118,7 +117,7 @@ def auc_judd(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
 
 def auc_borji(saliency: FlatMaps, fixations: FixatedPixels, seeds: Tensor) -> Tensor:
     """AUC-Borji: fixated pixels against as many random ones, thresholds in steps of 0.1."""
-    return area_in_steps(saliency.scaled(), fixations, None, seeds, NUM_SPLITS)
+    return area_in_steps(saliency.scaled, fixations, None, seeds, NUM_SPLITS)
 
 
 def sauc_mit(
@@ -129,7 +128,7 @@ def sauc_mit(
     `NUM_SPLITS` sets as large as the fixated pixels are drawn, thresholds are in steps of 0.1.
     The MATLAB takes the fixations of 10 other images (`other_images`).
     """
-    return area_in_steps(saliency.scaled(), fixations, nonfixations, seeds, NUM_SPLITS)
+    return area_in_steps(saliency.scaled, fixations, nonfixations, seeds, NUM_SPLITS)
 
 
 def sauc_tuebingen(
@@ -138,7 +137,8 @@ def sauc_tuebingen(
     """Shuffled AUC: every fixation of all other images is a negative, ties count 1/2."""
     values = fixations.rows(fixations.of_maps(saliency.raw), 0)
     counts = fixations.rows(fixations.counts, 0)
-    negatives = nonfixations.repeated(nonfixations.of_maps(saliency.raw))
+    values_seen = nonfixations.of_maps(saliency.raw).repeat_interleave(nonfixations.counts.long())
+    negatives = pad_rows(values_seen, nonfixations.num_fixations, math.inf)
     return area_with_ties(values, counts, sort_rows(negatives), nonfixations.num_fixations)
 
 
@@ -147,7 +147,7 @@ def ig_mit(saliency: FlatMaps, baseline_log_density: FlatMaps, fixations: Fixate
 
     Both maps, the baseline as a density, are scaled to 0..1, then divided by their sums.
     """
-    baseline = FlatMaps.of(baseline_log_density.values.exp())
+    baseline = FlatMaps.of(baseline_log_density.raw.exp())
     p, b = (fixations.of_maps(maps.scaled_density()) for maps in (saliency, baseline))
     return fixations.total((p + EPS).log2() - (b + EPS).log2()) / fixations.num_pixels
 
@@ -280,7 +280,7 @@ def score(
     if missing := sorted(needed - set(tensors)):
         raise ValueError(f"{' and '.join(row.name for row in rows)} needs {', '.join(missing)}")
     tensors = {name: tensor for name, tensor in tensors.items() if name in needed}
-    check_shapes({name: tensor for name, tensor in tensors.items() if name != "seeds"})
+    _check_shapes({name: tensor for name, tensor in tensors.items() if name != "seeds"})
     first = next(iter(tensors.values()))
     step = max(1, len(first))
     if first.device.type == "cpu":
@@ -292,22 +292,46 @@ def score(
         parts.append(
             {row.name: row.function(*(inputs[name] for name in row.needs)) for row in rows}
         )
-    return {row.name: torch.cat([part[row.name] for part in parts]) for row in rows}
+    return {row.name: torch.cat([part[row.name] for part in parts]).double() for row in rows}
 
 
 def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels | Tensor:
-    """Check an input of `score` and make of it what the formulas take.
+    """Check an input of `score`, and return it as the formulas take it.
 
     start: position in the batch of the first image.
     """
     if name == "seeds":
         return tensor
-    maps = FlatMaps.of(tensor)
     if name in ("fixations", "nonfixations"):
-        maps.check_counts(name, start)
-        return FixatedPixels.of(maps)
-    maps.check_finite(name, start, minus_infinity=name == "log_density")
+        pixels = FixatedPixels.of(tensor)
+        wrong = ~((pixels.counts > 0) & (pixels.counts < math.inf))
+        if wrong.any():
+            image, found = start + int(pixels.image[wrong][0]), pixels.counts[wrong][0].item()
+            raise ValueError(f"{name} of image {image} must be counts, 0 or more, found {found}")
+        return pixels
+    maps = FlatMaps.of(tensor)
+    lowest = maps.low.clamp_min(0) if name == "log_density" else maps.low
+    wrong = ~(lowest.isfinite() & maps.high.isfinite())
+    if wrong.any():
+        row = int(wrong.flatten().int().argmax())
+        low, high = maps.low[row].item(), maps.high[row].item()
+        raise ValueError(
+            f"{name} of image {start + row} must be finite, found values from {low} to {high}"
+        )
     return maps
+
+
+def _check_shapes(maps: dict[str, Tensor]) -> None:
+    """Raise ValueError unless all maps, by name, are (B, 1, H, W) of one size."""
+    first = next(iter(maps))
+    for name, given in maps.items():
+        if given.ndim != 4 or given.shape[1] != 1:
+            raise ValueError(f"{name} must be (B, 1, H, W), found {tuple(given.shape)}")
+        if given.shape != maps[first].shape:
+            raise ValueError(
+                f"{name} is {tuple(given.shape)}, {first} {tuple(maps[first].shape)}: "
+                "they must have one size"
+            )
 
 
 def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor:

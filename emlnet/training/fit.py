@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from emlnet.losses import saliency_loss
+from emlnet.losses import TOTAL, saliency_loss
 from emlnet.models.precision import autocast
 from emlnet.training.distributed import num_ranks, sum_over_ranks
 from emlnet.training.divergence import DivergedError, check_losses, check_weights
@@ -101,38 +101,19 @@ def train_epoch(
     """
     hooks = hooks or Hooks()
     model, num_steps = state.model.train(), source.steps_per_epoch
-    names: list[str] = []
     unchecked: list[Tensor] = []
     check_every = STEPS_BETWEEN_CHECKS if trainable(model)[0].is_cuda else 1
     for batches in _steps(source, state):
-        buffers = [b.clone() for b in model.buffers()] if plan.on_nan == "skip" else []
-        state.optimizer.zero_grad()
-        names, losses = backward(model, batches, plan)
-        skip = False
-        if plan.clip_norm or plan.on_nan == "skip":
-            norm = nn.utils.clip_grad_norm_(trainable(model), plan.clip_norm or math.inf)
-            skip = plan.on_nan == "skip" and not norm.isfinite()
-        if skip:
-            for buffer, before in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(before)  # BatchNorm forgets the step, too.
-            losses = torch.zeros_like(losses)
-            state.skipped += 1
-        else:
-            state.optimizer.step()
-            if state.average is not None:
-                state.average.update_parameters(unwrap(model))
-        state.schedule.step()
-        state.step += 1
-
-        unchecked.append(losses)
+        unchecked.append(train_step(state, plan, batches))
+        is_last = state.step == num_steps
         save = bool(plan.checkpoint_every) and state.step % plan.checkpoint_every == 0
-        if save or len(unchecked) == check_every or state.step == num_steps:
+        if save or is_last or len(unchecked) == check_every:
             state.loss_sums = check_losses(state, unchecked, num_steps)
             unchecked = []
             save |= hooks.save_now()
-        if save or state.step == num_steps:
+        if save or is_last:
             check_weights(state, num_steps)
-        if save and state.step < num_steps:
+        if save and not is_last:
             hooks.save(state)
         hooks.progress(state.epoch, state.step, num_steps)
     if state.loss_sums is None:
@@ -140,7 +121,32 @@ def train_epoch(
     *sums, num_images = state.loss_sums.tolist()
     if not num_images:
         raise DivergedError(f"no step of epoch {state.epoch + 1} had a finite gradient")
+    names = [TOTAL, *plan.loss_weights.nonzero]
     return {name: value / num_images for name, value in zip(names, sums, strict=True)}
+
+
+def train_step(state: TrainState, plan: Plan, batches: list[TrainBatch]) -> Tensor:
+    """Take a step; return the sums of its losses as `backward` does.
+
+    They are 0 for a step that is skipped because its gradient is not finite.
+    """
+    model = state.model
+    before = [b.clone() for b in model.buffers()] if plan.on_nan == "skip" else []
+    state.optimizer.zero_grad()
+    losses = backward(model, batches, plan)
+    norm = nn.utils.clip_grad_norm_(trainable(model), plan.clip_norm or math.inf)
+    if plan.on_nan == "skip" and not norm.isfinite():
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)  # BatchNorm forgets the step, too.
+        losses = torch.zeros_like(losses)
+        state.skipped += 1
+    else:
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update_parameters(unwrap(model))
+    state.schedule.step()
+    state.step += 1
+    return losses
 
 
 def _steps(source: BatchSource, state: TrainState) -> Iterator[list[TrainBatch]]:
@@ -150,13 +156,13 @@ def _steps(source: BatchSource, state: TrainState) -> Iterator[list[TrainBatch]]
         yield step
 
 
-def backward(model: nn.Module, batches: list[TrainBatch], plan: Plan) -> tuple[list[str], Tensor]:
+def backward(model: nn.Module, batches: list[TrainBatch], plan: Plan) -> Tensor:
     """Compute the gradient of a step's mean loss over the images of all ranks.
 
-    Returns the names of the losses, `total` first, and (names + 1,) float64 sums over this rank's
-    images, followed by the number of images.
+    Returns float64 sums over this rank's images: of the total loss, of each term that has a weight,
+    and of ones.
     """
-    kind, names, sums = unwrap(model).kind, list[str](), list[Tensor]()
+    kind, sums = unwrap(model).kind, list[Tensor]()
     num_images = sum_over_ranks(torch.stack([t.weight.sum() for _, t in batches]).sum())
     # DistributedDataParallel averages gradients over ranks; the loss is a mean over images.
     divisor = num_images.clamp_min(1) / num_ranks()
@@ -169,10 +175,9 @@ def backward(model: nn.Module, batches: list[TrainBatch], plan: Plan) -> tuple[l
             total, terms = saliency_loss(output, targets, plan.loss_weights, kind, plan.terms)
             loss = (total * targets.weight).sum() / divisor
             loss.backward()  # type: ignore[no-untyped-call]
-        names = ["total", *terms]
         values = torch.stack([total, *terms.values(), torch.ones_like(total)]).detach().double()
         sums.append(values @ targets.weight.double())
-    return names, torch.stack(sums).sum(0)
+    return torch.stack(sums).sum(0)
 
 
 def finish_epoch(

@@ -78,19 +78,17 @@ class Plan:
     """Validation metrics in which a decoder's best epoch is not worse than the untrained one."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay, 0 to below 1, not {self.ema}")
-        _ = self.augmentation
-        if self.micro_batch < 0:
-            raise ValueError(f"micro_batch is at least 0, not {self.micro_batch}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the steps, 0 to below 1, not {self.warmup}")
-        if self.step_epochs < 1:
-            raise ValueError(f"step_epochs is at least 1, not {self.step_epochs}")
-        if not self.clip_norm >= 0:
-            raise ValueError(f"clip_norm is at least 0, not {self.clip_norm}")
-        if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
-            raise ValueError(f"epochs and batch size are at least 1, lr is above 0: {self}")
+        least = {"epochs": 1, "batch_size": 1, "step_epochs": 1}
+        for name in (*least, "micro_batch", "clip_norm", "ema", "warmup"):
+            if not getattr(self, name) >= least.get(name, 0):
+                value = getattr(self, name)
+                raise ValueError(f"{name} is at least {least.get(name, 0)}, not {value}")
+        for name in ("ema", "warmup"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is below 1, not {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"lr is above 0, not {self.lr}")
+        _ = self.augmentation  # Checks crop and colour.
 
     @property
     def augmentation(self) -> Augmentation:
@@ -152,12 +150,11 @@ def start(model: nn.Module, plan: Plan, steps_per_epoch: int) -> TrainState:
     """Return the state before the first step, with optimizer, schedule and moving average."""
     groups = parameter_groups(unwrap(model), plan)
     optimizer: torch.optim.Optimizer
+    options: dict[str, Any] = {"weight_decay": plan.weight_decay, "fused": True}
     if plan.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(groups, **options)
     else:
-        optimizer = torch.optim.SGD(
-            groups, momentum=0.9, weight_decay=plan.weight_decay, fused=True
-        )
+        optimizer = torch.optim.SGD(groups, momentum=0.9, **options)
     schedule: LRScheduler
     if plan.schedule == "one-cycle":
         total_steps = plan.epochs * steps_per_epoch

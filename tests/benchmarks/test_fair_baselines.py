@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from benchmarks import loss as loss_benchmark
-from benchmarks.baseline import loss as baseline_loss
-from benchmarks.baseline.loader import Folder
-from benchmarks.baseline.step import trainer
+from benchmarks.baseline import plain_loss
+from benchmarks.baseline.plain_loader import Folder
+from benchmarks.baseline.plain_training import trainer
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.samples import collate
 from emlnet.models.encoder import Encoder, EncoderConfig
@@ -25,7 +25,7 @@ def test_the_loop_over_images_has_the_authors_losses_and_gradient():
     with np.load(GOLDEN) as arrays:
         golden = {name: torch.from_numpy(arrays[name]) for name in arrays}
     prediction = golden["prediction"].clone().requires_grad_()
-    total, terms = baseline_loss.loss(prediction, golden["density"], golden["fixation"])
+    total, terms = plain_loss.loss(prediction, golden["density"], golden["fixation"])
     total.backward()
     for name, values in terms.items():
         torch.testing.assert_close(values.double(), golden[f"loss_{name}"], rtol=1e-4, atol=1e-5)

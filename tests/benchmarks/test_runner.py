@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.records import Row, save, table
+from benchmarks.result_table import Row, save, table
 from benchmarks.runner import Side, alternate, compare
 
 

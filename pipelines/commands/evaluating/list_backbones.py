@@ -8,7 +8,6 @@ import pandas as pd
 from tyro.conf import Positional
 
 from emlnet.backbones import BACKBONES, Backbone, find_backbone
-from emlnet.backbones.cost import cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ def run(command: BackbonesCommand) -> None:
 
 def describe(row: Backbone, size: tuple[int, int]) -> dict[str, str]:
     """Return a row of the table as text."""
-    num_parameters, gmac = cost(row, row.nearest_size(size))
+    num_parameters, gmac = row.cost(row.nearest_size(size))
     taps = zip(row.channels, row.reductions, strict=True)
     return {
         "parameters M": f"{num_parameters / 1e6:.1f}",

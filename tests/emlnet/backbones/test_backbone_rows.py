@@ -11,7 +11,6 @@ import torch
 import torchvision
 
 from emlnet.backbones import BACKBONES, build_backbone, find_backbone
-from emlnet.backbones.cost import cost
 from emlnet.models.encoder import Encoder, EncoderConfig
 
 TIMM = (
@@ -139,7 +138,7 @@ def test_the_densenet_file_of_torchvision_has_its_old_names_changed():
 
 
 def test_resnet50_costs_what_its_paper_says():
-    num_parameters, gmac = cost(BACKBONES["resnet50"], (224, 224))
+    num_parameters, gmac = BACKBONES["resnet50"].cost((224, 224))
     assert num_parameters == 25_557_032 - 2_049_000  # Without the classifier.
     assert gmac == pytest.approx(4.1, abs=0.05)
 

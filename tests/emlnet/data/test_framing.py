@@ -116,16 +116,6 @@ def test_a_part_without_fixations_is_not_taken():
     )
 
 
-def test_the_whole_as_a_part_is_the_picture_itself():
-    sample = decoded([(3, 4), (30, 2)], CANVAS)
-    plain, shown = joined(sample), joined(sample, parts=[Box(0, 0, *CANVAS)])
-    assert torch.equal(prepare_image(plain), prepare_image(shown))
-    one, two = prepare_targets(plain), prepare_targets(shown)
-    torch.testing.assert_close(one.density, two.density)
-    assert torch.equal(one.fixation_map(), two.fixation_map())
-    assert two.frames is None
-
-
 def test_mixed_sizes_share_a_canvas_with_a_mask():
     batch = joined(decoded([(0, 0)], CANVAS), decoded([(19, 29)], (30, 20), seed=1), canvas=CANVAS)
     assert batch.image.shape == (24 * 32 * 3 + 30 * 20 * 3,)

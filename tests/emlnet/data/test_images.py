@@ -252,13 +252,3 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_before_it_is_decoded(m
     monkeypatch.setattr(Image.Image, "load", None)
     with pytest.raises(ValueError, match=r"^bomb\.png cannot be decoded: it claims 40 x 30"):
         decode_picture(data, "bomb.png", max_pixels=1000)
-
-
-def test_a_picture_read_from_a_file_is_its_pixels(tmp_path):
-    (tmp_path / "a.png").write_bytes(encode(noise()))
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), noise())
-
-
-def test_grey_of_an_8_bit_picture_is_itself():
-    grey = noise()[..., 0]
-    np.testing.assert_array_equal(to_grey(Image.fromarray(grey)), grey)

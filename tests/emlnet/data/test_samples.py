@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.data.samples import Decoded, collate, decoded_pixels
+from emlnet.data.samples import Decoded, collate
 
 
 def decoded(points, size=(4, 5), key="train/a", density=None, seed=0):
@@ -27,21 +27,14 @@ def batch(*samples, weight=None, flip=None):
     return collate(list(samples), ones if weight is None else np.array(weight, np.float32), flips)
 
 
-def test_fixations_on_one_pixel_become_a_count():
-    pixels, counts = decoded_pixels(np.array([[3, 1], [0, 0], [3, 1]], np.int32), width=5)
-    assert pixels.tolist() == [[0, 0], [1, 3]]
-    assert counts.tolist() == [1, 2]
-
-
 def test_a_batch_keeps_bytes_and_says_whose_each_pixel_is():
     first, second = decoded([(4, 3)]), decoded([(0, 1), (2, 0)], key="train/b", seed=1)
     joined = batch(first, second, weight=[1, 0])
     assert joined.keys == ("train/a", "train/b")
     assert joined.image.dtype == joined.density.dtype == torch.uint8
-    assert joined.image.shape == (2, 3, 4, 5)
-    np.testing.assert_array_equal(joined.image[1].permute(1, 2, 0), second.image)
-    np.testing.assert_array_equal(joined.density[1, 0], second.density)
-    assert joined.pixels.tolist() == [[0, 3, 4], [1, 0, 2], [1, 1, 0]]
+    np.testing.assert_array_equal(joined.image.view(2, 4, 5, 3)[1], second.image)
+    np.testing.assert_array_equal(joined.density.view(2, 4, 5)[1], second.density)
+    assert joined.index.tolist() == [3 * 5 + 4, 20 + 2, 20 + 1 * 5]
     assert joined.weight.tolist() == [1, 0]
 
 

@@ -93,14 +93,6 @@ def test_reference_nss_differs_from_the_exact_one_by_what_the_fixations_give(tar
     torch.testing.assert_close(offsets[0], offsets[1])
 
 
-def test_sim_is_between_zero_and_one(targets):
-    values = compute("sim", noise(4), targets, "eml")
-    assert ((values > 0) & (values < 1)).all()
-    apart = torch.zeros(2, 1, *SIZE)
-    apart[..., 0, 0] = 1
-    assert compute("sim", apart, make_targets(apart.flip(2)), "eml").tolist() == [1, 1]
-
-
 def test_mse_compares_maps_scaled_to_a_maximum_of_one():
     density = torch.tensor([4.0, 2.0, 0.0, 0.0]).view(1, 1, 2, 2)
     targets = make_targets(density, pixels=[(0, 0)])

@@ -7,7 +7,7 @@ pysaliency needs an environment of its own (Python 3.11; setuptools after torch,
     referee/bin/pip install "setuptools<81" wheel cython
     referee/bin/pip install --no-build-isolation pysaliency==0.2.22
     export EMLNET_OSIE=../shared/data/osie
-    referee/bin/python tests/emlnet/metrics/make_pysaliency_expected.py
+    referee/bin/python -m tests.emlnet.metrics.make_pysaliency_expected
 
 Tests read `cases` from here (numpy alone) and the expected values from the file.  Only the real
 maps are stored with them: every second pixel of four OSIE validation pictures (see the licence
@@ -117,35 +117,11 @@ def _read_osie(folder):
 def referee(case):
     """Scores of a case by pysaliency, (B,) each."""
     import pysaliency
-    from pysaliency.datasets import as_stimulus
 
-    num, _, height, width = case["saliency"].shape
-    random = np.random.RandomState(1)
-    pictures = random.randint(0, 256, size=(num, height, width, 3)).astype(np.uint8)
-    stimuli = pysaliency.Stimuli(list(pictures))
-    order = {stimulus.stimulus_id: image for image, stimulus in enumerate(stimuli)}
+    from benchmarks.baseline.pysaliency_scores import Densities, Maps, make_stimuli
 
-    class Maps(pysaliency.SaliencyMapModel):
-        def __init__(self, maps):
-            super().__init__(caching=False)
-            self.maps = maps
-
-        def saliency_map(self, stimulus):
-            return self.maps[order[as_stimulus(stimulus).stimulus_id], 0]
-
-        def _saliency_map(self, stimulus):
-            raise NotImplementedError
-
-    class Densities(pysaliency.Model):
-        def __init__(self, maps):
-            super().__init__(caching=False)
-            self.maps = maps
-
-        def log_density(self, stimulus):
-            return self.maps[order[as_stimulus(stimulus).stimulus_id], 0]
-
-        def _log_density(self, stimulus):
-            raise NotImplementedError
+    num, _, *size = case["saliency"].shape
+    stimuli, order = make_stimuli(num, size)
 
     def looks(counts):
         image, _, y, x = np.nonzero(counts)
@@ -158,8 +134,11 @@ def referee(case):
 
     fixations = looks(case["fixations"])
     unique = looks((case["fixations"] > 0).astype(int))
-    saliency, density = Maps(case["saliency"]), Maps(case["density"])
-    model, baseline = Densities(case["log_density"]), Densities(case["baseline_log_density"])
+    maps = {name: values[:, 0] for name, values in case.items()}
+    saliency, density = (Maps(maps[name], order) for name in ("saliency", "density"))
+    model, baseline = (
+        Densities(maps[name], order) for name in ("log_density", "baseline_log_density")
+    )
     eps = np.finfo(np.float64).eps  # As in MATLAB; pysaliency's own MIT_KLDiv rounds it.
     return {
         "nss": per_image(saliency.NSSs(stimuli, fixations)),

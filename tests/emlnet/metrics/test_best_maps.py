@@ -17,6 +17,19 @@ def _log_density(seed, scale=4.0):
     return maps.log_softmax(maps.resize(logits, (24, 32)))
 
 
+def _score(log_density, density, baseline, fixations):
+    return best_maps.score_density_maps(
+        log_density,
+        fixations,
+        density,
+        baseline_log_density=baseline,
+        nonfixations=fixations.flip(-1),
+        sigma=SIGMA,
+        num_fixations=NUM_FIXATIONS,
+        seeds=SEEDS,
+    )
+
+
 def _samples(log_density, seed):
     row = log_density.exp()[0]
     return best_maps._sample_density_maps(row, SIGMA, NUM_FIXATIONS, torch.tensor(seed), 200)
@@ -59,16 +72,7 @@ def test_each_metric_gets_its_map_and_ig_the_log_density():
     fixations = torch.zeros(2, 1, 24, 32)
     fixations[:, 0, 3:6, 5] = 2
     nonfixations = fixations.flip(-1)
-    scores = best_maps.score_density_maps(
-        log_density,
-        fixations,
-        density,
-        baseline_log_density=baseline,
-        nonfixations=nonfixations,
-        sigma=SIGMA,
-        num_fixations=NUM_FIXATIONS,
-        seeds=SEEDS,
-    )
+    scores = _score(log_density, density, baseline, fixations)
     blurred = maps.density_map(log_density.exp(), SIGMA)
     plain = saliency_metrics.score(
         log_density.exp(),
@@ -93,16 +97,7 @@ def test_a_density_may_be_zero_where_nobody_looks():
     log_density = maps.log_softmax(log_density)
     fixations = torch.zeros(2, 1, 24, 32)
     fixations[:, 0, 3:6, 5] = 2
-    scores = best_maps.score_density_maps(
-        log_density,
-        fixations,
-        _log_density(2).exp(),
-        baseline_log_density=_log_density(1),
-        nonfixations=fixations.flip(-1),
-        sigma=SIGMA,
-        num_fixations=NUM_FIXATIONS,
-        seeds=SEEDS,
-    )
+    scores = _score(log_density, _log_density(2).exp(), _log_density(1), fixations)
     assert all(values.isfinite().all() for values in scores.values())
 
 

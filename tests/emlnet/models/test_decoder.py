@@ -5,10 +5,8 @@ import torch
 
 from emlnet.data.maps import log_softmax, resize, to_log_density
 from emlnet.models.decoder import (
-    DecoderConfig,
     DensityDecoder,
     EmlDecoder,
-    build_decoder,
     convolve_upsampled,
 )
 from emlnet.models.eml_net import average_density
@@ -68,15 +66,6 @@ def test_every_correction_of_a_density_decoder_changes_its_answer():
         torch.testing.assert_close(after.exp().sum((1, 2, 3)), torch.ones(2))
 
 
-def test_weights_of_a_density_decoder_choose_among_encoders():
-    decoder = DensityDecoder([2, 2], width=4).eval()
-    given = log_densities(2)
-    with torch.no_grad():
-        decoder.weight.copy_(torch.tensor([0.0, 50.0]))
-        answer = decoder(readouts(2), given, (20, 30))
-    torch.testing.assert_close(answer, given[1], rtol=1e-4, atol=1e-5)
-
-
 def test_the_gradient_of_an_untrained_density_decoder_is_not_zero():
     torch.manual_seed(0)
     decoder = DensityDecoder([2, 2], width=4).train()
@@ -84,13 +73,6 @@ def test_the_gradient_of_an_untrained_density_decoder_is_not_zero():
     (answer * torch.rand(answer.shape)).sum().backward()
     for name in ("weight", "blur", "centre_bias", "correct.3.weight"):
         assert decoder.get_parameter(name).grad.abs().sum() > 0, name
-
-
-def test_the_config_says_which_decoder_is_built():
-    assert isinstance(build_decoder(DecoderConfig(readout="eml"), [5, 5]), EmlDecoder)
-    built = build_decoder(DecoderConfig(width=7), [5, 2])
-    assert isinstance(built, DensityDecoder)
-    assert built.correct[1].weight.shape[:2] == (7, 5 + 2 + 2)
 
 
 def test_an_eml_decoder_refuses_readouts_of_another_number():

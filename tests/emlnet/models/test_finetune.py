@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emlnet.backbones import find_backbone
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.models.finetune import Finetune, prepare, weights_before
+from emlnet.models.finetune import Finetune, prepare
 
 SIZE = (64, 96)
 
@@ -42,13 +41,6 @@ def test_frozen_stages_stay_bit_for_bit_and_the_rest_moves():
     for part in ("backbone.layer2.0.conv1.weight", "backbone.layer2.0.bn1.running_mean"):
         assert part in moved
     assert "readout.0.0.weight" in moved
-
-
-def test_the_weights_before_a_tap_are_found_without_their_names():
-    row = find_backbone("resnet18")
-    names = {name.partition(".")[0] for name in weights_before(row, 3)}
-    assert names == {"conv1", "bn1", "layer1", "layer2"}
-    assert weights_before(row, 0) == set()
 
 
 def test_more_frozen_taps_than_there_are_is_refused():
@@ -106,9 +98,3 @@ def test_a_network_that_has_no_way_to_compute_again_says_so(monkeypatch):
     model.backbone = torch.nn.Conv2d(3, 8, 3)
     with pytest.raises(ValueError, match="leave --recompute out"):
         prepare(model, Finetune(recompute=True))
-
-
-def test_a_transformer_computes_again_without_more_ado():
-    model = encoder("timm:test_vit", recompute=True)
-    step(model)
-    assert next(model.backbone.parameters()).grad is not None

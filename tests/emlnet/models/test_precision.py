@@ -109,14 +109,3 @@ def test_a_trace_of_three_steps_is_written_whole(tmp_path, make_encoder, image):
     steps = {e["name"] for e in events if e.get("name", "").startswith("ProfilerStep")}
     assert len(steps) == 3
     assert any("conv" in event.get("name", "") for event in events)
-
-
-def test_without_a_path_nothing_is_traced():
-    with precision.trace(None) as traced:
-        assert traced() is None
-
-
-@pytest.mark.parametrize(("capability", "has"), [("AVX2", False), ("AVX512", True)])
-def test_a_cpu_without_instructions_for_bfloat16_is_known(monkeypatch, capability, has):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert precision.has_bfloat16() == has

@@ -1,13 +1,13 @@
 """A decoder's steps from cached readouts, against forwarding the frozen encoders at each step.
 
-    python -m benchmarks.decoder
+    python -m benchmarks.cached_decoder
 
 Two ResNet-50 with the paper's readouts, decoder and plan, 480 x 640, batches of 8, random weights
 whose BatchNorm fits the pictures, synthetic photographs.  Both sides train the same decoder on the
 same batches, an epoch in each repetition; their validation scores are to differ by less than 0.5 %.
 (With AdamW they differ by more: a bias before BatchNorm has a gradient of rounding errors alone,
 which AdamW scales up to whole steps.)
-Writes benchmarks/results/decoder.json.
+Writes benchmarks/results/cached_decoder.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.records import Row, save
+from benchmarks.result_table import Row, save
 from benchmarks.runner import REPEATS, compare
 from benchmarks.step import PAPER
 from emlnet.models.decoder import DecoderConfig
@@ -129,7 +129,7 @@ def main() -> None:
     connection.connect(Compute())
     row = measure(tuple(given.size), given.repeats)
     print(row.about)
-    save("decoder", [row], threads=given.threads)
+    save("cached_decoder", [row], threads=given.threads)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ read at every step, the learning rate x 0.1 every 5 epochs.
 
 import torch
 
-from benchmarks.baseline.loader import loader
-from benchmarks.baseline.loss import loss as loop_loss
+from benchmarks.baseline.plain_loader import loader
+from benchmarks.baseline.plain_loss import loss as loop_loss
 
 
 def endless(batches):

@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from emlnet.atomic_files import write_text
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = ("torch", "torchvision", "timm", "numpy", "ray", "webdataset", "mlflow")
@@ -75,19 +77,16 @@ def save(name: str, rows: Sequence[Row], *, threads: int, folder: Path = RESULTS
             for row in rows
         ],
     }
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    _write(path, json.dumps(content, indent=1) + "\n")
-    _write(folder / "table.md", table(folder))
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_text(folder / "table.md", table(folder))
     return path
 
 
 def table(folder: Path = RESULTS) -> str:
     """The Markdown table of all results in a folder."""
     parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    parts = [
-        part for part in parts if "rows" in part
-    ]  # A card's figures have a table of their own.
+    parts = [part for part in parts if "rows" in part]  # `gpu.json` has a table of its own.
     lines = [
         "| part | against | ours | baseline | ratio (pairs) | to reach | threads | commit |",
         "|---|---|---|---|---|---|---|---|",
@@ -133,13 +132,8 @@ def machine() -> dict[str, Any]:
     """The machine and the versions that figures depend on."""
     import torch
 
-    installed = {}
-    for name in VERSIONS:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    installed = {each.metadata["Name"]: each.version for each in metadata.distributions()}
+    info = Path("/proc/cpuinfo").read_text()
     models = [text.partition(":")[2].strip() for text in info.splitlines() if "model name" in text]
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -149,7 +143,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": installed,
+        "versions": {name: installed[name] for name in VERSIONS if name in installed},
     }
 
 
@@ -172,9 +166,3 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + "-dirty" * bool(changes.strip())
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -1,10 +1,9 @@
 """Times reading: batches ready for the loss against the usual loader, pictures against JPEGs alone.
 
-    python -m benchmarks.loader --data RAW
+    python -m benchmarks.read_batches
 
-RAW is a folder in SALICON's layout of pictures of one size, by default OSIE's; it is packed first.
 Two threads or processes decode, another takes the batches, whatever the number of cores. Writes
-benchmarks/results/loader.json.
+benchmarks/results/read_batches.json.
 
 `ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
 in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
@@ -15,24 +14,20 @@ as many processes, which hand nothing on.  Both sides keep memory as training wo
 import argparse
 import json
 import multiprocessing
-import os
-import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.baseline import loader as usual
-from benchmarks.records import ROOT, save
+from benchmarks.baseline import plain_loader
+from benchmarks.data import pictures
+from benchmarks.result_table import save
 from benchmarks.runner import Side, compare
 from emlnet.data.augment import Augmentation
 from emlnet.data.batches import prepare_image, prepare_targets
 from pipelines.ray_cluster.connection import WORKER_ENV
-from shards.build.writer import build
 from shards.read.loader import Loader
 from shards.read.reader import ShardReader
 
-OSIE = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared/data/osie"))
 BATCH, NUM_WORKERS = 8, 2
 
 
@@ -58,7 +53,7 @@ def ours(shards, ready):
 
 def baseline(raw):
     """One epoch of the usual loader a repetition."""
-    loader = usual.loader(Path(raw), BATCH, NUM_WORKERS)
+    loader = plain_loader.loader(Path(raw), BATCH, NUM_WORKERS)
 
     def repeat():
         for _ in loader:
@@ -90,21 +85,18 @@ def jpegs(raw):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=OSIE)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        shards = Path(scratch) / "shards"
-        build(given.data, shards, progress=False)
+    with pictures() as (raw, shards):
         reader = ShardReader(shards, "train")
         stored = sum(shard.num_bytes for shard in reader.shards) / len(reader)
         about = {"images": len(reader), "bytes_per_image": round(stored)}
 
         def side(name, **options):
-            return Side(f"benchmarks.loader:{name}", env=WORKER_ENV, **options)
+            return Side(f"benchmarks.read_batches:{name}", env=WORKER_ENV, **options)
 
         ours_at = {"shards": str(shards)}
-        theirs = {"raw": str(given.data)}
+        theirs = {"raw": str(raw)}
         rows = []
 
         def row(part, against, reach, ours, baseline):
@@ -118,10 +110,8 @@ def main():
         loader = side("ours", **ours_at, ready=False)
         row("pictures, maps, points", "JPEGs alone", None, loader, side("jpegs", **theirs))
         print(json.dumps({row.part: len(reader) / min(row.ours) for row in rows}), "images/s")
-        save("loader", rows, threads=1)
+        save("read_batches", rows, threads=1)
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
     main()
-    print(f"{time.monotonic() - began:.0f} s")
