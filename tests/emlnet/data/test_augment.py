@@ -5,7 +5,7 @@ import torch
 
 from emlnet.data.augment import change_colour
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.data.samples import Decoded, collate
+from tests.emlnet.data.small_samples import decoded, joined
 
 IMAGE = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
 
@@ -32,17 +32,9 @@ def test_no_contrast_is_the_mean_luma_and_no_saturation_each_pixels_own():
 
 
 def test_colour_changes_its_picture_alone_and_no_gaze():
-    sample = Decoded(
-        key="a",
-        image=np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8),
-        points=np.array([[1, 2]], np.int32),
-        observers=np.zeros(1, np.int32),
-        density=np.ones((6, 8), np.uint8),
-    )
-    ones, flips = np.ones(2, np.float32), np.zeros(2, bool)
+    sample = decoded([(1, 2)], (6, 8))
     colour = np.array([[1, 1, 1], [0.5, 1, 1]], np.float32)
-    plain = collate([sample, sample], ones, flips)
-    changed = collate([sample, sample], ones, flips, colour=colour)
+    plain, changed = joined(sample, sample), joined(sample, sample, colour=colour)
     torch.testing.assert_close(prepare_image(changed)[0], prepare_image(plain)[0])
     torch.testing.assert_close(prepare_image(changed)[1], prepare_image(plain)[1] / 2)
     one, two = prepare_targets(plain), prepare_targets(changed)

@@ -6,41 +6,19 @@ import torch
 
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.framing import Box, letterbox, random_part
-from emlnet.data.samples import Decoded, collate
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.training.validation import score_output
+from tests.emlnet.data.small_samples import decoded, joined
 
 CANVAS = (24, 32)
 ALL = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1)
-
-
-def decoded(points, size, key="a", seed=0):
-    random = np.random.default_rng(seed)
-    return Decoded(
-        key=key,
-        image=random.integers(0, 256, (*size, 3), dtype=np.uint8),
-        points=np.array(points, np.int32).reshape(-1, 2),
-        observers=np.zeros(len(points), np.int32),
-        density=random.integers(1, 256, size, dtype=np.uint8),
-    )
 
 
 def spot(x, y, size=CANVAS):
     """A sample whose picture, density and one fixation are all at one pixel."""
     image, density = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
     image[y, x], density[y, x] = 255, 255
-    return Decoded(
-        key="spot",
-        image=image,
-        points=np.array([[x, y]], np.int32),
-        observers=np.zeros(1, np.int32),
-        density=density,
-    )
-
-
-def joined(*samples, flip=None, **options):
-    flips = np.zeros(len(samples), bool) if flip is None else np.array(flip)
-    return collate(list(samples), np.ones(len(samples), np.float32), flips, **options)
+    return decoded([(x, y)], size, image=image, density=density)
 
 
 def mask(targets):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.framing import cut
-from emlnet.data.samples import Decoded, collate
 from emlnet.inference.predictor import predict_output
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder, EncoderConfig
+from tests.emlnet.data.small_samples import decoded, joined
 
 CANVAS = (32, 48)
 TALL = (32, 20)
@@ -25,24 +24,13 @@ def encoders(make_encoder):
 
 
 def tall(size=TALL):
-    random = np.random.default_rng(4)
-    return Decoded(
-        key="train/tall",
-        image=random.integers(0, 256, (*size, 3), dtype=np.uint8),
-        points=np.array([[3, 4]], np.int32),
-        observers=np.zeros(1, np.int32),
-        density=random.integers(1, 256, size, dtype=np.uint8),
-    )
-
-
-def one(sample, canvas=None):
-    return collate([sample], np.ones(1, np.float32), np.zeros(1, bool), canvas=canvas)
+    return decoded([(3, 4)], size, seed=4)
 
 
 @torch.no_grad()
 def trained_map(model):
     """What losses see of the picture in training: the output in its frame, as a density."""
-    batch = one(tall(), CANVAS)
+    batch = joined(tall(), canvas=CANVAS)
     (frame,) = prepare_targets(batch).frames
     assert frame == (0, 14, *TALL)
     part = cut(model(prepare_image(batch)), frame)
@@ -54,7 +42,7 @@ def trained_map(model):
 def test_a_prediction_is_the_map_that_was_trained(encoders, joined, half):
     model = EMLNet(encoders, DecoderConfig(width=4)).eval() if joined else encoders[0]
     with torch.no_grad():
-        predicted = predict_output(model, prepare_image(one(tall())), half=half)
+        predicted = predict_output(model, prepare_image(joined(tall())), half=half)
     close = {"rtol": 0, "atol": 0.1 if half else 1e-4}
     torch.testing.assert_close(predicted, trained_map(model), **close)
 
@@ -62,7 +50,7 @@ def test_a_prediction_is_the_map_that_was_trained(encoders, joined, half):
 def test_an_encoder_without_letterbox_sees_the_picture_at_a_size_of_its_own(make_encoder):
     encoder = make_encoder("density", seed=1)
     with torch.no_grad():
-        predicted = encoder(prepare_image(one(tall())))
+        predicted = encoder(prepare_image(joined(tall())))
     assert (predicted - trained_map(encoder)).abs().max() > 0.01
 
 
@@ -70,7 +58,7 @@ def test_maps_are_densities_of_the_pictures_own_size(encoders):
     model = EMLNet(encoders, DecoderConfig(width=4)).eval()
     for size in ((100, 50), (7, 90), (64, 96)):
         with torch.no_grad():
-            output = model(prepare_image(one(tall(size))))
+            output = model(prepare_image(joined(tall(size))))
         assert output.shape == (1, 1, *size)
         assert output.exp().sum().item() == pytest.approx(1, abs=1e-4)
 
