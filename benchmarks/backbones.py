@@ -39,7 +39,7 @@ def measure(name: str, mode: str, device: torch.device) -> dict[str, float]:
     """One figure: seconds of a picture, the second time, and 10^9 bytes."""
     size = find_backbone(name).nearest_size(SIZE)
     with torch.device("meta"):
-        find_backbone(name).build()  # What is imported at first use is no part of the encoder.
+        find_backbone(name).build()  # Imports at first use do not count.
     before = peak(device) if device.type == "cpu" else 0
     config = EncoderConfig(backbone=name, weights="none", size=size)
     finetune = Finetune(recompute=mode == "recompute", eval_batchnorm=mode == "recompute")

@@ -4,8 +4,8 @@
 
 Two ResNet-50 with the paper's readouts, decoder and plan, 480 x 640, batches of 8, random weights
 whose BatchNorm fits the pictures, synthetic photographs.  Both sides train the same decoder on the
-same batches, an epoch in each repetition; their validation scores are to differ by less than 0.5 %.
-(With AdamW they differ by more: a bias before BatchNorm has a gradient of rounding errors alone,
+same batches, an epoch per repetition; their validation scores should differ by less than 0.5 %.
+(With AdamW they differ by more: the gradient of a bias before BatchNorm is only rounding errors,
 which AdamW scales up to whole steps.)
 Writes benchmarks/results/cached_decoder.json.
 """

@@ -4,9 +4,9 @@
 
 Needs torch, torchvision, timm and webdataset, and the rooms emlnet and shards: no Ray, no MLflow.
 Per backbone: images/s and peak memory of a whole training step (the loss, AdamW and clipping too)
-in float32, bfloat16 and bfloat16 compiled, each at its best batch; the floor, and
-how much of it is reached; the loss and the metrics alone; a step fed from shards against the same
-on data that lies on the card; a decoder's step from readouts.  `--device cpu` tries it all out.
+in float32, bfloat16 and bfloat16 compiled, each at its best batch, and the share of the floor that
+it reaches; the loss; the metrics; a step fed from shards against the same on data that lies on the
+card; a decoder's step from readouts.  `--device cpu` tries it all out.
 Writes benchmarks/results/gpu.json and prints a table.
 """
 
@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.baseline import plain_loss
 from benchmarks.loss import inputs as loss_inputs
 from benchmarks.result_table import RESULTS, commit, machine
+from emlnet.backbones import find_backbone
 from emlnet.data.augment import Augmentation
 from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.targets import Targets
@@ -40,8 +41,6 @@ from emlnet.training.state import Plan, start
 from shards.read.loader import Loader
 from shards.read.reader import ShardReader
 
-SIZES = {"timm:vit_small_patch14_dinov2": (476, 644)}
-"""(H, W) of backbones that want patches of 14 pixels."""
 BACKBONES = (
     "resnet50",
     "efficientnet_lite0",
@@ -297,7 +296,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--data", type=Path, help="shards; without, the loader is left out")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES)
-    parser.add_argument("--size", type=int, nargs=2, help="default: 480 640, or as patches want")
+    parser.add_argument("--size", type=int, nargs=2, help="default: nearest to 480 640")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
     parser.add_argument("--steps", type=int, default=10, help="in a repetition")
     parser.add_argument("--loader-workers", type=int, default=8)
@@ -308,7 +307,7 @@ def main() -> None:
     first = args.batches[0]
     results = {"machine": machine(), "commit": commit(), "rates": card.rates(), "encoders": {}}
     for backbone in args.backbones:
-        size = tuple(args.size or SIZES.get(backbone, (480, 640)))
+        size = find_backbone(backbone).nearest_size(tuple(args.size or (480, 640)))
         results["encoders"][backbone] = time_encoder(card, backbone, size, args.batches, args.steps)
     results["loss_and_metrics"] = time_loss_and_metrics(card, first)
     results["decoder"] = time_decoder(card, tuple(args.size or (480, 640)), first, args.steps)

@@ -1,4 +1,4 @@
-"""Times reading: batches ready for the loss against the usual loader, pictures against JPEGs alone.
+"""Times reading: batches ready for the loss against the usual loader, pictures against JPEGs.
 
     python -m benchmarks.read_batches
 
@@ -7,8 +7,8 @@ benchmarks/results/read_batches.json.
 
 `ready` is a float32 picture, a density that sums to 1, and fixations; the usual loader makes them
 in its processes, ours on the device, here the CPU, when a batch has come. `pictures` are uint8
-photographs, density maps and points, against torchvision's decode_jpeg on the photographs alone, in
-as many processes, which hand nothing on.  Both sides keep memory as training workers do.
+photographs, density maps and points, against torchvision's decode_jpeg on only the photographs, in
+as many processes, which return nothing.  Both sides keep memory as training workers do.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def main():
         loader = side("ours", **ours_at, ready=True)
         row("ready for the loss", "PIL, scipy, float32", 3, loader, side("baseline", **theirs))
         loader = side("ours", **ours_at, ready=False)
-        row("pictures, maps, points", "JPEGs alone", None, loader, side("jpegs", **theirs))
+        row("pictures, maps, points", "only the JPEGs", None, loader, side("jpegs", **theirs))
         print(json.dumps({row.part: len(reader) / min(row.ours) for row in rows}), "images/s")
         save("read_batches", rows, threads=1)
 

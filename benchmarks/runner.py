@@ -161,7 +161,7 @@ def peak() -> int:
 def serve(target: str, threads: int, options: dict[str, Any]) -> None:
     """The other end of a Side: a repetition for each line on standard input."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What a library prints is no answer.
+    os.dup2(2, 1)  # Libraries may print, which would garble the answers.
     import torch
 
     torch.set_num_threads(threads)

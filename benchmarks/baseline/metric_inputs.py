@@ -1,4 +1,4 @@
-"""Photograph-sized maps and fixations from a seed, alike in every environment (numpy alone)."""
+"""Photograph-sized maps and fixations from a seed, alike in every environment (only numpy)."""
 
 import numpy as np
 

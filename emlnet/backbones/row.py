@@ -64,7 +64,7 @@ class Backbone:
 
     @property
     def step(self) -> int:
-        """Pixels of which heights and widths are multiples: 8, or a transformer's patch size."""
+        """The divisor of heights and widths in pixels: 8, or a transformer's patch size."""
         return self.multiple if 8 % self.multiple else 8
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from emlnet.backbones.row import Backbone
 
 PREFIX = "timm:"
 NUM_TRANSFORMER_TAPS = 4
-"""Taps of a vision transformer, whose blocks all have one size; evenly spaced."""
+"""Taps of a vision transformer, evenly spaced: its blocks all have one size."""
 HALF = (0.5, 0.5, 0.5)
 
 

@@ -48,7 +48,7 @@ def _features(
     channels_last: bool = False,
     **more: Any,
 ) -> Backbone:
-    """Return the row of a model whose layers are in `model.features`."""
+    """Return the row of a model that has its layers in `model.features`."""
 
     def build() -> nn.Module:
         layers = dict(_plain(name).features.named_children())

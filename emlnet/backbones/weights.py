@@ -124,7 +124,7 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
 def _load_strictly(
     network: nn.Module, weights: Mapping[str, Tensor], row: Backbone, source: str
 ) -> None:
-    """Load weights whose keys are the network's; only those behind its taps are left out."""
+    """Load weights, which must have the network's keys; the classifier's are left out."""
     own = network.state_dict()
     renamed = {row.rename(key): value for key, value in weights.items()}
     kept = {k: v for k, v in renamed.items() if k in own or not k.startswith(row.head)}

@@ -26,7 +26,7 @@ INFERNO = np.array(
 
 
 def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(H, W) in 0..1 to (H, W, 3) uint8, dark to light in the inferno colours."""
+    """Return (H, W) in 0..1 as (H, W, 3) uint8, dark to light in the inferno colours."""
     position = saliency.clip(0, 1) * (len(INFERNO) - 1)
     steps = np.arange(len(INFERNO))
     channels = [np.interp(position, steps, INFERNO[:, c]) for c in range(3)]
@@ -38,7 +38,7 @@ SHARES = (0.25, 0.5, 0.75)
 
 
 def contour_levels(density: NDArray[np.floating], shares: Sequence[float] = SHARES) -> list[float]:
-    """The values at which the smallest regions that hold these shares of a map end.
+    """Return for each share the lowest value in the smallest region that holds it.
 
     density: (H, W), >= 0, any scale.
     """
@@ -66,7 +66,7 @@ def draw_contours(picture: NDArray[np.uint8], density: NDArray[np.floating]) -> 
 
 
 def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 480) -> Image.Image:
-    """Pictures (H, W, 3) of one size in a row, scaled to at most `height`, each under its title."""
+    """Join pictures (H, W, 3) of one size in a row, at most `height` pixels high, with titles."""
     first = panels[0][1]
     scale = min(1.0, height / first.shape[0])
     size = max(1, round(first.shape[1] * scale)), max(1, round(first.shape[0] * scale))
@@ -83,9 +83,9 @@ def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 
 def overlay(
     picture: NDArray[np.uint8], saliency: NDArray[np.floating], strength: float = 0.5
 ) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with its map (H, W) in 0..1 laid over it, opaque where salient.
+    """Lay a map (H, W) in 0..1 over its picture (H, W, 3), opaque where salient.
 
-    strength: 0, the picture alone, to 1.
+    strength: 0 to 1; 0 shows only the picture.
     """
     alpha = (strength * (0.5 + saliency.clip(0, 1)[..., None])).clip(0, 1)
     faded = 0.6 * min(1.0, 2 * strength)

@@ -1,9 +1,8 @@
 """Pictures and maps from files: any size and mode, one list of formats, one rule of ranges.
 
-A photograph's range comes from its type: 0..255, 0..65535, 0..1 for floats.  Where the values of
-more than 8 bits do not fill it, the file's own word counts, or else the fewest bits that hold them,
-with a warning that names the file.  A map has no scale of its own: it is divided by its greatest
-value.
+A photograph's range comes from its type: 0..255, 0..65535, 0..1 for floats.  Values of more than 8
+bits that do not fill it are scaled by the range that the file states, or else by the fewest bits
+that hold them, with a warning that names the file.  A map is divided by its maximum.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ MAX_PIXELS = 100_000_000
 MAX_PROPORTION = 20
 """A picture that is longer than so many times its width, or the reverse, is refused."""
 USUAL_BITS = (8, 10, 12, 14, 16, 24, 31)
-"""Bits that cameras and scanners give, of which the fewest that hold all values are assumed."""
+"""Bits per value of cameras and scanners; the fewest that hold all values are assumed."""
 MAX_SAMPLE_VALUE = 281
 """TIFF's tag for the greatest value."""
 
@@ -156,7 +155,7 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
 
 
 def _stated_range(image: Image.Image) -> int | None:
-    """Return the greatest value that the file says its pixels can have."""
+    """Return the maximum of the pixels' range that the file states, or None."""
     if image.format == "PPM":
         return 65535  # Pillow scales them to it.
     value = getattr(image, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
@@ -197,7 +196,7 @@ def to_unit_range(
 
 @cache
 def _warn_once(line: str) -> None:
-    """Log a warning; a photograph that is read in every epoch is told once."""
+    """Log a warning, once for a photograph that is read in every epoch."""
     logger.warning(line)
 
 

@@ -22,7 +22,7 @@ DENSITY_EPS = 1e-36
 REFERENCE_EPS = 1e-6
 """Guards in the KL of EML-NET's published training."""
 ROUNDING_ERRORS = 8
-"""A map whose deviations are smaller than so many rounding errors of its mean is constant."""
+"""A map is constant if its deviation is below this many rounding errors of its mean."""
 TermFunction = Callable[[Tensor, Targets, Kind], Tensor]
 
 

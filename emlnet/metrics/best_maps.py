@@ -35,7 +35,7 @@ def score_density_maps(
     """Compute the `tuebingen` metrics of a density model, each with the map that is best for it.
 
     sigma: pixels, of the blur in `density`.  num_fixations: fixations per image of the data.
-    The other arguments are those of `score`, which also says what is returned.
+    The other arguments and the result are those of `score`.
     """
     inputs: dict[str, Any] = {
         "fixations": fixations,

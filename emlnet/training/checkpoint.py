@@ -75,7 +75,7 @@ def read(folder: Path) -> dict[str, Any]:
 def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     """Load a checkpoint into a fresh state of the same model and plan.
 
-    rank: whose random state to restore; a rank without one in the checkpoint keeps its own.
+    rank: restores its random state; a rank without one in the checkpoint keeps its own.
     Raises ValueError when the checkpoint is missing, broken, or another model's.
     """
     content = read(folder)

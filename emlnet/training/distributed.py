@@ -27,10 +27,10 @@ def share_gradients(
 ) -> DistributedDataParallel:
     """Wrap the model so that gradients are averaged over all ranks.
 
-    batches_per_step: batches whose gradients add up to one step.  A static graph is faster, but
+    batches_per_step: number of batches that one step adds up.  A static graph is faster, but
     exchanges gradients at every backward pass.
     """
-    # PyTorch warns about dimensions of length 1, whose strides have no effect.
+    # PyTorch warns about the strides of dimensions of length 1, which have no effect.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         model,

@@ -37,7 +37,7 @@ class BatchSource:
 
     steps_per_epoch: int
     batches_per_step: int = 1
-    """Batches whose gradients add up to one step."""
+    """Number of batches that one step adds up."""
 
     def train(self, epoch: int, start_step: int) -> Iterable[TrainBatch]:
         """Return the batches of an epoch, from 0, without its first `start_step` steps."""
