@@ -160,18 +160,6 @@ def test_nss_subtracts_the_mean_and_divides_by_the_deviation():
     assert found.item() == pytest.approx(2 / math.sqrt(8 / 3))
 
 
-def test_nss_looks_at_fixations_and_never_at_the_density():
-    blurred, other = random_maps(6), random_maps(7)
-    first = _score("tuebingen", density=blurred)
-    second = _score("tuebingen", density=other)
-    assert torch.equal(first["nss"], second["nss"])
-    saliency, fixations = random_maps(0), random_looks(1)
-    for image in range(2):
-        z = (saliency[image, 0] - saliency[image, 0].mean()) / saliency[image, 0].std(correction=0)
-        count = fixations[image, 0]
-        assert first["nss"][image].item() == pytest.approx((z * count).sum() / count.sum())
-
-
 @pytest.mark.parametrize("rules", ["mit", "tuebingen"])
 def test_an_image_scores_alike_alone_and_in_any_batch(rules):
     def part(rows):
@@ -253,11 +241,6 @@ def test_other_images_are_ten_distinct_ones_and_never_the_image_itself():
     assert torch.equal(saliency_metrics.other_images(index[7:9], 40), others[7:9])
     with pytest.raises(ValueError, match="8 images have no 10 others each"):
         saliency_metrics.other_images(torch.arange(8), 8)
-
-
-def test_maps_that_need_gradients_are_scored_without():
-    scores = _score("tuebingen", saliency=random_maps(0).requires_grad_())
-    assert not any(values.requires_grad for values in scores.values())
 
 
 # --- the table

@@ -31,16 +31,6 @@ def test_the_loss_of_a_decoder_falls(make_net, steps, kind):
     assert losses[-1] < losses[0] - 0.05
 
 
-@pytest.mark.parametrize("terms", ["exact", "reference"])
-def test_training_with_stochastic_gradient_descent_in_steps(make_encoder, steps, terms):
-    sgd = plan(
-        epochs=6, optimizer="sgd", schedule="step", step_epochs=4, terms=terms, backbone_lr=1
-    )
-    state, reports = train(make_encoder("eml"), sgd, steps)
-    assert reports[-1].train_loss["total"] < reports[0].train_loss["total"]
-    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
-
-
 def test_the_same_seed_gives_the_same_losses_and_scores(make_encoder, steps):
     one, other = (train(make_encoder(seed=3), plan(), steps)[1] for _ in range(2))
     assert [e.train_loss for e in one] == [e.train_loss for e in other]
@@ -135,14 +125,6 @@ def test_the_best_epoch_is_kept_not_the_last(make_encoder, steps):
     assert all(torch.equal(value, weights[best][key]) for key, value in state.best_weights.items())
 
 
-def test_the_plan_says_by_which_metric_the_best_epoch_is_kept(make_encoder, steps):
-    state, _ = train(make_encoder(), plan(epochs=3, select="nss"), steps)
-    scores = [entry.scores["nss"] for entry in state.history]
-    assert [entry.best for entry in state.history] == [
-        score > max(scores[:number], default=-math.inf) for number, score in enumerate(scores)
-    ]
-
-
 def test_a_decoder_that_starts_ready_is_a_candidate_before_any_training(make_net, steps):
     net = make_net(("density", "density"))
     given = [((net.readouts(image), (32, 48)), targets) for (image,), targets in steps]
@@ -152,13 +134,6 @@ def test_a_decoder_that_starts_ready_is_a_candidate_before_any_training(make_net
     assert reports[0].best
     assert not reports[1].best
     assert not state.best_weights["net.decoder.correct.3.weight"].any()
-
-
-def test_progress_counts_the_steps_of_an_epoch(make_encoder, steps):
-    seen, chosen = [], plan()
-    state = start(make_encoder(), chosen, len(steps))
-    train_epoch(state, chosen, Batches(steps), Calls(progress=lambda *where: seen.append(where)))
-    assert seen == [(0, 1, 3), (0, 2, 3), (0, 3, 3)]
 
 
 def test_an_epoch_without_images_is_refused(make_encoder):
