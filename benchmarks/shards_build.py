@@ -1,4 +1,4 @@
-"""Shards built per second: by processes, by one, and by the usual serial writer.
+"""Shards built per second: by threads, by one, and by the usual serial writer.
 
 Ours decodes and checks every picture, compares maps with fixations, and keeps checksums and an
 index; the usual writer (benchmarks/baseline/shard_writer.py) copies files.
@@ -7,7 +7,6 @@ index; the usual writer (benchmarks/baseline/shard_writer.py) copies files.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
 import statistics
 import tempfile
@@ -18,20 +17,18 @@ from benchmarks.baseline import shard_writer
 from benchmarks.data import pictures
 from benchmarks.result_table import save
 from benchmarks.runner import Side, compare
-from shards.build.parallel import default_num_workers, processes
+from shards.build.build_options import BuildOptions
+from shards.build.parallel import default_num_workers, threads
 from shards.build.writer import build
-
-OPEN = contextlib.ExitStack()
-"""Processes that write, as long as the side that uses them."""
 
 
 def ours(source, out, shard_size, num_workers):
-    map_ = OPEN.enter_context(processes(num_workers))
+    options = BuildOptions(shard_size=shard_size)
 
     def repeat():
         shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
-        build(Path(source), out, shard_size=shard_size, map_=map_, progress=False)
+        build(Path(source), out, options, map_=threads(num_workers), progress=False)
         return time.perf_counter() - start
 
     return repeat
@@ -71,10 +68,10 @@ def main():
             "one": side("one", "ours", num_workers=1),
             "usual": side("usual", "baseline"),
         }
-        part = f"shards built of {num_images} photographs, {args.num_workers} processes"
+        part = f"shards built of {num_images} photographs, {args.num_workers} threads"
         rows = [
             compare(part, against, sides["many"], sides[name], repeats=args.repeats, warm=1)
-            for name, against in (("one", "one process"), ("usual", "ShardWriter, no checks"))
+            for name, against in (("one", "one thread"), ("usual", "ShardWriter, no checks"))
         ]
         for row in rows:
             row.about["shards"] = num_shards

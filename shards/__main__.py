@@ -21,7 +21,7 @@ Command = (
 
 
 def parse(argv: list[str]) -> Command:
-    """The command, with its options, from its arguments."""
+    """Parse the command with its options."""
     return tyro.cli(
         Command,
         prog="python -m shards",
@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> Command:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("shards").setLevel(logging.INFO)
     return exit_code(lambda: parse(sys.argv[1:] if argv is None else argv).run())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from shards.build.parallel import Map, default_num_workers, processes
+from shards.build.build_options import BuildOptions
+from shards.build.parallel import Map, default_num_workers, threads
 
 if TYPE_CHECKING:
     from shards.files.manifest import Manifest
@@ -21,7 +22,7 @@ Location = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
 
 @dataclass(frozen=True, kw_only=True)
 class WriteSample:
-    """Writes a synthetic data set in SALICON's on-disk format; a seed fixes every byte."""
+    """Write a synthetic data set in SALICON's on-disk format; a seed fixes every byte."""
 
     out: LocalFolder
     """Folder to write to: new, or holding an earlier sample."""
@@ -31,7 +32,7 @@ class WriteSample:
     """Seed of pictures and gaze."""
 
     def run(self) -> None:
-        """Writes the data set."""
+        """Write the data set."""
         from shards.layouts.synthetic import write_sample
 
         write_sample(self.out.expanduser(), self.num_images, self.seed)
@@ -39,124 +40,50 @@ class WriteSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildShards:
-    """Packs an eye-tracking data set into WebDataset shards and a manifest."""
+class BuildShards(BuildOptions):
+    """Pack an eye-tracking data set into WebDataset shards and a manifest."""
 
     src: SourceFolder
     """Folder of the data set as its authors publish it, or of a table (csv) beside images/."""
     out: Location
     """Folder to write to, here or at s3:// or gs://: new, empty, or left by a stopped build, which
     is resumed."""
-    format: str | None = None
-    """Layout of SRC, found by its folders' names when not given: salicon, salicon-json, osie,
-    mit1003, cat2000 or csv."""
-    splits: tuple[str, ...] = ()
-    """Splits to pack; all that have gaze when none is named."""
-    maps: Literal["auto", "files", "fixations"] = "auto"
-    """Where density maps come from: files, fixations (blurred by --sigma), or files if there are
-    any."""
-    sigma: float | None = None
-    """Pixels of the Gaussian that makes density maps; where maps come from files, what they are
-    compared with. Default: the data set's own, if it is known."""
-    sigma_degrees: float | None = None
-    """The same in degrees of visual angle; needs --pixels-per-degree."""
-    pixels_per_degree: float | None = None
-    """Pixels of the photograph that one degree of visual angle covers."""
-    edition: str | None = None
-    """Edition of the data set to record; SALICON's is told by its number of fixations."""
-    licence: str | None = None
-    """Licence of the data set, which models trained on it name; default: the first line of SRC's
-    file LICENSE."""
-    table: Path | None = None
-    """csv: the table, when it is not the only .csv in SRC."""
-    units: Literal["pixels", "fraction"] = "pixels"
-    """csv: unit of x and y; fractions are of the photograph's width and height."""
-    origin: Literal["top-left", "bottom-left", "centre"] = "top-left"
-    """csv: where x and y begin; y points down from the top-left, up from the others."""
-    first_pixel: Literal[0, 1] = 0
-    """csv: the number of the first pixel, where pixels are counted from a corner."""
-    trust_coordinates: bool = False
-    """csv: build although x and y look as if they had other units, another size or order."""
-    shard_size: int = 100
-    """Samples that one shard holds at most."""
-    skip_incomplete: bool = False
-    """Leave out images that cannot be used; they are counted and recorded in the manifest."""
-    drop_duplicates: bool = False
-    """Leave out of val and test the photographs that train shows too, exactly or encoded anew."""
-    seed: int = 0
-    """Seed of the 90/10 split that a data set without splits gets."""
     num_workers: int = default_num_workers()
-    """Processes that write shards; any number writes the same bytes."""
-
-    def blur(self) -> float | None:
-        """Sigma in pixels.  Raises ValueError when the flags for it do not go together."""
-        if (self.sigma_degrees is None) != (self.pixels_per_degree is None):
-            raise ValueError("--sigma-degrees and --pixels-per-degree go together; give both")
-        if self.sigma is not None and self.sigma_degrees is not None:
-            raise ValueError("--sigma and --sigma-degrees say the same thing; give one")
-        if self.sigma_degrees is not None and self.pixels_per_degree is not None:
-            return self.sigma_degrees * self.pixels_per_degree
-        return self.sigma
+    """Threads that write shards; any number writes the same bytes."""
 
     def build(self, map_: Map) -> Manifest:
-        """Builds the data set; map_ applies a function to each shard's task."""
+        """Build the data set; map_ applies a function to each shard's task."""
         from shards.build.writer import build
-        from shards.layouts.raw_gaze import CoordinateSystem
-        from shards.layouts.raw_samples import SourceOptions
 
-        options = SourceOptions(
-            splits=self.splits,
-            seed=self.seed,
-            maps=self.maps,
-            table=self.table and self.table.expanduser(),
-            coordinates=CoordinateSystem(
-                units=self.units, origin=self.origin, first_pixel=self.first_pixel
-            ),
-            trust_coordinates=self.trust_coordinates,
-        )
-        return build(
-            self.src.expanduser(),
-            self.out,
-            options,
-            format=self.format,
-            sigma=self.blur(),
-            edition=self.edition,
-            licence=self.licence,
-            shard_size=self.shard_size,
-            skip_incomplete=self.skip_incomplete,
-            drop_duplicates=self.drop_duplicates,
-            map_=map_,
-        )
+        return build(self.src.expanduser(), self.out, self, map_=map_)
 
     def run(self) -> None:
-        """Builds the data set and says what was packed and dropped."""
-        with processes(self.num_workers) as map_:
-            say_built(self.build(map_))
+        """Build the data set and say what was packed and dropped."""
+        say_built(self.build(threads(self.num_workers)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyShards:
-    """Checks a folder of shards against its manifest; exit 1 and the reason when they differ."""
+    """Check a folder of shards against its manifest; exit 1 and the reason when they differ."""
 
     out: Location
     """Folder that `build` wrote, here or at s3:// or gs://."""
     full: bool = False
     """Read every shard too: checksums, and that each picture decodes."""
     num_workers: int = default_num_workers()
-    """Processes that read shards, with --full."""
+    """Threads that read shards, with --full."""
 
     def run(self) -> None:
-        """Checks the data set and says what it holds."""
+        """Check the data set and say what it holds."""
         from shards.inspect.verify import verify
 
-        with processes(self.num_workers if self.full else 1) as map_:
-            manifest = verify(self.out, self.full, map_)
+        manifest = verify(self.out, self.full, threads(self.num_workers))
         say(f"ok, {describe(manifest)}", manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowShards:
-    """Writes a contact sheet: photographs, their fixations, their density maps laid over."""
+    """Write a contact sheet: photographs, their fixations, their density maps laid over."""
 
     out: Location
     """Folder that `build` wrote, here or at s3:// or gs://."""
@@ -168,7 +95,7 @@ class ShowShards:
     """File to write; OUT's name with -sheet.png, in this folder, when not given."""
 
     def run(self) -> None:
-        """Writes the sheet and says where."""
+        """Write the sheet and say where."""
         from shards.inspect.contact_sheet import contact_sheet
 
         name = self.out.rstrip("/").rsplit("/", 1)[-1]
@@ -178,13 +105,13 @@ class ShowShards:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStats:
-    """Prints what a data set holds: images, sizes, bytes, fixations, density maps."""
+    """Print what a data set holds: images, sizes, bytes, fixations, density maps."""
 
     out: Location
     """Folder that `build` wrote, here or at s3:// or gs://."""
 
     def run(self) -> None:
-        """Prints the table."""
+        """Print the table."""
         from shards.files.manifest import Manifest
         from shards.inspect.stats import table
 
@@ -193,7 +120,7 @@ class ShardStats:
 
 
 def describe(manifest: Manifest) -> str:
-    """One line: the data set's name, its samples and shards by split, its digest."""
+    """Return one line: the data set's name, its samples and shards by split, its digest."""
     counts = ", ".join(
         f"{name} {len(split.samples)} samples in {len(split.shards)} shards"
         for name, split in manifest.splits.items()
@@ -203,7 +130,7 @@ def describe(manifest: Manifest) -> str:
 
 
 def say_built(manifest: Manifest) -> None:
-    """Prints what was packed and what was dropped."""
+    """Print what was packed and what was dropped."""
     say(describe(manifest), manifest)
     dropped = manifest.dropped
     print(
@@ -216,7 +143,7 @@ def say_built(manifest: Manifest) -> None:
 
 
 def say(text: str, manifest: Manifest) -> None:
-    """Prints a text, and on stderr what is suspicious about the data set."""
+    """Print a text, and on stderr what is suspicious about the data set."""
     from shards.inspect.stats import warnings
 
     print(text)

@@ -27,11 +27,6 @@ class SmallReader(ShardReader):
         """(H, W) of each sample in pixels, reduced."""
         return tuple(scaled((entry.height, entry.width), self.scale) for entry in self.entries)
 
-    @property
-    def digest(self) -> str:
-        """Identify the samples and their scale."""
-        return super().digest if self.scale == 1 else f"{super().digest} x {self.scale:g}"
-
     def decoded(self, position: int) -> Decoded:
         """Read one sample and decode its pictures, reduced."""
         return shrink(super().decoded(position), self.scale)

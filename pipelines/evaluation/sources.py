@@ -19,7 +19,7 @@ from emlnet.metrics import baselines
 from emlnet.models.eml_net import EMLNet, average_density, encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import to_channels_last
-from shards.read.reader import SplitReader
+from shards.read.reader import ShardReader
 
 MODEL, AVERAGE = "model", "average of encoders"
 UNIFORM, CENTRE, OTHER, HALF, TRUTH = (
@@ -131,7 +131,7 @@ class BaselineSource:
     """
 
     prior: NDArray[np.float32] | None
-    reader: SplitReader
+    reader: ShardReader
     sigma: float
 
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:

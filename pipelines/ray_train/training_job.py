@@ -16,7 +16,7 @@ from emlnet.training.fit import BatchSource
 from emlnet.training.state import Plan
 from emlnet.training.validation import Inputs
 from pipelines.tracking import figures
-from shards.read.reader import SplitReader, open_split, step_keys
+from shards.read.reader import ShardReader, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class TrainingJob:
     title: str = "training"
     num_examples: int = 0
 
-    def reader(self, split: str) -> SplitReader:
+    def reader(self, split: str) -> ShardReader:
         """Return the samples of a split."""
-        return open_split(self.data, split)
+        return ShardReader(self.data, split)
 
     def build(self) -> nn.Module:
         """Return the model to start from."""

@@ -27,7 +27,7 @@ from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures, run_folder
 from shards.files.stored_pictures import decode_density
-from shards.read.order import Step, epoch_plan
+from shards.read.order import EpochPlan, epoch_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class CacheSource(WorkerSource):
         steps = (step._replace(indices=positions[step.indices]) for step in plan.steps())
         return self._batches("val", steps)
 
-    def _batches(self, split: str, steps: Iterable[Step]) -> Iterator[TrainBatch]:
+    def _batches(self, split: str, steps: Iterable[EpochPlan]) -> Iterator[TrainBatch]:
         """Yield the inputs, which are readouts and size, and the targets of each step."""
         for step in steps:
             gaze = [self.gaze(split, int(position)) for position in step.indices]

@@ -27,7 +27,7 @@ from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures
 from shards.read.loader import ErrorPolicy, Loader
-from shards.read.reader import open_split
+from shards.read.reader import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def encoder_stage(
     a `density` encoder letterboxes.
     """
     config = checked(config, finetune)
-    sizes = {size for split in ("train", "val") for size in open_split(context.data, split).sizes}
+    sizes = {size for split in ("train", "val") for size in ShardReader(context.data, split).sizes}
     if config.readout == "density" and len(sizes) > 1:
         config = replace(config, letterbox=True)
     job = EncoderJob(

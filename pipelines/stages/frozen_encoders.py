@@ -32,7 +32,7 @@ from pipelines.config.identity import digest, slug
 from pipelines.ray_cluster import tasks
 from shards.files.manifest import Manifest
 from shards.read.loader import check_sizes
-from shards.read.reader import SplitReader, open_split
+from shards.read.reader import ShardReader
 
 PART = 50
 """Samples of a file: what is lost when a worker dies."""
@@ -126,7 +126,7 @@ def build_cache(
     folder.mkdir(parents=True, exist_ok=True)
     name = name or encoder.config.backbone
     for split in splits:
-        reader = open_split(data, split)
+        reader = ShardReader(data, split)
         parts = tasks.split(len(reader), PART)
         missing = [part for part in parts if not part_file(folder, split, part[0]).is_file()]
         if not missing:
@@ -140,7 +140,7 @@ def build_cache(
     return folder
 
 
-def check_canvas(reader: SplitReader, encoder: Encoder) -> None:
+def check_canvas(reader: ShardReader, encoder: Encoder) -> None:
     """Raise ValueError when an encoder sees images of a split at several sizes."""
     if encoder.config.letterbox or encoder.kind == "eml":
         return
@@ -158,7 +158,7 @@ def _compute(
     part: list[int],
     device: torch.device,
     encoder: Encoder,
-    reader: SplitReader,
+    reader: ShardReader,
     split: str,
     folder: Path,
 ) -> None:

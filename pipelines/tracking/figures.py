@@ -15,7 +15,7 @@ from emlnet.inference.predictor import to_tensor
 from emlnet.metrics.saliency_metrics import label
 from emlnet.training.state import EpochReport
 from emlnet.training.validation import Inputs
-from shards.read.reader import SplitReader
+from shards.read.reader import ShardReader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def curves(history: Sequence[EpochReport], title: str) -> Figure:
 
 
 def examples(
-    reader: SplitReader, num: int, prepare: Callable[[int, Decoded], Inputs]
+    reader: ShardReader, num: int, prepare: Callable[[int, Decoded], Inputs]
 ) -> Iterator[Example]:
     """At most `num` pictures of a split, evenly chosen, the same ones each time.
 

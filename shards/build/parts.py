@@ -1,7 +1,7 @@
-"""One shard of a build: the unit of work that may run in any process, on any machine.
+"""One shard of a build: the unit of work that may run in any thread, on any machine.
 
-A part is a shard under its temporary name, and a record of what is in it; the record is written
-last, so a part that has one is done. Parts depend on nothing but their own samples.
+A part is a shard and a record of its contents.  The record is written last, so a part that has one
+is done.  Parts depend on nothing but their own samples.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tarfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from emlnet.data import maps
-from shards.files.codec import pack
+from shards.files.codec import TAR_END, pack
 from shards.files.manifest import IndexEntry, Shard, Skipped
 from shards.files.picture_hash import picture_hash
 from shards.files.store import Store
@@ -30,9 +32,7 @@ from shards.layouts.raw_samples import (
     read,
 )
 
-TEMPORARY = ".tmp"
 RECORD, DENSITY_SUM = ".part.json", ".part.npy"
-TAR_END, TAR_RECORD = 1_024, 10_240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class ShardTask:
 class ShardRecord:
     """The contents of one shard.
 
-    samples: their `shard` is 0.  moments: over fixations, the sums of x, y, x squared and
-    y squared, in parts of the width and height.
+    samples: their `shard` is 0.  moments: over fixations, the sums of (x, y) and of their squares,
+    in parts of the width and height.
     """
 
     shard: Shard
@@ -66,29 +66,16 @@ class ShardRecord:
     points_outside: int
     empty_observers: int
     num_pixels: int
-    moments: tuple[float, float, float, float]
-
-    def dump(self) -> bytes:
-        """The record as JSON."""
-        return json.dumps(self, default=vars).encode()
+    moments: list[list[float]]
 
     @classmethod
-    def parse(cls, text: bytes) -> ShardRecord:
-        """The record that `dump` gave."""
-        raw = json.loads(text)
-        return cls(
-            **{
-                **raw,
-                "shard": Shard(**raw["shard"]),
-                "samples": tuple(IndexEntry(**entry) for entry in raw["samples"]),
-                "faults": tuple(Skipped(**fault) for fault in raw["faults"]),
-                "moments": tuple(raw["moments"]),
-            }
-        )
+    def read(cls, store: Store, file: str) -> ShardRecord:
+        """Read the record of a shard."""
+        return TypeAdapter(cls).validate_json(store.read(file + RECORD))
 
 
 def write_part(task: ShardTask) -> int:
-    """Writes one shard and its record; returns the number of samples it was given.
+    """Write one shard and its record; return the number of samples it was given.
 
     Samples that cannot be used are left out and named in the record.
     Raises OSError naming the shard when the storage fails.
@@ -97,15 +84,15 @@ def write_part(task: ShardTask) -> int:
     entries: list[IndexEntry] = []
     faults: list[Skipped] = []
     outside = empty = num_pixels = 0
-    moments = np.zeros(4)
+    moments = np.zeros((2, 2))
     density_sum: NDArray[np.float64] | None = None
     digest, offset = hashlib.sha256(), 0
-    with store.writing(task.file + TEMPORARY) as tar:
+    with store.writing(task.file) as tar:
         for raw in task.samples:
             try:
                 checked = read(task.folder, raw, task.sigma)
             except IncompleteSampleError as fault:
-                faults.append(Skipped(file=fault.what, reason=fault.kind))
+                faults.append(fault.skipped)
                 continue
             piece = pack(checked.sample)
             tar.write(piece)
@@ -115,12 +102,11 @@ def write_part(task: ShardTask) -> int:
             outside += checked.num_points_outside
             empty += checked.num_empty_observers
             num_pixels += len(np.unique(checked.sample.points, axis=0))
-            size = np.array(checked.density.shape[::-1])
-            places = (checked.sample.points + 0.5) / size
-            moments += np.concatenate([places.sum(0), (places**2).sum(0)])
+            places = (checked.sample.points + 0.5) / checked.density.shape[::-1]
+            moments += [places.sum(0), (places**2).sum(0)]
             if task.with_sum:
                 density_sum = add_density(density_sum, checked.density)
-        end = bytes(TAR_END + -(offset + TAR_END) % TAR_RECORD)
+        end = bytes(TAR_END + -(offset + TAR_END) % tarfile.RECORDSIZE)
         tar.write(end)
         digest.update(end)
     if density_sum is not None:
@@ -139,16 +125,16 @@ def write_part(task: ShardTask) -> int:
         points_outside=outside,
         empty_observers=empty,
         num_pixels=num_pixels,
-        moments=(float(moments[0]), float(moments[1]), float(moments[2]), float(moments[3])),
+        moments=moments.tolist(),
     )
-    store.put(task.file + RECORD, part.dump())
+    store.put(task.file + RECORD, json.dumps(part, default=vars).encode())
     return len(task.samples)
 
 
 def add_density(
     total: NDArray[np.float64] | None, density: NDArray[Any], mass: float = 1
 ) -> NDArray[np.float64]:
-    """Adds a density (H, W) of any scale, with a sum of `mass`, at the size of the first one."""
+    """Add a density (H, W) of any scale, with a sum of `mass`, at the size of the first one."""
     total = np.zeros(density.shape) if total is None else total
     if density.shape != total.shape:
         whole = torch.from_numpy(density.astype(np.float64))[None, None]
@@ -158,14 +144,10 @@ def add_density(
 
 
 def is_done(store: Store, sizes: dict[str, int], file: str) -> bool:
-    """Whether the part has its record, and its shard is there whole, in place or not yet.
-
-    sizes: of the files that the store holds.
-    """
+    """Whether the part has its record, and its shard is whole; sizes: of the store's files."""
     if file + RECORD not in sizes:
         return False
-    shard = ShardRecord.parse(store.read(file + RECORD)).shard
-    return shard.num_bytes in (sizes.get(file + TEMPORARY), sizes.get(file))
+    return ShardRecord.read(store, file).shard.num_bytes == sizes.get(file)
 
 
 def _entry(checked: CheckedSample, piece: bytes, offset: int) -> IndexEntry:
@@ -185,8 +167,3 @@ def _entry(checked: CheckedSample, piece: bytes, offset: int) -> IndexEntry:
         density_cc=checked.density_cc,
         picture_hash=picture_hash(sample.image),
     )
-
-
-def without_samples(folder: RawFolder) -> RawFolder:
-    """The folder as a task carries it, to a process that may work in another folder."""
-    return replace(folder, path=folder.path.absolute(), splits={}, faults=())

@@ -1,6 +1,7 @@
 """The folder of a build that is not finished: who may write to it, and what may be removed.
 
-`manifest.json.tmp` marks it and tells of what build; the same one resumes with what is there.
+`manifest.json.tmp` marks it and holds the build's origin; the same build resumes with the shards
+that are there.
 """
 
 from __future__ import annotations
@@ -14,20 +15,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from shards.build.parts import TEMPORARY
 from shards.files.manifest import CENTRE_PRIOR, MANIFEST, SCHEMA, Manifest, Origin
 from shards.files.store import Store
 
-MARKER = MANIFEST + TEMPORARY
+MARKER = MANIFEST + ".tmp"
 LOCK = "build.lock"
 OWN_FILES = re.compile(
-    rf"([^/]+-\d{{6}}\.tar(\.part\.(json|npy))?|{CENTRE_PRIOR}|{MANIFEST})(\.tmp)?|{LOCK}|\.tmp-.+"
+    rf"[^/]+-\d{{6}}\.tar(\.part\.(json|npy))?|{CENTRE_PRIOR}|{MARKER}|{MANIFEST}|{LOCK}|\.tmp-.+"
 )
 
 
 @contextlib.contextmanager
 def unfinished(store: Store, origin: Origin) -> Iterator[None]:
-    """Claims the folder for one build; clears what another left, and all if the input is bad."""
+    """Claim the folder for one build; clear what another left, and all if the input is bad."""
     is_new = store.make()
     found = store.entries()
     known = OWN_FILES if MARKER in found else re.compile(re.escape(LOCK))
@@ -38,17 +38,23 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
             "choose an empty folder"
         )
     mark = json.dumps({"schema": SCHEMA, **asdict(origin)}).encode()
-    with _locked(store):
+    with contextlib.ExitStack() as stack:
+        if store.is_local:  # An object store has no locks.
+            try:
+                stack.enter_context(FileLock(Path(store.root, LOCK), timeout=0))
+            except Timeout:
+                raise ValueError(
+                    f"another build is writing to {store.folder}; wait for it to end"
+                ) from None
         if MARKER not in found or store.read(MARKER) != mark:
             store.remove(*(name for name in found if name not in (MARKER, LOCK)))
-            with store.writing(MARKER) as marker:
-                marker.write(mark)
+            store.put(MARKER, mark)
         try:
             yield
         except ValueError:
             store.remove(*(name for name in store.sizes() if OWN_FILES.fullmatch(name)))
             if is_new:
-                store.unmake()
+                Path(store.root).rmdir()
             raise
         except OSError as error:
             raise OSError(
@@ -56,23 +62,8 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
             ) from error
 
 
-@contextlib.contextmanager
-def _locked(store: Store) -> Iterator[None]:
-    """Keeps other builds of this machine out; an object store has no locks."""
-    if not store.is_local:
-        yield
-        return
-    try:
-        with FileLock(Path(store.root, LOCK), timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(
-            f"another build is writing to {store.folder}; wait for it to end"
-        ) from None
-
-
 def clean(store: Store, manifest: Manifest) -> None:
-    """Removes what a build needed and its result does not, the marker last."""
+    """Remove what a build needed and its result does not, the marker last."""
     kept = {MANIFEST, MARKER, CENTRE_PRIOR, *(shard.file for shard in manifest.shards)}
     found = store.sizes()
     store.remove(*(name for name in found if OWN_FILES.fullmatch(name) and name not in kept))

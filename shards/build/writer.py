@@ -1,9 +1,8 @@
 """A raw folder -> numbered tars and their manifest; the same input gives the same bytes.
 
-A shard is a fixed slice of the samples in order, so any number of processes writes the same ones.
-All is written under temporary names and put in place at the end, the manifest last: a build that
-was stopped has none. `manifest.json.tmp` marks a folder as that of an unfinished build and tells of
-what; the same build resumes there with the shards that are missing.
+A shard is a fixed slice of the samples in order, so any number of threads or tasks writes the same
+ones.  A file has its name once it is whole, and the manifest is written last: a build that was
+stopped has none, and the same build resumes with the shards that are missing.
 """
 
 from __future__ import annotations
@@ -11,25 +10,22 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build.duplicates import drop_duplicates as without_duplicates
+from shards.build.build_options import BuildOptions
 from shards.build.parallel import Map
 from shards.build.parts import (
     DENSITY_SUM,
-    RECORD,
-    TEMPORARY,
     ShardRecord,
     ShardTask,
     add_density,
     is_done,
-    without_samples,
     write_part,
 )
 from shards.build.unfinished import clean, unfinished
@@ -43,51 +39,36 @@ from shards.files.manifest import (
     Skipped,
     Split,
 )
+from shards.files.picture_hash import near_duplicates, picture_hash
 from shards.files.progress import progress_bar
 from shards.files.store import Store
 from shards.layouts import all_layouts, salicon
 from shards.layouts.folders import find_licence
-from shards.layouts.raw_samples import RawFolder, RawSample, SourceOptions
+from shards.layouts.raw_samples import RawFolder, RawSample
 
 logger = logging.getLogger(__name__)
-
-SHARD_SIZE = 100
 
 
 def build(
     source: Path,
     out: Path | str,
-    options: SourceOptions | None = None,
+    options: BuildOptions | None = None,
     *,
-    format: str | None = None,
-    sigma: float | None = None,
-    edition: str | None = None,
-    licence: str | None = None,
-    shard_size: int = SHARD_SIZE,
-    skip_incomplete: bool = False,
-    drop_duplicates: bool = False,
     map_: Map = map,
     progress: bool = True,
 ) -> Manifest:
-    """Packs a raw folder into shards; keeps a finished build of it, resumes a stopped one.
+    """Pack a raw folder into shards; keep a finished build of it, resume a stopped one.
 
-    out: a folder, or one of an object store (`s3://`, `gs://`).  format: the source's layout, found
-    when None.  sigma: pixels of the Gaussian of density maps, the layout's when None.
-    edition: of the source, where it is known better than by its statistics.
-    licence: of the source, the first line of its file LICENSE when None.  Neither is part of the
-    data: stated for a finished build, they are recorded in it, else what it says stays.
-    shard_size: most samples of a shard.  skip_incomplete: leave out, count and record samples that
-    cannot be used.  drop_duplicates: leave photographs that train shows too out of other splits.
+    out: a folder, or one of an object store (`s3://`, `gs://`).
     map_: applies a function to each shard's task, here or elsewhere.
+    Edition and licence are not part of the data: stated for a finished build, they are recorded in
+    it, else it keeps its own.
     Raises ValueError for input that cannot be used or an `out` that holds anything else; then
     nothing is left in `out`. OSError when storage fails: what is finished stays there.
     """
-    if shard_size < 1:
-        raise ValueError(f"a shard must hold at least 1 sample, not {shard_size}")
-    if sigma is not None and not 0 < sigma < math.inf:
-        raise ValueError(f"the sigma of density maps is a number of pixels above 0, not {sigma}")
-    raw = all_layouts.walk(source, options, format)
-    sigma = raw.sigma if sigma is None else sigma
+    options = options or BuildOptions()
+    raw = all_layouts.walk(source, options)
+    sigma = raw.layout.sigma if options.blur is None else options.blur
     if sigma is None and not raw.has_maps:
         raise ValueError(
             f"{source} has no density maps, so they are made from the fixations: say how wide with "
@@ -97,12 +78,12 @@ def build(
     origin = Origin(
         fingerprint=raw.fingerprint,
         split_seed=raw.split_seed,
-        shard_size=shard_size,
-        skip_incomplete=skip_incomplete,
-        format=raw.format,
+        shard_size=options.shard_size,
+        skip_incomplete=options.skip_incomplete,
+        format=raw.layout.name,
         maps="files" if raw.has_maps else "fixations",
         sigma=sigma,
-        drop_duplicates=drop_duplicates,
+        drop_duplicates=options.drop_duplicates,
     )
     store = Store(out)
     if store.exists(MANIFEST):
@@ -114,44 +95,66 @@ def build(
             )
         stated = replace(
             finished,
-            edition=edition or finished.edition,
-            licence=licence or finished.licence or find_licence(source),
+            edition=options.edition or finished.edition,
+            licence=options.licence or finished.licence or find_licence(source),
         )
         if stated != finished:
             store.put(MANIFEST, stated.dump().encode())
         clean(store, stated)
         logger.info("%s is already built from %s", out, source)
         return stated
-    if raw.faults and not skip_incomplete:
-        raise ValueError(_summary(_skipped(raw), raw.num_images))
+    if raw.faults and not options.skip_incomplete:
+        raise ValueError(_summary(raw.faults, raw.num_images))
     duplicates: list[Skipped] = []
-    if drop_duplicates:
-        raw, duplicates = without_duplicates(raw)
+    if options.drop_duplicates:
+        raw, duplicates = _without_duplicates(raw)
         emptied = [split for split, samples in raw.splits.items() if not samples]
         if emptied:
             raise ValueError(f"{source}: train shows every photograph of {', '.join(emptied)}")
     with unfinished(store, origin):
         _write_parts(store, raw, origin, map_, progress)
-        manifest = _collect(store, raw, origin, edition, licence or find_licence(source))
+        manifest = _collect(store, raw, origin, options)
         left_out = (*manifest.dropped.samples, *duplicates)
         manifest = replace(manifest, dropped=replace(manifest.dropped, samples=left_out))
-        _put_in_place(store, manifest)
+        store.put(MANIFEST, manifest.dump().encode())
+        clean(store, manifest)
     return manifest
 
 
+def _without_duplicates(raw: RawFolder) -> tuple[RawFolder, list[Skipped]]:
+    """Leave out of other splits the photographs that train has too; reads all photographs."""
+    train = _hashes(raw, raw.splits.get("train", ()))
+    splits, dropped = dict(raw.splits), []
+    for name in splits.keys() - {"train"}:
+        shown = near_duplicates(train, _hashes(raw, splits[name]))
+        splits[name] = tuple(sample for sample in splits[name] if sample.image not in shown)
+        dropped += [Skipped(file=a, reason=f"shows what {b} does") for a, b in shown.items()]
+    return replace(raw, splits=splits), sorted(dropped, key=lambda skipped: skipped.file)
+
+
+def _hashes(raw: RawFolder, samples: Sequence[RawSample]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for sample in samples:
+        with suppress(Exception):  # A photograph that cannot be read is refused by name later.
+            found[sample.image] = picture_hash((raw.path / sample.image).read_bytes())
+    return found
+
+
 def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progress: bool) -> None:
-    """Writes the shards that are not there yet."""
+    """Write the shards that are not there yet."""
+    # Tasks may run in another working folder, and carry their own samples only.
+    folder = replace(raw, path=raw.path.absolute(), splits={}, faults=())
     tasks = [
         ShardTask(
             out=store.url,
             file=_file(split, position),
-            folder=without_samples(raw),
-            samples=samples[position * origin.shard_size : (position + 1) * origin.shard_size],
+            folder=folder,
+            samples=samples[start : start + origin.shard_size],
             sigma=origin.sigma,
             with_sum=split == "train",
         )
         for split, samples in raw.splits.items()
-        for position in range(_num_parts(samples, origin.shard_size))
+        for position, start in enumerate(range(0, len(samples), origin.shard_size))
     ]
     sizes = store.sizes()
     missing = [task for task in tasks if not is_done(store, sizes, task.file)]
@@ -163,18 +166,16 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
             bar.update(num_samples)
 
 
-def _collect(
-    store: Store, raw: RawFolder, origin: Origin, edition: str | None, licence: str | None
-) -> Manifest:
-    """The manifest of all parts; writes the centre prior.  Raises ValueError for their faults."""
-    faults = _skipped(raw)
+def _collect(store: Store, raw: RawFolder, origin: Origin, options: BuildOptions) -> Manifest:
+    """Return the manifest of all parts, and write the centre prior; ValueError for their faults."""
+    faults = list(raw.faults)
     outside = empty = 0
     splits: dict[str, Split] = {}
     prior: NDArray[np.float64] | None = None
     for split, samples in raw.splits.items():
         parts = [
-            ShardRecord.parse(store.read(_file(split, position) + RECORD))
-            for position in range(_num_parts(samples, origin.shard_size))
+            ShardRecord.read(store, _file(split, position))
+            for position in range(-(-len(samples) // origin.shard_size))
         ]
         faults += [fault for part in parts for fault in part.faults]
         outside += sum(part.points_outside for part in parts)
@@ -189,12 +190,13 @@ def _collect(
         raise ValueError(_summary(faults, raw.num_images))
     if empty_splits := [split for split, content in splits.items() if not content.samples]:
         raise ValueError(_summary(faults, raw.num_images, empty_splits))
-    if raw.format.startswith("salicon"):
-        edition = edition or _edition(splits)
+    edition = options.edition
+    if edition is None and raw.layout.name.startswith("salicon"):
+        edition = _edition(splits)
     return Manifest(
         name=raw.path.resolve().name,
         edition=edition,
-        licence=licence,
+        licence=options.licence or find_licence(raw.path),
         splits=splits,
         dropped=Dropped(
             points_outside=outside,
@@ -216,8 +218,8 @@ def _join(parts: Sequence[ShardRecord]) -> Split:
     if not entries:
         return Split(shards=(), samples=())
     counts = [entry.num_fixations for entry in entries]
-    x, y, xx, yy = np.sum([part.moments for part in parts], axis=0) / sum(counts)
-    deviation = np.sqrt(np.maximum([xx - x * x, yy - y * y], 0))
+    mean, squared = np.sum([part.moments for part in parts], axis=0) / sum(counts)
+    deviation = np.sqrt(np.maximum(squared - mean * mean, 0))
     return Split(
         shards=tuple(part.shard for part in parts),
         samples=entries,
@@ -226,10 +228,14 @@ def _join(parts: Sequence[ShardRecord]) -> Split:
             num_pixels=sum(part.num_pixels for part in parts),
             least=min(counts),
             most=max(counts),
-            mean=(round(float(x), 4), round(float(y), 4)),
-            deviation=(round(float(deviation[0]), 4), round(float(deviation[1]), 4)),
+            mean=_rounded(mean),
+            deviation=_rounded(deviation),
         ),
     )
+
+
+def _rounded(pair: NDArray[np.float64]) -> tuple[float, float]:
+    return round(float(pair[0]), 4), round(float(pair[1]), 4)
 
 
 def _edition(splits: dict[str, Split]) -> str | None:
@@ -239,33 +245,15 @@ def _edition(splits: dict[str, Split]) -> str | None:
 
 
 def _write_centre_prior(store: Store, total: NDArray[np.float64]) -> str:
-    """Writes train's mean density, (H, W) float32, as large as its first; gives its SHA-256."""
+    """Write train's mean density, (H, W) float32, as large as its first; return its SHA-256."""
     content = io.BytesIO()
     np.save(content, (total / total.sum()).astype(np.float32), allow_pickle=False)
     store.put(CENTRE_PRIOR, content.getvalue())
     return hashlib.sha256(content.getvalue()).hexdigest()
 
 
-def _put_in_place(store: Store, manifest: Manifest) -> None:
-    """Gives shards their names, then writes the manifest, then removes what is left over."""
-    waiting = store.sizes()
-    for shard in manifest.shards:
-        if shard.file + TEMPORARY in waiting:
-            store.move(shard.file + TEMPORARY, shard.file)
-    store.put(MANIFEST, manifest.dump().encode())
-    clean(store, manifest)
-
-
-def _skipped(raw: RawFolder) -> list[Skipped]:
-    return [Skipped(file=fault.what, reason=fault.kind) for fault in raw.faults]
-
-
 def _file(split: str, position: int) -> str:
     return f"{split}-{position:06d}.tar"
-
-
-def _num_parts(samples: Sequence[RawSample], shard_size: int) -> int:
-    return -(-len(samples) // shard_size)
 
 
 def _summary(faults: Sequence[Skipped], num_images: int, empty: Sequence[str] = ()) -> str:

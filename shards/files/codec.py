@@ -22,17 +22,18 @@ from shards.files.stored_pictures import decode_density, decode_photograph, pict
 POINTS = "fixations.npy"
 TIMING = "timing.npy"
 DENSITY = "density.png"
+PHOTOGRAPHS = ("jpg", "jpeg", "png")
 TAR_END = 2 * tarfile.BLOCKSIZE
 """Zero bytes that end a tar."""
 
 
 def member_stem(key: str) -> str:
-    """The name that the members of sample `split/stem` share: the stem without a dot."""
+    """Return the name that the members of sample `split/stem` share: the stem without a dot."""
     return key.split("/", 1)[1].replace("%", "%25").replace(".", "%2E")
 
 
 def pack(sample: Sample) -> bytes:
-    """The sample's members as a piece of a tar, without its end; equal samples give equal bytes.
+    """Return the sample as a piece of a tar, without its end; equal samples give equal bytes.
 
     Pieces one after another, then `TAR_END` zero bytes, are a tar.
     Raises ValueError when the photograph is neither JPEG nor PNG, or the key cannot name a file.
@@ -61,19 +62,19 @@ def pack(sample: Sample) -> bytes:
 
 
 def unpack(piece: bytes, key: str) -> Sample:
-    """The sample `key` (`split/stem`) from the bytes that `pack` returned.
+    """Return the sample `key` (`split/stem`) from the bytes that `pack` returned.
 
     Raises ValueError naming the sample when the bytes are cut, hold another sample, or hold more.
     """
     try:
         members = _members(piece, key)
-        images = [extension for extension in ("jpg", "jpeg", "png") if extension in members]
+        images = [extension for extension in PHOTOGRAPHS if extension in members]
         if len(images) != 1 or POINTS not in members or DENSITY not in members:
             raise ValueError(f"holds only {sorted(members)}")
-        table = _load(members[POINTS], POINTS, np.dtype(np.int32), (-1, 3))
-        timing = None
-        if TIMING in members:
-            timing = _load(members[TIMING], TIMING, np.dtype(np.float32), (len(table), 2))
+        table = _load(members[POINTS], POINTS, np.int32, 3)
+        timing = _load(members[TIMING], TIMING, np.float32, 2) if TIMING in members else None
+        if timing is not None and len(timing) != len(table):
+            raise ValueError(f"{TIMING} has {len(timing)} rows for {len(table)} fixations")
     except Exception as error:  # tarfile and numpy raise many kinds for broken bytes
         reason = error.args[0] if error.args else type(error).__name__
         raise ValueError(f"sample {key} cannot be read from its shard: {reason}") from error
@@ -88,13 +89,12 @@ def unpack(piece: bytes, key: str) -> Sample:
 
 
 def _members(piece: bytes, key: str) -> dict[str, bytes]:
-    """The members of sample `key` by extension; ValueError for any other member."""
+    """Return the members of sample `key` by extension; ValueError for any other member."""
     # Shards built before dots were escaped have the stem itself.
-    stems = (member_stem(key), key.split("/", 1)[1])
     extensions = {
         f"{stem}.{extension}": extension
-        for stem in stems
-        for extension in (POINTS, TIMING, DENSITY, "jpg", "jpeg", "png")
+        for stem in (member_stem(key), key.split("/", 1)[1])
+        for extension in (POINTS, TIMING, DENSITY, *PHOTOGRAPHS)
     }
     members: dict[str, bytes] = {}
     with tarfile.TarFile(fileobj=io.BytesIO(piece + bytes(TAR_END))) as tar:
@@ -102,15 +102,14 @@ def _members(piece: bytes, key: str) -> dict[str, bytes]:
             extension = extensions.get(info.name)
             if extension is None or extension in members or not info.isreg():
                 raise ValueError(f"it holds {info.name!r}")
-            content = piece[info.offset_data : info.offset_data + info.size]
-            if len(content) != info.size:
+            members[extension] = piece[info.offset_data : info.offset_data + info.size]
+            if len(members[extension]) != info.size:
                 raise ValueError(f"{info.name} is cut")
-            members[extension] = content
     return members
 
 
 def decode(sample: Sample) -> Decoded:
-    """The sample's pictures as pixels: upright RGB whatever the photograph's mode, alpha on white.
+    """Return the pictures as pixels: upright RGB whatever the photograph's mode, alpha on white.
 
     Raises ValueError naming the sample when a picture is broken or claims too many pixels, when
     photograph and density differ in size, or when a point lies outside.
@@ -139,15 +138,10 @@ def _dump(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def _load(data: bytes, name: str, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """The array of a member; ValueError unless it has that type and shape (-1: any length)."""
+def _load(data: bytes, name: str, dtype: type[np.generic], num_columns: int) -> NDArray[Any]:
+    """Return the array of a member; ValueError unless it is (N, num_columns) of that type."""
     array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    rows = "N" if shape[0] < 0 else shape[0]
-    if (
-        array.dtype != dtype
-        or array.ndim != 2
-        or array.shape[1] != shape[1]
-        or shape[0] not in (-1, len(array))
-    ):
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, not {dtype} ({rows}, {shape[1]})")
+    if array.dtype != dtype or array.ndim != 2 or array.shape[1] != num_columns:
+        expected = f"{np.dtype(dtype)} (N, {num_columns})"
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not {expected}")
     return array

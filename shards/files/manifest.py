@@ -5,38 +5,36 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from emlnet.data.images import MAX_PIXELS
 from shards.files.store import Store
 
-SCHEMA = 2
+SCHEMA: Literal[2] = 2
 MANIFEST = "manifest.json"
 CENTRE_PRIOR = "centre-train.npy"
+NAME = r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*"
+"""A name of a file, neither a path nor dots only."""
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One tar: its file name, samples, bytes and checksum."""
 
-    file: str
-    num_samples: int
-    num_bytes: int
+    file: Annotated[str, Field(pattern=rf"^{NAME}\.tar$")]
+    num_samples: Count
+    num_bytes: Count
     sha256: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^/\\\0]+\.tar", self.file):
-            raise ValueError(f"shard {self.file!r} is not the name of a tar in the folder")
-        if min(self.num_samples, self.num_bytes) < 0:
-            raise ValueError(f"shard {self.file}: a number is below 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +48,17 @@ class IndexEntry:
     where only one of them is known.  picture_hash: of what the photograph shows.
     """
 
-    key: str
-    shard: int
-    offset: int
-    length: int
+    key: Annotated[str, Field(pattern=rf"^{NAME}/{NAME}$")]
+    shard: Count
+    offset: Count
+    length: Annotated[int, Field(ge=1)]
     crc32: int
-    num_fixations: int
-    height: int
-    width: int
+    num_fixations: Count
+    height: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    width: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
     num_observers: int | None = None
     density_cc: float | None = None
     picture_hash: str | None = None
-
-    def __post_init__(self) -> None:
-        split, _, stem = self.key.partition("/")
-        for part in (split, stem):
-            if not part or part in (".", "..") or set(part) & set("/\\\0"):
-                raise ValueError(f"sample {self.key!r} is not named `split/stem`")
-        if min(self.shard, self.offset, self.num_fixations) < 0 or self.length < 1:
-            raise ValueError(f"sample {self.key}: a position or a length is below 0")
-        if min(self.height, self.width) < 1 or self.height * self.width > MAX_PIXELS:
-            raise ValueError(f"sample {self.key} claims {self.width} x {self.height} pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +134,7 @@ class Manifest:
     centre_prior_sha256: of the file `centre-train.npy`, None when there is no train split.
     """
 
-    schema: int = SCHEMA
+    schema: Literal[1, 2] = SCHEMA
     name: str
     edition: str | None = None
     licence: str | None = None
@@ -174,23 +162,27 @@ class Manifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def dump(self) -> str:
-        """The manifest as JSON text, which `load` reads."""
+        """Return the manifest as JSON text, which `load` reads."""
         return json.dumps(self, default=vars, indent=1) + "\n"
 
     @classmethod
     def parse(cls, text: bytes, place: str) -> Manifest:
-        """The manifest from its JSON text; ValueError starting with `place` when it is none."""
+        """Parse the JSON text; ValueError starting with `place` when it is no manifest."""
         try:
-            manifest = _parse(json.loads(text))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{place} is not a manifest of schema {SCHEMA}: {error}") from error
-        for split, content in manifest.splits.items():
-            _check_index(split, content)
-        return manifest
+            manifest = TypeAdapter(cls).validate_json(text, strict=True)
+            for split, content in manifest.splits.items():
+                _check_index(split, content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise ValueError(f"{place} is not a manifest of schema {SCHEMA}: {reason}") from None
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        return replace(manifest, schema=SCHEMA)
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
-        """Reads the folder's manifest; the files it names must be there with their sizes.
+        """Read the folder's manifest; the files it names must be there with their sizes.
 
         Raises ValueError with what differs.
         """
@@ -206,21 +198,21 @@ class Manifest:
         if not store.can_list:
             return manifest  # Each shard is checked when it is fetched.
         sizes = store.sizes()
-        for shard in manifest.shards:
-            if shard.file not in sizes:
-                raise ValueError(f"{store.place(shard.file)} is missing; build the data set again")
-            if sizes[shard.file] != shard.num_bytes:
+        expected: dict[str, int | None] = {s.file: s.num_bytes for s in manifest.shards}
+        if manifest.centre_prior_sha256:
+            expected[CENTRE_PRIOR] = None
+        for name, num_bytes in expected.items():
+            if name not in sizes:
+                raise ValueError(f"{store.place(name)} is missing; build the data set again")
+            if num_bytes not in (None, sizes[name]):
                 raise ValueError(
-                    f"{store.place(shard.file)} has {sizes[shard.file]} bytes, "
-                    f"the manifest says {shard.num_bytes}"
+                    f"{store.place(name)} has {sizes[name]} bytes, the manifest says {num_bytes}"
                 )
-        if manifest.centre_prior_sha256 and CENTRE_PRIOR not in sizes:
-            raise ValueError(f"{store.place(CENTRE_PRIOR)} is missing; build the data set again")
         return manifest
 
     @classmethod
     def join(cls, manifests: Sequence[Manifest]) -> Manifest:
-        """The manifest of several data sets, one after another, in the splits that all have."""
+        """Join data sets, one after another, in the splits that all have."""
         if len(manifests) == 1:
             return manifests[0]
         splits = {}
@@ -247,7 +239,7 @@ class Manifest:
         return tuple(shard for split in self.splits.values() for shard in split.shards)
 
     def centre_prior(self, folder: Path | str) -> NDArray[np.float32]:
-        """(H, W) mean density of train, sums to 1: the centre-bias baseline.
+        """Return the (H, W) mean density of train, sums to 1: the centre-bias baseline.
 
         Raises ValueError when the data set has no train split or the file has changed.
         """
@@ -265,7 +257,7 @@ class Manifest:
 
 
 def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
-    """Raises ValueError naming shard and sample when the bytes are not those the manifest knows."""
+    """Raise ValueError that names shard and sample when the bytes are not the manifest's."""
     if len(piece) != entry.length:
         raise ValueError(
             f"{path} is cut: sample {entry.key} has {len(piece)} of {entry.length} bytes"
@@ -275,13 +267,15 @@ def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
 
 
 def _check_index(name: str, split: Split) -> None:
-    """Raises ValueError unless the samples fill the shards one after another, each named once."""
+    """Raise ValueError unless the samples fill the shards one after another, each named once."""
     if len({entry.key for entry in split.samples}) != len(split.samples):
         raise ValueError(f"the manifest names a sample of {name} twice")
     shard, offset = -1, 0
     for entry in split.samples:
         if not entry.key.startswith(f"{name}/"):
             raise ValueError(f"the manifest's sample {entry.key} is not of the split {name}")
+        if entry.height * entry.width > MAX_PIXELS:
+            raise ValueError(f"sample {entry.key} claims {entry.width} x {entry.height} pixels")
         if entry.shard == shard + 1:
             shard, offset = entry.shard, 0
         if entry.shard != shard or entry.offset != offset or shard >= len(split.shards):
@@ -294,24 +288,3 @@ def _check_index(name: str, split: Split) -> None:
     counts = np.bincount([entry.shard for entry in split.samples], minlength=len(split.shards))
     if counts.tolist() != [shard.num_samples for shard in split.shards]:
         raise ValueError(f"the manifest's counts of {name}'s shards do not match its samples")
-
-
-def _parse(raw: Any) -> Manifest:
-    if raw["schema"] not in (1, SCHEMA):
-        raise ValueError(f"it has schema {raw['schema']}; build the data set again")
-    splits = {}
-    for name, split in raw["splits"].items():
-        statistics = split.get("fixations")
-        if statistics:
-            pairs = {key: tuple(statistics[key]) for key in ("mean", "deviation")}
-            statistics = FixationStatistics(**{**statistics, **pairs})
-        splits[name] = Split(
-            shards=tuple(Shard(**shard) for shard in split["shards"]),
-            samples=tuple(IndexEntry(**entry) for entry in split["samples"]),
-            fixations=statistics,
-        )
-    dropped = raw["dropped"]
-    dropped["samples"] = tuple(Skipped(**skipped) for skipped in dropped["samples"])
-    dropped["unlabelled_splits"] = tuple(dropped["unlabelled_splits"])
-    rest = {"splits": splits, "dropped": Dropped(**dropped), "origin": Origin(**raw["origin"])}
-    return Manifest(**{**raw, **rest, "schema": SCHEMA})

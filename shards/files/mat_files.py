@@ -13,7 +13,7 @@ from emlnet.data.images import MAX_PIXELS
 
 
 def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, Any]:
-    """The variables of a .mat file, all when none is named; `name` is the file's, for messages.
+    """Read variables of a .mat file, all when none is named; `name` is the file's, for messages.
 
     A struct is a dict, an array of structs or a cell array a list, text a str, a number or a matrix
     a scalar or an array.
@@ -55,12 +55,12 @@ def read_matrix(path: Path, name: str) -> NDArray[Any]:
 
 
 def items(value: Any) -> list[Any]:
-    """The elements of a cell array or an array of structs; one element may come without a list."""
+    """Return the elements of a cell or struct array; one element may come without a list."""
     return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 
 def _from_hdf5(file: Any, node: Any) -> Any:
-    """A variable of version 7.3, which is HDF5 with the axes reversed."""
+    """Return a variable of version 7.3, which is HDF5 with the axes reversed."""
     import h5py
 
     if node.file.filename != file.filename:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,24 @@ def picture_hash(data: bytes) -> str:
     return np.packbits(np.stack(brighter)).tobytes().hex()
 
 
-def near_duplicates(first: Sequence[str], second: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Positions in `first` and in `second` of hashes of one photograph, one pair for each second.
+def near_duplicates(
+    known: Mapping[str, str | None], others: Mapping[str, str | None]
+) -> dict[str, str]:
+    """Return the name of the nearest known picture for each other one that shows the same.
 
-    Hashes of pictures without any contrast, all zeros, are left out.
+    Both map names to hashes; pictures without contrast, with hashes of zeros, are left out.
     """
-    known = _bits(first)
-    if not len(known):
-        return
-    for position, bits in enumerate(_bits(second)):
-        distances = np.bitwise_count(known ^ bits).sum(1)
-        nearest = int(distances.argmin())
-        if bits.any() and distances[nearest] <= NEAR:
-            yield nearest, position
+    bits = {name: _bits(picture) for name, picture in known.items() if picture}
+    names, table = list(bits), np.array(list(bits.values()))
+    found = {}
+    for name, picture in others.items():
+        if names and picture and int(picture, 16):
+            distances = np.bitwise_count(table ^ _bits(picture)).sum(1)
+            nearest = int(distances.argmin())
+            if distances[nearest] <= NEAR:
+                found[name] = names[nearest]
+    return found
 
 
-def _bits(hashes: Sequence[str]) -> NDArray[np.uint64]:
-    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, 2)
+def _bits(picture: str) -> NDArray[np.uint64]:
+    return np.frombuffer(bytes.fromhex(picture), np.uint64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,7 +23,7 @@ CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
 
 
 def location(folder: Path | str) -> Path | str:
-    """An absolute path, or a URL, which a Path has folded to `s3:/bucket/folder`."""
+    """Return an absolute path, or a URL, which a Path has folded to `s3:/bucket/folder`."""
     scheme, colon, rest = str(folder).partition(":/")
     if colon and scheme in {*PACKAGES, "gcs", "memory"}:
         return f"{scheme}://{rest.lstrip('/')}"
@@ -64,11 +65,11 @@ class Store:
         return self.scheme not in ("http", "https")
 
     def place(self, name: str) -> str:
-        """A file's path or URL, for messages."""
+        """Return a file's path or URL, for messages."""
         return f"{self.folder}/{name}"
 
     def make(self) -> bool:
-        """Makes the folder, where there is need of one; whether it is new.
+        """Make the folder, where there is need of one; return whether it is new.
 
         Raises ValueError when a file is in its place.
         """
@@ -80,13 +81,8 @@ class Store:
             Path(self.root).mkdir(parents=True)
         return True
 
-    def unmake(self) -> None:
-        """Removes the folder, which is empty."""
-        if self.is_local:
-            Path(self.root).rmdir()
-
     def entries(self) -> dict[str, int | None]:
-        """The entries of the folder, sorted: bytes of each file, None for a folder."""
+        """Return the entries of the folder, sorted: bytes of each file, None for a folder."""
         with self._errors(self.folder):
             try:
                 found = self.files.ls(self.root, detail=True)
@@ -102,7 +98,7 @@ class Store:
         return dict(sorted(entries.items()))
 
     def find(self) -> list[str]:
-        """All files below the folder, as relative paths; none when it is not there."""
+        """Return the files below the folder as relative paths; none when it is not there."""
         with self._errors(self.folder):
             try:
                 found = self.files.find(self.root)
@@ -111,69 +107,52 @@ class Store:
         return [path.removeprefix(self.root).lstrip("/") for path in found]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by name, sorted; empty when the folder is not there."""
+        """Return the bytes of each file, by name, sorted; empty when the folder is not there."""
         return {name: size for name, size in self.entries().items() if size is not None}
-
-    def size(self, name: str) -> int | None:
-        """Bytes of one file, None where the server does not tell."""
-        with self._errors(name):
-            size = self.files.info(f"{self.root}/{name}")["size"]
-        return None if size is None else int(size)
 
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
         with self._errors(name):
             return bool(self.files.isfile(f"{self.root}/{name}"))
 
-    def read(self, name: str) -> bytes:
-        """A file's content."""
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return a file's content, or its bytes from `start` to `end`."""
         with self._errors(name):
-            content: bytes = self.files.cat_file(f"{self.root}/{name}")
+            content: bytes = self.files.cat_file(f"{self.root}/{name}", start=start, end=end)
         return content
 
-    def read_part(self, name: str, offset: int, length: int) -> bytes:
-        """That many bytes of a file, fewer where it ends before."""
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to this machine."""
         with self._errors(name):
-            part: bytes = self.files.cat_file(
-                f"{self.root}/{name}", start=offset, end=offset + length
-            )
-        return part
+            self.files.get_file(f"{self.root}/{name}", str(path))
 
     def put(self, name: str, content: bytes) -> None:
-        """Writes a file, whole or not at all."""
-        with self._errors(name):
-            if self.is_local:
-                with replace_file(Path(self.root, name)) as temporary:
-                    temporary.write_bytes(content)
-            else:
-                self.files.pipe_file(f"{self.root}/{name}", content)
+        """Write a file, whole or not at all."""
+        with self.writing(name) as file:
+            file.write(content)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write to, which is on the disk or in the store when the body ends."""
-        with self._errors(name), self.files.open(f"{self.root}/{name}", "wb") as file:
-            yield file
+        """Open a file to write to, which has its name once the body ends."""
+        with self._errors(name):
             if self.is_local:
-                file.flush()
-                os.fsync(file.fileno())
-
-    def move(self, source: str, target: str) -> None:
-        """Puts a file in the place of another: at once here, copied and deleted in a store."""
-        with self._errors(source):
-            if self.is_local:
-                Path(self.root, source).replace(Path(self.root, target))
+                with replace_file(Path(self.root, name)) as path, path.open("wb") as file:
+                    yield file
             else:
-                self.files.mv(f"{self.root}/{source}", f"{self.root}/{target}")
+                with tempfile.NamedTemporaryFile() as temporary:
+                    yield temporary.file
+                    temporary.flush()
+                    self.files.put_file(temporary.name, f"{self.root}/{name}")
 
     def remove(self, *names: str) -> None:
-        """Deletes files that are there."""
+        """Delete files that are there."""
         if names:
             with self._errors(names[0]):
                 self.files.rm([f"{self.root}/{name}" for name in names])
 
     @contextlib.contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """Storage clients raise errors of their own: each becomes OSError that names the file."""
+        """Turn the storage clients' own errors into OSErrors that name the file."""
         place = self.folder if name == self.folder else self.place(name)
         try:
             yield

@@ -52,7 +52,7 @@ def picture_suffix(data: bytes, name: str) -> str:
 
 
 def as_stored(data: bytes, name: str) -> bytes:
-    """The file in a shard of a photograph's file.  Raises ValueError starting with `name`."""
+    """Return a photograph's file as shards hold it.  Raises ValueError starting with `name`."""
     if data.startswith(tuple(SIGNATURES)):
         return data
     image = ImageOps.exif_transpose(open_picture(data, name))
@@ -100,7 +100,7 @@ def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def encode_png(picture: Image.Image | NDArray[np.uint8]) -> bytes:
-    """A picture as PNG, without the metadata of its file."""
+    """Encode a picture as PNG, without the metadata of its file."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.info = {}
     file = io.BytesIO()
@@ -140,7 +140,7 @@ def draw_density(
 
 
 def agreement(density: NDArray[np.uint8], points: NDArray[np.int32], sigma: float | None) -> float:
-    """Pearson's correlation of a density map with one made of the fixations, to three digits.
+    """Return Pearson's correlation of a map with one made of the fixations, to three digits.
 
     sigma: pixels of its Gaussian; None: what is usual for the width.
     """

@@ -1,4 +1,4 @@
 """Looking at shards: verify them, count them, show them.
 
-Imports `shards.build` and `shards.files`.
+Imports `shards.build`, `shards.read` and `shards.files`.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.files.manifest import IndexEntry, Manifest, Split
+from shards.files.manifest import Manifest, Split
 from shards.files.picture_hash import near_duplicates
 
 OUTSIDE = 0.1
@@ -18,20 +18,15 @@ DISAGREES = 0.5
 
 
 def table(manifest: Manifest, folder: Path | str) -> str:
-    """Rows of `what  split  split ...`, then where maps, edition and splits come from."""
-    columns = [dict(_describe(split)) for split in manifest.splits.values()]
-    rows = [("", *manifest.splits)]
-    rows += [(what, *(column[what] for column in columns)) for what in columns[0]]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for what, *cells in rows:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([what.ljust(widths[0]), *right]).rstrip())
-    return "\n".join([f"{manifest.name} ({folder})", *lines, *_sources(manifest)])
+    """Return rows of `what  split  split ...`, then where maps, edition and splits come from."""
+    import pandas as pd  # Takes a second; the other commands do without.
+
+    rows = pd.DataFrame({name: dict(_describe(split)) for name, split in manifest.splits.items()})
+    return "\n".join([f"{manifest.name} ({folder})", rows.to_string(), *_sources(manifest)])
 
 
 def warnings(manifest: Manifest) -> Iterator[str]:
-    """Sentences about gaze outside its pictures, and maps that disagree with their fixations."""
+    """Yield warnings: gaze outside its pictures, maps that disagree with it, photographs twice."""
     outside = manifest.dropped.points_outside
     splits = manifest.splits.values()
     total = outside + sum(entry.num_fixations for split in splits for entry in split.samples)
@@ -42,12 +37,8 @@ def warnings(manifest: Manifest) -> Iterator[str]:
         )
     yield from _duplicates(manifest)
     for split in manifest.splits.values():
-        known = [entry for entry in split.samples if entry.density_cc is not None]
-        wrong = sorted(
-            (entry.density_cc, entry.key)
-            for entry in known
-            if entry.density_cc is not None and entry.density_cc < DISAGREES
-        )
+        known = [(e.density_cc, e.key) for e in split.samples if e.density_cc is not None]
+        wrong = sorted(pair for pair in known if pair[0] < DISAGREES)
         if wrong:
             yield (
                 f"{len(wrong)} of {len(known)} density maps disagree with maps made of their "
@@ -57,25 +48,20 @@ def warnings(manifest: Manifest) -> Iterator[str]:
 
 
 def _duplicates(manifest: Manifest) -> Iterator[str]:
-    """Sentences about photographs of other splits that train shows too."""
-    train = [entry for entry in _entries(manifest, "train") if entry.picture_hash]
-    hashes = [entry.picture_hash or "" for entry in train]
-    for name in manifest.splits:
-        others = [entry for entry in _entries(manifest, name) if entry.picture_hash]
-        if name == "train" or not others:
-            continue
-        pairs = list(near_duplicates(hashes, [entry.picture_hash or "" for entry in others]))
-        if pairs:
-            first, second = pairs[0]
+    """Yield sentences about photographs of other splits that train shows too."""
+    hashes = {
+        name: {entry.key: entry.picture_hash for entry in split.samples}
+        for name, split in manifest.splits.items()
+    }
+    train = hashes.pop("train", {})
+    for name, others in hashes.items():
+        if shown := near_duplicates(train, others):
+            first = min(shown)
             yield (
-                f"{len(pairs)} of {len(others)} photographs of {name} are in train too, exactly or "
-                f"encoded anew (first: {others[second].key}, {train[first].key}); `build "
-                "--drop-duplicates` leaves them out"
+                f"{len(shown)} of {len(others)} photographs of {name} are in train too, exactly or "
+                f"encoded anew (first: {first}, {shown[first]}); `build --drop-duplicates` leaves "
+                "them out"
             )
-
-
-def _entries(manifest: Manifest, split: str) -> tuple[IndexEntry, ...]:
-    return manifest.splits[split].samples if split in manifest.splits else ()
 
 
 def _describe(split: Split) -> Iterator[tuple[str, str]]:
@@ -99,11 +85,8 @@ def _describe(split: Split) -> Iterator[tuple[str, str]]:
     yield "an image: most", f"{max(counts):,}"
     yield "fixated pixels an image", f"{places.num_pixels / num:.1f}" if places else "-"
     yield "observers an image", f"{np.mean(observers):.1f}" if observers else "-"
-    for name, values in (
-        ("mean place (x, y)", places and places.mean),
-        ("deviation (x, y)", places and places.deviation),
-    ):
-        yield name, f"{values[0]:.3f}, {values[1]:.3f}" if values else "-"
+    yield "mean place (x, y)", "{:.3f}, {:.3f}".format(*places.mean) if places else "-"
+    yield "deviation (x, y)", "{:.3f}, {:.3f}".format(*places.deviation) if places else "-"
     yield "map against fixations, CC", f"{np.mean(agreed):.3f}" if agreed else "-"
     yield "the same, least", f"{min(agreed):.3f}" if agreed else "-"
 

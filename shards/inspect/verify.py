@@ -1,9 +1,9 @@
-"""Checks a folder of shards: its sizes, or every byte and every picture."""
+"""Check a folder of shards: its sizes, or every byte and every picture."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shards.build.parallel import Map
@@ -12,20 +12,11 @@ from shards.files.manifest import IndexEntry, Manifest, Shard, check_piece
 from shards.files.store import Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardCheck:
-    """One shard to be read whole, and what the manifest says of it."""
-
-    folder: str
-    shard: Shard
-    entries: tuple[IndexEntry, ...]
-
-
 def verify(folder: Path | str, full: bool = False, map_: Map = map) -> Manifest:
-    """Checks a folder against its manifest and returns it.
+    """Check a folder against its manifest and return it.
 
     Counts and sizes always; with `full` every checksum, that every range holds its sample, and that
-    its pictures decode.  map_: applies a function to each shard, here or in other processes.
+    its pictures decode.  map_: applies a function to each shard, here or elsewhere.
     Raises ValueError with the reason: a missing, cut, changed or surplus file.
     """
     manifest = Manifest.load(folder)
@@ -38,28 +29,24 @@ def verify(folder: Path | str, full: bool = False, map_: Map = map) -> Manifest:
         if manifest.centre_prior_sha256:
             manifest.centre_prior(folder)
         checks = [
-            ShardCheck(
-                folder=str(folder),
-                shard=shard,
-                entries=tuple(entry for entry in split.samples if entry.shard == position),
-            )
+            (shard, [entry for entry in split.samples if entry.shard == position])
             for split in manifest.splits.values()
             for position, shard in enumerate(split.shards)
         ]
-        for _ in map_(check_shard, checks):
+        for _ in map_(partial(check_shard, str(folder)), checks):
             pass
     return manifest
 
 
-def check_shard(check: ShardCheck) -> str:
-    """Reads one shard whole and decodes its samples; returns its file's name.
+def check_shard(folder: str, check: tuple[Shard, list[IndexEntry]]) -> None:
+    """Read a shard whole and decode its samples.
 
     Raises ValueError naming the shard, and the sample where one is at fault.
     """
-    store = Store(check.folder)
-    place = store.place(check.shard.file)
-    content = store.read(check.shard.file)
-    for entry in check.entries:
+    store, (shard, entries) = Store(folder), check
+    place = store.place(shard.file)
+    content = store.read(shard.file)
+    for entry in entries:
         piece = content[entry.offset : entry.offset + entry.length]
         check_piece(piece, entry, place)
         try:
@@ -76,6 +63,5 @@ def check_shard(check: ShardCheck) -> str:
                 raise ValueError(
                     f"{place}: sample {entry.key} has {here} {what}, the manifest says {expected}"
                 )
-    if hashlib.sha256(content).hexdigest() != check.shard.sha256:
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
         raise ValueError(f"{place} has changed: its checksum differs")
-    return check.shard.file

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from shards.layouts import cat2000, csv_table, mit1003, osie, salicon, salicon_json
-from shards.layouts.raw_samples import RawFolder, SourceOptions
-
-
-@dataclass(frozen=True)
-class Layout:
-    """is_here: whether a folder is laid out so.  walk: finds its samples.  looks: for messages."""
-
-    is_here: Callable[[Path], bool]
-    walk: Callable[[Path, SourceOptions], RawFolder]
-    looks: str
-
+from shards.layouts.folders import fingerprint
+from shards.layouts.raw_samples import FoundSamples, Layout, RawFolder, RawSample
+from shards.layouts.source_options import SourceOptions
 
 LAYOUTS: dict[str, Layout] = {
-    "salicon": Layout(salicon.is_here, salicon.walk, "images/, fixations/, maps/"),
-    "salicon-json": Layout(salicon_json.is_here, salicon_json.walk, "fixations_<split>2014.json"),
-    "osie": Layout(osie.is_here, osie.walk, "data/stimuli/, data/eye/fixations.mat"),
-    "mit1003": Layout(mit1003.is_here, mit1003.walk, "ALLSTIMULI/, ALLFIXATIONMAPS/"),
-    "cat2000": Layout(cat2000.is_here, cat2000.walk, "trainSet/Stimuli/, trainSet/FIXATIONLOCS/"),
-    "csv": Layout(csv_table.is_here, csv_table.walk, "one .csv table beside images/"),
+    module.LAYOUT.name: module.LAYOUT
+    for module in (salicon, salicon_json, osie, mit1003, cat2000, csv_table)
 }
+VAL_SHARE = 0.1
 
 
-def walk(
-    source: Path, options: SourceOptions | None = None, format: str | None = None
-) -> RawFolder:
-    """Finds the samples of a source folder, whatever its layout.
+def walk(source: Path, options: SourceOptions | None = None) -> RawFolder:
+    """Find the samples of a source folder, whatever its layout.
 
-    format: the layout, found by the folders' names when None; a table is given by a csv source.
-    Raises ValueError when no layout fits, or more than one.
+    Raises ValueError when no layout fits, or several do, and for what the layout cannot read.
     """
     options = options or SourceOptions()
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder")
-    if format is None:
-        format = "csv" if options.table else find(source)
-    if format not in LAYOUTS:
-        raise ValueError(f"unknown format: {format}, known: {', '.join(LAYOUTS)}")
-    return LAYOUTS[format].walk(source, options)
+    name = options.format or ("csv" if options.table else find_layout(source))
+    if name not in LAYOUTS:
+        raise ValueError(f"unknown format: {name}, known: {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[name]
+    found = layout.find(source, options)
+    made = list(found.splits) == [""]
+    if made:
+        found.splits = make_split(source, found, options.seed)
+    for split in options.splits:
+        if split not in found.splits:
+            known = ", ".join(found.splits)
+            raise ValueError(f"{source} has no split {split!r}; it has {known}")
+    wanted = dict.fromkeys(options.splits or sorted(found.splits))
+    splits = {split: tuple(found.splits[split]) for split in wanted}
+    samples = [raw for chosen in splits.values() for raw in chosen]
+    owners: dict[str, RawSample] = {}
+    for raw in samples:
+        if owners.setdefault(raw.key, raw) is not raw:
+            raise ValueError(
+                f"{source}: {owners[raw.key].image} and {raw.image} would both be {raw.key}; "
+                "rename one"
+            )
+    files: list[tuple[str, ...]] = [(raw.key, *raw.files) for raw in samples]
+    files += [("", table) for table in found.tables] + ([(found.read_as,)] if found.read_as else [])
+    return RawFolder(
+        path=source,
+        layout=layout,
+        coordinates=layout.coordinates or options.coordinates,
+        splits=splits,
+        faults=tuple(found.faults),
+        split_seed=options.seed if made else None,
+        unlabelled=() if options.splits else tuple(found.unlabelled),
+        fingerprint=fingerprint(source, files),
+    )
 
 
-def find(source: Path) -> str:
-    """The one layout that the folder has.  Raises ValueError when none fits, or several do."""
+def find_layout(source: Path) -> str:
+    """Return the one layout of a folder.  Raises ValueError when none fits, or several do."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.is_here(source)]
     if len(fitting) == 1:
         return fitting[0]
@@ -56,3 +72,23 @@ def find(source: Path) -> str:
         raise ValueError(f"{source} may be {' or '.join(fitting)}; name it with --format")
     known = "; ".join(f"{name}: {layout.looks}" for name, layout in LAYOUTS.items())
     raise ValueError(f"{source} has no known layout ({known}); name it with --format")
+
+
+def make_split(source: Path, found: FoundSamples, seed: int) -> dict[str, list[RawSample]]:
+    """Return a seeded tenth of the samples as `val`, the others as `train`."""
+    samples = found.splits[""]
+    if len(samples) < 2:
+        reason = ""
+        if found.faults:
+            reason = f"; the others {found.faults[0].reason} (first: {found.faults[0].file})"
+        raise ValueError(
+            f"{source}: {len(samples)} of {len(found.faults) + len(samples)} images can be used, "
+            f"too few to split into train and val{reason}"
+        )
+    order = np.random.default_rng(seed).permutation(len(samples))
+    val = set(order[: max(1, round(VAL_SHARE * len(samples)))].tolist())
+    made: dict[str, list[RawSample]] = {"train": [], "val": []}
+    for position, sample in enumerate(samples):
+        split = "val" if position in val else "train"
+        made[split].append(replace(sample, key=f"{split}{sample.key}"))
+    return made

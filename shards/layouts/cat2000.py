@@ -7,72 +7,48 @@ seeded tenth of it becomes `val`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from shards.files.mat_files import read_mat
 from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
-from shards.layouts.folders import child, files_by_stem, has, subfolders
-from shards.layouts.raw_gaze import ZERO_BASED, RawFixations
-from shards.layouts.raw_samples import (
-    IncompleteSampleError,
-    RawFolder,
-    RawSample,
-    SourceOptions,
-    gather,
-)
+from shards.layouts.folders import by_stem, child, files_in, has, has_all, root, subfolders
+from shards.layouts.raw_samples import FoundSamples, Layout, RawFixations, maps_folder
+from shards.layouts.source_options import SourceOptions
 
 
-def is_here(source: Path) -> bool:
-    """Whether the folder is laid out like this, or is the trainSet of one that is."""
-    return any(
-        has(source, *above, "Stimuli") and has(source, *above, "FIXATIONLOCS")
-        for above in ((), ("trainSet",))
-    )
-
-
-def walk(source: Path, options: SourceOptions) -> RawFolder:
-    """Finds the samples; opens none of them.  Raises ValueError for a missing folder."""
-    root = child(source, "trainSet") if has(source, "trainSet") else source
-    stimuli, locations = child(root, "Stimuli"), child(root, "FIXATIONLOCS")
-    with_maps = options.maps == "files" or (options.maps == "auto" and has(root, "FIXATIONMAPS"))
-    maps = child(root, "FIXATIONMAPS") if with_maps else None
-    samples, faults = [], []
-    for category, folder in subfolders(stimuli).items():
-        gaze = files_by_stem(child(locations, category), (".mat",))
-        densities = files_by_stem(child(maps, category), DENSITY_MAPS) if maps else {}
-        for stem, photograph in files_by_stem(folder, PHOTOGRAPHS).items():
-            image = photograph.relative_to(source).as_posix()
-            if stem not in gaze:
-                faults.append(IncompleteSampleError(image, "have no .mat file"))
-            elif maps and stem not in densities:
-                faults.append(IncompleteSampleError(image, "have no density map"))
-            else:
-                density = densities[stem].relative_to(source).as_posix() if maps else None
-                samples.append(
-                    RawSample(
-                        key=f"/{folder.name}-{stem}",
-                        image=image,
-                        gaze=gaze[stem].relative_to(source).as_posix(),
-                        density=density,
-                    )
-                )
-    return gather(
-        source,
-        options,
-        samples,
-        faults,
-        format="cat2000",
-        coordinates=ZERO_BASED,
-        read_gaze=read_gaze,
-        unlabelled=["test"] if has(source, "testSet") else [],
-    )
+def find(source: Path, options: SourceOptions) -> FoundSamples:
+    """Find the samples, named `<category>-<id>`.  Raises ValueError for a missing folder."""
+    data = root(source, "trainSet")
+    stimuli, locations = child(data, "Stimuli"), child(data, "FIXATIONLOCS")
+    maps = maps_folder(data, "FIXATIONMAPS", options)
+    found = FoundSamples(unlabelled=["test"] if has(source, "testSet") else [])
+    for folder in subfolders(stimuli).values():
+        found.pair(
+            source,
+            "",
+            by_stem(files_in(folder, PHOTOGRAPHS)),
+            by_stem(files_in(child(locations, folder.name), (".mat",))),
+            None if maps is None else by_stem(files_in(child(maps, folder.name), DENSITY_MAPS)),
+            rename=partial("{}-{}".format, folder.name),
+        )
+    return found
 
 
 def read_gaze(path: Path, name: str) -> RawFixations:
-    """The fixated pixels of one .mat file.  Raises ValueError starting with `name`."""
+    """Read the fixated pixels of one .mat file.  Raises ValueError starting with `name`."""
     locations = np.asarray(read_mat(path, name, ("fixLocs",))["fixLocs"])
     if locations.ndim != 2 or locations.dtype.kind not in "biuf":
         raise ValueError(f"{name}: `fixLocs` is {locations.dtype} {locations.shape}, not a matrix")
     return RawFixations.of_mask(locations > 0)
+
+
+LAYOUT = Layout(
+    name="cat2000",
+    looks="trainSet/Stimuli/, trainSet/FIXATIONLOCS/",
+    is_here=partial(has_all, names=("Stimuli", "FIXATIONLOCS"), within="trainSet"),
+    find=find,
+    read_gaze=read_gaze,
+)

@@ -8,135 +8,105 @@ Density maps, if there are any, lie in `maps/` under the photographs' names.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emlnet.data.images import files_below
 from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS, upright_size
 from shards.files.text_table import read_text_table
-from shards.layouts.folders import FileNames, child, files_by_stem, has
-from shards.layouts.raw_gaze import NO_OBSERVER, CoordinateSystem, RawFixations, doubt
+from shards.layouts.folders import FileNames, by_stem, files_in, photographs_below
 from shards.layouts.raw_samples import (
-    IncompleteSampleError,
-    RawFolder,
-    RawSample,
-    SourceOptions,
-    gather,
+    NO_OBSERVER,
+    FoundSamples,
+    Layout,
+    RawFixations,
+    maps_folder,
 )
+from shards.layouts.source_options import CoordinateSystem, Size, SourceOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".tsv")
 REQUIRED = ("image", "x", "y")
+NUMBERS = ("x", "y", "time", "duration")
 SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 """Other names of splits."""
+SHORTEST = 10
+"""Milliseconds; a median duration below it is in seconds."""
 
 
 def is_here(source: Path) -> bool:
     """Whether the folder has one table."""
-    return len(_tables(source)) == 1
+    return len(files_in(source, SUFFIXES)) == 1
 
 
-def walk(source: Path, options: SourceOptions) -> RawFolder:
-    """Finds the samples and reads their gaze.
+def find(source: Path, options: SourceOptions) -> FoundSamples:
+    """Find the samples and read their gaze.
 
     Raises ValueError that names the table, and the line, for what cannot be read.
     """
-    table = options.table or _only_table(source)
-    with_maps = options.maps == "files" or (options.maps == "auto" and has(source, "maps"))
-    maps = files_by_stem(child(source, "maps"), DENSITY_MAPS) if with_maps else {}
-    photographs = _photographs(source)
-    splits: dict[str, list[RawSample]] = defaultdict(list)
-    faults: list[IncompleteSampleError] = []
-    seen: dict[str, str] = {}
-    rows = read_table(table)
-    for name, (split, gaze) in sorted(rows.items()):
-        files = photographs.find(name)
-        if not files:
-            faults.append(IncompleteSampleError(f"{name}, for {table}", "are missing"))
-            continue
-        if len(files) > 1:
-            raise ValueError(
-                f"{table}: {name} may be {' or '.join(files)}; write its path or rename one"
-            )
-        (image,) = files
-        if image in seen:
-            raise ValueError(f"{table} calls {image} both {seen[image]} and {name}; use one name")
-        seen[image] = name
-        stem = _stem(image)
-        if with_maps and stem not in maps:
-            faults.append(IncompleteSampleError(image, "have no density map"))
-            continue
-        density = maps[stem].relative_to(source).as_posix() if with_maps else None
-        splits[split].append(
-            RawSample(key=f"{split}/{stem}", image=image, gaze=gaze, density=density)
-        )
-    if not seen:
-        raise ValueError(
-            f"{table} names no photograph below {source}: it says {min(rows)!r}, the "
-            f"{len(photographs.files)} photographs that are there begin with "
-            f"{min(photographs.files, default='none')!r} (read are {', '.join(PHOTOGRAPHS)})"
-        )
-    for image in sorted(set(photographs.files) - seen.keys()):
-        faults.append(IncompleteSampleError(f"{image}, in {table}", "have no fixations"))
-    if "" in splits and len(splits) > 1:
-        raise ValueError(f"{table}: {splits[''][0].image} has no split, others have; fill it in")
+    path = options.table.expanduser() if options.table else _only_table(source)
+    table = read_table(path)
+    paths = {file.relative_to(source).as_posix(): file for file in photographs_below(source)}
+    table["image"] = table["image"].map(_match(path, set(table["image"]), paths))
+    pairs = table[["image", "split"]].drop_duplicates()
+    for line, image, split in pairs[pairs["image"].duplicated()].itertuples():
+        raise ValueError(f"{path}: line {line}: {image} is in {split!r}, and in another above")
+    splits = dict(zip(pairs["image"], pairs["split"], strict=True))
+    if "" in splits.values() and len(set(splits.values())) > 1:
+        image = min(image for image, split in splits.items() if not split)
+        raise ValueError(f"{path}: {image} has no split, others have; fill it in")
+    gaze = {str(image): _gaze(rows) for image, rows in table.groupby("image")}
     if not options.trust_coordinates:
-        _check_coordinates(source, table, splits, options.coordinates)
-    found = {split: tuple(samples) for split, samples in sorted(splits.items())}
-    return gather(
-        source,
-        options,
-        found.get("", ()) if "" in found or not found else found,
-        faults,
-        format="csv",
-        coordinates=options.coordinates,
-        tables=[str(table.absolute())],
-        read_as=repr(options.coordinates),
-    )
+        sizes = {image: upright_size(paths[image]) for image in gaze if image in paths}
+        known = [(gaze[image].points, size) for image, size in sizes.items() if size]
+        if reason := doubt(known, options.coordinates):
+            raise ValueError(f"{path}: {reason}; if it is right as it is, pass --trust-coordinates")
+    maps = None
+    if (folder := maps_folder(source, "maps", options)) is not None:
+        stems = by_stem(files_in(folder, DENSITY_MAPS))
+        maps = {image: stems[_stem(image)] for image in gaze if _stem(image) in stems}
+    found = FoundSamples(tables=[str(path.absolute())], read_as=repr(options.coordinates))
+    found.pair(source, splits, paths, gaze, maps, table=path, rename=_stem)
+    return found
 
 
-def read_table(path: Path) -> dict[str, tuple[str, RawFixations]]:
-    """The split and the gaze of each photograph.
+def read_table(path: Path) -> pd.DataFrame:
+    """Read the columns `image`, `observer`, `split` and NUMBERS; the index is the line.
 
     Raises ValueError that names the file and the line at fault.
     """
-    table = read_text_table(path, REQUIRED)
-    try:
-        numbers = table.numbers(("x", "y", "time", "duration"))
-        rows: dict[str, list[int]] = defaultdict(list)
-        splits: dict[str, str] = {}
-        for row, (name, split) in enumerate(
-            zip(table.text("image"), table.text("split"), strict=True)
-        ):
-            split, line = SPLITS.get(split.lower(), split.lower()), table.lines[row]
-            if not name:
-                raise ValueError(f"line {line} names no image")
-            if set(split) & set("/\\"):
-                raise ValueError(f"line {line}: {split!r} cannot name a split")
-            if splits.setdefault(name, split) != split:
-                raise ValueError(
-                    f"line {line}: {name} is in {split!r}, and in {splits[name]!r} above"
-                )
-            rows[name].append(row)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    observers = table.text("observer")
-    return {
-        name: (splits[name], _gaze(numbers[own], [observers[row] for row in own]))
-        for name, own in rows.items()
-    }
+    table = read_text_table(path, REQUIRED, NUMBERS)
+    known = [*NUMBERS, "image", "observer", "split"]
+    if unread := [name for name in table if name not in known]:
+        logger.info("%s: columns that are not read: %s", path, ", ".join(map(str, unread)))
+    if table["duration"].median() < SHORTEST:
+        logger.warning("%s: durations are milliseconds; these look like seconds", path)
+    table = table.reindex(columns=known, fill_value="")
+    table["split"] = table["split"].str.lower().replace(SPLITS)
+    for line, image, split in table[["image", "split"]].itertuples():
+        if not image:
+            raise ValueError(f"{path}: line {line} names no image")
+        if set(split) & set("/\\"):
+            raise ValueError(f"{path}: line {line}: {split!r} cannot name a split")
+    return table
 
 
-def _gaze(numbers: NDArray[np.float64], observers: Sequence[str]) -> RawFixations:
-    """Rows (N, 4) of x, y, onset, duration as gaze: by observer, in order of time if it is known.
+def _gaze(rows: pd.DataFrame) -> RawFixations:
+    """Return the gaze on one photograph, by observer, in order of time if it is known.
 
     Observers with numbers come in order of number, before those with names.
     """
-    names = sorted(set(observers), key=_natural)
-    positions = np.array([names.index(name) for name in observers], np.int32)
+    names = sorted(set(rows["observer"]), key=_natural)
+    positions = np.array([names.index(name) for name in rows["observer"]], np.int32)
+    numbers = rows[list(NUMBERS)].to_numpy(np.float64)
     order = np.lexsort((numbers[:, 2], positions))
     timing = numbers[order, 2:].astype(np.float32)
     return RawFixations(
@@ -146,53 +116,115 @@ def _gaze(numbers: NDArray[np.float64], observers: Sequence[str]) -> RawFixation
     )
 
 
-def _check_coordinates(
-    source: Path, table: Path, splits: dict[str, list[RawSample]], system: CoordinateSystem
-) -> None:
-    """Raises ValueError when the gaze looks as if it had other units than stated."""
-    gaze = []
-    for raw in (raw for samples in splits.values() for raw in samples):
-        size = upright_size(source / raw.image)
-        if size is not None and not isinstance(raw.gaze, str):
-            gaze.append((raw.gaze.points, size))
-    reason = doubt(gaze, system)
-    if reason:
-        raise ValueError(f"{table}: {reason}; if it is right as it is, pass --trust-coordinates")
+def _match(table: Path, names: set[str], paths: Mapping[str, Path]) -> dict[str, str]:
+    """Return the photograph of each name in the table, the name itself where there is none.
+
+    Raises ValueError when a name fits several photographs, or no name fits any.
+    """
+    photographs = FileNames({file: "/".join(_own_parts(Path(file))) for file in paths})
+    found = {name: photographs.find(name) for name in sorted(names)}
+    for name, files in found.items():
+        if len(files) > 1:
+            raise ValueError(
+                f"{table}: {name} may be {' or '.join(files)}; write its path or rename one"
+            )
+    if not any(found.values()):
+        raise ValueError(
+            f"{table} names no photograph: it says {min(names)!r}, the {len(paths)} photographs "
+            f"that are there begin with {min(paths, default='none')!r} (read are "
+            f"{', '.join(PHOTOGRAPHS)})"
+        )
+    return {name: files[0] if files else name for name, files in found.items()}
 
 
-def _photographs(source: Path) -> FileNames:
-    """The photographs by path below the source, or below its `images/`."""
-    found: dict[str, str] = {}
-    for path in files_below(source, PHOTOGRAPHS):
-        name = path.relative_to(source)
-        if name.parts[0].lower() == "maps":
-            continue
-        below = name.parts[1:] if name.parts[0].lower() == "images" else name.parts
-        found[name.as_posix()] = Path(*below).as_posix()
-    return FileNames(found, PHOTOGRAPHS)
+def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSystem) -> str | None:
+    """Return the reason why gaze can hardly be in this system of coordinates, if there is one.
+
+    gaze: of each photograph the points (N, 2) as in the source, and the size (H, W).
+    """
+    shown = [(points[np.isfinite(points).all(1)], size) for points, size in gaze]
+    shown = [(points, size) for points, size in shown if len(points)]
+    if not shown:
+        return None
+    raw = np.concatenate([points for points, _ in shown])
+    num, centred = len(raw), system.origin == "centre"
+    zeros = 0 if centred else int((raw == 0).all(1).sum())
+    if zeros >= max(3, 0.02 * num):
+        return f"x and y of {zeros} of {num} fixations are 0; leave cells of lost gaze empty"
+    if system.units == "pixels":
+        small = int((abs(raw) <= 1 if centred else (raw >= 0) & (raw <= 1)).all(1).sum())
+        if 2 * small >= num and (num >= 10 or (not centred and (raw % 1 != 0).any())):
+            return (
+                f"x and y of {small} of {num} fixations lie in 0..1; "
+                "--units fraction is for parts of the width and height"
+            )
+
+    def places(swap: bool) -> NDArray[np.float64]:
+        """Return points as parts of the width and height."""
+        pixels = [(system.to_pixels(p[:, ::-1] if swap else p, size), size) for p, size in shown]
+        return np.concatenate([(points + 0.5) / size[::-1] for points, size in pixels])
+
+    def num_outside(place: NDArray[np.float64]) -> int:
+        return int(((place < 0) | (place >= 1)).any(1).sum())
+
+    place = places(swap=False)
+    outside, swapped = num_outside(place), num_outside(places(swap=True))
+    low, high = raw.min(0), raw.max(0)
+    span = f"x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} to {high[1]:g}"
+    ways_out = (
+        "are they pixels of these photographs? Convert degrees, pixels of the screen or of "
+        "another size first; see --units and --origin"
+    )
+    if outside >= max(2, 0.05 * num) and 5 * swapped <= outside:
+        return (
+            f"{outside} of {num} fixations lie outside their photographs, {swapped} if x and y "
+            f"are exchanged ({span}); exchange the columns' names"
+        )
+    if num >= 4 and 4 * outside > num:
+        return f"{outside} of {num} fixations lie outside their photographs ({span}); {ways_out}"
+    low, high = np.percentile(place, [5, 95], axis=0)
+    if num >= 8 and ((high - low < 0.15).all() or (high == low).any()):
+        return f"nearly all of {num} fixations lie in one small part ({span}); {ways_out}"
+    # People look around the middle; the fewer photographs, the less exactly.
+    mean, spread = place.mean(0), 0.2 / np.sqrt(len(shown))
+    off = abs(mean - 0.5) - spread
+    if num >= 20 and (off[0] > 0.15 or (off > 0.08).all()):
+        return (
+            f"the mean fixation lies at {mean[0]:.0%} of the width and {mean[1]:.0%} of the "
+            f"height ({span}); {ways_out}"
+        )
+    return None
 
 
 def _stem(image: str) -> str:
-    """A name for the sample, without a path: `images/a/b.jpg` is `a-b`."""
-    parts = Path(image).with_suffix("").parts
-    return "-".join(parts[1:] if parts[0].lower() == "images" else parts)
+    """Return a name for the sample, without a path: `images/a/b.jpg` is `a-b`."""
+    return "-".join(_own_parts(Path(image).with_suffix("")))
+
+
+def _own_parts(path: Path) -> tuple[str, ...]:
+    return path.parts[1:] if path.parts[0].lower() == "images" else path.parts
 
 
 def _natural(name: str) -> tuple[int, float, str]:
-    """Sorts numbers by size, before names."""
+    """Sort numbers by size, before names."""
     try:
         return 0, float(name), name
     except ValueError:
         return 1, 0.0, name
 
 
-def _tables(source: Path) -> list[Path]:
-    return sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
 def _only_table(source: Path) -> Path:
-    tables = _tables(source)
+    tables = files_in(source, SUFFIXES)
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"
         raise ValueError(f"{source} should hold one .csv table, not {names}; name it with --table")
     return tables[0]
+
+
+LAYOUT = Layout(
+    name="csv",
+    looks="one .csv table beside images/",
+    is_here=is_here,
+    find=find,
+    coordinates=None,
+)

@@ -8,48 +8,49 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from emlnet.data.images import files_below
+from shards.files.stored_pictures import PHOTOGRAPHS
+
 
 class FileNames:
     """Files by the names that a table may call them.
 
-    files: each file and its own name, a path.  A name that no file has exactly is looked for
-    without its suffix, then whatever its Unicode form, case and slashes, then without the folders
-    of another machine before it.
+    files: each file's path, and the path below its folder of photographs.  A name that no file has
+    exactly is looked for without its suffix, then whatever its Unicode form, case and slashes, then
+    without the folders of another machine before it.
     """
 
-    def __init__(self, files: Mapping[str, str], suffixes: Sequence[str]) -> None:
-        self.files, self.suffixes = files, tuple(suffixes)
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = files
         self._found: dict[tuple[int, str], set[str]] = defaultdict(set)
         for file, own in files.items():
             for name in (file, own):
-                for level, form in enumerate(self._forms(name)):
-                    self._found[level, form].add(file)
+                for form in enumerate(_forms(name)):
+                    self._found[form].add(file)
 
     def find(self, name: str) -> list[str]:
-        """The files that fit a name best: none, one, or several."""
-        exact, stem, *loose = self._forms(name)
-        for key in ((0, exact), (1, exact), (1, stem), (2, loose[0]), (3, loose[0]), (3, loose[1])):
-            if key in self._found:
-                return sorted(self._found[key])
-        parts = loose[1].split("/")
-        for start in range(1, len(parts)):
-            if found := self._found.get((3, "/".join(parts[start:]))):
-                return sorted(found)
-        return []
+        """Return the files that fit a name best: none, one, or several."""
+        forms = list(enumerate(_forms(name)))
+        level, loosest = forms[-1]
+        parts = loosest.split("/")
+        forms += [(level, "/".join(parts[start:])) for start in range(1, len(parts))]
+        found = next((self._found[form] for form in forms if form in self._found), set())
+        return sorted(found)
 
-    def _forms(self, name: str) -> list[str]:
-        """The name, then without suffix; both again in one Unicode form, case and slash."""
-        plain = unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
-        plain = plain.removeprefix("./")
-        return [name, self._stem(name), plain, self._stem(plain)]
 
-    def _stem(self, name: str) -> str:
-        stem, dot, suffix = name.rpartition(".")
-        return stem if f"{dot}{suffix}".lower() in self.suffixes else name
+def _forms(name: str) -> list[str]:
+    """Return a name, then without suffix; both again in one Unicode form, case and slash."""
+    plain = unicodedata.normalize("NFC", name.replace("\\", "/")).casefold().removeprefix("./")
+    return [name, _stem(name), plain, _stem(plain)]
+
+
+def _stem(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if f"{dot}{suffix}".lower() in PHOTOGRAPHS else name
 
 
 def fingerprint(source: Path, samples: Iterable[tuple[str, ...]]) -> str:
-    """SHA-256 over samples (key, file, ...) and their files' sizes and times; reads no content."""
+    """Return a SHA-256 of samples (key, file, ...) and their files' sizes and times."""
     digest = hashlib.sha256()
     for key, *names in samples:
         digest.update(f"{key}\n".encode())
@@ -60,7 +61,7 @@ def fingerprint(source: Path, samples: Iterable[tuple[str, ...]]) -> str:
 
 
 def find_licence(source: Path) -> str | None:
-    """The first line of the folder's file LICENSE, LICENCE or COPYING; None when there is none."""
+    """Return the first line of the folder's file LICENSE, LICENCE or COPYING, if there is one."""
     for path in sorted(source.iterdir()):
         if path.stem.upper() in ("LICENSE", "LICENCE", "COPYING") and path.is_file():
             lines = path.read_text(errors="replace").splitlines()
@@ -68,26 +69,8 @@ def find_licence(source: Path) -> str | None:
     return None
 
 
-def child(folder: Path, name: str) -> Path:
-    """The folder's sub-folder of that name, in any spelling of case; ValueError when missing."""
-    found = subfolders(folder)
-    if name.lower() not in found:
-        raise ValueError(f"{folder} has no folder {name}/")
-    return found[name.lower()]
-
-
-def has(folder: Path, *names: str) -> bool:
-    """Whether the folder has the sub-folder `names[0]`, that one `names[1]`, and so on."""
-    for name in names:
-        folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-        if name.lower() not in folders:
-            return False
-        folder = folders[name.lower()]
-    return True
-
-
 def subfolders(folder: Path) -> dict[str, Path]:
-    """The folder's sub-folders by their names in lower case."""
+    """Return the sub-folders by their names in lower case; ValueError when two are the same."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
     found: dict[str, Path] = {}
@@ -99,12 +82,59 @@ def subfolders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The folder's files with one of the suffixes, in any spelling of case."""
+def child(folder: Path, *names: str) -> Path:
+    """Return the sub-folder `names[0]`, in it `names[1]`, and so on, in any spelling of case."""
+    for name in names:
+        found = subfolders(folder)
+        if name.lower() not in found:
+            raise ValueError(f"{folder} has no folder {name}/")
+        folder = found[name.lower()]
+    return folder
+
+
+def has(folder: Path, *names: str) -> bool:
+    """Whether the folder has the sub-folder `names[0]`, that one `names[1]`, and so on."""
+    for name in names:
+        found = subfolders(folder)
+        if name.lower() not in found:
+            return False
+        folder = found[name.lower()]
+    return True
+
+
+def root(source: Path, name: str) -> Path:
+    """Return the sub-folder of that name where there is one, else the source itself."""
+    return child(source, name) if has(source, name) else source
+
+
+def has_all(source: Path, *, names: Sequence[str], within: str = "") -> bool:
+    """Whether the source, or its sub-folder `within`, has all these sub-folders."""
+    return all(has(root(source, within), name) for name in names)
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files directly in a folder with one of the suffixes, but for hidden ones."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    ]
+
+
+def photographs_below(source: Path) -> list[Path]:
+    """Return the photographs anywhere in a source but for its `maps/`."""
+    return [
+        path
+        for path in files_below(source, PHOTOGRAPHS)
+        if path.relative_to(source).parts[0].lower() != "maps"
+    ]
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their names without suffix, in order; ValueError when two are the same."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            if path.stem in found:
-                raise ValueError(f"{found[path.stem]} and {path} have the same name; rename one")
-            found[path.stem] = path
-    return found
+    for path in paths:
+        if path.stem in found:
+            raise ValueError(f"{found[path.stem]} and {path} have the same name; rename one")
+        found[path.stem] = path
+    return dict(sorted(found.items()))

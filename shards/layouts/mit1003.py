@@ -7,61 +7,45 @@ It has no splits: a seeded tenth becomes `val`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from emlnet.data.images import open_picture, to_grey
 from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
-from shards.layouts.folders import child, files_by_stem, has
-from shards.layouts.raw_gaze import ZERO_BASED, RawFixations
-from shards.layouts.raw_samples import (
-    IncompleteSampleError,
-    RawFolder,
-    RawSample,
-    SourceOptions,
-    gather,
-)
+from shards.layouts.folders import by_stem, child, files_in, has_all
+from shards.layouts.raw_samples import FoundSamples, Layout, RawFixations
+from shards.layouts.source_options import SourceOptions
 
 
-def is_here(source: Path) -> bool:
-    """Whether the folder is laid out like this."""
-    return has(source, "ALLSTIMULI") and has(source, "ALLFIXATIONMAPS")
+def find(source: Path, options: SourceOptions) -> FoundSamples:
+    """Find the samples.  Raises ValueError for a missing folder."""
+    files = by_stem(files_in(child(source, "ALLFIXATIONMAPS"), DENSITY_MAPS))
 
+    def ending(end: str) -> dict[str, Path]:
+        return {stem.removesuffix(end): files[stem] for stem in files if stem.endswith(end)}
 
-def walk(source: Path, options: SourceOptions) -> RawFolder:
-    """Finds the samples; opens none of them.  Raises ValueError for a missing folder."""
-    photographs = files_by_stem(child(source, "ALLSTIMULI"), PHOTOGRAPHS)
-    maps = files_by_stem(child(source, "ALLFIXATIONMAPS"), DENSITY_MAPS)
-    has_maps = any(stem.endswith("_fixMap") for stem in maps)
-    with_maps = options.maps == "files" or (options.maps == "auto" and has_maps)
-    samples, faults = [], []
-    for stem, photograph in photographs.items():
-        image = photograph.relative_to(source).as_posix()
-        points, density = maps.get(f"{stem}_fixPts"), maps.get(f"{stem}_fixMap")
-        density = density if with_maps else None
-        if points is None:
-            faults.append(IncompleteSampleError(image, "have no _fixPts file"))
-        elif with_maps and density is None:
-            faults.append(IncompleteSampleError(image, "have no _fixMap file"))
-        else:
-            samples.append(
-                RawSample(
-                    key=f"/{stem}",
-                    image=image,
-                    gaze=points.relative_to(source).as_posix(),
-                    density=None if density is None else density.relative_to(source).as_posix(),
-                )
-            )
-    return gather(
+    maps = ending("_fixMap")
+    with_maps = options.maps == "files" or (options.maps == "auto" and bool(maps))
+    found = FoundSamples()
+    found.pair(
         source,
-        options,
-        samples,
-        faults,
-        format="mit1003",
-        coordinates=ZERO_BASED,
-        read_gaze=read_gaze,
+        "",
+        images=by_stem(files_in(child(source, "ALLSTIMULI"), PHOTOGRAPHS)),
+        gaze=ending("_fixPts"),
+        maps=maps if with_maps else None,
     )
+    return found
 
 
 def read_gaze(path: Path, name: str) -> RawFixations:
-    """The fixated pixels of a picture of points.  Raises ValueError starting with `name`."""
+    """Read the fixated pixels of a picture of points.  Raises ValueError starting with `name`."""
     return RawFixations.of_mask(to_grey(open_picture(path.read_bytes(), name)) > 127)
+
+
+LAYOUT = Layout(
+    name="mit1003",
+    looks="ALLSTIMULI/, ALLFIXATIONMAPS/",
+    is_here=partial(has_all, names=("ALLSTIMULI", "ALLFIXATIONMAPS")),
+    find=find,
+    read_gaze=read_gaze,
+)

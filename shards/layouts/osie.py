@@ -7,6 +7,7 @@ and no density maps: a seeded tenth becomes `val`, maps are made with the author
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +15,25 @@ import numpy as np
 
 from shards.files.mat_files import items, read_mat
 from shards.files.stored_pictures import PHOTOGRAPHS
-from shards.layouts.folders import child, files_by_stem, has
-from shards.layouts.raw_gaze import ONE_BASED, RawFixations
-from shards.layouts.raw_samples import (
-    IncompleteSampleError,
-    RawFolder,
-    RawSample,
-    SourceOptions,
-    gather,
-)
-
-SIGMA = 24.0
+from shards.layouts.folders import by_stem, child, files_in, has_all, root
+from shards.layouts.raw_samples import FoundSamples, Layout, RawFixations
+from shards.layouts.source_options import ONE_BASED, SourceOptions
 
 
-def is_here(source: Path) -> bool:
-    """Whether the folder, or its `data/`, is laid out like this."""
-    return any(
-        has(source, *above, "stimuli") and has(source, *above, "eye") for above in ((), ("data",))
-    )
-
-
-def walk(source: Path, options: SourceOptions) -> RawFolder:
-    """Finds the samples and reads their gaze.  Raises ValueError for a missing or broken file."""
-    root = child(source, "data") if has(source, "data") else source
-    stimuli, eye = child(root, "stimuli"), child(root, "eye") / "fixations.mat"
+def find(source: Path, options: SourceOptions) -> FoundSamples:
+    """Find the samples and read their gaze.  Raises ValueError for a missing or broken file."""
     if options.maps == "files":
         raise ValueError(f"{source}: OSIE has no density maps; leave out --maps files")
-    gaze, samples, faults = read_table(eye), [], []
-    photographs = files_by_stem(stimuli, PHOTOGRAPHS)
-    for stem in sorted({*photographs, *gaze}):
-        if stem not in photographs:
-            faults.append(IncompleteSampleError(f"{stimuli}/{stem}, for {eye}", "are missing"))
-        elif stem not in gaze:
-            name = photographs[stem].relative_to(source).as_posix()
-            faults.append(IncompleteSampleError(f"{name} in {eye}", "have no fixations"))
-        else:
-            name = photographs[stem].relative_to(source).as_posix()
-            samples.append(RawSample(key=f"/{stem}", image=name, gaze=gaze[stem], density=None))
-    return gather(
-        source,
-        options,
-        samples,
-        faults,
-        format="osie",
-        coordinates=ONE_BASED,
-        sigma=SIGMA,
-        tables=[eye.relative_to(source).as_posix()],
-    )
+    data = root(source, "data")
+    table = child(data, "eye") / "fixations.mat"
+    images = by_stem(files_in(child(data, "stimuli"), PHOTOGRAPHS))
+    found = FoundSamples(tables=[table.relative_to(source).as_posix()])
+    found.pair(source, "", images, dict(sorted(read_table(table).items())), None, table=table)
+    return found
 
 
 def read_table(path: Path) -> dict[str, RawFixations]:
-    """Each photograph's gaze by its stem.  Raises ValueError when the file is not OSIE's."""
+    """Return each photograph's gaze by its stem.  Raises ValueError when the file is not OSIE's."""
     cells = read_mat(path, str(path), ("fixations",))["fixations"]
     try:
         return {Path(cell["img"]).stem: _gaze(cell) for cell in items(cells)}
@@ -73,7 +42,7 @@ def read_table(path: Path) -> dict[str, RawFixations]:
 
 
 def _gaze(cell: dict[str, Any]) -> RawFixations:
-    observers, durations = [], []
+    observers, durations = [], [np.empty(0, np.float32)]
     for subject in items(cell["subjects"]):
         x, y, duration = (np.ravel(subject[f"fix_{name}"]) for name in ("x", "y", "duration"))
         if not len(x) == len(y) == len(duration):
@@ -82,5 +51,14 @@ def _gaze(cell: dict[str, Any]) -> RawFixations:
         durations.append(duration.astype(np.float32))
     gaze = RawFixations.of_observers(observers)
     unknown = np.full(len(gaze.points), np.nan, np.float32)
-    timing = np.stack([unknown, np.concatenate([np.empty(0, np.float32), *durations])], axis=1)
-    return replace(gaze, timing=timing)
+    return replace(gaze, timing=np.stack([unknown, np.concatenate(durations)], axis=1))
+
+
+LAYOUT = Layout(
+    name="osie",
+    looks="data/stimuli/, data/eye/fixations.mat",
+    is_here=partial(has_all, names=("stimuli", "eye"), within="data"),
+    find=find,
+    coordinates=ONE_BASED,
+    sigma=24,
+)

@@ -1,14 +1,13 @@
-"""The samples of a source folder of any layout; reads and checks one sample.
+"""Samples of a source folder of any layout: how they are paired, read and checked.
 
-Each layout has a file of its own beside this one, that finds samples (`walk`) and reads gaze.
+Each layout has a file of its own beside this one, with a `LAYOUT` that finds samples, reads gaze.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,54 +15,70 @@ from numpy.typing import NDArray
 from emlnet.data.images import decode_picture
 from emlnet.data.samples import Sample
 from shards.files import stored_pictures
-from shards.layouts.folders import fingerprint
-from shards.layouts.raw_gaze import (
-    ZERO_BASED,
-    CoordinateSystem,
-    FixationReader,
-    RawFixations,
-    without_gaze_files,
-)
+from shards.files.manifest import Skipped
+from shards.layouts.folders import child, has
+from shards.layouts.source_options import ZERO_BASED, CoordinateSystem, Size, SourceOptions
 
-VAL_SHARE = 0.1
-Maps = Literal["auto", "files", "fixations"]
+NO_OBSERVER = -1
+"""Of a fixation where the source does not tell who looked."""
 
 
 class IncompleteSampleError(ValueError):
-    """A sample that cannot be used.
+    """A sample that cannot be used; the reason ends "3 of 10 images ..."."""
 
-    what: the file at fault, relative to the source, with details.  kind: ends "3 of 10 images ...".
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{reason}: {file}")
+        self.skipped = Skipped(file=file, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RawFixations:
+    """The fixations on one photograph, as the source has them.
+
+    points: (N, 2) float64 (x, y) in the source's coordinates.  observers: (N,) int32.
+    timing: (N, 2) float32 onset and duration in ms, or None.
+    size: (H, W) of the photograph as the gaze file states it, or None.
     """
 
-    def __init__(self, what: str, kind: str) -> None:
-        super().__init__(f"{kind}: {what}")
-        self.what, self.kind = what, kind
+    points: NDArray[np.float64]
+    observers: NDArray[np.int32]
+    timing: NDArray[np.float32] | None = None
+    size: Size | None = None
+    num_empty_observers: int = 0
+
+    @classmethod
+    def of_observers(
+        cls, observers: Sequence[NDArray[np.float64]], size: Size | None = None
+    ) -> RawFixations:
+        """Join the fixations (M, 2) of observers in order; those without any are counted."""
+        numbers = np.arange(len(observers), dtype=np.int32)
+        return cls(
+            points=np.concatenate([np.empty((0, 2)), *observers]),
+            observers=np.repeat(numbers, [len(points) for points in observers]),
+            size=size,
+            num_empty_observers=sum(not len(points) for points in observers),
+        )
+
+    @classmethod
+    def of_mask(cls, fixated: NDArray[np.bool_], first_pixel: int = 0) -> RawFixations:
+        """Return the fixated pixels of a mask (H, W), of unknown observers."""
+        y, x = np.nonzero(fixated)
+        return cls(
+            points=np.stack([x, y], axis=1).astype(np.float64) + first_pixel,
+            observers=np.full(len(x), NO_OBSERVER, np.int32),
+            size=(fixated.shape[0], fixated.shape[1]),
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How a source is to be read.
-
-    splits: those wanted, all that have gaze when empty.  seed: of the split, if one must be made.
-    maps: where density maps come from: `files` demands them, `auto` takes them where the layout
-    has any.  table: of the csv layout, found in the source when None.
-    coordinates: what x and y of the table mean.
-    trust_coordinates: take a table's coordinates as they are, however unlikely.
-    """
-
-    splits: tuple[str, ...] = ()
-    seed: int = 0
-    maps: Maps = "auto"
-    table: Path | None = None
-    coordinates: CoordinateSystem = ZERO_BASED
-    trust_coordinates: bool = False
+FixationReader = Callable[[Path, str], RawFixations]
+"""(file, its name in messages) -> gaze; raises ValueError starting with the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawSample:
     """One sample: its files relative to the source folder, and its gaze, or the file that has it.
 
-    density: None where there is no map, or none is wanted.
+    key: `split/stem`.  density: None where there is no map, or none is wanted.
     """
 
     key: str
@@ -79,26 +94,101 @@ class RawSample:
         )
 
 
+@dataclass(kw_only=True)
+class FoundSamples:
+    """The samples and faults that a layout finds.
+
+    splits: samples by split; the split "" only where the source has none.  faults: images that miss
+    a file, and files that miss their image.  unlabelled: splits of images only.
+    tables: files with the gaze of many samples.  read_as: options that change their meaning.
+    """
+
+    splits: dict[str, list[RawSample]] = field(default_factory=dict)
+    faults: list[Skipped] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    read_as: str = ""
+
+    def pair(
+        self,
+        source: Path,
+        split: str | Mapping[str, str],
+        images: Mapping[str, Path],
+        gaze: Mapping[str, Path | RawFixations],
+        maps: Mapping[str, Path] | None,
+        *,
+        table: Path | None = None,
+        rename: Callable[[str], str] = str,
+    ) -> None:
+        """Add samples: the files of the same name, in the order of `gaze`.
+
+        split: of all, or by name.  maps: None where none are wanted.
+        table: the file that `gaze` is from, for messages.  rename: gives the sample's name.
+        """
+
+        def relative(path: Path) -> str:
+            return path.relative_to(source).as_posix()
+
+        splits = dict.fromkeys(gaze, split) if isinstance(split, str) else split
+        for own in [split] if isinstance(split, str) else split.values():
+            self.splits.setdefault(own, [])
+        for name in dict.fromkeys((*gaze, *images, *(maps or ()))):
+            fixations = gaze.get(name)
+            files = {"photograph": images.get(name), "fixations": fixations}
+            if maps is not None:
+                files["density map"] = maps.get(name)
+            missing = [kind for kind, file in files.items() if file is None]
+            if missing:
+                others = [relative(file) for file in files.values() if isinstance(file, Path)]
+                what = (others or [name])[0] + (f", in {table}" if table else "")
+                self.faults.append(Skipped(file=what, reason=f"have no {missing[0]}"))
+                continue
+            assert fixations is not None
+            self.splits[splits[name]].append(
+                RawSample(
+                    key=f"{splits[name]}/{rename(name)}",
+                    image=relative(images[name]),
+                    gaze=relative(fixations) if isinstance(fixations, Path) else fixations,
+                    density=None if maps is None else relative(maps[name]),
+                )
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A kind of source folder.
+
+    looks: its folders, for messages.  is_here: whether a folder is laid out so.
+    find: finds its samples and opens none of their files.
+    coordinates: None where the user states them.  read_gaze: reads the file of one sample.
+    sigma: pixels of the Gaussian that the authors blur with, None when they do not say.
+    """
+
+    name: str
+    looks: str
+    is_here: Callable[[Path], bool]
+    find: Callable[[Path, SourceOptions], FoundSamples]
+    coordinates: CoordinateSystem | None = ZERO_BASED
+    read_gaze: FixationReader | None = None
+    sigma: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawFolder:
-    """The samples and faults of a source folder.
+    """The samples and faults of a source folder; see `Layout` and `FoundSamples`.
 
-    splits: its samples by split, sorted by name.  faults: images that miss a file, and files that
-    miss their image.  split_seed: of the split that was made, None when the folder has its own.
-    unlabelled: splits of images only.  fingerprint: changes with a file's name, size or time.
-    sigma: pixels of the Gaussian that the layout's authors blur with, None when they do not say.
+    split_seed: of the split that was made, None when the folder has its own.
+    fingerprint: changes with a file's name, size or time.
     """
 
     path: Path
-    format: str
+    layout: Layout
     coordinates: CoordinateSystem
-    read_gaze: FixationReader
     splits: dict[str, tuple[RawSample, ...]]
-    faults: tuple[IncompleteSampleError, ...]
+    faults: tuple[Skipped, ...]
     split_seed: int | None
-    unlabelled: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...]
     fingerprint: str
-    sigma: float | None
 
     @property
     def num_images(self) -> int:
@@ -109,6 +199,13 @@ class RawFolder:
     def has_maps(self) -> bool:
         """Whether density maps come from files."""
         return any(raw.density for samples in self.splits.values() for raw in samples)
+
+
+def maps_folder(folder: Path, name: str, options: SourceOptions) -> Path | None:
+    """Return the folder of density maps; None where there is none, or none is wanted."""
+    if options.maps == "fixations" or (options.maps == "auto" and not has(folder, name)):
+        return None
+    return child(folder, name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,19 +224,21 @@ class CheckedSample:
 
 
 def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> CheckedSample:
-    """Reads and checks one sample: pictures decode whole, all sizes agree, somebody looked.
+    """Read and check one sample: pictures decode whole, all sizes agree, somebody looked.
 
-    A fixation is rounded to the nearest pixel, halves to the right and down; one that is then
-    outside the photograph, or not a number, is dropped and counted, never moved.
+    A fixation is rounded to the nearest pixel, halves to the right and down.  One that is then
+    outside the photograph, or is not a number, is dropped and counted, never moved.
     sigma: pixels of the Gaussian that makes a density map where there is no file.
-    Raises IncompleteSampleError naming the file that is at fault.
+    Raises IncompleteSampleError that names the file at fault.
     """
     try:
         image = stored_pictures.as_stored((folder.path / raw.image).read_bytes(), raw.image)
         size = decode_picture(image, raw.image).shape[:2]
         sizes = {raw.image: size}
         if isinstance(raw.gaze, str):
-            gaze_file, gaze = raw.gaze, folder.read_gaze(folder.path / raw.gaze, raw.gaze)
+            read_gaze = folder.layout.read_gaze
+            assert read_gaze is not None
+            gaze_file, gaze = raw.gaze, read_gaze(folder.path / raw.gaze, raw.gaze)
         else:
             gaze_file, gaze = f"the gaze of {raw.image}", raw.gaze
         if gaze.size:
@@ -183,84 +282,3 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
         num_empty_observers=gaze.num_empty_observers,
         density_cc=density_cc,
     )
-
-
-def gather(
-    source: Path,
-    options: SourceOptions,
-    samples: Sequence[RawSample] | dict[str, tuple[RawSample, ...]],
-    faults: Sequence[IncompleteSampleError],
-    *,
-    format: str,
-    coordinates: CoordinateSystem,
-    read_gaze: FixationReader = without_gaze_files,
-    sigma: float | None = None,
-    unlabelled: Sequence[str] = (),
-    tables: Sequence[str] = (),
-    read_as: str = "",
-) -> RawFolder:
-    """Builds the RawFolder of the samples found in a source.
-
-    samples: by split, or a sequence to be split here (keys `/stem`).
-
-    tables: files that hold the gaze of many samples.  read_as: options that change what they mean.
-    """
-    made = not isinstance(samples, dict)
-    if made and len(samples) < 2 and faults:
-        raise ValueError(
-            f"{source}: {len(faults)} of {len(faults) + len(samples)} images cannot be used, so "
-            f"there are not enough to split into train and val; the first: {faults[0]}"
-        )
-    splits = choose(
-        source,
-        samples if isinstance(samples, dict) else make_split(samples, options.seed),
-        options.splits,
-    )
-    owners: dict[str, RawSample] = {}
-    for raw in (raw for chosen in splits.values() for raw in chosen):
-        if owners.setdefault(raw.key, raw) is not raw:
-            raise ValueError(
-                f"{source}: {owners[raw.key].image} and {raw.image} would both be {raw.key}; "
-                "rename one"
-            )
-    files: list[tuple[str, ...]] = [
-        (raw.key, *raw.files) for chosen in splits.values() for raw in chosen
-    ]
-    files += [("", table) for table in tables] + ([(read_as,)] if read_as else [])
-    return RawFolder(
-        path=source,
-        format=format,
-        coordinates=coordinates,
-        read_gaze=read_gaze,
-        splits=splits,
-        faults=tuple(faults),
-        split_seed=options.seed if made else None,
-        unlabelled=() if options.splits else tuple(unlabelled),
-        fingerprint=fingerprint(source, files),
-        sigma=sigma,
-    )
-
-
-def choose(
-    source: Path, found: dict[str, tuple[RawSample, ...]], wanted: Sequence[str]
-) -> dict[str, tuple[RawSample, ...]]:
-    """The wanted splits, all when none is named.  Raises ValueError for one that is not there."""
-    for split in wanted:
-        if split not in found:
-            raise ValueError(f"{source} has no split {split!r}; it has {', '.join(found)}")
-    return {split: found[split] for split in dict.fromkeys(wanted or found)}
-
-
-def make_split(samples: Sequence[RawSample], seed: int) -> dict[str, tuple[RawSample, ...]]:
-    """A seeded tenth of the samples as `val`, the others as `train`; keys are `/stem` before."""
-    if len(samples) < 2:
-        raise ValueError(
-            f"{len(samples)} complete sample cannot be split into train and val; add more"
-        )
-    order = np.random.default_rng(seed).permutation(len(samples))
-    val = set(order[: max(1, round(VAL_SHARE * len(samples)))].tolist())
-    made: dict[str, list[RawSample]] = {"train": [], "val": []}
-    for position, sample in enumerate(samples):
-        split = "val" if position in val else "train"
-        made[split].append(replace(sample, key=f"{split}{sample.key}"))
-    return {split: tuple(members) for split, members in made.items()}

@@ -6,8 +6,7 @@ Without `maps/`, density maps are made from the fixations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,10 @@ from numpy.typing import NDArray
 from emlnet.data.images import open_picture, to_grey
 from shards.files.mat_files import items, read_mat
 from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
-from shards.layouts.folders import child, files_by_stem, has, subfolders
-from shards.layouts.raw_gaze import ONE_BASED, RawFixations
-from shards.layouts.raw_samples import (
-    IncompleteSampleError,
-    RawFolder,
-    RawSample,
-    SourceOptions,
-    choose,
-    gather,
-)
+from shards.layouts.folders import by_stem, child, files_in, has_all, subfolders
+from shards.layouts.raw_samples import FoundSamples, Layout, RawFixations, maps_folder
+from shards.layouts.source_options import ONE_BASED, SourceOptions
 
-SUFFIXES = {"images": PHOTOGRAPHS, "fixations": (".mat",), "maps": DENSITY_MAPS}
 MASKS = (".png", ".bmp", ".tif", ".tiff")
 """Of binary pictures of the fixated pixels, where there is no .mat file."""
 SIGMA = 19.0
@@ -37,66 +28,50 @@ FEWEST_OF_2017 = 300
 """Fixated pixels an image: SALICON's edition of 2015 has about 170, that of 2017 about 510."""
 
 
-def is_here(source: Path) -> bool:
-    """Whether the folder is laid out like this."""
-    return has(source, "images") and has(source, "fixations")
+def find(source: Path, options: SourceOptions) -> FoundSamples:
+    """Find the samples.  Raises ValueError for a missing or empty folder."""
+    folders = {name: child(source, name) for name in ("images", "fixations")}
+    if (maps := maps_folder(source, "maps", options)) is not None:
+        folders["maps"] = maps
+    splits = {name: subfolders(folder) for name, folder in folders.items()}
+    found = FoundSamples()
+    if files_in(folders["images"], PHOTOGRAPHS):
+        if splits["images"]:
+            raise ValueError(
+                f"{folders['images']} holds both images and folders "
+                f"({', '.join(splits['images'])}); expected either"
+            )
+        _pair(found, source, "", folders)
+        return found
+    labelled = sorted({*splits["fixations"], *splits.get("maps", ())})
+    found.unlabelled = sorted(set(splits["images"]) - set(labelled))
+    if not labelled:
+        raise ValueError(f"{source} holds no samples: {', '.join(folders)} are empty")
+    for split in labelled:
+        if not options.splits or split in options.splits:
+            of_split = {name: child(folder, split) for name, folder in folders.items()}
+            _pair(found, source, split, of_split)
+        else:
+            found.splits[split] = []
+    return found
 
 
-def walk(source: Path, options: SourceOptions) -> RawFolder:
-    """Finds the samples of a raw folder; opens none of them.
-
-    Raises ValueError for a missing or empty folder.
-    """
-    with_maps = options.maps == "files" or (options.maps == "auto" and has(source, "maps"))
-    wanted = ("images", "fixations", "maps") if with_maps else ("images", "fixations")
-    folders = {name: child(source, name) for name in wanted}
-    found = {name: subfolders(folder) for name, folder in folders.items()}
-    is_flat = bool(files_by_stem(folders["images"], SUFFIXES["images"]))
-    if is_flat and found["images"]:
-        raise ValueError(
-            f"{folders['images']} holds both images and folders ({', '.join(found['images'])}); "
-            "expected either"
-        )
-    if is_flat:
-        samples, faults = _pair(source, "", folders)
-        return _gathered(source, options, samples, faults)
-    labelled = sorted(set().union(*(found[name] for name in wanted[1:])))
-    unlabelled = sorted(set(found["images"]) - set(labelled))
-    names = options.splits or tuple(labelled)
-    if not names:
-        raise ValueError(f"{source} holds no samples: {', '.join(wanted)} are empty")
-    choose(source, dict.fromkeys([*labelled, *unlabelled], ()), names)
-    splits, faults = {}, []
-    for split in dict.fromkeys(names):
-        splits[split], missing = _pair(
-            source, split, {name: child(folder, split) for name, folder in folders.items()}
-        )
-        faults += missing
-    return _gathered(source, options, splits, faults, unlabelled)
-
-
-def _gathered(
-    source: Path,
-    options: SourceOptions,
-    samples: Sequence[RawSample] | dict[str, tuple[RawSample, ...]],
-    faults: Sequence[IncompleteSampleError],
-    unlabelled: Sequence[str] = (),
-) -> RawFolder:
-    return gather(
-        source,
-        options,
-        samples,
-        faults,
-        format="salicon",
-        coordinates=ONE_BASED,
-        read_gaze=read_gaze,
-        sigma=SIGMA,
-        unlabelled=unlabelled,
-    )
+def _pair(found: FoundSamples, source: Path, split: str, folders: dict[str, Path]) -> None:
+    """Add the samples of one split; ValueError for a folder without files of its kind."""
+    kinds = {"images": PHOTOGRAPHS, "fixations": (".mat",), "maps": DENSITY_MAPS}
+    if not files_in(folders["fixations"], (".mat",)):
+        kinds["fixations"] = MASKS
+    files = {}
+    for name, folder in folders.items():
+        files[name] = by_stem(files_in(folder, kinds[name]))
+        if not files[name]:
+            known = ", ".join((".mat", *MASKS) if name == "fixations" else kinds[name])
+            raise ValueError(f"{folder} is empty: expected {known} files")
+    found.pair(source, split, files["images"], files["fixations"], files.get("maps"))
 
 
 def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
-    """Which of SALICON's editions it is; None when it is some other data set in the same layout.
+    """Return which edition of SALICON it is; None for another data set in the same layout.
 
     first_key: of a sample; SALICON's photographs are COCO's.  mean_fixated_pixels: per image.
     """
@@ -106,7 +81,7 @@ def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
 
 
 def read_gaze(path: Path, name: str) -> RawFixations:
-    """The gaze of one .mat file, or of a binary picture of the fixated pixels.
+    """Read the gaze of one .mat file, or of a binary picture of the fixated pixels.
 
     An observer without fixations may have any shape.
     Raises ValueError starting with `name` when the file is not SALICON's.
@@ -115,9 +90,7 @@ def read_gaze(path: Path, name: str) -> RawFixations:
         pixels = to_grey(open_picture(path.read_bytes(), name))
         if len(np.unique(pixels)) > 2:
             raise ValueError(f"{name} is not a binary picture of fixated pixels: it has greys")
-        # Picture pixels count from zero, SALICON's .mat files from one.
-        mask = RawFixations.of_mask(pixels > 0)
-        return replace(mask, points=mask.points + 1)
+        return RawFixations.of_mask(pixels > 0, first_pixel=1)
     content = read_mat(path, name, ("gaze", "resolution"))
     try:
         height, width = (int(value) for value in np.ravel(content["resolution"]))
@@ -132,47 +105,18 @@ def _observer(fixations: Any) -> NDArray[np.float64]:
     points = np.asarray(fixations, dtype=np.float64)
     if points.size == 0:
         return np.empty((0, 2))
-    if points.shape == (2,):
-        points = points[None]
+    points = np.atleast_2d(points)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"fixations of shape {points.shape}, expected (M, 2)")
     return points
 
 
-def _pair(
-    source: Path, split: str, folders: dict[str, Path]
-) -> tuple[tuple[RawSample, ...], list[IncompleteSampleError]]:
-    """The samples of one split that have all three files, and the faults of those that have not."""
-    files = {name: files_by_stem(folder, SUFFIXES[name]) for name, folder in folders.items()}
-    if not files["fixations"]:
-        files["fixations"] = files_by_stem(folders["fixations"], MASKS)
-    for name, found in files.items():
-        if not found:
-            known = ", ".join(SUFFIXES[name] + (MASKS if name == "fixations" else ()))
-            raise ValueError(f"{folders[name]} is empty: expected {known} files")
-    samples, faults = [], []
-    for stem in sorted(set().union(*files.values())):
-        names = {
-            name: found[stem].relative_to(source).as_posix()
-            for name, found in files.items()
-            if stem in found
-        }
-        if "images" not in names:
-            belongs = " and ".join(names.values())
-            faults.append(
-                IncompleteSampleError(f"{folders['images']}/{stem}, for {belongs}", "are missing")
-            )
-        elif "fixations" not in names:
-            faults.append(IncompleteSampleError(names["images"], "have no file of fixations"))
-        elif "maps" in folders and "maps" not in names:
-            faults.append(IncompleteSampleError(names["images"], "have no density map"))
-        else:
-            samples.append(
-                RawSample(
-                    key=f"{split}/{stem}",
-                    image=names["images"],
-                    gaze=names["fixations"],
-                    density=names.get("maps"),
-                )
-            )
-    return tuple(samples), faults
+LAYOUT = Layout(
+    name="salicon",
+    looks="images/, fixations/, maps/",
+    is_here=partial(has_all, names=("images", "fixations")),
+    find=find,
+    coordinates=ONE_BASED,
+    read_gaze=read_gaze,
+    sigma=SIGMA,
+)

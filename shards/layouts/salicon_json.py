@@ -10,24 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emlnet.data.images import files_below
-from shards.files.stored_pictures import DENSITY_MAPS, PHOTOGRAPHS
-from shards.layouts.folders import child, has
-from shards.layouts.raw_gaze import ONE_BASED, RawFixations
-from shards.layouts.raw_samples import (
-    IncompleteSampleError,
-    RawFolder,
-    RawSample,
-    SourceOptions,
-    gather,
-)
-from shards.layouts.salicon import SIGMA
+from shards.files.stored_pictures import DENSITY_MAPS
+from shards.layouts import salicon
+from shards.layouts.folders import by_stem, child, has, photographs_below
+from shards.layouts.raw_samples import FoundSamples, Layout, RawFixations, maps_folder
+from shards.layouts.source_options import ONE_BASED, SourceOptions
 
 TABLE = re.compile(r"fixations_([a-z]+)\d*\.json", re.I)
 
@@ -37,97 +30,69 @@ def is_here(source: Path) -> bool:
     return bool(_tables(source))
 
 
-def walk(source: Path, options: SourceOptions) -> RawFolder:
-    """Finds the samples and reads their gaze.  Raises ValueError for a missing or broken file."""
+def find(source: Path, options: SourceOptions) -> FoundSamples:
+    """Find the samples and read their gaze.  Raises ValueError for a missing or broken file."""
     tables = _tables(source)
     if not tables:
         raise ValueError(f"{source} has no table fixations_<split>2014.json")
-    with_maps = options.maps == "files" or (options.maps == "auto" and has(source, "maps"))
-    photographs = _by_name(source, source, PHOTOGRAPHS, "maps")
-    maps = _by_name(source, child(source, "maps"), DENSITY_MAPS) if with_maps else {}
-    densities = {Path(name).stem: file for name, file in maps.items()}
-    splits: dict[str, tuple[RawSample, ...]] = {}
-    faults = []
-    for split, table in tables.items():
-        samples = []
-        for name, gaze in sorted(read_table(table).items()):
-            stem = Path(name).stem
-            if name not in photographs:
-                faults.append(IncompleteSampleError(f"{name}, for {table}", "are missing"))
-            elif with_maps and stem not in densities:
-                faults.append(IncompleteSampleError(photographs[name], "have no density map"))
-            else:
-                samples.append(
-                    RawSample(
-                        key=f"{split}/{stem}",
-                        image=photographs[name],
-                        gaze=gaze,
-                        density=densities.get(stem),
-                    )
-                )
-        splits[split] = tuple(samples)
-    return gather(
-        source,
-        options,
-        splits,
-        faults,
-        format="salicon-json",
-        coordinates=ONE_BASED,
-        sigma=SIGMA,
-        tables=[table.relative_to(source).as_posix() for table in tables.values()],
-    )
+    folder = maps_folder(source, "maps", options)
+    maps = None if folder is None else by_stem(files_below(folder, DENSITY_MAPS))
+    images = by_stem(photographs_below(source))
+    found = FoundSamples(tables=[path.relative_to(source).as_posix() for path in tables.values()])
+    for split, path in tables.items():
+        gaze = read_table(path)
+        own_images = {stem: images[stem] for stem in gaze if stem in images}
+        own_maps = maps and {stem: maps[stem] for stem in gaze if stem in maps}
+        found.pair(source, split, own_images, gaze, own_maps, table=path)
+    return found
 
 
 def read_table(path: Path) -> dict[str, RawFixations]:
-    """Each photograph's gaze by file name.  Raises ValueError when the file is not SALICON's."""
+    """Return each photograph's gaze by its stem, sorted.
+
+    Raises ValueError when the file is not SALICON's, or has a photograph twice.
+    """
     try:
         content = json.loads(path.read_bytes())
         fixations: dict[Any, list[Any]] = defaultdict(list)
         for row in content["annotations"]:
             points = np.asarray(row["fixations"], np.float64).reshape(-1, 2)[:, ::-1]
             fixations[row["image_id"]].append(points)
-        rows = [
-            (
-                image["file_name"],
-                RawFixations.of_observers(
-                    fixations[image["id"]], (int(image["height"]), int(image["width"]))
-                ),
+        images = {image["id"]: image for image in content["images"]}
+        gaze = {
+            Path(image["file_name"]).stem: RawFixations.of_observers(
+                fixations[number], (int(image["height"]), int(image["width"]))
             )
-            for image in content["images"]
-        ]
+            for number, image in images.items()
+        }
+        names = Counter(image["file_name"] for image in content["images"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not SALICON's JSON of `images` and `annotations`: {error!r}"
         ) from error
-    gazes = dict(rows)
-    if len(gazes) < len(rows):
-        (name, num), *_ = Counter(name for name, _ in rows).most_common(1)
-        raise ValueError(f"{path} has {num} entries for {name}; leave one")
-    return gazes
+    for name, num in names.items():
+        if num > 1:
+            raise ValueError(f"{path} has {num} entries for {name}; leave one")
+    return dict(sorted(gaze.items()))
 
 
 def _tables(source: Path) -> dict[str, Path]:
-    """The tables by split."""
+    """Return the tables by split."""
     folders = [source] + ([child(source, "annotations")] if has(source, "annotations") else [])
     found: dict[str, Path] = {}
     for path in sorted(path for folder in folders for path in folder.iterdir()):
-        match = TABLE.fullmatch(path.name)
-        if match and match[1].lower() in found:
-            raise ValueError(f"{found[match[1].lower()]} and {path} are of one split; remove one")
-        if match:
-            found[match[1].lower()] = path
+        if match := TABLE.fullmatch(path.name):
+            other = found.setdefault(match[1].lower(), path)
+            if other != path:
+                raise ValueError(f"{other} and {path} are of one split; remove one")
     return found
 
 
-def _by_name(
-    source: Path, folder: Path, suffixes: Sequence[str], without: str = ""
-) -> dict[str, str]:
-    """Files below a folder, by name, relative to the source; `without` is a folder left out."""
-    found: dict[str, str] = {}
-    for path in files_below(folder, suffixes):
-        name = path.relative_to(source)
-        if name.parts[0].lower() != without:
-            if path.name in found:
-                raise ValueError(f"{source / found[path.name]} and {path} have one name")
-            found[path.name] = name.as_posix()
-    return found
+LAYOUT = Layout(
+    name="salicon-json",
+    looks="fixations_<split>2014.json",
+    is_here=is_here,
+    find=find,
+    coordinates=ONE_BASED,
+    sigma=salicon.SIGMA,
+)

@@ -47,7 +47,7 @@ class SyntheticObject:
 
 
 def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool = True) -> None:
-    """Writes images/, fixations/ and maps/, four of five images in train, the others in val.
+    """Write images/, fixations/ and maps/, four of five images in train, the others in val.
 
     The same image number and seed give the same bytes; a file that has them already is not written.
     Raises ValueError for fewer than 2 images or an `out` that holds anything else.
@@ -110,7 +110,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Synt
 
 
 def draw_gaze(things: list[SyntheticObject], rng: np.random.Generator) -> list[Floats]:
-    """Each observer's fixations (M, 2) as one-based whole (x, y); a few observers have none."""
+    """Return each observer's fixations (M, 2): one-based whole (x, y), none for a few."""
     weights = np.array([thing.salience for thing in things])
     gaze = []
     for _ in range(NUM_OBSERVERS):
@@ -135,7 +135,7 @@ def draw_gaze(things: list[SyntheticObject], rng: np.random.Generator) -> list[F
 
 
 def encode_gaze(name: str, gaze: list[Floats], rng: np.random.Generator) -> bytes:
-    """The .mat file as SALICON has it: image, resolution, and a struct per observer.
+    """Encode the .mat file as SALICON has it: image, resolution, and a struct per observer.
 
     Empty observers come in every shape, numbers in every type, that SALICON's own files show.
     """
@@ -187,7 +187,7 @@ def _noise(rng: np.random.Generator, cells: int, strength: float) -> Floats:
 def _random_object(
     others: list[SyntheticObject], rng: np.random.Generator
 ) -> SyntheticObject | None:
-    """An object at a distance from the others, or None when there is no room."""
+    """Return an object at a distance from the others, or None when there is no room."""
     for _ in range(20):
         radius = rng.uniform(24, 90)
         thing = SyntheticObject(

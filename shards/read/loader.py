@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ import torch
 from emlnet.data.augment import Augmentation, colour_factors
 from emlnet.data.framing import Size, random_part
 from emlnet.data.samples import Batch, Decoded, collate
-from shards.read.order import EpochPlan, Step, epoch_plan
-from shards.read.reader import SplitReader
+from shards.read.order import EpochPlan, epoch_plan
+from shards.read.reader import ShardReader
 
 PREFETCH = 2
 """Batches that each thread reads ahead."""
@@ -38,12 +38,8 @@ class ErrorPolicy:
             raise ValueError(f"a share to skip is in 0..1 (below 1), not {self.max_skipped}")
 
 
-class Unread(NamedTuple):
-    """A sample that could not be read; counts: whether it would have had a weight."""
-
-    position: int
-    reason: str
-    counts: bool
+Unread = dict[int, tuple[float, str]]
+"""Positions of samples that could not be read: the weight that each would have had, the reason."""
 
 
 class Loader:
@@ -52,7 +48,7 @@ class Loader:
     Decoders release Python's lock: threads do what a DataLoader's processes would, without a copy
     of each batch in shared memory, which costs as much as decoding it.
 
-    batch_size: of all ranks together.  mix: shares of the data sets that a JointReader joins.
+    batch_size: of all ranks together.  mix: shares of the data sets that the reader joins.
     canvas: (H, W) on which samples of any size are shown; without it all have one size.
     stretch: fill the canvas instead of letterboxing.
     pin_memory: hand out batches in page-locked memory.
@@ -64,7 +60,7 @@ class Loader:
 
     def __init__(
         self,
-        reader: SplitReader,
+        reader: ShardReader,
         batch_size: int,
         *,
         rank: int = 0,
@@ -97,7 +93,7 @@ class Loader:
         self.num_workers, self.pin_memory = num_workers, pin_memory
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The samples that this rank reads in an epoch, in order."""
+        """Return the samples that this rank reads in an epoch, in order."""
         return epoch_plan(
             num_samples=len(self.reader),
             batch_size=self.batch_size,
@@ -112,22 +108,22 @@ class Loader:
         )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from `start_step` on, exactly as if it had never stopped."""
+        """Yield the epoch's batches from `start_step` on, exactly as if it had never stopped."""
         self.num_unread = 0
         steps = self.plan(epoch).steps(start_step, self.num_parts)
         for batch, unread in self._ahead(steps) if self.num_workers else map(self._batch, steps):
-            for sample in unread:
-                self.num_unread += sample.counts
-                self._skip(sample)
+            for position, (weight, reason) in unread.items():
+                self.num_unread += bool(weight)
+                self._skip(position, reason)
             yield batch
 
-    def _ahead(self, steps: Iterable[Step]) -> Iterator[tuple[Batch, list[Unread]]]:
-        """The batches in order, read by threads."""
+    def _ahead(self, steps: Iterable[EpochPlan]) -> Iterator[tuple[Batch, Unread]]:
+        """Yield the batches in order, read by threads."""
         pool = ThreadPoolExecutor(self.num_workers, "decode")
         if self.pin_memory:  # Page-locked memory belongs to a thread's current device.
             device = torch.cuda.current_device()
             pool = ThreadPoolExecutor(self.num_workers, "decode", torch.cuda.set_device, (device,))
-        pending: deque[Future[tuple[Batch, list[Unread]]]] = deque()
+        pending: deque[Future[tuple[Batch, Unread]]] = deque()
         try:
             for step in steps:
                 pending.append(pool.submit(self._batch, step))
@@ -138,16 +134,25 @@ class Loader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _batch(self, step: Step) -> tuple[Batch, list[Unread]]:
-        """Reads and collates the samples of a step."""
-        samples, unread = self._samples(step)
-        weights = step.weights * np.array([sample is not None for sample in samples])
+    def _batch(self, step: EpochPlan) -> tuple[Batch, Unread]:
+        """Read and collate the samples of a step."""
+        samples: dict[int, Decoded] = {}
+        unread: Unread = {}
+        positions = step.indices.tolist()
+        for position, weight in zip(positions, step.weights.tolist(), strict=True):
+            try:
+                samples[position] = self.reader.decoded(position)
+            except (ValueError, OSError) as error:
+                if self.errors.on_error == "strict":
+                    raise
+                unread.setdefault(position, (weight, str(error)))
         # Another sample of the batch with weight 0 is better for BatchNorm than a blank.
-        spares = {sample.density.shape: sample for sample in samples if sample is not None}
-        sizes = [self.reader.sizes[int(position)] for position in step.indices]
+        spares = {sample.density.shape: sample for sample in samples.values()}
+        weights = step.weights * np.array([position in samples for position in positions])
+        sizes = [self.reader.sizes[position] for position in positions]
         shown = [
-            sample or spares.get(size) or blank(size)
-            for sample, size in zip(samples, sizes, strict=True)
+            samples.get(position) or spares.get(size) or blank(size)
+            for position, size in zip(positions, sizes, strict=True)
         ]
         parts, colour = None, None
         if self.augmentation.crop:
@@ -168,37 +173,22 @@ class Loader:
         )
         return batch.pin_memory() if self.pin_memory else batch, unread
 
-    def _samples(self, step: Step) -> tuple[list[Decoded | None], list[Unread]]:
-        samples: list[Decoded | None] = []
-        unread = []
-        for position, weight in zip(step.indices.tolist(), step.weights, strict=True):
-            try:
-                samples.append(self.reader.decoded(position))
-            except (ValueError, OSError) as error:
-                if self.errors.on_error == "strict":
-                    raise
-                samples.append(None)
-                unread.append(Unread(position, str(error), bool(weight)))
-        return samples, unread
-
-    def _skip(self, sample: Unread) -> None:
-        """Counts a sample that could not be read; ValueError when there are too many."""
-        if sample.position in self.skipped:
+    def _skip(self, position: int, reason: str) -> None:
+        """Count a sample that could not be read; ValueError when there are too many."""
+        if position in self.skipped:
             return
-        self.skipped.add(sample.position)
+        self.skipped.add(position)
         count = f"{len(self.skipped)} of {len(self.reader)} samples could not be read"
-        logger.warning(
-            "skipped %s: %s (%s)", self.reader.keys[sample.position], sample.reason, count
-        )
+        logger.warning("skipped %s: %s (%s)", self.reader.keys[position], reason, count)
         if len(self.skipped) > self.errors.max_skipped * len(self.reader):
             raise ValueError(
                 f"{count}, more than the {self.errors.max_skipped:.1%} that may be skipped; "
-                f"the latest: {sample.reason}"
+                f"the latest: {reason}"
             )
 
 
 def blank(size: Size) -> Decoded:
-    """A black picture without fixations."""
+    """Return a black picture without fixations."""
     return Decoded(
         key="blank",
         image=np.zeros((*size, 3), np.uint8),
@@ -208,8 +198,8 @@ def blank(size: Size) -> Decoded:
     )
 
 
-def check_sizes(reader: SplitReader) -> None:
-    """Raises ValueError that names two samples when the split mixes image sizes."""
+def check_sizes(reader: ShardReader) -> None:
+    """Raise ValueError that names two samples when the split mixes image sizes."""
     for key, size in zip(reader.keys, reader.sizes, strict=True):
         if size != reader.sizes[0]:
             raise ValueError(

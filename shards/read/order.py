@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Step(NamedTuple):
-    """One step of one rank, or a part of it; the rows of a plan, see there."""
-
-    indices: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    flips: NDArray[np.bool_]
-    draws: NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EpochPlan:
+class EpochPlan(NamedTuple):
     """The samples of one rank in one epoch: a row for each step, b samples each.
 
     indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 where
@@ -33,12 +22,11 @@ class EpochPlan:
     flips: NDArray[np.bool_]
     draws: NDArray[np.float32]
 
-    def steps(self, start: int = 0, num_parts: int = 1) -> Iterator[Step]:
-        """The steps from `start` on, each in so many parts, one after another."""
-        rows = (self.indices, self.weights, self.flips, self.draws)
-        for row in zip(*(values[start:] for values in rows), strict=True):
+    def steps(self, start: int = 0, num_parts: int = 1) -> Iterator[EpochPlan]:
+        """Yield the rows of each step from `start` on, in so many parts, one after another."""
+        for row in zip(*(values[start:] for values in self), strict=True):
             for part in zip(*(np.array_split(values, num_parts) for values in row), strict=True):
-                yield Step(*part)
+                yield EpochPlan(*part)
 
 
 def epoch_plan(
@@ -54,7 +42,7 @@ def epoch_plan(
     parts: Sequence[int] = (),
     mix: Sequence[float] = (),
 ) -> EpochPlan:
-    """The steps of one rank: its slice of each global batch of one global order.
+    """Return the steps of one rank: its slice of each global batch of one global order.
 
     Order, flips and draws depend on (seed, epoch) only: any number of ranks reads the same batches.
     The last one is filled up from the start of the order with weight 0, and so is each where ranks
@@ -95,7 +83,7 @@ def epoch_plan(
 def mixed_order(
     sizes: Sequence[int], mix: Sequence[float], seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Positions in joined data sets, each with its share of the places; (sum of sizes,).
+    """Return positions in joined data sets, each with its share of the places; (sum of sizes,).
 
     A data set is read in one shuffled pass after another, over all epochs: none of its samples is
     read a third time before each was read twice.
@@ -120,7 +108,7 @@ def mixed_order(
 
 
 def check_mix(parts: Sequence[object], mix: Sequence[float]) -> None:
-    """Raises ValueError unless there is one share above 0 for each data set."""
+    """Raise ValueError unless there is one share above 0 for each data set."""
     if len(mix) != len(parts) or not all(share > 0 for share in mix):
         raise ValueError(
             f"a mix is one share above 0 for each of {len(parts)} data sets, not {tuple(mix)}"

@@ -1,15 +1,13 @@
 """The bytes of samples: from a folder here, or by way of a bounded cache from an object store.
 
-A data set that fits the cache is fetched shard by shard, each once for all processes of a node, and
-read here from then on; its checksum must be the manifest's. What does not fit is read sample by
-sample with range requests: in a random order over all shards, a cache that drops a shard to take
-another would fetch each many times an epoch.
+The processes of a node share the cache.  A shard that has a place in it is fetched once, must have
+the manifest's checksum, and is read here from then on.  The samples of other shards are read with
+range requests: in a random order over all shards, a cache that drops a shard to take another would
+fetch each many times an epoch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -18,237 +16,164 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+import numpy as np
 from filelock import FileLock
 
-from shards.files.manifest import IndexEntry, Shard, check_piece
+from shards.files.manifest import IndexEntry, Manifest, Shard, check_piece
 from shards.files.store import Store
 
 logger = logging.getLogger(__name__)
 
 CACHE = "EMLNET_SHARD_CACHE"
 CACHE_BYTES = "EMLNET_SHARD_CACHE_GB"
+DEFAULT_CACHE = "~/.cache/emlnet/shards"
 DEFAULT_GB = 50.0
-ATTEMPTS = 4
-FIRST_PAUSE = 0.25
-"""Seconds before another attempt; doubled each time."""
-CHUNK = 16 << 20
-LAST_USE = "last-use"
+PAUSES = (0.25, 0.5, 1.0)
+"""Seconds before another attempt, of which there are so many."""
+MARK = "last-use"
+"""File in a data set's folder of the cache: the bytes it may take; its time is the last use."""
 IN_USE = 3600
 """Seconds after its last use in which a data set is not removed from the cache."""
 OWN = re.compile(r"[0-9a-f]{32}")
 """Names of the cache's folders: each is that of a data set."""
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors, of the cache's disk above all, that another attempt does not mend."""
 
-Content = TypeVar("Content")
+Result = TypeVar("Result")
 
 
-class Pieces(Protocol):
-    """The bytes of samples."""
+class ShardFiles:
+    """The shards of one data set, here or in an object store.
 
-    def read(self, shard: Shard, entry: IndexEntry) -> tuple[bytes, str]:
-        """A sample's bytes, those that the manifest knows, and where they are from."""
-
-
-def open_pieces(folder: Path | str, digest: str) -> Pieces:
-    """The samples of a data set.
-
-    digest: what it is known by.  The environment says where a remote one is cached and how much:
-    EMLNET_SHARD_CACHE, a folder, ~/.cache/emlnet/shards by default, and EMLNET_SHARD_CACHE_GB.
-    """
-    store = Store(folder)
-    if store.is_local:
-        return LocalPieces(Path(folder))
-    default = Path("~/.cache/emlnet/shards").expanduser()
-    cache = Path(os.environ.get(CACHE) or default).expanduser().absolute()
-    return RemotePieces(store, digest, cache, cache_limit())
-
-
-def cache_limit() -> int:
-    """Bytes that the cache may hold.  Raises ValueError when the environment says nonsense."""
-    text = os.environ.get(CACHE_BYTES) or str(DEFAULT_GB)
-    try:
-        limit = float(text)
-        if not 0 <= limit < float("inf"):
-            raise ValueError(text)
-    except ValueError:
-        raise ValueError(f"{CACHE_BYTES} is a number of gigabytes, not {text!r}") from None
-    return int(limit * 1e9)
-
-
-class LocalPieces:
-    """Samples of a folder on this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def read(self, shard: Shard, entry: IndexEntry) -> tuple[bytes, str]:
-        """A sample's bytes; ValueError naming shard and sample when they have changed."""
-        path = self.folder / shard.file
-        try:
-            piece = _read_range(path, entry)
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} is missing: it holds sample {entry.key}") from error
-        check_piece(piece, entry, path)
-        return piece, str(path)
-
-
-class RemotePieces:
-    """Samples of an object store, by way of a folder here that the processes of a node share.
-
-    cache: that folder; each data set has a folder of its own in it, named by its digest, with a
-    file `last-use`.  limit: bytes of all together.
-    What else lies there is neither counted nor touched.
+    The environment says where a remote one is cached and how much: EMLNET_SHARD_CACHE, a folder,
+    and EMLNET_SHARD_CACHE_GB.  What else lies in that folder is neither counted nor touched.
     """
 
-    def __init__(self, store: Store, digest: str, cache: Path, limit: int) -> None:
-        self.store, self.cache, self.limit = store, cache, limit
-        self.folder = cache / digest[:32]
-        self._marked = -float("inf")
-        self._uncached: set[str] = set()
+    def __init__(self, folder: Path | str, manifest: Manifest) -> None:
+        self.store = Store(folder)
+        self.manifest = manifest
+        self.cache = Path(os.environ.get(CACHE) or DEFAULT_CACHE).expanduser().absolute()
+        self.folder = self.cache / manifest.digest[:32]
+        self.limit = 0 if self.store.is_local else cache_limit()
+        self._cached: set[str] | None = None
 
-    def read(self, shard: Shard, entry: IndexEntry) -> tuple[bytes, str]:
-        """A sample's bytes.
+    def read(self, shard: Shard, entry: IndexEntry) -> bytes:
+        """Return a sample's bytes.
 
-        Raises ValueError naming shard and sample when the store holds others, OSError when it does
-        not answer.
+        Raises ValueError that names shard and sample when they have changed or are not there,
+        OSError when the store does not answer.
         """
         place = self.store.place(shard.file)
-        for _ in range(2):
-            path = self._fetched(shard, entry.key)
-            if path is None:
-                break
-            with contextlib.suppress(OSError, ValueError):
-                piece = _read_range(path, entry)
-                check_piece(piece, entry, path)
-                return piece, place
-            # Somebody changed or removed it: fetched once more.
-            logger.warning("%s is not what was fetched; fetching it again", path)
-            path.unlink(missing_ok=True)
+        if self.store.is_local:
+            return _read_range(Path(self.store.root, shard.file), entry, place)
+        what = f"{place}, for sample {entry.key}"
+        path = self._cached_file(shard, what)
+        if path is not None:
+            try:
+                return _read_range(path, entry, place)
+            except (OSError, ValueError):
+                logger.warning("%s is not what was fetched; it is fetched again", path)
+                path.unlink(missing_ok=True)
 
         def fetch() -> bytes:
-            piece = self._part(shard, entry.offset, entry.length)
+            piece = self.store.read(shard.file, entry.offset, entry.offset + entry.length)
+            if len(piece) == shard.num_bytes:  # From a web server that knows no ranges.
+                piece = piece[entry.offset : entry.offset + entry.length]
             check_piece(piece, entry, place)
             return piece
 
-        return _persist(fetch, f"{place}, sample {entry.key}"), place
+        return _retry(fetch, what)
 
-    def _part(self, shard: Shard, offset: int, length: int) -> bytes:
-        part = self.store.read_part(shard.file, offset, length)
-        if len(part) == shard.num_bytes:  # From a web server that knows no ranges.
-            part = part[offset : offset + length]
-        return part
-
-    def _fetched(self, shard: Shard, key: str) -> Path | None:
-        """The shard's file in the cache, fetched if it is not there; None when it cannot be."""
+    def _cached_file(self, shard: Shard, what: str) -> Path | None:
+        """Return the shard's file in the cache, fetched if need be; None if it has no place."""
         path = self.folder / shard.file
-        if shard.file in self._uncached:
-            return None
         try:
-            self._mark()
-            if path.is_file():
-                return path
-            with FileLock(path.with_name(f"{shard.file}.lock")):
-                if path.is_file():
-                    return path
-                if self._admit(shard):
-                    self._fetch(shard, path, key)
-                    return path
+            if self._cached is None:
+                self._cached = self._admit()
+            if shard.file not in self._cached:
+                return None
+            os.utime(self.folder / MARK)
+            if not path.is_file():
+                with FileLock(path.with_name(f"{shard.file}.lock")):
+                    if not path.is_file():
+                        _retry(lambda: self._fetch(shard, path), what)
         except OSError as error:
-            if error.errno not in REFUSED:
+            if error.errno is None:  # Of the store; the cache's disk gives a number.
                 raise
             logger.warning("%s cannot be cached: %s; its samples are read one by one", path, error)
-        self._uncached.add(shard.file)
-        return None
+            self._cached = set()
+            return None
+        return path
 
-    def _mark(self) -> None:
-        """Keeps other data sets from taking this one's place, for as long as it is read."""
-        if time.monotonic() > self._marked + IN_USE / 10:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / LAST_USE).touch()
-            self._marked = time.monotonic()
-
-    def _admit(self, shard: Shard) -> bool:
-        """Whether the shard fits, once data sets out of use are removed; keeps its place."""
+    def _admit(self) -> set[str]:
+        """Return the shards that fit the cache, once data sets out of use are removed."""
+        shards = self.manifest.shards
+        ends = np.cumsum([shard.num_bytes for shard in shards]).tolist()
+        mark = self.folder / MARK
+        self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.cache / ".lock"):
-            part = self.folder / f"{shard.file}.part"
-            part.unlink(missing_ok=True)
-            own = {path: _last_use(path) for path in self.cache.iterdir() if _is_own(path)}
-            room = self.limit - sum(map(_bytes_in, own)) - shard.num_bytes
-            for other in sorted(own, key=lambda path: own[path]):
-                if room < 0 and other != self.folder and own[other] < time.time() - IN_USE:
-                    room += _bytes_in(other)
-                    shutil.rmtree(other)
-                    logger.info("removed %s from the cache", other)
-            if room < 0:
-                return False
-            with part.open("wb") as file:
-                file.truncate(shard.num_bytes)
-            return True
+            mark.touch()
+            marks = [
+                path for path in self.cache.glob(f"*/{MARK}") if OWN.fullmatch(path.parent.name)
+            ]
+            taken = {path: int(path.read_text() or 0) for path in marks}
+            room = self.limit - sum(taken.values()) + taken[mark]
+            for other in sorted(taken.keys() - {mark}, key=lambda path: path.stat().st_mtime):
+                if room < ends[-1] and other.stat().st_mtime < time.time() - IN_USE:
+                    room += taken[other]
+                    shutil.rmtree(other.parent)
+                    logger.info("removed %s from the cache", other.parent)
+            own = max(taken[mark], *(end for end in (0, *ends) if end <= room), 0)
+            mark.write_text(str(own))
+        return {shard.file for shard, end in zip(shards, ends, strict=True) if end <= own}
 
-    def _fetch(self, shard: Shard, path: Path, key: str) -> None:
-        """Fetches a shard to a file of another name, checks it, and gives it its own."""
+    def _fetch(self, shard: Shard, path: Path) -> None:
+        """Fetch a shard under another name, check it, and give it its own."""
         part = path.with_name(f"{shard.file}.part")
-        place = self.store.place(shard.file)
-
-        def fetch() -> None:
-            digest = hashlib.sha256()
-            with part.open("r+b") as file:
-                for start in range(0, shard.num_bytes, CHUNK):
-                    length = min(CHUNK, shard.num_bytes - start)
-                    chunk = self._part(shard, start, length)
-                    if len(chunk) != length:
-                        raise ValueError(f"{place} is cut: {len(chunk)} of {length} bytes came")
-                    digest.update(chunk)
-                    file.write(chunk)
-            if digest.hexdigest() != shard.sha256:
-                raise ValueError(f"{place} has changed: its checksum differs")
-            part.replace(path)
-
         try:
-            _persist(fetch, f"{place}, for sample {key}")
+            self.store.download(shard.file, part)
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != shard.sha256:
+                raise ValueError("it has changed, or was cut: its checksum differs")
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
 
-def _persist(fetch: Callable[[], Content], what: str) -> Content:
-    """The result of `fetch`, tried up to ATTEMPTS times; the last error names `what`."""
-    for attempt in range(ATTEMPTS):
+def cache_limit() -> int:
+    """Return the bytes that the cache may hold; ValueError when the environment says nonsense."""
+    text = os.environ.get(CACHE_BYTES) or str(DEFAULT_GB)
+    try:
+        return int(max(0.0, float(text)) * 1e9)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{CACHE_BYTES} is a number of gigabytes, not {text!r}") from None
+
+
+def _retry(fetch: Callable[[], Result], what: str) -> Result:
+    """Return the result of `fetch`, tried again after PAUSES; the last error names `what`."""
+    for pause in (*PAUSES, None):
         try:
             return fetch()
         except FileNotFoundError as error:
-            raise ValueError(f"{error}: {what}") from error
+            raise ValueError(f"{what}: {error}") from error
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in REFUSED:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
-            if attempt == ATTEMPTS - 1:
-                kind = ValueError if isinstance(error, ValueError) else OSError
-                raise kind(f"{what}: {error} ({ATTEMPTS} attempts)") from error
+            if pause is None:
+                kind = OSError if isinstance(error, OSError) else ValueError
+                raise kind(f"{what}: {error} ({len(PAUSES) + 1} attempts)") from error
             logger.warning("%s: %s; trying again", what, error)
-            time.sleep(FIRST_PAUSE * 2**attempt)
+            time.sleep(pause)
     raise AssertionError
 
 
-def _read_range(path: Path, entry: IndexEntry) -> bytes:
-    with path.open("rb", buffering=0) as tar:
-        return os.pread(tar.fileno(), entry.length, entry.offset)
-
-
-def _is_own(folder: Path) -> bool:
-    """Whether a folder of the cache is a data set's, by its name and its mark."""
-    return bool(OWN.fullmatch(folder.name)) and (folder / LAST_USE).is_file()
-
-
-def _last_use(folder: Path) -> float:
-    return (folder / LAST_USE).stat().st_mtime
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of all files under a folder, whatever others remove meanwhile."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+def _read_range(path: Path, entry: IndexEntry, place: str) -> bytes:
+    """Return a sample's bytes from its shard; ValueError when they are not the manifest's."""
+    try:
+        with path.open("rb", buffering=0) as tar:
+            piece = os.pread(tar.fileno(), entry.length, entry.offset)
+    except FileNotFoundError as error:
+        raise ValueError(f"{place} is missing: it holds sample {entry.key}") from error
+    check_piece(piece, entry, place)
+    return piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import s3fs
 import scipy.io
 from PIL import Image
 
+from shards.build.build_options import BuildOptions
 from shards.build.writer import build
-from shards.layouts.raw_samples import SourceOptions
 from tests.shards.s3 import Server
 
 SIZE = (30, 40)
@@ -77,9 +78,8 @@ def raw(tmp_path: Path) -> Raw:
     return Raw(tmp_path / "raw")
 
 
-@pytest.fixture
-def tiny(raw: Raw) -> Raw:
-    """Seven samples in train and two in val, with gaze of every shape and type."""
+def fill(raw: Raw) -> Raw:
+    """Add seven samples in train and two in val, with gaze of every shape and type."""
     for index in range(7):
         empty = np.empty([(0, 2), (0, 0), (1, 0)][index % 3])
         kind = ["float64", "uint16", "uint8"][index % 3]
@@ -91,10 +91,22 @@ def tiny(raw: Raw) -> Raw:
 
 
 @pytest.fixture
-def packed(tiny: Raw, tmp_path: Path) -> Path:
+def tiny(raw: Raw) -> Raw:
+    """The tiny data set as a raw folder."""
+    return fill(raw)
+
+
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    pack_tiny(fill(Raw(folder / "raw")), folder / "packed")
+    return folder / "packed"
+
+
+@pytest.fixture
+def packed(packed_once: Path, tmp_path: Path) -> Path:
     """The tiny data set in shards of three samples."""
-    build(tiny.path, tmp_path / "packed", shard_size=3, progress=False)
-    return tmp_path / "packed"
+    return shutil.copytree(packed_once, tmp_path / "packed")
 
 
 @pytest.fixture
@@ -107,24 +119,6 @@ def change_byte() -> Callable[[Path, int], None]:
         path.write_bytes(content)
 
     return change
-
-
-@pytest.fixture
-def picture() -> Callable[..., bytes]:
-    """Encodes a noisy photograph."""
-    return encode_picture
-
-
-@pytest.fixture
-def png() -> Callable[[np.ndarray], bytes]:
-    """Encodes pixels as a PNG."""
-    return encode_png
-
-
-@pytest.fixture
-def mat() -> Callable[..., bytes]:
-    """Encodes observers' fixations as SALICON's .mat."""
-    return encode_mat
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +156,9 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def pack_tiny(tiny, out, splits=(), **options):
-    source = SourceOptions(splits=splits)
-    return build(tiny.path, out, source, progress=False, **{"shard_size": 3, **options})
+def pack(source, out, map_=map, **options):
+    return build(source, out, BuildOptions(**options), map_=map_, progress=False)
+
+
+def pack_tiny(tiny, out, **options):
+    return pack(tiny.path, out, **{"shard_size": 3, **options})

@@ -28,11 +28,6 @@ def test_verify_ends_with_status_one_and_a_reason_of_one_line(packed, capsys):
     assert "val-000000.tar is missing" in errors[0]
 
 
-def test_wrong_input_ends_with_status_one_and_a_reason(tmp_path, capsys):
-    assert main(["build", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
-    assert "error: " in capsys.readouterr().err
-
-
 def test_skip_incomplete_builds_the_others_and_says_so(tiny, tmp_path, capsys):
     (tiny.path / "maps/train/t1.png").unlink()
     main(["build", str(tiny.path), str(tmp_path / "out"), "--skip-incomplete"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emlnet.data.samples import Decoded
-from tune.small_pictures import SmallReader, scaled, shrink
+from tune.small_pictures import scaled, shrink
 
 
 def sample(points: list[tuple[int, int]], size: tuple[int, int] = (8, 12)) -> Decoded:
@@ -43,11 +43,6 @@ def test_a_photograph_that_is_not_looked_at_takes_no_memory():
     blind = sample([(3, 4)])
     blind = Decoded(**{**vars(blind), "image": np.broadcast_to(np.uint8(0), (8, 12, 3))})
     assert shrink(blind, 0.5).image.strides[:2] == (0, 0)
-
-
-def test_a_cache_of_smaller_pictures_is_not_that_of_the_whole_ones(data):
-    digests = {SmallReader(data, "val", scale).digest for scale in (1, 0.5, 0.25)}
-    assert len(digests) == 3
 
 
 def test_sizes_are_multiples_where_a_backbone_wants_them():

@@ -19,6 +19,7 @@ from pipelines.evaluation.score_table import ScoreTable
 from pipelines.evaluation.sources import MapSource
 from pipelines.ray_cluster import check_nodes, connection
 from pipelines.tracking import run_folder
+from shards.build.build_options import BuildOptions
 from shards.build.writer import build
 from shards.files.manifest import MANIFEST
 from shards.files.store import location
@@ -56,7 +57,7 @@ class ScoringCommand:
         with tempfile.TemporaryDirectory(prefix="shards-") as scratch:
             print(f"packing {self.data}; `python -m shards build` does it once for all", flush=True)
             packed = Path(scratch) / "shards"
-            build(self.data.absolute(), packed, skip_incomplete=True)
+            build(self.data.absolute(), packed, BuildOptions(skip_incomplete=True))
             yield ShardReader(packed, self.split)
 
     def score(

@@ -6,45 +6,31 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from shards.build.writer import build
 from shards.files.manifest import Manifest
 from shards.inspect.verify import verify
-from shards.layouts.raw_samples import SourceOptions
 from shards.read.reader import ShardReader
-from tests.shards.conftest import content, pack_tiny
+from tests.shards.conftest import content, encode_png, pack, pack_tiny
 
 
 def test_a_build_holds_every_sample_in_numbered_shards(tiny, out):
     manifest = pack_tiny(tiny, out)
-    assert sorted(content(out)) == [
-        "centre-train.npy",
-        "manifest.json",
-        "train-000000.tar",
-        "train-000001.tar",
-        "train-000002.tar",
-        "val-000000.tar",
-    ]
+    shards = [f"train-{number:06d}.tar" for number in range(3)]
+    assert sorted(content(out)) == ["centre-train.npy", "manifest.json", *shards, "val-000000.tar"]
     assert [shard.num_samples for shard in manifest.splits["train"].shards] == [3, 3, 1]
     assert [entry.key for entry in manifest.splits["val"].samples] == ["val/v0", "val/v1"]
     assert manifest.name == "raw"
     assert manifest == Manifest.load(out) == verify(out, full=True)
 
 
-def test_the_same_input_gives_the_same_bytes(tiny, tmp_path):
+def test_the_same_input_and_a_copy_of_it_give_the_same_bytes(tiny, tmp_path):
     pack_tiny(tiny, tmp_path / "one")
     pack_tiny(tiny, tmp_path / "two")
-    assert content(tmp_path / "one") == content(tmp_path / "two")
-
-
-def test_a_copy_of_the_input_gives_the_same_shards_and_digest(tiny, tmp_path):
-    first = pack_tiny(tiny, tmp_path / "one")
+    first = content(tmp_path / "one")
+    assert first == content(tmp_path / "two")
     shutil.copytree(tiny.path, tmp_path / "copy", copy_function=shutil.copyfile)
-    second = build(tmp_path / "copy", tmp_path / "two", shard_size=3, progress=False)
-    assert first.digest == second.digest
-    shards = [
-        {n: b for n, b in content(tmp_path / f).items() if "json" not in n} for f in ("one", "two")
-    ]
-    assert shards[0] == shards[1]
+    copied = pack(tmp_path / "copy", tmp_path / "three", shard_size=3)
+    assert copied.digest == Manifest.load(tmp_path / "one").digest
+    assert {**content(tmp_path / "three"), "manifest.json": first["manifest.json"]} == first
 
 
 def test_a_changed_pixel_changes_the_digest(tiny, tmp_path):
@@ -64,21 +50,26 @@ def test_plain_webdataset_reads_the_shards(tiny, out):
 def test_what_was_dropped_is_counted(tiny, out):
     tiny.add("train/t0", [[[1, 1], [41, 1], [1, 31]], np.empty((0, 2))])
     dropped = pack_tiny(tiny, out).dropped
-    assert dropped.points_outside == 2
-    assert dropped.empty_observers == 7
+    assert (dropped.points_outside, dropped.empty_observers) == (2, 7)
 
 
-def test_the_centre_prior_is_the_mean_of_trains_densities(raw, out, png):
+def test_the_centre_prior_is_the_mean_of_trains_densities_at_the_size_of_the_first(raw, out):
     for index, value in enumerate((1, 100)):
         raw.add(f"train/{index}")
         pixels = np.zeros((30, 40), np.uint8)
         pixels[0, index] = value
-        raw.put(f"maps/train/{index}.png", png(pixels))
+        raw.put(f"maps/train/{index}.png", encode_png(pixels))
     raw.add("val/v")
-    prior = build(raw.path, out, progress=False).centre_prior(out)
+    prior = pack(raw.path, out).centre_prior(out)
     expected = np.zeros((30, 40), np.float32)
     expected[0, :2] = 0.5
     np.testing.assert_array_equal(prior, expected, strict=True)
+    raw.add("train/large", size=(60, 80))
+    manifest = pack(raw.path, out.with_name("mixed"))
+    prior = manifest.centre_prior(out.with_name("mixed"))
+    assert prior.shape == (30, 40)
+    assert prior.sum() == pytest.approx(1, abs=1e-5)
+    assert set(ShardReader(out.with_name("mixed"), "train").sizes) == {(30, 40), (60, 80)}
 
 
 def test_without_train_there_is_no_centre_prior(tiny, out):
@@ -100,18 +91,12 @@ def test_every_incomplete_sample_is_counted_and_nothing_is_left(tiny, out):
     assert not out.exists()
 
 
-def test_a_missing_file_stops_the_build_before_it_writes(tiny, out):
+def test_a_missing_file_stops_the_build_or_is_recorded(tiny, out):
     (tiny.path / "maps/train/t6.png").unlink()
     out.mkdir()
-    with pytest.raises(
-        ValueError, match=r"1 of 9 images have no density map \(first: .*/t6\.jpg\)"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 9 images have no density map \(first: .*t6\.jpg\)"):
         pack_tiny(tiny, out)
     assert content(out) == {}
-
-
-def test_skipped_samples_are_recorded(tiny, out):
-    (tiny.path / "maps/train/t6.png").unlink()
     tiny.add("train/t4", [np.empty((0, 2))])
     manifest = pack_tiny(tiny, out, skip_incomplete=True)
     keys = [entry.key for entry in manifest.splits["train"].samples]
@@ -133,27 +118,19 @@ def test_a_split_of_which_nothing_is_left_is_an_error(tiny, out):
 def test_a_made_split_is_recorded(raw, out):
     for index in range(10):
         raw.add(f"s{index}", seed=index)
-    manifest = build(raw.path, out, SourceOptions(seed=5), progress=False)
+    manifest = pack(raw.path, out, seed=5)
     assert manifest.origin.split_seed == 5
     assert [len(split.samples) for split in manifest.splits.values()] == [9, 1]
 
 
-def test_images_of_several_sizes_are_packed_and_their_prior_has_the_first_size(raw, out):
-    raw.add("train/a", size=(30, 40))
-    raw.add("train/b", size=(60, 80))
-    manifest = build(raw.path, out, progress=False)
-    assert manifest.centre_prior(out).shape == (30, 40)
-    assert manifest.centre_prior(out).sum() == pytest.approx(1, abs=1e-5)
-    assert ShardReader(out, "train").sizes == ((30, 40), (60, 80))
-
-
-def test_a_shard_size_of_zero_is_refused(tiny, out):
-    with pytest.raises(ValueError, match="at least 1 sample"):
-        pack_tiny(tiny, out, shard_size=0)
-
-
-@pytest.mark.parametrize("sigma", [0, -3, float("nan"), float("inf")])
-def test_a_sigma_that_blurs_nothing_is_refused(tiny, out, sigma):
-    with pytest.raises(ValueError, match=f"a number of pixels above 0, not {sigma}"):
-        build(tiny.path, out, sigma=sigma, progress=False)
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"shard_size": 0}, "at least 1 sample, not 0"),
+        *(({"sigma": sigma}, f"above 0, not {sigma}") for sigma in (0, -3, np.nan, np.inf)),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(tiny, out, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        pack_tiny(tiny, out, **options)
     assert not out.exists()

@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 
 from shards.__main__ import main
-from shards.build.writer import build
 from shards.files import stored_pictures
 from shards.files.manifest import Manifest
 from shards.inspect.stats import table, warnings
-from shards.layouts.raw_samples import SourceOptions
+from tests.shards.conftest import encode_png, pack
 
 
 def row(text, name):
@@ -19,7 +18,7 @@ def test_the_table_counts_what_the_shards_hold(raw, tmp_path):
     raw.add("train/a", [[[1, 1], [40, 30], [40, 30]], [[3, 4]]])
     raw.add("train/b", [[[5, 5]]], size=(60, 80))
     raw.add("val/c")
-    text = table(build(raw.path, tmp_path / "out", progress=False), tmp_path / "out")
+    text = table(pack(raw.path, tmp_path / "out"), tmp_path / "out")
     assert row(text, "images ") == ["2", "1"]
     assert row(text, "fixations ") == ["5", "3"]
     assert row(text, "an image: mean") == ["2.5", "3.0"]
@@ -32,7 +31,7 @@ def test_the_table_counts_what_the_shards_hold(raw, tmp_path):
 
 
 def test_the_statistics_are_those_of_all_fixations(tiny, tmp_path):
-    manifest = build(tiny.path, tmp_path / "out", shard_size=2, progress=False)
+    manifest = pack(tiny.path, tmp_path / "out", shard_size=2)
     places = []
     for index in range(7):
         points = np.array([[1 + index, 1], [40, 30 - index], [1 + index, 1]], float)
@@ -43,14 +42,14 @@ def test_the_statistics_are_those_of_all_fixations(tiny, tmp_path):
     assert (found.num, found.num_pixels, found.least, found.most) == (21, 14, 3, 3)
 
 
-def test_maps_of_other_images_are_told_at_build_verify_and_stats(raw, tmp_path, png, capsys):
+def test_maps_of_other_images_are_told_at_build_verify_and_stats(raw, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for index in range(4):
         points = rng.integers((20, 20), (300, 220), (6, 2)).astype(np.int32)
         raw.add(f"train/{index}", [points + 1], size=(240, 320))
         others = rng.integers((20, 20), (300, 220), (6, 2)).astype(np.int32)
         drawn = stored_pictures.draw_density(points if index else others, (240, 320), 12)
-        raw.put(f"maps/train/{index}.png", png(drawn))
+        raw.put(f"maps/train/{index}.png", encode_png(drawn))
     out = str(tmp_path / "out")
     for command in (["build", str(raw.path), out, "--num-workers", "1"], ["verify", out]):
         assert main(command) == 0
@@ -70,8 +69,7 @@ def test_a_manifest_of_schema_1_has_a_table_too(packed):
 
 
 def test_maps_that_are_made_are_compared_with_nothing(tiny, tmp_path):
-    options = SourceOptions(maps="fixations")
-    manifest = build(tiny.path, tmp_path / "out", options, sigma=3, progress=False)
+    manifest = pack(tiny.path, tmp_path / "out", maps="fixations", sigma=3)
     assert list(warnings(manifest)) == []
     assert row(table(manifest, "out"), "map against fixations, CC") == ["-", "-"]
 

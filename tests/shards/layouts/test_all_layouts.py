@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,21 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.build.writer import build
 from shards.files.manifest import Manifest
 from shards.inspect.verify import verify
-from shards.layouts import salicon
-from shards.layouts.all_layouts import LAYOUTS, find, walk
-from shards.layouts.raw_samples import IncompleteSampleError, SourceOptions, read
+from shards.layouts.all_layouts import LAYOUTS, find_layout, walk
+from shards.layouts.raw_samples import IncompleteSampleError, read
+from shards.layouts.source_options import SourceOptions
 from tests.shards import raw_layouts as layouts
-from tests.shards.conftest import encode_mat, encode_picture, encode_png
+from tests.shards.conftest import encode_mat, encode_picture, encode_png, pack
 
 
 def samples(folder, **options):
     """Every sample of a source by its stem, read."""
     found = walk(folder, SourceOptions(**options))
     return {
-        raw.key.split("/")[1]: read(found, raw, found.sigma or 3)
+        raw.key.split("/")[1]: read(found, raw, found.layout.sigma or 3)
         for split in found.splits.values()
         for raw in split
     }
@@ -33,8 +33,8 @@ def samples(folder, **options):
 def test_every_layout_is_known_by_its_names_and_builds(tmp_path, name):
     """A new layout needs a function of its name in raw_layouts.py that writes a small data set."""
     source = getattr(layouts, name.replace("-", "_"))(tmp_path / "raw")
-    assert find(source) == name
-    manifest = build(source, tmp_path / "out", sigma=3, progress=False)
+    assert find_layout(source) == name
+    manifest = pack(source, tmp_path / "out", sigma=3)
     assert verify(tmp_path / "out", full=True) == manifest
     assert manifest.origin.format == name
     assert list(manifest.splits) == ["train", "val"]
@@ -43,13 +43,47 @@ def test_every_layout_is_known_by_its_names_and_builds(tmp_path, name):
 def test_a_layout_that_is_not_known_is_refused_with_those_that_are(tmp_path):
     with pytest.raises(ValueError, match=r"has no known layout \(salicon: images/, .*--format"):
         walk(tmp_path)
+    with pytest.raises(ValueError, match="unknown format: SALICON, known: salicon, salicon-json"):
+        walk(tmp_path, SourceOptions(format="SALICON"))
 
 
 def test_a_folder_of_two_layouts_asks_for_the_format(tiny):
     layouts.put(tiny.path / "fixations.csv", b"image,x,y\n")
     with pytest.raises(ValueError, match="may be salicon or csv; name it with --format"):
         walk(tiny.path)
-    assert walk(tiny.path, format="salicon").format == "salicon"
+    assert walk(tiny.path, SourceOptions(format="salicon")).layout.name == "salicon"
+
+
+@pytest.mark.parametrize(
+    ("layout", "lost", "reason"),
+    [
+        ("osie", "data/stimuli/1002.jpg", "no photograph: 1002, in .*fixations.mat"),
+        ("mit1003", "ALLFIXATIONMAPS/i1_fixPts.jpg", "no fixations: ALLSTIMULI/i1.jpeg"),
+        ("mit1003", "ALLFIXATIONMAPS/i1_fixMap.jpg", "no density map: ALLSTIMULI/i1.jpeg"),
+        ("cat2000", "trainSet/FIXATIONLOCS/Art/002.mat", "no fixations: .*Stimuli/Art/002.jpg"),
+        ("salicon_json", "images/val/COCO_val2014_000000000009.jpg", "no photograph: COCO_val2014"),
+    ],
+)
+def test_a_sample_that_misses_a_file_is_a_fault(tmp_path, layout, lost, reason):
+    (getattr(layouts, layout)(tmp_path) / lost).unlink()
+    (fault,) = walk(tmp_path).faults
+    assert re.match(f"have {reason}", f"{fault.reason}: {fault.file}")
+
+
+@pytest.mark.parametrize(
+    ("layout", "table", "text", "reason"),
+    [
+        ("osie", "data/eye/fixations.mat", "MATLAB" * 40, "is not a .mat file"),
+        *(
+            ("salicon_json", "fixations_val2014.json", text, "is not SALICON.s JSON")
+            for text in ("", "[]", "{}", '{"images": [{}], "annotations": []}')
+        ),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, layout, table, text, reason):
+    layouts.put(getattr(layouts, layout)(tmp_path) / table, text.encode())
+    with pytest.raises(ValueError, match=f"{table} {reason}"):
+        walk(tmp_path)
 
 
 def test_osies_points_become_zero_based_and_keep_their_durations(tmp_path):
@@ -61,26 +95,6 @@ def test_osies_points_become_zero_based_and_keep_their_durations(tmp_path):
     np.testing.assert_array_equal(first.timing[:, 1], [200, 210, 200])
     assert np.isnan(first.timing[:, 0]).all()
     assert found["1002"].sample.points.tolist() == [[19, 14], [20, 14], [22, 15], [4, 5]]
-
-
-def test_osies_maps_are_made_with_its_authors_sigma(tmp_path):
-    (tmp_path / "raw").mkdir()
-    manifest = build(layouts.osie(tmp_path / "raw"), tmp_path / "out", progress=False)
-    assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 24)
-    assert manifest.splits["train"].samples[0].density_cc is None
-
-
-def test_an_osie_photograph_without_gaze_is_a_fault(tmp_path):
-    layouts.put(layouts.osie(tmp_path) / "data/stimuli/1700.jpg", encode_picture())
-    (fault,) = walk(tmp_path).faults
-    assert fault.kind == "have no fixations"
-    assert "data/stimuli/1700.jpg" in fault.what
-
-
-def test_a_broken_osie_table_is_named(tmp_path):
-    layouts.put(layouts.osie(tmp_path) / "data/eye/fixations.mat", b"MATLAB" * 40)
-    with pytest.raises(ValueError, match=r"eye/fixations\.mat is not a \.mat file"):
-        walk(tmp_path)
 
 
 def test_mit1003s_jpeg_points_are_thresholded_and_sizes_may_differ(tmp_path):
@@ -99,13 +113,6 @@ def test_a_map_that_is_a_jpeg_is_stored_as_png_of_the_same_pixels(tmp_path):
     np.testing.assert_array_equal(reading.density, expected)
 
 
-@pytest.mark.parametrize("kind", ["_fixPts", "_fixMap"])
-def test_an_mit1003_photograph_that_misses_a_file_is_a_fault(tmp_path, kind):
-    (layouts.mit1003(tmp_path) / f"ALLFIXATIONMAPS/i1{kind}.jpg").unlink()
-    (fault,) = walk(tmp_path).faults
-    assert (fault.what, fault.kind) == ("ALLSTIMULI/i1.jpeg", f"have no {kind} file")
-
-
 @pytest.mark.parametrize(
     ("layout", "maps"),
     [("mit1003", "ALLFIXATIONMAPS/*_fixMap.jpg"), ("cat2000", "trainSet/FIXATIONMAPS")],
@@ -115,9 +122,9 @@ def test_without_files_of_them_maps_are_made_of_the_fixations(tmp_path, layout, 
     for path in source.glob(maps):
         path.unlink() if path.is_file() else shutil.rmtree(path)
     with pytest.raises(ValueError, match=r"has no density maps, .* say how wide"):
-        build(source, tmp_path / "out", progress=False)
-    manifest = build(source, tmp_path / "out", sigma=3, progress=False)
-    assert manifest.origin.maps == "fixations"
+        pack(source, tmp_path / "out")
+    manifest = pack(source, tmp_path / "out", sigma=3)
+    assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 3)
     assert not manifest.dropped.samples
 
 
@@ -149,30 +156,7 @@ def test_salicons_json_takes_maps_where_there_are_any(tmp_path):
     assert not walk(tmp_path, SourceOptions(maps="fixations")).has_maps
 
 
-def test_a_photograph_of_salicons_json_that_is_missing_is_a_fault(tmp_path):
-    (layouts.salicon_json(tmp_path) / "images/val/COCO_val2014_000000000009.jpg").unlink()
-    (fault,) = walk(tmp_path).faults
-    assert fault.kind == "are missing"
-    assert "COCO_val2014_000000000009.jpg" in fault.what
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{}], "annotations": []}'])
-def test_a_broken_salicon_json_is_named(tmp_path, text):
-    layouts.put(layouts.salicon_json(tmp_path) / "fixations_val2014.json", text.encode())
-    with pytest.raises(ValueError, match=r"fixations_val2014\.json is not SALICON.s JSON"):
-        walk(tmp_path)
-
-
-def test_a_photograph_that_a_json_has_twice_is_named(tmp_path):
-    path = layouts.salicon_json(tmp_path) / "fixations_val2014.json"
-    content = json.loads(path.read_text())
-    content["images"] *= 2
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"val2014\.json has 2 entries for COCO_val2014_.*9\.jpg"):
-        walk(tmp_path)
-
-
-def test_a_json_of_another_size_than_its_photograph_is_named(tmp_path):
+def test_a_json_that_has_a_photograph_twice_or_of_another_size_is_named(tmp_path):
     path = layouts.salicon_json(tmp_path) / "fixations_train2014.json"
     content = json.loads(path.read_text())
     content["images"][0]["height"] = 31
@@ -180,6 +164,10 @@ def test_a_json_of_another_size_than_its_photograph_is_named(tmp_path):
     found = walk(tmp_path)
     with pytest.raises(IncompleteSampleError, match="sizes differ"):
         read(found, found.splits["train"][0], 3)
+    content["images"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"train2014\.json has 2 entries for COCO_.*9\.jpg"):
+        walk(tmp_path)
 
 
 def test_salicons_editions_are_told_apart_by_their_number_of_fixated_pixels(tmp_path):
@@ -192,21 +180,21 @@ def test_salicons_editions_are_told_apart_by_their_number_of_fixated_pixels(tmp_
             points = np.stack([pixels % 80 + 1, pixels // 80 + 1], axis=1)
             layouts.put(root / f"images/{stem}.jpg", encode_picture((60, 80)))
             layouts.put(root / f"fixations/{stem}.mat", encode_mat([points], (60, 80)))
-        manifest = build(root, tmp_path / f"{name}-out", progress=False)
+        manifest = pack(root, tmp_path / f"{name}-out")
         assert manifest.edition == f"SALICON {name}"
-        stated = build(root, tmp_path / f"{name}-stated", edition="mine", progress=False)
+        stated = pack(root, tmp_path / f"{name}-stated", edition="mine")
         assert stated.edition == "mine"
 
 
 def test_the_licence_is_the_sources_first_line_of_it_or_what_is_stated(tiny, tmp_path):
     out = tmp_path / "out"
-    assert build(tiny.path, out, progress=False).licence is None
+    assert pack(tiny.path, out).licence is None
     tiny.put("LICENSE.md", b"\n# The MIT License (MIT)\n\nCopyright (c)")
     before = (out / "train-000000.tar").stat().st_mtime_ns
-    found = build(tiny.path, out, progress=False)
+    found = pack(tiny.path, out)
     assert found.licence == "The MIT License (MIT)"
-    stated = build(tiny.path, out, licence="CC BY 4.0", edition="mine", progress=False)
-    assert build(tiny.path, out, progress=False) == stated == Manifest.load(out)
+    stated = pack(tiny.path, out, licence="CC BY 4.0", edition="mine")
+    assert pack(tiny.path, out) == stated == Manifest.load(out)
     assert (stated.licence, stated.edition) == ("CC BY 4.0", "mine")
     assert stated.digest == found.digest
     assert (out / "train-000000.tar").stat().st_mtime_ns == before
@@ -218,14 +206,8 @@ def test_data_sets_that_are_joined_keep_both_licences(packed):
     assert joined.licence == "unknown and CC0 1.0"
 
 
-def test_another_data_set_in_salicons_layout_has_no_edition():
-    assert salicon.edition("train/1001", 140) is None
-
-
 def test_without_maps_salicons_are_made_with_its_sigma(tiny, tmp_path):
-    manifest = build(
-        tiny.path, tmp_path / "out", SourceOptions(maps="fixations"), sigma=2, progress=False
-    )
+    manifest = pack(tiny.path, tmp_path / "out", maps="fixations", sigma=2)
     assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 2)
     found = walk(tiny.path, SourceOptions(maps="fixations"))
     reading = read(found, found.splits["train"][1], 2)
@@ -243,14 +225,6 @@ def test_maps_that_are_to_come_from_files_but_are_not_there_are_an_error(tmp_pat
         walk(layouts.osie(tmp_path), SourceOptions(maps="files"))
 
 
-def test_a_data_set_whose_sigma_is_not_known_asks_for_it(tmp_path):
-    source = layouts.mit1003(tmp_path / "raw")
-    options = SourceOptions(maps="fixations")
-    with pytest.raises(ValueError, match=r"--sigma PIXELS`, or --sigma-degrees"):
-        build(source, tmp_path / "out", options, progress=False)
-    assert build(source, tmp_path / "out", options, sigma=4, progress=False).origin.sigma == 4
-
-
 def test_two_photographs_that_would_be_one_sample_are_refused(tmp_path):
     layouts.cat2000(tmp_path)
     for folder, suffix in (("Stimuli", "jpg"), ("FIXATIONMAPS", "jpg"), ("FIXATIONLOCS", "mat")):
@@ -262,8 +236,3 @@ def test_two_photographs_that_would_be_one_sample_are_refused(tmp_path):
         layouts.put(root / f"A/B-1.{suffix}", content)
     with pytest.raises(ValueError, match=r"A/B-1\.jpg and .*A-B/1\.jpg would both be .*rename one"):
         walk(tmp_path)
-
-
-def test_an_unknown_format_names_those_that_are_known(tmp_path):
-    with pytest.raises(ValueError, match="unknown format: SALICON, known: salicon, salicon-json"):
-        walk(tmp_path, format="SALICON")

@@ -31,13 +31,15 @@ def test_the_same_seed_gives_the_same_bytes(written, tmp_path):
     assert content(tmp_path / "other") != content(written)
 
 
-def test_four_of_five_images_are_train(written):
+def test_every_sample_reads_without_loss_four_of_five_in_train(written):
     found = walk(written)
-    assert {split: len(samples) for split, samples in found.splits.items()} == {
-        "train": 4,
-        "val": 1,
-    }
-    assert not found.faults
+    nums = {split: len(samples) for split, samples in found.splits.items()}
+    assert (nums, found.faults) == ({"train": 4, "val": 1}, ())
+    for raw in [sample for samples in found.splits.values() for sample in samples]:
+        reading = read(found, raw)
+        assert reading.density.shape == (480, 640)
+        assert reading.num_points_outside == 0
+        assert len(reading.sample.points) > 60
 
 
 def test_the_mat_has_salicons_fields(written):
@@ -46,15 +48,6 @@ def test_the_mat_has_salicons_fields(written):
     assert content["resolution"].tolist() == [[480, 640]]
     assert content["gaze"].shape == (15, 1)
     assert content["gaze"].dtype.names == ("location", "timestamp", "fixations")
-
-
-def test_every_sample_reads_without_loss(written):
-    found = walk(written)
-    for raw in [sample for samples in found.splits.values() for sample in samples]:
-        reading = read(found, raw)
-        assert reading.density.shape == (480, 640)
-        assert reading.num_points_outside == 0
-        assert len(reading.sample.points) > 60
 
 
 def test_the_map_is_the_blurred_binary_fixation_map(written):
@@ -74,12 +67,9 @@ def test_writing_again_leaves_the_files_alone(written):
     assert {path: path.stat().st_mtime_ns for path in written.rglob("*.*")} == before
 
 
-def test_a_folder_that_holds_anything_else_is_refused(tmp_path):
+def test_a_folder_with_other_files_or_too_few_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"notes\.txt is not part of this sample"):
         write_sample(tmp_path, 5, progress=False)
-
-
-def test_one_image_is_too_few(tmp_path):
     with pytest.raises(ValueError, match="at least 2 images"):
         write_sample(tmp_path / "one", 1, progress=False)

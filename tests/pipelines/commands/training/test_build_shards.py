@@ -5,6 +5,7 @@ import pytest
 from pipelines.__main__ import main, parse
 from pipelines.commands.training.build_shards import BuildCommand
 from pipelines.ray_cluster import tasks
+from shards.build.build_options import BuildOptions
 from shards.build.writer import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -21,7 +22,7 @@ def fail(number):
 
 
 def test_ray_tasks_write_the_bytes_that_one_process_writes(raw, tmp_path, monkeypatch, local_ray):
-    build(raw, tmp_path / "one", shard_size=4, progress=False)
+    build(raw, tmp_path / "one", BuildOptions(shard_size=4), progress=False)
     monkeypatch.chdir(tmp_path)
     command = ["build", str(raw), "two", "--shard-size", "4", "--num-workers", "2"]
     assert isinstance(parse(command), BuildCommand)

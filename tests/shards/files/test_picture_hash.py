@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.build.writer import build
 from shards.files.picture_hash import near_duplicates, picture_hash
 from shards.inspect.stats import warnings
-from tests.shards.conftest import pack_tiny
+from tests.shards.conftest import pack, pack_tiny
 
 
 def photograph(seed, size=(96, 128)):
@@ -41,15 +40,17 @@ def encoded(image, kind="JPEG", **options):
     ],
 )
 def test_a_photograph_is_known_after_it_was_encoded_anew(again):
-    known = [picture_hash(encoded(photograph(seed))) for seed in range(20)]
-    assert list(near_duplicates(known, [picture_hash(again(photograph(7)))])) == [(7, 0)]
+    known = {str(seed): picture_hash(encoded(photograph(seed))) for seed in range(20)}
+    assert near_duplicates(known, {"again": picture_hash(again(photograph(7)))}) == {"again": "7"}
 
 
-def test_other_photographs_and_blank_ones_are_not_taken_for_one(tmp_path):
-    known = [picture_hash(encoded(photograph(seed))) for seed in range(100)]
-    others = [picture_hash(encoded(photograph(seed))) for seed in range(100, 200)]
-    blank = picture_hash(encoded(Image.new("RGB", (64, 48))))
-    assert list(near_duplicates([*known, blank], [*others, blank])) == []
+def test_other_photographs_and_blank_ones_are_not_taken_for_one():
+    hashes = {str(seed): picture_hash(encoded(photograph(seed))) for seed in range(200)}
+    blank = {"blank": picture_hash(encoded(Image.new("RGB", (64, 48)))), "unknown": None}
+    known = {name: hashes[name] for name in hashes if int(name) < 100}
+    others = {name: hashes[name] for name in hashes if int(name) >= 100}
+    assert near_duplicates(known | blank, others | blank) == {}
+    assert near_duplicates({}, others) == {}
 
 
 @pytest.fixture
@@ -85,4 +86,4 @@ def test_it_is_left_out_of_val_when_asked_and_recorded(leaking, out):
 def test_a_val_that_train_shows_whole_is_an_error(leaking, out):
     leaking.put("images/val/v1.jpg", encoded(photograph(4, (30, 40)), quality=60))
     with pytest.raises(ValueError, match="train shows every photograph of val"):
-        build(leaking.path, out, drop_duplicates=True, progress=False)
+        pack(leaking.path, out, drop_duplicates=True)

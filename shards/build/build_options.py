@@ -1,0 +1,49 @@
+"""The options of a build; light, since the command line is made of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from shards.layouts.source_options import SourceOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(SourceOptions):
+    """How to read a source and what to write."""
+
+    sigma: float | None = None
+    """Pixels of the Gaussian that makes density maps; where maps come from files, what they are
+    compared with. Default: the data set's own, if it is known."""
+    sigma_degrees: float | None = None
+    """The same in degrees of visual angle; needs --pixels-per-degree."""
+    pixels_per_degree: float | None = None
+    """Pixels of the photograph that one degree of visual angle covers."""
+    edition: str | None = None
+    """Edition of the data set to record; SALICON's is told by its number of fixations."""
+    licence: str | None = None
+    """Licence of the data set, which models trained on it name; default: the first line of SRC's
+    file LICENSE."""
+    shard_size: int = 100
+    """Samples that one shard holds at most."""
+    skip_incomplete: bool = False
+    """Leave out images that cannot be used; they are counted and recorded in the manifest."""
+    drop_duplicates: bool = False
+    """Leave out of val and test the photographs that train shows too, exactly or encoded anew."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"a shard must hold at least 1 sample, not {self.shard_size}")
+        if (self.sigma_degrees is None) != (self.pixels_per_degree is None):
+            raise ValueError("--sigma-degrees and --pixels-per-degree go together; give both")
+        if self.sigma is not None and self.sigma_degrees is not None:
+            raise ValueError("--sigma and --sigma-degrees say the same thing; give one")
+        if self.blur is not None and not 0 < self.blur < math.inf:
+            raise ValueError(f"the sigma of density maps is a number above 0, not {self.blur}")
+
+    @property
+    def blur(self) -> float | None:
+        """Pixels of the Gaussian of density maps."""
+        if self.sigma_degrees is not None and self.pixels_per_degree is not None:
+            return self.sigma_degrees * self.pixels_per_degree
+        return self.sigma
