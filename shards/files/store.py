@@ -59,27 +59,17 @@ class Store:
         """The folder as another process or machine may open it: its absolute path, or its URL."""
         return self.root if self.is_local else self.folder
 
-    @property
-    def can_list(self) -> bool:
-        """Whether it tells what is in a folder; web servers do as they like."""
-        return self.scheme not in ("http", "https")
-
     def place(self, name: str) -> str:
         """Return a file's path or URL, for messages."""
         return f"{self.folder}/{name}"
 
     def make(self) -> bool:
-        """Make the folder, where there is need of one; return whether it is new.
-
-        Raises ValueError when a file is in its place.
-        """
-        if not self.is_local or Path(self.root).is_dir():
-            return False
-        if Path(self.root).exists():
-            raise ValueError(f"{self.folder} is not a folder")
-        with self._errors(self.folder):
-            Path(self.root).mkdir(parents=True)
-        return True
+        """Make the folder, where there is need of one; return whether it is new."""
+        is_new = self.is_local and not Path(self.root).is_dir()
+        if is_new:
+            with self._errors(self.folder):
+                Path(self.root).mkdir(parents=True)
+        return is_new
 
     def entries(self) -> dict[str, int | None]:
         """Return the entries of the folder, sorted: bytes of each file, None for a folder."""
