@@ -28,7 +28,7 @@ def pack(sample, pack=parts.pack):
         os.kill(os.getpid(), signal.SIGKILL)
     return pack(sample)
 parts.pack = pack
-writer.build(Path(sys.argv[1]), sys.argv[2], shard_size=3, progress=False)
+writer.build(Path(sys.argv[1]), sys.argv[2], writer.BuildOptions(shard_size=3), progress=False)
 """
 
 

@@ -77,12 +77,6 @@ def test_times_of_another_number_of_fixations_are_refused(sample):
         unpack(pack(replace(sample, timing=np.zeros((2, 2), np.float32))), "train/a")
 
 
-def test_a_png_keeps_its_extension(sample):
-    piece = pack(replace(sample, image=encode_picture(kind="PNG")))
-    assert "a.png" in members_of(piece)
-    assert unpack(piece, "train/a").image == encode_picture(kind="PNG")
-
-
 STEMS = (
     "plain|a.b|shot_0.0|.hidden|end.|a.jpg|a.density|100%|a%2Eb|__x__|two words| |größe 1|"
     f"gro\u0308ße 1|写真|{'x' * 150}|{'é' * 90}|UPPER.Lower|a\nb"
