@@ -149,7 +149,7 @@ def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSy
     raw = np.concatenate([points for points, _ in shown])
     num, centred = len(raw), system.origin == "centre"
     zeros = 0 if centred else int((raw == 0).all(1).sum())
-    if zeros >= max(3, 0.02 * num):
+    if zeros >= max(3, 0.005 * num):
         return f"x and y of {zeros} of {num} fixations are 0; leave cells of lost gaze empty"
     if system.units == "pixels":
         small = int((abs(raw) <= 1 if centred else (raw >= 0) & (raw <= 1)).all(1).sum())

@@ -300,7 +300,7 @@ def check(folder, gaze, **options):
         (GAZE * 0.65, "the mean fixation lies at 3.% of the width and 3.%"),
         (GAZE / 20 + (600, 440), "one small part"),
         (np.add(GAZE * (0, 1), (320, 0)), "one small part"),
-        (np.where(np.arange(600)[:, None] < 30, 0, GAZE), "x and y of 30 of 600 fixations are 0"),
+        (np.where(np.arange(600)[:, None] < 6, 0, GAZE), "x and y of 6 of 600 fixations are 0"),
         (ANYWHERE[:, ::-1], "if x and y are exchanged"),
     ],
 )
