@@ -37,10 +37,10 @@ def trained_map(model):
     return part - part.logsumexp((2, 3), keepdim=True)
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("is_net", [False, True])
 @pytest.mark.parametrize("half", [False, True])
-def test_a_prediction_is_the_map_that_was_trained(encoders, joined, half):
-    model = EMLNet(encoders, DecoderConfig(width=4)).eval() if joined else encoders[0]
+def test_a_prediction_is_the_map_that_was_trained(encoders, is_net, half):
+    model = EMLNet(encoders, DecoderConfig(width=4)).eval() if is_net else encoders[0]
     with torch.no_grad():
         predicted = predict_output(model, prepare_image(joined(tall())), half=half)
     close = {"rtol": 0, "atol": 0.1 if half else 1e-4}
