@@ -16,7 +16,7 @@ help:            ## list the targets
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): torch alone is some 5 GB, a few minutes"
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[pipeline,onnx,app,dev]'
+	$(BIN)/python -m pip install --quiet --constraint deploy/constraints.txt -e '.[pipeline,onnx,app,dev]'
 	touch $@
 
 install: $(STAMP)   ## .venv with all that the project needs

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, arg
+from tyro.extras import subcommand_cli_from_dict
 
 from emlnet.exits import exit_code
+from emlnet.public_url import public_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Pull(Registry):
 
     def execute(self) -> int:
         """Pull, and print what came."""
+        print(f"pulling {public_url(self.source or 'from the registry')}", flush=True)
         from emlnet.inference import model_card, package
         from emlnet.registry import download, mlflow_registry
 
@@ -54,14 +57,13 @@ class Pull(Registry):
         else:
             uri = mlflow_registry.find_tracking_uri(self.tracking_uri)
             mlflow_registry.pull(self.folder, uri, self.alias, self.version, self.run, self.sha256)
-        about = package.read_description(self.folder).about
-        name = model_card.printable(about.get("name") or "a model")
+        name = package.read_description(self.folder).about.get("name") or "a model"
         digest = package.file_digest(self.folder / package.MODEL)
-        print(f"pulled {name} into {self.folder}; pin it by --sha256 {digest}")
+        print(
+            f"pulled {model_card.printable(name)} into {self.folder}; pin it by --sha256 {digest}"
+        )
         if (self.folder / package.CARD).is_file():
             print(model_card.first_lines((self.folder / package.CARD).read_text()))
-        else:
-            print(f"Licence of the weights: {model_card.printable(package.licence_of(about))}")
         return 0
 
 
@@ -94,6 +96,9 @@ class Predict(Model):
     without --overlay on the picture, as <stem>_contour.png."""
     figure: bool = False
     """Also write <stem>_figure.png: photograph, map and overlay side by side."""
+    same_scale: bool = False
+    """Draw the maps of all pictures on one scale, from 0 to the highest value of all, so that they
+    can be compared; takes twice the time."""
     batch_size: int = 8
     """Pictures of one size to compute together."""
     device: str | None = None
@@ -103,6 +108,7 @@ class Predict(Model):
 
     def execute(self) -> int:
         """Predict; return 1 when a picture could not be read, after all others were done."""
+        print(f"loading {public_url(self.model)}", flush=True)
         from emlnet.inference import predict_files
         from emlnet.inference.predictor import bound_layer_cache
         from emlnet.models.precision import set_precision
@@ -120,10 +126,15 @@ class Predict(Model):
         model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
         self.out.mkdir(parents=True, exist_ok=True)
         drawing = predict_files.Drawing(
-            format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure
+            format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure,
+            model=str(model.about.get("name") or self.model),
+        )  # fmt: skip
+        failed = predict_files.predict_all(
+            model, pictures, drawing, self.flip, self.batch_size, self.same_scale
         )
-        failed = predict_files.predict_all(model, pictures, drawing, self.flip, self.batch_size)
         predict_files.say_failed(failed)
+        num = len(pictures) - len(failed)
+        print(f"{num} maps in {self.out}: NAME{drawing.ending} is the map of NAME")
         return 1 if failed else 0
 
 
@@ -140,17 +151,19 @@ class Export(Model):
 
     def execute(self) -> int:
         """Export, and print what was checked."""
-        from emlnet.inference.export_onnx import export_onnx
+        print(f"loading {public_url(self.model)}", flush=True)
+        from emlnet.inference.export_onnx import OPSET, export_onnx
         from emlnet.registry import mlflow_registry
 
         if not self.onnx:
             raise ValueError("name a format: --onnx")
         package = mlflow_registry.load(self.model, tracking_uri=self.tracking_uri)
-        done = export_onnx(package, self.out, self.dynamic_size)
-        size = "any size, best near" if self.dynamic_size else "size"
-        print(f"{done.path}: opset {done.opset}, {size} {done.size[0]} x {done.size[1]}")
-        shapes = ", ".join(" x ".join(map(str, shape)) for shape in done.shapes)
-        print(f"same map in onnxruntime within {done.error:.1e} at (batch x H x W) {shapes}")
+        shapes, error = export_onnx(package, self.out, self.dynamic_size)
+        size = " x ".join(map(str, shapes[0][1:]))
+        near = "any size, best near" if self.dynamic_size else "size"
+        print(f"{self.out}: opset {OPSET}, {near} {size}")
+        checked = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+        print(f"same map in onnxruntime within {error:.1e} at (batch x H x W) {checked}")
         return 0
 
 
@@ -169,6 +182,7 @@ class App(Registry):
 
     def execute(self) -> int:
         """Serve the page until it is interrupted."""
+        print("loading the page", flush=True)
         from emlnet.app import model_shelf, web_page
         from emlnet.inference.predictor import bound_layer_cache
 
@@ -207,6 +221,7 @@ class ImportReference:
 
     def execute(self) -> int:
         """Import, and print what came."""
+        print("reading the checkpoints", flush=True)
         from emlnet.inference import package
         from emlnet.registry.import_reference import import_reference
 
@@ -219,18 +234,18 @@ class ImportReference:
         return 0
 
 
-Command = (
-    Annotated[Pull, subcommand("pull")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[Export, subcommand("export")]
-    | Annotated[App, subcommand("app")]
-    | Annotated[ImportReference, subcommand("import-reference")]
-)
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "pull": Pull,
+    "predict": Predict,
+    "export": Export,
+    "app": App,
+    "import-reference": ImportReference,
+}
 
 
-def parse(argv: list[str]) -> Pull | Predict | Export | App | ImportReference:
+def parse(argv: list[str]) -> Any:
     """Parse a command line into its command."""
-    return tyro.cli(Command, prog="emlnet", args=argv, description=__doc__)
+    return subcommand_cli_from_dict(COMMANDS, prog="emlnet", description=__doc__, args=argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from filelock import FileLock
 
 
 @contextmanager
@@ -46,10 +45,11 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     point, the next call puts back what the killed one had moved away, before anything is deleted.
     """
     folder = folder.resolve()
-    new, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
-    with _one_at_a_time(folder):
+    new, old, lock = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old", "lock"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
         _put_back(old, folder)
-        _remove(new)
+        shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:
             yield new
@@ -61,45 +61,20 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             new.rename(folder)
         finally:
             _put_back(old, folder)
-            _remove(new)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        logger.warning("another process is writing %s; waiting for it", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        # A process that waits for this file notices that it is gone, and makes a new one.
-        with suppress(OSError):
-            path.unlink()
-        lock.release()
+            shutil.rmtree(new, ignore_errors=True)
+            # A process that waits for this file notices that it is gone, and makes a new one.
+            lock.unlink(missing_ok=True)
 
 
 def _put_back(old: Path, folder: Path) -> None:
     """Move `old` to `folder` where there is nothing in that place, else remove it."""
-    if not old.exists():
-        return
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    if folder.exists():
-        _remove(old)
-    else:
-        old.rename(folder)
-
-
-def _remove(folder: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    if old.exists():
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
 
 
 def _flush_to_disk(path: Path) -> None:

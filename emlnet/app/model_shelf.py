@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emlnet.inference.model_card import first_lines, write_card
-from emlnet.inference.package import Package, describe
+from emlnet.inference.package import describe
 from emlnet.inference.predictor import Prediction
 from emlnet.registry import mlflow_registry
+from emlnet.registry.mlflow_registry import CHAMPION, NAME
 
 NUM_LOADED = 2
 """Models that are kept in memory: as many as the page compares."""
 
 
-@dataclass(kw_only=True)
 class ModelShelf:
     """The models of the page, each loaded when it is first asked for.
 
     sources: where each comes from, by the name that the page shows.
     """
 
-    sources: dict[str, str]
-    tracking_uri: str | None = None
-    device: str = "cpu"
-    _loaded: dict[str, Package] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(
+        self, sources: dict[str, str], tracking_uri: str | None = None, device: str = "cpu"
+    ) -> None:
+        self.sources = sources
+        load = partial(mlflow_registry.load, device=device, tracking_uri=tracking_uri)
+        self._load = lru_cache(NUM_LOADED)(lambda name: load(sources[name]))
+        self._lock = threading.Lock()
 
     def predict(self, name: str, picture: NDArray[np.uint8], flip: bool) -> Prediction:
         """Return the prediction of the model of that name; one picture at a time."""
@@ -44,37 +45,21 @@ class ModelShelf:
         encoders = describe(package.model)["encoders"]
         return first_lines(write_card(encoders, package.kind, package.about))
 
-    def _load(self, name: str) -> Package:
-        if name not in self._loaded:
-            while len(self._loaded) >= NUM_LOADED:
-                self._loaded.pop(next(iter(self._loaded)))
-            self._loaded[name] = mlflow_registry.load(
-                self.sources[name], self.device, tracking_uri=self.tracking_uri
-            )
-        return self._loaded[name]
-
 
 def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, str]:
-    """Return the models to offer by name: `models`, or else the registry's, the champion first.
+    """Return the models to offer by name: `models`, or else the registry's, champion first.
 
     Raises ValueError when none is named and there is no registry.
     """
     if models:
-        names = [
-            "/".join(Path(name).parts[-2:]) if Path(name).exists() else name for name in models
-        ]
-        if len(set(names)) < len(names):
-            names = list(models)
-        return dict(zip(names, models, strict=True))
+        return {name: name for name in models}
     uri = mlflow_registry.find_tracking_uri(tracking_uri)
     client = mlflow_registry.connect(uri)
     with mlflow_registry.store_errors(uri):
-        known = client.search_model_versions(f"name='{mlflow_registry.NAME}'")
-        if not known:
-            raise mlflow_registry.NotRegisteredError(mlflow_registry.NONE_REGISTERED)
-        aliases = client.get_registered_model(mlflow_registry.NAME).aliases
-    order = sorted(aliases, key=lambda alias: (alias != mlflow_registry.CHAMPION, alias))
+        aliases = mlflow_registry.find_aliases(client)
+        known = client.search_model_versions(f"name='{NAME}'")
+    order = sorted(aliases, key=lambda alias: (alias != CHAMPION, alias))
     versions = sorted((int(found.version) for found in known), reverse=True)
-    return {f"{a} (version {aliases[a]})": f"models:/{mlflow_registry.NAME}@{a}" for a in order} | {
-        f"version {v}": f"models:/{mlflow_registry.NAME}/{v}" for v in versions
+    return {f"{a} (version {aliases[a]})": f"models:/{NAME}@{a}" for a in order} | {
+        f"version {number}": f"models:/{NAME}/{number}" for number in versions
     }

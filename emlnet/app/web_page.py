@@ -8,12 +8,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emlnet.app.model_shelf import ModelShelf
-from emlnet.app.page_files import KEEP_SECONDS, MAX_BYTES, PageFiles, Result, read_upload
+from emlnet.app.page_files import KEEP_SECONDS, MAX_BYTES, PageFiles, Result
 from emlnet.data.drawing import INFERNO, heat
 from emlnet.exits import TERMINATED
 from emlnet.extras import require_extra
@@ -26,13 +25,14 @@ CSS = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 footer { display: none !important; }
 #page { display: grid !important; grid-template-columns: 330px minmax(0, 1fr); gap: 12px;
-        grid-template-areas: "photograph results" "options results"; align-items: start; }
+        grid-template-areas: "photograph results" "options results";
+        grid-template-rows: auto 1fr; align-items: start; }
 #photograph-column { grid-area: photograph; } #options { grid-area: options; }
 #results { grid-area: results; }
 #page > * { min-width: 0 !important; }
 button:disabled, button[disabled] { opacity: 0.4 !important; cursor: not-allowed !important; }
 @media (max-width: 760px) {
-  #page { grid-template-columns: minmax(0, 1fr);
+  #page { grid-template-columns: minmax(0, 1fr); grid-template-rows: none;
           grid-template-areas: "photograph" "results" "options"; } }
 """
 LEGEND = (
@@ -40,18 +40,6 @@ LEGEND = (
     f'background:linear-gradient(90deg,{",".join(f"rgb{tuple(map(int, c))}" for c in INFERNO)})">'
     "</div>many looks</div>"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """The components that show one model's result."""
-
-    column: Any
-    overlay: Any
-    map: Any
-    png: Any
-    npy: Any
-    card: Any
 
 
 def build(shelf: ModelShelf, files: PageFiles) -> Any:
@@ -78,7 +66,6 @@ def build(shelf: ModelShelf, files: PageFiles) -> Any:
                 example = gr.Button("Try an example picture", size="sm", elem_id="example")
             with gr.Column(elem_id="results"):
                 panels = [_panel(gr, "first"), _panel(gr, "second", visible=False)]
-                gr.HTML(LEGEND)
             with gr.Column(elem_id="options"):
                 first = gr.Dropdown(names, value=names[0], label="Model", elem_id="first")
                 second = gr.Dropdown(
@@ -98,7 +85,6 @@ def build(shelf: ModelShelf, files: PageFiles) -> Any:
                     label="Average with the mirrored picture: twice the time, a little better",
                     elem_id="flip",
                 )
-        results = [gr.State(None, time_to_live=KEEP_SECONDS) for _ in panels]
 
         def predict(
             path: str | None, name: str, flip: bool, strength: float, contour: bool
@@ -107,32 +93,40 @@ def build(shelf: ModelShelf, files: PageFiles) -> Any:
                 unusable = gr.update(value=None, interactive=False)
                 return [None, None, None, unusable, unusable]
             with _page_errors(gr):
-                upload = files.find_upload(path)
-                picture = read_upload(upload)
-                prediction = shelf.predict(name, picture, flip)
-                result = files.keep(upload, prediction)
-                laid = result.overlay(strength, contour)
+                prediction = shelf.predict(name, files.read(path), flip)
+                result = files.keep(Path(path), prediction)
+                laid = files.overlay(result, strength, contour)
             buttons = [gr.update(value=str(f), interactive=True) for f in (result.png, result.npy)]
             return [result, laid, heat(prediction.grey()), *buttons]
 
         def draw(result: Result | None, strength: float, contour: bool) -> Any:
             with _page_errors(gr):
-                return None if result is None else result.overlay(strength, contour)
+                return None if result is None else files.overlay(result, strength, contour)
 
         def card(name: str) -> str:
             with _page_errors(gr):
                 return "" if name == NONE else shelf.card(name)
 
-        for model, panel, result in zip((first, second), panels, results, strict=True):
+        for model, (_, *outputs, about) in zip((first, second), panels, strict=True):
+            result = gr.State(None, time_to_live=KEEP_SECONDS)
             inputs = [photograph, model, flip, strength, contour]
-            shown = [result, panel.overlay, panel.map, panel.png, panel.npy]
-            for event in (photograph.change, model.change, flip.change):
-                event(predict, inputs, shown, show_progress_on=[panel.overlay, panel.map])
-            redraw = {"inputs": [result, strength, contour], "outputs": panel.overlay}
-            strength.change(draw, **redraw, show_progress="hidden", trigger_mode="always_last")
-            contour.change(draw, **redraw, show_progress="hidden")
-            gr.on([page.load, model.change], card, model, panel.card, show_progress="hidden")
-        second.change(lambda name: gr.update(visible=name != NONE), second, panels[1].column)
+            gr.on(
+                [photograph.change, model.change, flip.change],
+                predict,
+                inputs,
+                [result, *outputs],
+                show_progress_on=outputs[:2],
+            )
+            gr.on(
+                [strength.change, contour.change],
+                draw,
+                [result, strength, contour],
+                outputs[0],
+                show_progress="hidden",
+                trigger_mode="always_last",
+            )
+            gr.on([page.load, model.change], card, model, about, show_progress="hidden")
+        second.change(lambda name: gr.update(visible=name != NONE), second, panels[1][0])
         example.click(lambda: str(files.write_example()), None, photograph, show_progress="hidden")
     return page
 
@@ -146,19 +140,21 @@ def _page_errors(gr: Any) -> Iterator[None]:
         raise gr.Error(str(error), duration=20, print_exception=False) from error
 
 
-def _panel(gr: Any, name: str, visible: bool = True) -> Panel:
+def _panel(gr: Any, name: str, visible: bool = True) -> tuple[Any, ...]:
+    """Return the components of a model's result: column, overlay, map, two buttons, card."""
     options = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "height": 300}
     with gr.Column(visible=visible) as column:
         with gr.Row():
             laid = gr.Image(label="Picture with map", elem_id=f"{name}-overlay", **options)
             drawn = gr.Image(label="Map of looks", elem_id=f"{name}-map", **options)
+        gr.HTML(LEGEND)
         with gr.Row():
             buttons = [
                 gr.DownloadButton(label, size="sm", interactive=False, elem_id=f"{name}-{ending}")
                 for label, ending in (("Save map as PNG", "png"), ("Save values as npy", "npy"))
             ]
         card = gr.Markdown(elem_id=f"{name}-card")
-    return Panel(column=column, overlay=laid, map=drawn, png=buttons[0], npy=buttons[1], card=card)
+    return column, laid, drawn, *buttons, card
 
 
 def serve(shelf: ModelShelf, host: str, port: int, ready: Callable[[str], None] = print) -> None:

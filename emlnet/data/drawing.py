@@ -65,18 +65,26 @@ def draw_contours(picture: NDArray[np.uint8], density: NDArray[np.floating]) -> 
     return drawn
 
 
-def side_by_side(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 480) -> Image.Image:
-    """Join pictures (H, W, 3) of one size in a row, at most `height` pixels high, with titles."""
+def side_by_side(
+    panels: Sequence[tuple[str, NDArray[np.uint8]]], caption: str = "", height: int = 480
+) -> Image.Image:
+    """Join pictures (H, W, 3) of one size in a row, at most `height` pixels high, with titles.
+
+    caption: a line below them.
+    """
     first = panels[0][1]
     scale = min(1.0, height / first.shape[0])
     size = max(1, round(first.shape[1] * scale)), max(1, round(first.shape[0] * scale))
-    gap, top = 8, 28
-    canvas = Image.new("RGB", (len(panels) * (size[0] + gap) - gap, size[1] + top), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
+    gap, line = 8, 28
+    font = ImageFont.load_default(16)
+    width = max(len(panels) * (size[0] + gap) - gap, round(font.getlength(caption)) + 4)
+    canvas = Image.new("RGB", (width, size[1] + line * (2 if caption else 1)), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((2, line + size[1] + 4), caption, fill="black", font=font)
     for column, (title, pixels) in enumerate(panels):
         left = column * (size[0] + gap)
         draw.text((left + 2, 4), title, fill="black", font=font)
-        canvas.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, top))
+        canvas.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, line))
     return canvas
 
 
@@ -85,10 +93,8 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """Lay a map (H, W) in 0..1 over its picture (H, W, 3), opaque where salient.
 
-    strength: 0 to 1; 0 shows only the picture.
+    strength: 0 to 1; 0 shows only the picture.  Where the map is 0, the picture keeps its colours.
     """
-    alpha = (strength * (0.5 + saliency.clip(0, 1)[..., None])).clip(0, 1)
-    faded = 0.6 * min(1.0, 2 * strength)
-    grey = picture.mean(-1, keepdims=True) * faded + picture * (1 - faded)
-    mixed: NDArray[np.float64] = grey * (1 - alpha) + heat(saliency) * alpha
+    alpha = (1.7 * strength * saliency[..., None]).clip(0, 1)
+    mixed: NDArray[np.float64] = picture * (1 - alpha) + heat(saliency) * alpha
     return mixed.round().clip(0, 255).astype(np.uint8)

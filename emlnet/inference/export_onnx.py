@@ -6,9 +6,8 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.onnx import (  # type: ignore[attr-defined]
+    register_custom_op_symbolic,
+    symbolic_helper,
+    unregister_custom_op_symbolic,
+)
 
 from emlnet.atomic_files import replace_file
 from emlnet.data.maps import min_max, to_density
@@ -24,25 +28,11 @@ from emlnet.inference.package import Package
 from emlnet.models.eml_net import EMLNet
 from emlnet.models.encoder import Encoder
 
-OPSET, TRACED_OPSET = 20, 18
-"""ONNX opsets for a fixed size, and for any size."""
+OPSET = 18
 TOLERANCE = 1e-4
 """Largest allowed difference between the maps of torch and onnxruntime, min-max to 0..1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """An ONNX file.
-
-    size: (H, W) in pixels of its input.  shapes: (B, H, W) at which it was checked.
-    error: the largest difference found, of maps in 0..1.
-    """
-
-    path: Path
-    opset: int
-    size: tuple[int, int]
-    shapes: tuple[tuple[int, int, int], ...]
-    error: float
+Shape = tuple[int, int, int]
+"""(B, H, W)"""
 
 
 class DensityModel(nn.Module):
@@ -57,63 +47,60 @@ class DensityModel(nn.Module):
         return to_density(self.model(image), self.model.kind)
 
 
-def export_onnx(package: Package, path: Path, dynamic_size: bool = False) -> Exported:
+def export_onnx(
+    package: Package, path: Path, dynamic_size: bool = False
+) -> tuple[list[Shape], float]:
     """Write a model as ONNX: `image` (B, 3, H, W) float32 in 0..1 to `density` (B, 1, H, W).
 
     The batch may have any size.  Height and width are those of the first encoder; with
     `dynamic_size` they are those of the picture, which the backbones see as it is.  That works best
     at about the area of the encoder's size, in steps of 32 pixels.
+    Returns the shapes at which the file was checked, and the largest difference of maps in 0..1.
     Raises ValueError, and leaves no file, when a package is missing, the model cannot be exported,
     or onnxruntime's map differs by more than TOLERANCE.
     """
     require_extra("onnx", "onnx", "onnxscript", "onnxruntime")
-    size = package.encoders[0].config.size
-    if dynamic_size:
-        check_dynamic(package)
+    height, width = package.encoders[0].config.size
+    shapes = [(1, height, width), (3, height, width)]
     # The wrapper too is in eval mode: the traced exporter restores its mode afterwards.
     model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
     if dynamic_size:
+        check_dynamic(package)
         for encoder in Package(model=model.model).encoders:
             # A picture is not resized.
             encoder.input_size = lambda size: size  # type: ignore[method-assign]
+        side = 32 * round(math.sqrt(height * width) / 32)
+        shapes += [(2, width, height), (1, side, side), (1, max(32, side - 32), side + 64)]
     with replace_file(path) as temporary:
+        print("writing the model as ONNX", flush=True)
         with quiet():
-            _write(model, size, temporary, dynamic_size)
-        _describe(temporary, package, size, dynamic_size)
-        shapes = check_shapes(size, dynamic_size)
+            _write(model, (height, width), temporary, dynamic_size)
+        size = "picture's" if dynamic_size else f"{height} x {width}"
+        _describe(temporary, {**package.about, "size": size})
+        print("comparing it with the model in onnxruntime", flush=True)
         error = compare(model, temporary, shapes)
         if not error <= TOLERANCE:
             raise ValueError(
                 f"onnxruntime's map differs by {error:.1e}, over {TOLERANCE:.0e}; not exported"
                 + (", leave out --dynamic-size" if dynamic_size else "")
             )
-    opset = TRACED_OPSET if dynamic_size else OPSET
-    return Exported(path=path, opset=opset, size=size, shapes=tuple(shapes), error=error)
+    return shapes, error
 
 
 def check_dynamic(package: Package) -> None:
     """Raise ValueError for a model that cannot see pictures of any size as they are."""
-    if any(encoder.kind == "eml" for encoder in package.encoders):
-        raise ValueError("an `eml` encoder stretches pictures to one size; drop --dynamic-size")
-    if any(encoder.config.letterbox for encoder in package.encoders):
-        raise ValueError("its encoders letterbox pictures to one size; drop --dynamic-size")
-    sizes = {encoder.config.size for encoder in package.encoders}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"its encoders see pictures at different sizes {sorted(sizes)}; drop --dynamic-size"
-        )
+    configs = [encoder.config for encoder in package.encoders]
+    sizes = {config.size for config in configs}
+    problem = "see pictures at different sizes" if len(sizes) > 1 else ""
+    if any(config.letterbox for config in configs):
+        problem = "letterbox pictures to one size"
+    if any(config.readout == "eml" for config in configs):
+        problem = "are of kind `eml`, which stretches pictures to one size"
+    if problem:
+        raise ValueError(f"its encoders {problem} ({sorted(sizes)}); drop --dynamic-size")
 
 
-def check_shapes(size: tuple[int, int], dynamic_size: bool) -> list[tuple[int, int, int]]:
-    """Return the (B, H, W) at which an export is checked."""
-    shapes = [(1, *size), (3, *size)]
-    if dynamic_size:
-        side = 32 * round(math.sqrt(size[0] * size[1]) / 32)
-        shapes += [(2, size[1], size[0]), (1, side, side), (1, max(32, side - 32), side + 64)]
-    return shapes
-
-
-def compare(model: nn.Module, path: Path, shapes: Sequence[tuple[int, int, int]]) -> float:
+def compare(model: nn.Module, path: Path, shapes: Sequence[Shape]) -> float:
     """Return the largest difference between the maps of torch and onnxruntime, min-max to 0..1."""
     import onnxruntime
 
@@ -132,63 +119,34 @@ def compare(model: nn.Module, path: Path, shapes: Sequence[tuple[int, int, int]]
 
 
 def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size: bool) -> None:
-    example = torch.rand(2, 3, *size)
-    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["density"]}
+    example = (torch.rand(2, 3, *size),)
+    options: dict[str, Any] = {
+        "input_names": ["image"], "output_names": ["density"], "opset_version": OPSET
+    }  # fmt: skip
+    if dynamic_size:
+        # The newer exporter spends minutes on symbolic sizes, this one seconds.
+        axes = {0: "batch", 2: "height", 3: "width"}
+        options |= {"dynamo": False, "dynamic_axes": {"image": axes, "density": axes}}
+    else:
+        batch = {"image": {0: torch.export.Dim("batch", min=1)}}
+        options |= {"dynamo": True, "dynamic_shapes": batch, "external_data": False}
+    resizes = {f"aten::_upsample_bi{mode}2d_aa": mode for mode in ("linear", "cubic")}
+    for name, mode in resizes.items():
+        register_custom_op_symbolic(name, partial(_smooth_resize, mode=mode), OPSET)
     try:
-        if dynamic_size:
-            # The newer exporter spends minutes on symbolic sizes, this one seconds.
-            _export_traced(model, example, path, names)
-        else:
-            torch.onnx.export(
-                model,
-                (example,),
-                str(path),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
-                external_data=False,
-                verbose=False,
-                **names,
-            )
+        torch.onnx.export(model, example, str(path), verbose=False, **options)
     except Exception as error:  # The exporters raise whatever their passes do.
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model cannot be exported: {reason}") from error
-
-
-def _export_traced(model: DensityModel, example: Tensor, path: Path, names: dict[str, Any]) -> None:
-    from torch.onnx import (  # type: ignore[attr-defined]
-        register_custom_op_symbolic,
-        unregister_custom_op_symbolic,
-    )
-
-    resizes = {
-        "aten::_upsample_bilinear2d_aa": partial(_smooth_resize, mode="linear"),
-        "aten::_upsample_bicubic2d_aa": partial(_smooth_resize, mode="cubic"),
-    }
-    for name, symbolic in resizes.items():
-        register_custom_op_symbolic(name, symbolic, TRACED_OPSET)
-    axes = {0: "batch", 2: "height", 3: "width"}
-    try:
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            dynamo=False,
-            opset_version=TRACED_OPSET,
-            dynamic_axes={"image": axes, "density": axes},
-            **names,
-        )
     finally:
         for name in resizes:
-            unregister_custom_op_symbolic(name, TRACED_OPSET)
+            unregister_custom_op_symbolic(name, OPSET)
 
 
 def _smooth_resize(
     g: Any, image: Any, size: Any, align_corners: Any, *scales: Any, mode: str
 ) -> Any:
     """Express torch's antialiased resize, which the traced exporter lacks, as ONNX's Resize."""
-    from torch.onnx import symbolic_helper
-
     if symbolic_helper._is_packed_list(size):
         parts = [
             symbolic_helper._unsqueeze_helper(g, part, [0])
@@ -215,31 +173,22 @@ def _smooth_resize(
     )
 
 
-def _describe(path: Path, package: Package, size: tuple[int, int], dynamic_size: bool) -> None:
+def _describe(path: Path, about: Mapping[str, Any]) -> None:
     """Write name, size and licence into the file."""
     import onnx
 
     model = onnx.load(str(path))
-    about = {
-        "name": str(package.about.get("name", "emlnet")),
-        "size": "picture's" if dynamic_size else f"{size[0]} x {size[1]}",
-        "licence": str(package.about.get("licence", "unknown")),
-    }
-    onnx.helper.set_model_props(model, about)
+    known = {name: str(about.get(name, "unknown")) for name in ("name", "size", "licence")}
+    onnx.helper.set_model_props(model, known)
     onnx.save(model, str(path))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporters' warnings, which are about their own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,7 +32,7 @@ from emlnet.inference.predictor import (
     Prediction,
     predict_output,
     to_predictions,
-    to_tensors,
+    to_tensor,
 )
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import EMLNet
@@ -46,14 +46,29 @@ FILES = (MODEL, WEIGHTS, CARD)
 MAX_TEXT, MAX_WEIGHTS = 16 * 2**20, 8 * 2**30
 """Bytes of the largest model.json or card, and of the largest weights, that are read."""
 MAX_ENCODERS = 32
-BOUNDS = {"size": (32, 4096), "readout_width": (1, 4096), "width": (1, 4096)}
-"""Least and greatest value of the numbers in a model.json."""
+EXAMPLE = {
+    "format": FORMAT,
+    "encoders": [{**asdict(EncoderConfig()), "size": [480, 640]}],
+    "decoder": asdict(DecoderConfig()),
+    "files": {WEIGHTS: "SHA-256", CARD: "SHA-256"},
+    "sizes": {WEIGHTS: 1, CARD: 1},
+    "about": {},
+}
+"""A model.json, from which the types of all fields are taken."""
+ALLOWED: dict[str, Sequence[Any]] = {
+    "format": [FORMAT],
+    "encoders.readout": get_args(Kind),
+    "encoders.size": range(32, 4097),
+    "encoders.readout_width": range(1, 4097),
+    "decoder.readout": get_args(Kind),
+    "decoder.width": range(1, 4097),
+    f"sizes.{WEIGHTS}": range(1, MAX_WEIGHTS + 1),
+    f"sizes.{CARD}": range(MAX_TEXT + 1),
+}
+"""The values that these fields may have."""
 JSON_NAMES = {
-    dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false",
+    dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"
 }  # fmt: skip
-
-Config = TypeVar("Config", EncoderConfig, DecoderConfig)
-Value = TypeVar("Value")
 
 
 @dataclass(kw_only=True)
@@ -103,7 +118,7 @@ class Package:
 
         images: pictures of any sizes, or an array (B, H, W, 3) or tensor (B, 3, H, W).
         """
-        tensors = to_tensors(images)
+        tensors = [to_tensor(image) for image in images]
         rows: dict[torch.Size, list[int]] = {}
         for row, tensor in enumerate(tensors):
             rows.setdefault(tensor.shape, []).append(row)
@@ -121,8 +136,8 @@ class Package:
 class Description:
     """The content of a model.json.
 
-    decoder: None for an encoder by itself.  files: SHA-256 by name.  sizes: bytes by name, of the
-    files that have one (packages of earlier versions have none).  about: name, scores, data, ...
+    decoder: None for an encoder by itself.  files: SHA-256 by name.  sizes: bytes by name; packages
+    of earlier versions have none.  about: name, scores, data, ...
     """
 
     encoders: tuple[EncoderConfig, ...]
@@ -183,47 +198,32 @@ def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = Fa
 
     device: where it computes.  half: backbones and readouts compute in 16 bits.
 
-    The folder is not trusted: nothing is unpickled, and no memory is taken before the weights'
-    names and shapes are those of the described model.  Raises ValueError when they are not, when
-    the folder holds no model, or when a file is not the one that was saved.
+    The folder is not trusted: nothing is unpickled, and no more memory is taken than the file of
+    weights before their names and shapes are those of the described model.  Raises ValueError when
+    they are not, when the folder holds no model, or when a file is not the one that was saved.
     """
     folder = Path(folder)
     description = read_description(folder)
-    _check_files(folder, description.files)
+    for name, digest in description.files.items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            problem = "not the file that was saved" if path.is_file() else "missing"
+            raise ValueError(f"{path} is {problem}; pull the model again")
     path = folder / WEIGHTS
     with torch.device("meta"):
         expected = description.build().state_dict()
-    check_keys(expected, _read_shapes(path), str(path))
+    weights = read_state_dict(path)
+    check_keys(expected, weights, str(path))
     model = description.build()
-    model.load_state_dict({**model.state_dict(), **read_state_dict(path)})
+    model.load_state_dict(weights, strict=False)  # check_keys is as strict, in one sentence.
     device = torch.device(device)
     model = to_channels_last(model, device) if device.type == "cpu" else model.to(device)
     return Package(model=model.eval(), about=description.about, half=half)
 
 
-def _read_shapes(path: Path) -> dict[str, Tensor]:
-    """Return tensors of a safetensors file by name, without their values."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
 def licence_of(about: dict[str, Any]) -> str:
     """Return the licence in `about`, of a package or of its data; `unknown` without one."""
     return str(about.get("licence") or "unknown")
-
-
-def _check_files(folder: Path, files: dict[str, str]) -> None:
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing; pull the model again")
-        if file_digest(folder / name) != digest:
-            raise ValueError(
-                f"{folder / name} is not the file that was saved; pull the model again"
-            )
 
 
 def read_description(folder: Path) -> Description:
@@ -240,87 +240,58 @@ def parse_description(text: bytes, name: str) -> Description:
     Raises ValueError that starts with `name`: one sentence on the field that is wrong.
     """
     try:
-        given = _expect(dict, json.loads(text), "it")
-        if given.get("format") != FORMAT:
-            raise ValueError(
-                f"its format is {_short(given.get('format'))}, and this version reads {FORMAT}"
-            )
-        encoders = _expect(list, given.get("encoders"), "encoders")
-        if not 1 <= len(encoders) <= MAX_ENCODERS:
-            raise ValueError(f"it has {len(encoders)} encoders, expected 1 to {MAX_ENCODERS}")
-        decoder = given.get("decoder")
-        if decoder is None and len(encoders) > 1:
-            raise ValueError(f"it has {len(encoders)} encoders and no decoder")
-        files = _expect(dict, given.get("files"), "files")
-        if set(files) not in ({WEIGHTS}, {WEIGHTS, CARD}):
+        given = json.loads(text)
+        _check_like({}, given, "it")
+        given = {**dict.fromkeys(EXAMPLE), "sizes": {}, **given}
+        single = given["decoder"] is None
+        _check_like(EXAMPLE, {k: v for k, v in given.items() if k != "decoder" or not single})
+        encoders, files, about = given["encoders"], given["files"], given["about"]
+        if not 1 <= len(encoders) <= (1 if single else MAX_ENCODERS):
+            most = "1 without a decoder" if single else f"1 to {MAX_ENCODERS}"
+            raise ValueError(f"it has {len(encoders)} encoders, expected {most}")
+        if WEIGHTS not in files:
             raise ValueError(f"it names files {sorted(files)}, expected {WEIGHTS} and {CARD}")
+        for key in ("data", "scores"):
+            _check_like({}, about.get(key) or {}, f"about.{key}")
+        for key, score in (about.get("scores") or {}).items():
+            if isinstance(score, bool) or not isinstance(score, int | float):
+                raise ValueError(f"about.scores.{key} is {_short(score)}, expected a number")
+        configs: list[dict[str, Any]] = [{"size": EncoderConfig().size, **e} for e in encoders]
         return Description(
-            encoders=tuple(
-                _parse_config(EncoderConfig, config, f"encoders[{number}]")
-                for number, config in enumerate(encoders)
-            ),
-            decoder=None if decoder is None else _parse_config(DecoderConfig, decoder, "decoder"),
-            files={name: _expect(str, digest, f"files.{name}") for name, digest in files.items()},
-            sizes=_parse_sizes(given.get("sizes", {})),
-            about=_parse_about(given.get("about")),
+            encoders=tuple(EncoderConfig(**{**c, "size": tuple(c["size"])}) for c in configs),
+            decoder=None if single else DecoderConfig(**given["decoder"]),
+            files=files,
+            sizes=given["sizes"],
+            about=about,
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} does not describe a model: {error}") from error
 
 
-def _parse_config(kind: type[Config], given: Any, where: str) -> Config:
-    """Return a config from JSON; its fields have the types of the defaults, within BOUNDS."""
-    default, values = kind(), {}
-    for name, value in _expect(dict, given, where).items():
-        place = f"{where}.{name}"
-        if not hasattr(default, name):
-            raise ValueError(f"{place} is not known to this version of emlnet")
-        if name == "size":
-            sides = _expect(list, value, place)
-            value = tuple(_parse_number(side, place, BOUNDS[name]) for side in sides)
-            if len(value) != 2:
-                raise ValueError(f"{place} has {len(value)} numbers, expected height and width")
-        elif name in BOUNDS:
-            value = _parse_number(value, place, BOUNDS[name])
-        elif name == "readout" and value not in get_args(Kind):
-            raise ValueError(f"{place} is {_short(value)}, expected {' or '.join(get_args(Kind))}")
-        values[name] = (
-            value if name == "size" else _expect(type(getattr(default, name)), value, place)
-        )
-    return kind(**values)
+def _check_like(example: Any, value: Any, where: str = "") -> None:
+    """Raise ValueError unless a value of JSON has the types of an example.
 
-
-def _parse_sizes(given: Any) -> dict[str, int]:
-    limits = {WEIGHTS: (1, MAX_WEIGHTS), CARD: (0, MAX_TEXT)}
-    return {
-        name: _parse_number(size, f"sizes.{name}", limits[name])
-        for name, size in _expect(dict, given, "sizes").items()
-        if name in limits
-    }
-
-
-def _parse_about(given: Any) -> dict[str, Any]:
-    about: dict[str, Any] = _expect(dict, given, "about")
-    for name in ("data", "scores"):
-        _expect(dict, about.get(name) or {}, f"about.{name}")
-    for name, score in (about.get("scores") or {}).items():
-        if isinstance(score, bool) or not isinstance(score, int | float):
-            raise ValueError(f"about.scores.{name} is {_short(score)}, expected a number")
-    return about
-
-
-def _parse_number(value: Any, where: str, bounds: tuple[int, int]) -> int:
-    low, high = bounds
-    if not low <= (number := _expect(int, value, where)) <= high:
-        raise ValueError(f"{where} is {_short(value)}, expected {low} to {high}")
-    return number
-
-
-def _expect(kind: type[Value], value: Any, where: str) -> Value:
-    """Return a value of JSON that must be of exactly this type."""
-    if type(value) is not kind:
-        raise ValueError(f"{where} is {_short(value)}, expected {JSON_NAMES[kind]}")
-    return value
+    An object has only the example's fields, or any where the example has none; a list has the
+    example's length, or any where the example has one item.
+    """
+    if type(value) is not type(example):
+        raise ValueError(f"{where} is {_short(value)}, expected {JSON_NAMES[type(example)]}")
+    allowed = ALLOWED.get(re.sub(r"\[\d+\]", "", where))
+    if allowed is not None and value not in allowed and not isinstance(value, list):
+        is_range = isinstance(allowed, range)
+        words = f"{allowed[0]} to {allowed[-1]}" if is_range else " or ".join(map(str, allowed))
+        raise ValueError(f"{where} is {_short(value)}, expected {words}")
+    if isinstance(value, list):
+        if len(value) != len(example) > 1:
+            raise ValueError(f"{where} has {len(value)} items, expected {len(example)}")
+        for number, each in enumerate(value):
+            _check_like(example[0], each, f"{where}[{number}]")
+    elif isinstance(value, dict) and example:
+        for name, each in value.items():
+            place = f"{where}.{name}".removeprefix(".")
+            if name not in example:
+                raise ValueError(f"{place} is not known to this version of emlnet")
+            _check_like(example[name], each, place)
 
 
 def _short(value: Any) -> str:

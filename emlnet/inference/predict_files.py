@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,62 +25,62 @@ from emlnet.inference.predictor import Prediction
 SECONDS_BETWEEN_LINES = 1.0
 
 Format = Literal["png", "png16", "npy", "log-npy"]
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """The files to write for each picture.
+    """The files to write for each picture; the flags of `emlnet predict` explain them.
 
-    format: `png`, the map min-max to 0..255; `png16`, to 0..65535; `npy`, the map itself in
-    float32, a density sums to 1; `log-npy`, the log-density.  overlay: <stem>_overlay.png, the map
-    laid over the picture.  contour: lines around what holds 25, 50 and 75 % of the map, on the
-    overlay, or on the picture as <stem>_contour.png.  figure: <stem>_figure.png, all in a row.
+    top: the value that is drawn as white, see `Prediction.grey`; None: each map's greatest.
+    model: its name, for the figure.
     """
 
     format: Format = "png"
     overlay: bool = False
     contour: bool = False
     figure: bool = False
+    top: float | None = None
+    model: str = ""
 
-    def write(self, picture: NDArray[np.uint8], prediction: Prediction, stem: Path) -> Path:
+    @property
+    def ending(self) -> str:
+        """The end of each map's name, after the stem of its picture."""
+        return "_smap.npy" if self.format.endswith("npy") else "_smap.png"
+
+    def write(self, stem: Path, picture: NDArray[np.uint8], prediction: Prediction) -> Path:
         """Write a picture's files, each whole or not at all, and return the map's path.
 
-        picture: (H, W, 3) uint8.  stem: the files' path without `_smap.png`.
+        stem: the files' path without `_smap.png`.  picture: (H, W, 3) uint8.
         """
-        if self.overlay or self.figure:
-            grey = prediction.grey()
-            laid = overlay(picture, grey)
-            laid = draw_contours(laid, prediction.saliency) if self.contour else laid
-        if self.overlay:
-            _save(laid, _beside(stem, "_overlay.png"))
-        elif self.contour:
-            _save(draw_contours(picture, prediction.saliency), _beside(stem, "_contour.png"))
+        grey = prediction.grey(self.top)
+        laid = overlay(picture, grey) if self.overlay or self.figure else picture
+        laid = draw_contours(laid, prediction.saliency) if self.contour else laid
+        if self.overlay or self.contour:
+            _save(laid, stem, "_overlay.png" if self.overlay else "_contour.png")
         if self.figure:
-            row = side_by_side([("photograph", picture), ("map", heat(grey)), ("overlay", laid)])
-            _save(np.asarray(row), _beside(stem, "_figure.png"))
+            scale = "its least to its greatest value"
+            if self.top is not None:
+                unit = " times a uniform density" if prediction.kind == "density" else ""
+                scale = f"0 to {self.top:.3g}{unit}, the same for all pictures"
+            panels = [("photograph", picture), ("map", heat(grey)), ("overlay", laid)]
+            caption = f"{stem.name}, by {self.model}. Dark to light: {scale}"
+            _save(np.asarray(side_by_side(panels, caption)), stem, "_figure.png")
         # The map comes last: whoever finds it finds the others.
-        if self.format in ("npy", "log-npy"):
-            path = _beside(stem, "_smap.npy")
-            values = prediction.saliency if self.format == "npy" else prediction.log_density
-            with replace_file(path, durable=False) as temporary:
-                np.save(temporary, values, allow_pickle=False)
-            return path
-        wide = self.format == "png16"
-        return _save(
-            prediction.picture16() if wide else prediction.picture(), _beside(stem, "_smap.png")
-        )
+        if self.format == "npy":
+            return _save(prediction.saliency, stem, self.ending)
+        if self.format == "log-npy":
+            return _save(prediction.log_density, stem, self.ending)
+        return _save(prediction.picture(self.top, self.format == "png16"), stem, self.ending)
 
 
-def _save(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> Path:
+def _save(values: NDArray[np.generic], stem: Path, ending: str) -> Path:
+    path = stem.with_name(f"{stem.name}{ending}")
     with replace_file(path, durable=False) as temporary:
-        Image.fromarray(pixels).save(temporary)
+        if ending.endswith("npy"):
+            np.save(temporary, values, allow_pickle=False)
+        else:
+            Image.fromarray(values).save(temporary)
     return path
-
-
-def _beside(stem: Path, ending: str) -> Path:
-    return stem.with_name(f"{stem.name}{ending}")
 
 
 def find_pictures(given: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
@@ -143,33 +142,40 @@ def _search(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
     return pictures, [path for path in found if path.suffix.lower() not in SUFFIXES]
 
 
+def _listed(files: Sequence[Path], num: int = 10) -> str:
+    more = f" and {len(files) - num} more" if len(files) > num else ""
+    names = ", ".join(path.name for path in files[:num])
+    return f"{len(files)} file{'s' if len(files) > 1 else ''} ({names}{more})"
+
+
 def predict_all(
     model: Package,
     pictures: Sequence[tuple[Path, Path]],
     drawing: Drawing,
     flip: bool = False,
     batch_size: int = 8,
+    same_scale: bool = False,
 ) -> list[str]:
-    """Predict every picture with progress, and return a line for each that failed.
+    """Predict every picture with progress; return the reason for each that could not be read.
 
-    Threads read pictures and write maps while the model computes.  Pictures of one size that follow
-    each other are computed together, at most `batch_size`.
+    same_scale: draw all maps on the scale of the highest one, which is found by predicting all
+    pictures twice.
     """
-    failed: list[str] = []
-    began = last = time.perf_counter()
-    done = 0
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
-        read = ahead(readers, lambda item: _read(*item), pictures, 2 * batch_size)
-        writing: list[Future[Path]] = []
-        for batch in batches(read, batch_size):
-            if isinstance(batch, str):
-                failed.append(batch)
-                done += 1
+    if same_scale:
+        print("predicting everything twice: once for the scale, once for the maps", flush=True)
+        every = _predict(model, pictures, flip, batch_size)
+        tops = [each[2].values().max() for each in every if not isinstance(each, str)]
+        drawing = replace(drawing, top=float(max(tops, default=1)))
+    began, done, failed = time.perf_counter(), 0, []
+    last = began
+    with ThreadPoolExecutor(2) as writers:
+        writing = []
+        for each in _predict(model, pictures, flip, batch_size):
+            if isinstance(each, str):
+                failed.append(each)
             else:
-                predictions = model.predict_batch([pixels for pixels, _ in batch], flip)
-                for (pixels, stem), prediction in zip(batch, predictions, strict=True):
-                    writing.append(writers.submit(drawing.write, pixels, prediction, stem))
-                done += len(batch)
+                writing.append(writers.submit(drawing.write, *each))
+            done += 1
             while len(writing) > 2 * batch_size or (writing and done == len(pictures)):
                 writing.pop(0).result()
             now = time.perf_counter()
@@ -177,47 +183,33 @@ def predict_all(
                 last = now
                 rate = (done - len(failed)) / (now - began)
                 print(f"[{done}/{len(pictures)}] {rate:.1f} pictures a second", flush=True)
-    predicted = len(pictures) - len(failed)
-    print(f"{predicted} pictures, {predicted / (last - began):.1f} a second")
     return failed
 
 
-def _read(path: Path, stem: Path) -> tuple[NDArray[np.uint8], Path] | str:
-    """Return a picture's pixels and stem, or the reason why it cannot be read."""
+def _predict(
+    model: Package, pictures: Sequence[tuple[Path, Path]], flip: bool, batch_size: int
+) -> Iterator[tuple[Path, NDArray[np.uint8], Prediction] | str]:
+    """Yield stem, pixels and prediction of each picture, or why it could not be read.
+
+    Pictures are read while those before them are computed.
+    """
+    parts = [pictures[k : k + batch_size] for k in range(0, len(pictures), batch_size)]
+    with ThreadPoolExecutor(2) as readers:
+        ahead = readers.map(_read, parts[0])
+        for part, after in zip(parts, [*parts[1:], []], strict=True):
+            read, ahead = list(ahead), readers.map(_read, after)
+            pixels = [each for each in read if not isinstance(each, str)]
+            predictions = iter(model.predict_batch(pixels, flip))
+            for (_, stem), each in zip(part, read, strict=True):
+                yield each if isinstance(each, str) else (stem, each, next(predictions))
+
+
+def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
+    """Return a picture's pixels, or the reason why it cannot be read."""
     try:
-        return read_picture(path), stem
+        return read_picture(item[0])
     except ValueError as error:
         return str(error)
-
-
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Answer], items: Iterable[Item], num: int
-) -> Iterator[Answer]:
-    """Yield the answers in order; the pool computes at most `num` items ahead."""
-    rest = iter(items)
-    waiting = [pool.submit(function, item) for item in itertools.islice(rest, num)]
-    while waiting:
-        answer = waiting.pop(0).result()
-        waiting += [pool.submit(function, item) for item in itertools.islice(rest, 1)]
-        yield answer
-
-
-def batches(
-    read: Iterable[tuple[NDArray[np.uint8], Path] | str], size: int
-) -> Iterator[list[tuple[NDArray[np.uint8], Path]] | str]:
-    """Yield pictures of one size that follow each other, at most `size` together, and errors."""
-    batch: list[tuple[NDArray[np.uint8], Path]] = []
-    for item in read:
-        changes = isinstance(item, str) or (batch and item[0].shape != batch[0][0].shape)
-        if batch and (changes or len(batch) == size):
-            yield batch
-            batch = []
-        if isinstance(item, str):
-            yield item
-        else:
-            batch.append(item)
-    if batch:
-        yield batch
 
 
 def say_left_out(files: Sequence[Path]) -> None:
@@ -227,13 +219,6 @@ def say_left_out(files: Sequence[Path]) -> None:
 
 
 def say_failed(failed: Sequence[str]) -> None:
-    """List on stderr what could not be read."""
+    """Say on stderr what could not be read."""
     if failed:
-        print("could not be read:", *(f"  {line}" for line in failed), sep="\n", file=sys.stderr)
-
-
-def _listed(files: Sequence[Path], num: int = 10) -> str:
-    more = f" and {len(files) - num} more" if len(files) > num else ""
-    return (
-        f"{len(files)} file{'s'[: len(files) > 1]} ({', '.join(p.name for p in files[:num])}{more})"
-    )
+        print("could not be read:", *failed, sep="\n  ", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,22 +40,30 @@ class Prediction:
     log_density: NDArray[np.float32]
     kind: Kind
 
-    def grey(self) -> NDArray[np.float32]:
-        """Return the map (H, W) min-max to 0..1; an `eml` map is blurred first."""
+    def values(self) -> NDArray[np.float32]:
+        """Return the map (H, W) to draw, on a scale that pictures of all sizes share.
+
+        A density is given as a multiple of the uniform density; an `eml` map in 0..1 is blurred.
+        """
+        if self.kind == "density":
+            return self.saliency * np.float32(self.saliency.size)
+        sigma = EML_BLUR * math.sqrt(self.saliency.size / (480 * 640))
         maps = torch.from_numpy(self.saliency)[None, None]
-        if self.kind == "eml":
-            sigma = EML_BLUR * math.sqrt(self.saliency.size / (480 * 640))
-            maps = gaussian_blur(maps, sigma, max(1, round(4 * sigma)), "replicate")
-        grey: NDArray[np.float32] = min_max(maps)[0, 0].numpy()
-        return grey
+        return gaussian_blur(maps, sigma, max(1, round(4 * sigma)), "replicate")[0, 0].numpy()
 
-    def picture(self) -> NDArray[np.uint8]:
-        """Return the map (H, W) as uint8, min-max to 0..255."""
-        return (self.grey() * 255).round().astype(np.uint8)
+    def grey(self, top: float | None = None) -> NDArray[np.float32]:
+        """Return the map (H, W) to draw in 0..1: min-max, or the values from 0 to `top`."""
+        values = self.values()
+        if top is None:
+            values = min_max(torch.from_numpy(values)[None, None])[0, 0].numpy()
+        return values if top is None else (values / np.float32(top)).clip(0, 1)
 
-    def picture16(self) -> NDArray[np.uint16]:
-        """Return the map (H, W) as uint16, min-max to 0..65535."""
-        return (self.grey().astype(np.float64) * 65535).round().astype(np.uint16)
+    def picture(
+        self, top: float | None = None, wide: bool = False
+    ) -> NDArray[np.uint8 | np.uint16]:
+        """Return `grey` as uint8, 0..255, or where `wide` as uint16, 0..65535."""
+        most, kind = (65535, np.uint16) if wide else (255, np.uint8)
+        return (self.grey(top).astype(np.float64) * most).round().astype(kind)
 
 
 def bound_layer_cache() -> None:
@@ -112,31 +119,20 @@ def to_predictions(output: Tensor, kind: Kind) -> list[Prediction]:
     ]
 
 
-def to_tensors(images: Sequence[Picture] | NDArray[Any] | Tensor) -> list[Tensor]:
-    """Convert each picture of a batch to (3, H, W) float32 RGB in 0..1; sizes may differ.
-
-    images: pictures, or an array or a tensor whose first axis counts them.
-    """
-    return [to_tensor(image) for image in images]
-
-
 def to_tensor(image: Picture) -> Tensor:
     """Convert a picture to (3, H, W) float32 RGB in 0..1.  Raises ValueError for anything else."""
+    shapes = "an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
     if isinstance(image, Tensor):
-        given = image.detach().cpu()
-        if given.dtype == torch.bfloat16:
-            given = given.float()
-        pixels = given.numpy()
-        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
         shapes = "a tensor must be (H, W), (1, H, W), (3, H, W) or (4, H, W)"
+        given = image.detach().cpu()
+        pixels = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
     elif isinstance(image, str | Path):
         pixels = read_picture(Path(image))
     elif isinstance(image, Image.Image):
         pixels = to_rgb(image)
     else:
         pixels = np.asarray(image)
-    if not isinstance(image, Tensor):
-        shapes = "an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
         found = tuple(image.shape) if isinstance(image, Tensor) else pixels.shape
@@ -146,9 +142,7 @@ def to_tensor(image: Picture) -> Tensor:
     scaled = _unit_range(pixels).reshape(*pixels.shape[:2], channels)
     if channels == 4:
         scaled = scaled[..., :3] * scaled[..., 3:] + (1 - scaled[..., 3:])
-    elif channels == 1:
-        scaled = np.repeat(scaled, 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+    return torch.from_numpy(scaled).permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
 
 def _unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:

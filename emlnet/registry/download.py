@@ -1,12 +1,12 @@
 """Fetch a packaged model into a folder: from a folder, an archive, or over http(s).
 
-Sources are not trusted: nothing is unpickled, no file name comes from them, sizes are limited, and
-every file is checked against the digest that model.json names.
+Sources are not trusted: nothing is unpickled or unpacked.  Only a package's three files are read,
+each up to a limit, and each is checked against the digest that model.json names.
 """
 
 from __future__ import annotations
 
-import gzip
+import base64
 import http.client
 import re
 import tarfile
@@ -15,9 +15,8 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -38,23 +37,20 @@ from emlnet.public_url import public_url
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_ARCHIVE = MAX_WEIGHTS + 2 * MAX_TEXT
-"""Bytes of an archive, and of all that it claims to hold."""
+"""Bytes of an archive, and of all that a tar claims to hold."""
 MAX_MEMBERS = 1000
 HEX = re.compile("[0-9a-fA-F]{64}")
-BLOCK = 2**20
 
-Get = Callable[[str, Path, int], None]
-"""Writes the package's file of that name to a path; ValueError where it exceeds so many bytes."""
+Open = Callable[[str], IO[bytes]]
+"""Opens the file of that name, or raises what its library raises."""
 
 
 class BrokenDownloadError(ValueError):
     """A download that the network ended, and that may succeed when it is tried again."""
 
 
-def is_source(text: str) -> bool:
-    """Whether a text names a folder, an archive or a URL that `fetch` takes."""
-    local = bool(text) and Path(text).expanduser().exists()
-    return local or text.startswith(("http://", "https://"))
+class NoModelError(ValueError):
+    """A source that names neither a folder with a model nor an archive or an address."""
 
 
 def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
@@ -68,11 +64,11 @@ def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
     source, mark, digest = source.partition("#sha256=")
     is_remote = source.startswith(("http://", "https://"))
     address = urlsplit(source if is_remote else "")
-    local = Path(source).expanduser()
+    local, shown = Path(source).expanduser(), public_url(source)
     is_archive = (is_remote or local.is_file()) and (address.path or source).endswith(ARCHIVES)
     if address.fragment or (mark and not (is_archive and HEX.fullmatch(digest))):
         raise ValueError(
-            f"#{address.fragment or 'sha256=' + digest} after {public_url(source)} is not used: "
+            f"#{address.fragment or 'sha256=' + digest} after {shown} is not used: "
             f"#sha256= and 64 hexadecimal digits come after an archive ({', '.join(ARCHIVES)}); "
             "--sha256 checks the model.json of any source"
         )
@@ -80,49 +76,43 @@ def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             if is_remote:
                 local = Path(scratch) / f"archive{Path(address.path).suffix}"
-                _retry(download, source, local, MAX_ARCHIVE)
-            _check_digest(local, digest, public_url(source))
-            unpacked = _unpack(local, Path(scratch) / "unpacked", public_url(source))
-            return assemble(folder, _from_folder(unpacked), public_url(source), sha256)
+                _bring(open_url, source, local, MAX_ARCHIVE, shown)
+            _check_digest(local, digest, shown)
+            with _open_archive(local, shown) as open_file:
+                return assemble(folder, open_file, shown, sha256)
     if is_remote:
-        base = address._replace(path=address.path.removesuffix(MODEL).rstrip("/"))
-        return assemble(folder, _over_http(base), public_url(source), sha256)
+        base = address.path.removesuffix(MODEL).rstrip("/")
+
+        def open_remote(name: str) -> IO[bytes]:
+            return open_url(urlunsplit(address._replace(path=f"{base}/{name}")))
+
+        return assemble(folder, open_remote, shown, sha256)
     if (local / MODEL).is_file():
-        return assemble(folder, _from_folder(local), source, sha256)
-    raise ValueError(
-        f"no model at {source}: give a folder with {MODEL}, an archive ({', '.join(ARCHIVES)}) or "
+        return assemble(folder, lambda name: (local / name).open("rb"), shown, sha256)
+    raise NoModelError(
+        f"no model at {source!r}: name a folder with {MODEL}, an archive ({', '.join(ARCHIVES)}), "
         "the address of either"
     )
 
 
-def assemble(folder: Path, get: Get, source: str, sha256: str | None = None) -> Path:
-    """Replace a folder by a package whose files `get` brings, each checked; return the folder.
+def assemble(folder: Path, open_file: Open, source: str, sha256: str | None = None) -> Path:
+    """Replace a folder by a package that `open_file` reads, each file checked; return the folder.
 
     source: what an error calls it.  sha256: expected of model.json.
     """
     check_target(folder)
     with replace_folder(folder) as new:
-        _retry(get, MODEL, new / MODEL, MAX_TEXT)
-        _check_digest(new / MODEL, sha256 or "", f"{source}: {MODEL}")
-        description = parse_description((new / MODEL).read_bytes(), f"{source}: {MODEL}")
+        shown = f"{source}: {MODEL}"
+        _bring(open_file, MODEL, new / MODEL, MAX_TEXT, shown)
+        _check_digest(new / MODEL, sha256 or "", shown)
+        description = parse_description((new / MODEL).read_bytes(), shown)
         for name, digest in description.files.items():
-            limit = description.sizes.get(name, MAX_WEIGHTS if name == WEIGHTS else MAX_TEXT)
-            _retry(get, name, new / name, limit)
+            most = MAX_WEIGHTS if name == WEIGHTS else MAX_TEXT
+            limit = min(most, description.sizes.get(name, most))
+            _bring(open_file, name, new / name, limit, f"{source}: {name}")
             _check_digest(new / name, digest, f"{source}: {name}")
         check_target(folder)
     return folder
-
-
-def _retry(bring: Callable[[str, Path, int], None], what: str, target: Path, limit: int) -> None:
-    """Call `bring`, again after a pause when the network broke it off."""
-    for pause in (1, 2, None):
-        target.unlink(missing_ok=True)
-        try:
-            return bring(what, target, limit)
-        except BrokenDownloadError:
-            if pause is None:
-                raise
-            time.sleep(pause)
 
 
 def _check_digest(path: Path, digest: str, name: str) -> None:
@@ -130,149 +120,125 @@ def _check_digest(path: Path, digest: str, name: str) -> None:
         raise ValueError(f"{name} is not the file that was saved: its SHA-256 is not {digest}")
 
 
-def write_blocks(blocks: Iterable[bytes], target: Path, limit: int, name: str) -> int:
-    """Write blocks of bytes to a new file and return its length.
+def _bring(open_file: Open, name: str, target: Path, limit: int, shown: str) -> None:
+    """Write a file of a source to `target`; when the network breaks it off, try three times.
 
-    Raises ValueError when they have more than `limit` bytes, BrokenDownloadError when they end in
-    an error of their source.
+    limit: in bytes.  shown: what an error calls it.
     """
-    length = 0
-    with target.open("xb") as file:
-        for block in _source_errors(blocks, name):
-            length += len(block)
-            if length > limit:
-                raise ValueError(f"{name} has more than the {limit} bytes expected")
-            file.write(block)
-    return length
-
-
-def _source_errors(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    try:
-        yield from blocks
-    except (OSError, EOFError, http.client.HTTPException) as error:
-        raise BrokenDownloadError(f"{name} cannot be read: {_reason(error)}") from error
-
-
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    return iter(partial(stream.read, BLOCK), b"")
-
-
-def _from_folder(folder: Path) -> Get:
-    def get(name: str, target: Path, limit: int) -> None:
+    for pause in (1, 2, None):
         try:
-            stream = (folder / name).open("rb")
-        except OSError as error:
-            raise ValueError(f"{folder / name} cannot be read: {_reason(error)}") from error
-        with stream:
-            write_blocks(_blocks(stream), target, limit, str(folder / name))
-
-    return get
-
-
-def _over_http(base: Any) -> Get:
-    def get(name: str, target: Path, limit: int) -> None:
-        download(urlunsplit(base._replace(path=f"{base.path}/{name}")), target, limit)
-
-    return get
+            try:
+                stream = open_file(name)
+            except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{shown} cannot be read: {_reason(error)}") from error
+            with stream:
+                return _write(stream, target, limit, shown)
+        except BrokenDownloadError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
-def _unpack(archive: Path, into: Path, source: str) -> Path:
-    """Unpack an archive after measuring it; return the folder that holds the package.
+def _write(stream: IO[bytes], target: Path, limit: int, shown: str) -> None:
+    """Write a stream to a file, with a progress bar on a terminal.
 
-    That is the top of the archive, or a folder in it.  Links and paths lead nowhere outside.
+    Raises ValueError when it has more than `limit` bytes, BrokenDownloadError when it breaks off.
     """
-    into.mkdir()
+    expected, length = getattr(stream, "length", None) or 0, 0
+    with (
+        target.open("wb") as file,
+        tqdm.wrapattr(
+            stream, "read", total=expected or None, desc=target.name, disable=None
+        ) as source,
+    ):
+        while block := _read(source, shown):
+            length += len(block)
+            if max(length, expected) > limit:
+                raise ValueError(f"{shown} has more than the {limit} bytes expected")
+            file.write(block)
+    if length < expected:
+        raise BrokenDownloadError(f"{shown} broke off after {length} of {expected} bytes")
+
+
+def _read(stream: Any, shown: str) -> bytes:
     try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as opened:
-                _check_sizes(entry.file_size for entry in opened.infolist())
-                opened.extractall(into)
-        else:
-            with tarfile.open(archive, "r:" if archive.suffix == ".tar" else "r:gz") as tar:
-                _check_sizes(member.size for member in tar)
-                tar.extractall(into, filter="data")
-    except (
-        tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, RuntimeError,
-        ValueError,
-    ) as error:  # fmt: skip
-        raise ValueError(f"{source} cannot be unpacked: {error}") from error
-    for folder in (into, *into.iterdir()):
-        if (folder / MODEL).is_file():
-            return folder
-    raise ValueError(f"{source} holds no packaged model ({MODEL} is missing)")
+        block: bytes = stream.read(2**20)
+    except Exception as error:  # Each library of streams raises errors of its own.
+        raise BrokenDownloadError(f"{shown} cannot be read: {_reason(error)}") from error
+    return block
 
 
-def _check_sizes(sizes: Iterable[int]) -> None:
-    total = 0
-    for number, size in enumerate(sizes, 1):
-        total += size
-        if total > MAX_ARCHIVE or number > MAX_MEMBERS:
+@contextmanager
+def _open_archive(path: Path, shown: str) -> Iterator[Open]:
+    """Yield the function that opens a package's files, at the top of an archive or in a folder."""
+    with ExitStack() as stack:
+        try:
+            if path.suffix == ".zip":
+                archive: Any = stack.enter_context(zipfile.ZipFile(path))
+                members: dict[str, Any] = archive.NameToInfo
+                open_member = archive.open
+            else:
+                archive = stack.enter_context(tarfile.open(path))
+                members, open_member = _files(archive), archive.extractfile
+        except Exception as error:  # A damaged archive raises errors of many kinds.
+            raise ValueError(f"{shown} cannot be read: {error}") from error
+        found = [name for name in members if re.fullmatch(rf"(\./)?([^/]+/)?{MODEL}", name)]
+        if not found:
+            raise ValueError(f"{shown} holds no packaged model ({MODEL} is missing)")
+        top = found[0].removesuffix(MODEL)
+        yield lambda name: open_member(members[top + name])
+
+
+def _files(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """Return the regular files of a tar by name.
+
+    Raises ValueError before more is decompressed than the limits.
+    """
+    total, members = 0, []
+    for member in tar:
+        total += member.size
+        members.append(member)
+        if total > MAX_ARCHIVE or len(members) > MAX_MEMBERS:
             raise ValueError(f"it claims more than {MAX_ARCHIVE} bytes or {MAX_MEMBERS} files")
+    return {member.name: member for member in members if member.isfile()}
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects within http(s), but never from https to http."""
 
-    def redirect_request(
-        self,
-        request: urllib.request.Request,
-        file: Any,
-        code: int,
-        text: str,
-        headers: Any,
-        to: str,
-    ) -> urllib.request.Request | None:
-        schemes = (
-            ("https://",) if request.full_url.startswith("https://") else ("http://", "https://")
-        )
-        if not to.startswith(schemes):
+    def redirect_request(self, request: Any, file: Any, code: Any, *rest: Any) -> Any:
+        *_, to = rest
+        if not to.startswith(("https://", request.full_url.partition("//")[0] + "//")):
             raise ValueError(
                 f"{public_url(request.full_url)} redirects to {public_url(to)}, which is not "
                 "encrypted; nothing was fetched"
             )
-        return super().redirect_request(request, file, code, text, headers, to)
+        return super().redirect_request(request, file, code, *rest)
 
 
-def download(url: str, path: Path, limit: int) -> None:
-    """Download a URL to a new file of at most `limit` bytes.
+def open_url(url: str) -> IO[bytes]:
+    """Open an http(s) address; a user and password in it are sent to its own server only.
 
-    A user and password in the URL are sent to its own server only.
     Raises ValueError when the server refuses, BrokenDownloadError when the network failed.
     """
     shown, address = public_url(url), urlsplit(url)
-    url = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
-    logins = urllib.request.HTTPPasswordMgrWithPriorAuth()
-    if address.username:
-        password = unquote(address.password or "")
-        logins.add_password(None, url, unquote(address.username), password, is_authenticated=True)
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPBasicAuthHandler(logins), _SafeRedirects
+    request = urllib.request.Request(
+        urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
     )
+    if address.username:
+        login = f"{unquote(address.username)}:{unquote(address.password or '')}".encode()
+        # A header of this kind is not sent again after a redirect.
+        request.add_unredirected_header(
+            "Authorization", f"Basic {base64.b64encode(login).decode()}"
+        )
     try:
-        answer = opener.open(url, timeout=30)
+        answer: IO[bytes] = urllib.request.build_opener(_SafeRedirects).open(request, timeout=30)
     except urllib.error.HTTPError as error:
         kind = BrokenDownloadError if error.code >= 500 or error.code == 429 else ValueError
         raise kind(f"{shown} cannot be fetched: HTTP {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         raise BrokenDownloadError(f"{shown} cannot be fetched: {_reason(error)}") from error
-    expected = int(answer.headers.get("Content-Length") or 0)
-    if expected > limit:
-        raise ValueError(f"{shown} has {expected} bytes, more than the {limit} expected")
-    with (
-        answer,
-        tqdm(
-            desc=path.name, total=expected or None, unit="B", unit_scale=True, disable=None
-        ) as progress,
-    ):
-
-        def read() -> bytes:
-            block: bytes = answer.read(BLOCK)
-            progress.update(len(block))
-            return block
-
-        length = write_blocks(iter(read, b""), path, limit, shown)
-    if length < expected:
-        raise BrokenDownloadError(f"{shown} broke off after {length} of {expected} bytes")
+    return answer
 
 
 def _reason(error: Exception) -> str:

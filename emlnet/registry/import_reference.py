@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from emlnet.backbones import check_keys, read_state_dict
 from emlnet.inference import package
@@ -43,29 +43,23 @@ def import_reference(
     Raises ValueError that names the file when it has other content, or cannot be read without
     running code.
     """
-    states = [read_state_dict(path) for path in files]
-    kinds = [_kind(path, state) for path, state in zip(files, states, strict=True)]
-    if kinds not in (["encoder"], ["encoder", "encoder", "decoder"]):
-        found = ", ".join(f"{path.name} ({kind})" for path, kind in zip(files, kinds, strict=True))
+    if len(files) not in (1, 3):
         raise ValueError(
             "expected one encoder's file, or ImageNet's encoder, Places365's encoder and the "
-            f"decoder, in this order; found {found}"
+            f"decoder, in this order; found {len(files)} files"
         )
     if len(files) > 1 and "places" in files[0].name and "imagenet" in files[1].name:
         raise ValueError(
             f"{files[0].name} is given before {files[1].name}; the decoder reads ImageNet's first"
         )
     config = EncoderConfig(backbone="resnet50", readout="eml", size=size, weights="none")
-    encoders = []
-    for path, state, kind in zip(files, states, kinds, strict=True):
-        if kind == "encoder":
-            encoder = Encoder(config)
-            _fill(encoder, state, ENCODER, path)
-            encoders.append(encoder)
+    encoders = [Encoder(config) for _ in files[:2]]
+    for encoder, path in zip(encoders, files, strict=False):
+        _fill(encoder, path, ENCODER)
     model: EMLNet | Encoder = encoders[0]
     if len(files) > 1:
         model = EMLNet(encoders, DecoderConfig(readout="eml"))
-        _fill(model.decoder, states[-1], DECODER, files[-1])
+        _fill(model.decoder, files[2], DECODER)
     about: dict[str, Any] = {
         "name": "EML-NET, weights of its authors" if len(files) > 1 else "encoder resnet50",
         "files": {path.name: package.file_digest(path) for path in files},
@@ -75,31 +69,13 @@ def import_reference(
     return model
 
 
-def _kind(path: Path, state: Mapping[str, Tensor]) -> str:
-    """Return `encoder` or `decoder`.  Raises ValueError for any other checkpoint."""
-    if "img_model.0.0.weight" in state:
-        return "decoder"
-    if "output0.0.weight" in state:
-        return "encoder"
-    begins = ", ".join(list(state)[:3])
-    hint = ""
-    if "layer1.0.conv1.weight" in state:
-        hint = "; it is a ResNet before finetuning: pass it to a training command as --weights"
-    raise ValueError(f"{path} is not one of EML-NET's checkpoints (its keys: {begins}, ...){hint}")
+def _fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
+    """Load a checkpoint with the authors' names into a module, which it must fill."""
 
+    def our_key(key: str) -> str:
+        pattern = next((pattern for pattern in names if re.match(pattern, key)), "")
+        return re.sub(f"^{pattern}", names.get(pattern, ""), key)
 
-def _fill(
-    module: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str], path: Path
-) -> None:
-    """Load every key of a state under the authors' names into a module."""
-    own = module.state_dict()
-    given = {_our_key(key, names): value for key, value in state.items()}
-    check_keys(own, given, str(path))
-    module.load_state_dict({**own, **given})
-
-
-def _our_key(key: str, names: Mapping[str, str]) -> str:
-    for pattern, ours in names.items():
-        if re.match(pattern, key):
-            return re.sub(f"^{pattern}", ours, key)
-    return key
+    given = {our_key(key): value for key, value in read_state_dict(path).items()}
+    check_keys(module.state_dict(), given, f"{path}, read as EML-NET's {type(module).__name__}")
+    module.load_state_dict(given, strict=False)

@@ -13,20 +13,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from emlnet.extras import require_extra
 from emlnet.inference import package
 from emlnet.inference.package import MODEL, Package, check_target
 from emlnet.public_url import public_url
-from emlnet.registry.download import (
-    BrokenDownloadError,
-    Get,
-    assemble,
-    fetch,
-    is_source,
-    write_blocks,
-)
+from emlnet.registry.download import NoModelError, assemble, fetch
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +31,18 @@ PACKAGE = "package"
 """The folder among a run's artifacts that holds its packaged model."""
 DIGEST_TAG = "model_json_sha256"
 """The tag of a registered version that holds the digest of its model.json."""
-NONE_REGISTERED = f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
+HTTP = ("http://", "https://")
 
-REFUSALS = {
+PROBLEMS = {
+    200: "answers with another page",
     401: "wants a login (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)",
     403: "refuses access (HTTP 403: a permission, or the server's --allowed-hosts)",
 }
-MODEL_URI = re.compile(rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
-
+MODEL_URI = re.compile(
+    rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))|runs:/(?P<run>[0-9a-f]{{32}})/?"
+)
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 """Error codes of MLflow's stores for a model, version or alias that is not there."""
-
-
-class NotRegisteredError(ValueError):
-    """The registry has no such model, version or alias."""
 
 
 def find_tracking_uri(given: str | None = None) -> str:
@@ -74,7 +65,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     require_extra("registry", "mlflow", "sqlalchemy", "alembic")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if tracking_uri.startswith(("http://", "https://")):
+    if tracking_uri.startswith(HTTP):
         _check_server(tracking_uri)
     elif tracking_uri.startswith("sqlite:///"):
         _check_sqlite(Path(tracking_uri.removeprefix("sqlite:///")))
@@ -109,36 +100,32 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _check_server(tracking_uri: str) -> None:
-    """Raise ValueError unless an MLflow server answers there and lets this user in."""
-    from mlflow.exceptions import MlflowException
+def _request(tracking_uri: str, path: str, params: dict[str, Any], **options: Any) -> Any:
+    """Return a server's answer, asked with the login that MLflow's own client uses."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
+    login = get_default_host_creds(tracking_uri.rstrip("/"))
+    return http_request(login, path, "GET", params=params, raise_on_status=False, **options)
+
+
+def _check_server(tracking_uri: str) -> None:
+    """Raise ValueError unless an MLflow server answers there and lets this user in."""
+    from mlflow.exceptions import MlflowException
+
     shown = public_url(tracking_uri)
+    path = "/api/2.0/mlflow/experiments/search"
     try:
-        answer = http_request(
-            get_default_host_creds(tracking_uri.rstrip("/")),
-            "/api/2.0/mlflow/experiments/search",
-            "GET",
-            params={"max_results": 1},
-            max_retries=0,
-            timeout=10,
-            raise_on_status=False,
-        )
-        problem = REFUSALS.get(answer.status_code, f"answers with HTTP {answer.status_code}")
-        if answer.status_code == 200:
-            if isinstance(answer.json(), dict):
-                return
-            problem = "answers with another page"
+        answer = _request(tracking_uri, path, {"max_results": 1}, max_retries=0, timeout=10)
     except MlflowException as error:
         raise ValueError(
             f"no MLflow server answers at {shown} ({first_line(error)}); start one with "
             "`mlflow server`, or name another with --tracking-uri"
         ) from None
-    except ValueError:
-        problem = "answers with another page"
-    raise ValueError(f"{shown} {problem}, not as an MLflow server does for this user")
+    status = answer.status_code
+    if status != 200 or not answer.text.startswith("{"):
+        problem = PROBLEMS.get(status, f"answers with HTTP {status}")
+        raise ValueError(f"{shown} {problem}, not as an MLflow server does for this user")
 
 
 def _check_sqlite(path: Path) -> None:
@@ -157,42 +144,46 @@ def _check_sqlite(path: Path) -> None:
         raise ValueError(f"{path} is a SQLite database, but not MLflow's: it has no experiments")
 
 
-def find_version(client: MlflowClient, alias: str | None = None, version: int | None = None) -> Any:
-    """Return the registered version with that number or alias.
+def find_aliases(client: MlflowClient) -> dict[str, str]:
+    """Return the versions of the registered model by their aliases; ValueError without a model."""
+    found = client.search_registered_models(f"name = '{NAME}'")
+    if not found:
+        raise ValueError(
+            f"no model is registered as {NAME!r}; `python -m pipelines full` registers one"
+        )
+    return dict(found[0].aliases)
 
-    Raises NotRegisteredError that lists the aliases.
+
+def find_version(
+    client: MlflowClient, alias: str | None = None, version: str | int | None = None
+) -> Any:
+    """Return the registered version with that number or alias, by default the champion.
+
+    Raises ValueError that lists the aliases when there is none.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if version is not None:
-            return client.get_model_version(NAME, str(version))
-        return client.get_model_version_by_alias(NAME, alias or CHAMPION)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-    try:
-        known = client.get_registered_model(NAME)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        raise NotRegisteredError(NONE_REGISTERED) from None
-    aliases = ", ".join(f"{a} (version {v})" for a, v in sorted(known.aliases.items())) or "none"
+    aliases = find_aliases(client)
+    number = aliases.get(alias or CHAMPION, 0) if version is None else version
+    found = client.search_model_versions(f"name = '{NAME}' and version_number = {number}")
+    if found:
+        return found[0]
     wanted = f"version {version}" if version is not None else f"alias {alias or CHAMPION!r}"
-    raise NotRegisteredError(f"{NAME} has no {wanted}; its aliases are: {aliases}")
+    known = ", ".join(f"{a} (version {v})" for a, v in sorted(aliases.items())) or "none"
+    raise ValueError(f"{NAME} has no {wanted}; its aliases are: {known}")
 
 
-def find_uri(client: MlflowClient, uri: str) -> Any:
-    """Return the registered version of `models:/emlnet@alias` or `models:/emlnet/version`.
+def find_run(uri: str, tracking_uri: str) -> str:
+    """Return the run of `models:/emlnet@alias`, `models:/emlnet/version` or `runs:/run_id`.
 
-    Raises ValueError for another form, NotRegisteredError when there is no such version.
+    Raises ValueError for another form, or when there is no such version.
     """
     found = MODEL_URI.fullmatch(uri)
     if found is None:
-        raise ValueError(f"{uri!r} is neither models:/{NAME}@ALIAS nor models:/{NAME}/VERSION")
-    return find_version(
-        client, alias=found["alias"], version=int(found["version"]) if found["version"] else None
-    )
+        raise ValueError(
+            f"{uri!r} is neither models:/{NAME}@ALIAS, models:/{NAME}/VERSION nor runs:/RUN_ID"
+        )
+    if found["run"]:
+        return found["run"]
+    return str(find_version(connect(tracking_uri), found["alias"], found["version"]).run_id)
 
 
 def load(
@@ -221,28 +212,23 @@ def resolve(source: str, tracking_uri: str, into: Path) -> Path:
         return Path(source)
     found = MODEL_URI.fullmatch(source)
     if found:
-        version = int(found["version"]) if found["version"] else None
-        return pull(into, tracking_uri, alias=found["alias"], version=version)
-    found = re.fullmatch(r"runs:/([0-9a-f]{32})/?", source)
-    if found:
-        return pull(into, tracking_uri, run=found[1])
-    if is_source(source.partition("#")[0]):
+        return pull(into, tracking_uri, **found.groupdict())
+    try:
         return fetch(source, into)
-    raise ValueError(
-        f"no model at {source!r}: it is neither a folder with {MODEL} nor models:/{NAME}@ALIAS, "
-        f"models:/{NAME}/VERSION, runs:/RUN_ID, an archive or the address of one"
-    )
+    except NoModelError as error:
+        forms = f"models:/{NAME}@ALIAS, models:/{NAME}/VERSION, runs:/RUN_ID"
+        raise NoModelError(f"{error}, or {forms}") from None
 
 
 def pull(
     folder: Path,
     tracking_uri: str,
     alias: str | None = None,
-    version: int | None = None,
+    version: str | int | None = None,
     run: str | None = None,
     sha256: str | None = None,
 ) -> Path:
-    """Fetch a packaged model from the registry, or from a run, into a folder, and return it.
+    """Fetch a packaged model of a registered version's run, or of a run, and return the folder.
 
     folder: new, empty, or an earlier pull; it gets the whole model or keeps what it had.
     sha256: expected of model.json; default: what was registered.
@@ -252,88 +238,33 @@ def pull(
     check_target(folder)
     client = connect(tracking_uri)
     with store_errors(tracking_uri):
-        if run is not None:
-            source, location, owner = f"runs:/{run}/{PACKAGE}", f"runs:/{run}/{PACKAGE}", run
-        else:
+        if run is None:
             found = find_version(client, alias, version)
-            source, owner = f"models:/{NAME}/{found.version}", str(found.run_id)
-            location = _find_location(client, found)
-            sha256 = sha256 or found.tags.get(DIGEST_TAG)
-        get = _find_artifacts(source, location, owner, tracking_uri)
-        return assemble(folder, get, source, sha256)
+            run, sha256 = str(found.run_id), sha256 or found.tags.get(DIGEST_TAG)
+        open_file = partial(_open_artifact, client, run)
+        return assemble(folder, open_file, f"runs:/{run}/{PACKAGE}", sha256)
 
 
-def _find_location(client: MlflowClient, version: Any) -> str:
-    """Return where a version's files are; MLflow's own look-up asks a global registry."""
-    source: str = client.get_model_version_download_uri(NAME, version.version)
-    logged = re.fullmatch(r"models:/(m-\w+)", source)
-    if logged is None:
-        return source
-    location: str = client.get_logged_model(logged[1]).artifact_location
-    return location
+def _open_artifact(client: MlflowClient, run: str, name: str) -> IO[bytes]:
+    """Open a file of a run's packaged model.
 
-
-def _find_artifacts(source: str, location: str, run: str, tracking_uri: str) -> Get:
-    """Return what downloads the files of a package from its location.
-
-    A server that was started over a local store keeps files where only it can read them; those of
-    the run are asked of the server then.
+    A server sends it itself: it may keep files where only it can read them.
     """
-    from mlflow import artifacts
     from mlflow.exceptions import MlflowException
 
-    reason = f"{MODEL} is not there"
-    for base in (location, f"{location}/artifacts/{PACKAGE}"):
+    path, uri = f"{PACKAGE}/{name}", client.tracking_uri
+    if uri.startswith(HTTP):
+        answer = _request(uri, "/get-artifact", {"run_id": run, "path": path}, stream=True)
+        if answer.status_code == 200:
+            stream: IO[bytes] = answer.raw
+            answer.raw.decode_content = True  # Undo a proxy's compression.
+            return stream
+        reason = f"HTTP {answer.status_code}"
+    else:
         try:
-            listed = artifacts.list_artifacts(artifact_uri=base, tracking_uri=tracking_uri)
+            # Once it is open, the copy needs no name.
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+                return Path(client.download_artifacts(run, path, scratch)).open("rb")
         except (MlflowException, OSError) as error:
             reason = first_line(error)
-            continue
-        sizes = {Path(file.path).name: file.file_size or 0 for file in listed}
-        if MODEL in sizes:
-            return partial(_download_artifact, base, sizes, tracking_uri)
-    if tracking_uri.startswith(("http://", "https://")):
-        return partial(_download_from_server, tracking_uri, run)
-    raise ValueError(f"{source} cannot be fetched from {public_url(tracking_uri)}: {reason}")
-
-
-def _download_artifact(
-    base: str, sizes: dict[str, int], tracking_uri: str, name: str, target: Path, limit: int
-) -> None:
-    from mlflow import artifacts
-    from requests.exceptions import ChunkedEncodingError, ConnectionError
-
-    if sizes.get(name, 0) > limit:
-        raise ValueError(f"{base}/{name} has {sizes[name]} bytes, more than the {limit} expected")
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        try:
-            path = artifacts.download_artifacts(
-                artifact_uri=f"{base}/{name}",
-                dst_path=scratch,
-                tracking_uri=tracking_uri,
-                registry_uri=tracking_uri,
-            )
-        except (ChunkedEncodingError, ConnectionError) as error:
-            raise BrokenDownloadError(f"{base}/{name} broke off: {first_line(error)}") from error
-        Path(path).replace(target)
-
-
-def _download_from_server(tracking_uri: str, run: str, name: str, target: Path, limit: int) -> None:
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    shown = f"{PACKAGE}/{name} of run {run}"
-    answer = http_request(
-        get_default_host_creds(tracking_uri.rstrip("/")),
-        "/get-artifact",
-        "GET",
-        params={"run_id": run, "path": f"{PACKAGE}/{name}"},
-        stream=True,
-    )
-    with answer:
-        if answer.status_code != 200:
-            raise ValueError(
-                f"{shown} cannot be fetched from {public_url(tracking_uri)}: "
-                f"HTTP {answer.status_code}"
-            )
-        write_blocks(answer.iter_content(2**20), target, limit, shown)
+    raise ValueError(f"runs:/{run}/{path} cannot be fetched from {public_url(uri)}: {reason}")

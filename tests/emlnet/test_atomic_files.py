@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from emlnet import atomic_files
 from emlnet.atomic_files import replace_file, replace_folder, write_text
 
 
@@ -130,19 +129,3 @@ def test_several_processes_at_once_all_succeed(tmp_path):
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(set(content(tmp_path / "model").values())) == 1
     assert names(tmp_path) == ["model"]
-
-
-def test_a_process_that_waits_says_so(tmp_path, caplog, monkeypatch):
-    import filelock
-
-    acquire = filelock.FileLock.acquire
-
-    def busy(lock, timeout=None):
-        if timeout is not None:
-            raise filelock.Timeout("busy")
-        return acquire(lock)
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", busy)
-    fill(tmp_path / "model", "one")
-    assert f"another process is writing {tmp_path / 'model'}" in caplog.text
-    assert atomic_files.logger.name == "emlnet.atomic_files"

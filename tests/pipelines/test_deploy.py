@@ -62,10 +62,42 @@ def test_claims_services_and_secrets_that_are_named_exist() -> None:
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes)
     assert set(re.findall(r"(?:http://|@)([a-z-]+):\d+", text)) <= services
-    assert set(re.findall(r"secretKeyRef: {name: (\w+), key: (\w+)}", text)) == {
-        ("mlflow", "password")
+    keys = {"database", "login", "session"}
+    assert set(re.findall(r"secretKeyRef: {name: mlflow, key: (\w+)}", text)) == keys
+    assert set(re.findall(r"--from-literal=(\w+)=", text)) == keys
+
+
+def test_pods_run_as_a_user_without_privileges_and_with_limits() -> None:
+    for pod in pods():
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 0
+        for container in pod["containers"]:
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+            # KubeRay adds probes to the pods of Ray, which need /dev/shm.
+            is_ray = container["name"].startswith("ray-")
+            paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert "/dev/shm" in paths if is_ray else "livenessProbe" in container
+    # Ray's head scales the cluster, which needs the token of Kubernetes; nothing else does.
+    assert [pod.get("automountServiceAccountToken", True) for pod in pods()].count(True) == 1
+
+
+def test_mlflow_wants_a_login_and_every_pod_has_a_network_policy() -> None:
+    (server,) = only("Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+    assert "--app-name=basic-auth" in server["args"]
+    assert {"MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"} <= {
+        variable["name"] for variable in server["env"]
     }
-    assert "create secret generic mlflow --from-literal=password=" in text
+    policies = [d["spec"] for d in documents() if d["kind"] == "NetworkPolicy"]
+    chosen = [policy["podSelector"]["matchLabels"] for policy in policies]
+    labels = [
+        d["spec"]["template"]["metadata"]["labels"]
+        for d in documents()
+        if d["kind"] == "Deployment"
+    ]
+    for wanted in (*labels, {"ray.io/cluster": "emlnet"}):
+        assert wanted in chosen
 
 
 def test_services_and_deployments_select_pods_that_exist() -> None:
@@ -139,7 +171,7 @@ def test_the_image_is_built_from_files_that_exist_and_with_extras_that_exist() -
             assert (DEPLOY.parent / source).exists(), source
     (extras,) = re.findall(r'"\.\[([\w,]+)\]"', text)
     assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
-    (python,) = re.findall(r"^FROM python:(\d+\.\d+)", text, re.M)
+    (python,) = re.findall(r"^ARG PYTHON=python:(\d+\.\d+)", text, re.M)
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python)
 
 
@@ -153,4 +185,4 @@ def test_ray_up_takes_the_cluster_file() -> None:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_each_document_names_its_kind_and_version(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
-        assert {"apiVersion", "kind", "metadata", "spec"} <= set(document)
+        assert {"apiVersion", "kind", "metadata"} <= set(document)

@@ -50,8 +50,5 @@ def run(command: EvaluateCommand) -> ScoreTable:
 
 def find_run(model: str, uri: str) -> str | None:
     """Return the MLflow run that made a model, None for a folder."""
-    if model.startswith("runs:/"):
-        return model.removeprefix("runs:/").strip("/")
-    if not model.startswith("models:/"):
-        return None
-    return str(mlflow_registry.find_uri(mlflow_registry.connect(uri), model).run_id)
+    is_registered = model.startswith(("models:/", "runs:/"))
+    return mlflow_registry.find_run(model, uri) if is_registered else None

@@ -130,7 +130,7 @@ def run(command: PredictCommand) -> int:
     options = {key: getattr(command, key) for key in ("format", "precision", "flip", "overlay")}
     about = {"weights_sha256": weights, "source": public_url(source.url), **options}
     done = open_out(out, about)
-    ending = "_smap.npy" if command.format.endswith("npy") else "_smap.png"
+    ending = Drawing(format=command.format).ending
     left = [(name, stem) for name, stem in everything if f"{stem}{ending}" not in done]
     print(f"{len(everything)} pictures, {len(everything) - len(left)} done before", flush=True)
     if not left:
@@ -189,11 +189,11 @@ def write(
 ) -> None:
     """Write a picture's files, the map last: it marks the picture as done."""
     if out.is_local:
-        drawing.write(picture, prediction, Path(out.root) / stem)
+        drawing.write(Path(out.root) / stem, picture, prediction)
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = PurePosixPath(stem).parent
-        last = drawing.write(picture, prediction, Path(scratch) / PurePosixPath(stem).name)
+        last = drawing.write(Path(scratch) / PurePosixPath(stem).name, picture, prediction)
         for file in sorted(Path(scratch).iterdir(), key=lambda file: file == last):
             out.put(str(folder / file.name), file.read_bytes())
 

@@ -139,6 +139,8 @@ def test_a_person_drops_a_picture_and_compares_two_models(address, browser, phot
     page.get_by_role("option", name="two").click()
     assert shown(page, "#second-overlay")[:2] == [160, 120]
     assert "two: where people look" in page.inner_text("#second-card")
+    sent, options = (page.locator(f"#{name}").bounding_box() for name in ("photograph", "options"))
+    assert options["y"] < sent["y"] + sent["height"] + 100
 
     with page.expect_download() as download:
         page.click("#first-png")
@@ -176,4 +178,4 @@ def test_the_example_picture_is_predicted(address, browser):
     page = browser.new_page()
     page.goto(address)
     page.click("#example")
-    assert shown(page, "#first-overlay")[:2] == [320, 240]
+    assert shown(page, "#first-overlay")[:2] == [640, 480]

@@ -28,14 +28,10 @@ def assert_density(prediction, size):
     assert prediction.saliency.sum(dtype=float) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("size", [(37, 501), (80, 45), (1, 1), (32, 48)])
-def test_a_prediction_has_the_pictures_own_size_and_sums_to_one(density, size):
-    assert_density(density.predict(noise(size)), size)
-
-
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_density_sums_to_one_with_and_without_the_mirrored_picture(density, flip):
-    assert_density(density.predict(noise(), flip), (37, 50))
+@pytest.mark.parametrize("size", [(37, 501), (80, 45), (1, 1), (32, 48)])
+def test_a_prediction_has_the_pictures_own_size_and_sums_to_one(density, size, flip):
+    assert_density(density.predict(noise(size), flip), size)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -48,66 +44,48 @@ def test_an_eml_model_answers_a_map_and_a_log_density(make_net, flip):
     assert np.exp(prediction.log_density).sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_pictures_of_every_mode_are_predicted(density, tmp_path):
-    values = np.arange(37 * 50, dtype=np.uint16).reshape(37, 50) * 35
-    images = {
-        "grey.png": Image.fromarray(noise()[..., 0]),
-        "rgba.png": Image.fromarray(noise(channels=4)),
-        "cmyk.jpg": Image.fromarray(noise()).convert("CMYK"),
-        "16bit.png": Image.fromarray(values),
-        "palette.gif": Image.fromarray(noise()).convert("P"),
-        "bits.png": Image.fromarray(noise()[..., 0]).convert("1"),
-    }
-    for name, image in images.items():
-        image.save(tmp_path / name)
-        assert_density(density.predict(tmp_path / name), (37, 50))
+GREY_16 = np.arange(37 * 50, dtype=np.uint16).reshape(37, 50) * 35
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("grey.png", Image.fromarray(noise()[..., 0])),
+        ("rgba.png", Image.fromarray(noise(channels=4))),
+        ("cmyk.jpg", Image.fromarray(noise()).convert("CMYK")),
+        ("16bit.png", Image.fromarray(GREY_16)),
+        ("palette.gif", Image.fromarray(noise()).convert("P")),
+        ("bits.png", Image.fromarray(noise()[..., 0]).convert("1")),
+    ],
+)
+def test_a_file_of_every_mode_is_predicted_as_the_opened_picture_is(density, tmp_path, name, image):
+    image.save(tmp_path / name)
+    prediction = density.predict(tmp_path / name)
+    assert_density(prediction, (37, 50))
+    with Image.open(tmp_path / name) as opened:
+        np.testing.assert_array_equal(density.predict(opened).saliency, prediction.saliency)
 
 
 def test_a_rotated_photograph_is_predicted_upright(density, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(noise()).save(tmp_path / "a.png", exif=exif)
-    prediction = density.predict(tmp_path / "a.png")
-    assert_density(prediction, (50, 37))
-    upright = density.predict(np.ascontiguousarray(np.rot90(noise(), -1)))
-    np.testing.assert_array_equal(prediction.saliency, upright.saliency)
-
-
-@pytest.mark.parametrize("name", ["rotated", "transparent", "16 bit"])
-def test_an_opened_picture_is_predicted_as_its_file_is(density, tmp_path, name):
-    exif, image = Image.Exif(), Image.fromarray(noise())
-    if name == "rotated":
-        exif[0x0112] = 6
-    elif name == "transparent":
-        image = Image.fromarray(noise(channels=4))
-    else:
-        image = Image.fromarray(np.arange(37 * 50, dtype=np.uint16).reshape(37, 50) * 35)
-    image.save(tmp_path / "a.png", exif=exif)
-    expected = density.predict(tmp_path / "a.png").saliency
+    upright = density.predict(np.ascontiguousarray(np.rot90(noise(), -1))).saliency
     with Image.open(tmp_path / "a.png") as opened:
-        np.testing.assert_array_equal(density.predict(opened).saliency, expected)
+        for given in (tmp_path / "a.png", opened):
+            np.testing.assert_array_equal(density.predict(given).saliency, upright)
 
 
-def test_a_path_an_array_and_a_tensor_of_one_picture_are_predicted_alike(density, tmp_path):
-    Image.fromarray(noise()).save(tmp_path / "a.png")
-    expected = density.predict(noise()).saliency
-    tensor = torch.from_numpy(noise()).permute(2, 0, 1) / 255
-    for given in (tmp_path / "a.png", str(tmp_path / "a.png"), tensor, Image.fromarray(noise())):
-        np.testing.assert_array_equal(density.predict(given).saliency, expected)
-
-
-def test_a_grey_array_is_predicted_as_three_equal_channels(density):
-    grey = noise()[..., 0]
-    expected = density.predict(np.repeat(grey[..., None], 3, 2)).saliency
-    np.testing.assert_array_equal(density.predict(grey).saliency, expected)
-
-
-def test_arrays_and_tensors_of_every_kind_are_one_picture(density):
-    expected = density.predict(noise()).saliency
+def test_paths_arrays_and_tensors_of_every_kind_are_one_picture(density, tmp_path):
     pixels, floats = noise(), noise().astype(np.float32) / 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = density.predict(pixels).saliency
     opaque = np.full((37, 50, 1), 255, np.uint8)
-    tensor = torch.from_numpy(noise()).permute(2, 0, 1)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     for given in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(pixels),
         floats,
         floats.astype(np.float64),
         pixels.astype(np.uint16) * 257,
@@ -120,10 +98,11 @@ def test_arrays_and_tensors_of_every_kind_are_one_picture(density):
         np.testing.assert_allclose(density.predict(given).saliency, expected, rtol=1e-4)
 
 
-def test_a_grey_picture_may_have_a_channel_axis(density):
+def test_a_grey_picture_is_three_equal_channels(density):
     grey = noise(channels=1)
-    expected = density.predict(grey[..., 0]).saliency
-    for given in (grey, torch.from_numpy(grey[..., 0]), torch.from_numpy(grey).permute(2, 0, 1)):
+    expected = density.predict(np.repeat(grey, 3, 2)).saliency
+    tensor = torch.from_numpy(grey)
+    for given in (grey, grey[..., 0], tensor[..., 0], tensor.permute(2, 0, 1)):
         np.testing.assert_array_equal(density.predict(given).saliency, expected)
 
 
@@ -181,9 +160,10 @@ def test_a_batch_of_mixed_sizes_is_predicted_as_each_picture_alone(density, tmp_
 
 def test_an_array_of_pictures_is_a_batch(density):
     batch = np.stack([noise(), noise()[::-1]])
-    first, second = density.predict_batch(batch)
-    np.testing.assert_allclose(first.saliency, density.predict(batch[0]).saliency, rtol=1e-4)
-    np.testing.assert_allclose(second.saliency, density.predict(batch[1]).saliency, rtol=1e-4)
+    for prediction, picture in zip(density.predict_batch(batch), batch, strict=True):
+        np.testing.assert_allclose(
+            prediction.saliency, density.predict(picture).saliency, rtol=1e-4
+        )
 
 
 def test_what_is_too_large_for_16_bits_is_computed_in_32(density, monkeypatch):
@@ -209,12 +189,19 @@ def test_half_precision_is_near_and_still_a_density(density):
     assert half.exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_map_of_16_bits_has_finer_steps_than_one_of_8(density):
-    prediction = density.predict(noise())
-    fine, coarse = prediction.picture16(), prediction.picture()
-    assert (fine.min(), fine.max()) == (0, 65535)
+def test_a_map_is_drawn_with_all_grey_levels_of_8_or_16_bits_or_up_to_a_given_value(model):
+    prediction = Package(model=model).predict(noise())
+    fine, coarse = prediction.picture(wide=True), prediction.picture()
+    assert (fine.dtype, fine.shape, fine.min(), fine.max()) == (np.uint16, (37, 50), 0, 65535)
+    assert (coarse.dtype, coarse.shape, coarse.min(), coarse.max()) == (np.uint8, (37, 50), 0, 255)
     np.testing.assert_allclose(fine / 65535, coarse / 255, atol=0.5 / 255 + 1e-4)
     assert len(np.unique(fine)) > len(np.unique(coarse))
+    values = prediction.values()
+    if prediction.kind == "density":
+        assert values.mean() == pytest.approx(1, abs=1e-4)
+    top = float(values.max()) * 2
+    np.testing.assert_allclose(prediction.grey(top), values / top, rtol=1e-5)
+    assert prediction.grey(top / 4).max() == 1
 
 
 def test_the_mirrored_average_of_a_mirrored_picture_is_the_mirrored_map(model):
@@ -233,13 +220,6 @@ def test_predicting_changes_nothing(model):
     first = package.predict(noise()).saliency
     np.testing.assert_array_equal(package.predict(noise()).saliency, first)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_a_picture_of_the_map_uses_all_grey_levels(model):
-    drawn = Package(model=model).predict(noise()).picture()
-    assert drawn.dtype == np.uint8
-    assert drawn.shape == (37, 50)
-    assert (drawn.min(), drawn.max()) == (0, 255)
 
 
 MANY_SIZES = """

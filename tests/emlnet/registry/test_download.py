@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gzip
 import http.server
-import json
 import re
 import shutil
 import sys
@@ -82,17 +81,16 @@ def server(tmp_path):
         thread.join()
 
 
-def tar(path, folder, prefix=""):
-    with tarfile.open(path, "w:gz") as archive:
-        for file in sorted(folder.iterdir()):
-            archive.add(file, f"{prefix}{file.name}")
-    return path
-
-
-def zipped(path, folder):
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in folder.iterdir():
-            archive.write(file, f"m/{file.name}")
+def pack(path, folder, prefix=""):
+    """Writes a folder's files as an archive."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, f"{prefix}{file.name}")
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for file in sorted(folder.iterdir()):
+                archive.add(file, f"{prefix}{file.name}")
     return path
 
 
@@ -106,34 +104,27 @@ def alone(target):
     return [path.name for path in target.parent.iterdir()]
 
 
-def test_a_folder_is_copied_and_checked(model, target, monkeypatch):
+@pytest.mark.parametrize(
+    "source", ["{model}", "{url}/model", "{url}/model/", "{url}/model/" + MODEL]
+)
+def test_a_folder_is_copied_or_fetched_without_mlflow(model, target, server, source, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert main(["pull", str(target), "--from", str(model)]) == 0
+    assert main(["pull", str(target), "--from", source.format(model=model, url=server.url)]) == 0
     assert same(target, model)
     assert alone(target) == ["model"]
 
 
-@pytest.mark.parametrize("prefix", ["", "./", "emlnet-1/"])
-def test_an_archive_is_unpacked(model, target, tmp_path, prefix):
-    download.fetch(str(tar(tmp_path / "model.tar.gz", model, prefix)), target)
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("m.tar.gz", ""), ("m.tgz", "./"), ("m.tar.gz", "emlnet-1/"),
+                         ("m.zip", "m/"), ("m.zip", "")],
+)  # fmt: skip
+def test_an_archive_is_read(model, target, tmp_path, name, prefix):
+    download.fetch(str(pack(tmp_path / name, model, prefix)), target)
     assert same(target, model)
-
-
-def test_a_zip_is_unpacked(model, target, tmp_path):
-    download.fetch(str(zipped(tmp_path / "model.zip", model)), target)
-    assert same(target, model)
-
-
-@pytest.mark.parametrize("ending", ["", "/", f"/{MODEL}"])
-def test_a_folder_on_the_web_is_fetched(model, target, server, ending, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert main(["pull", str(target), "--from", f"{server.url}/model{ending}"]) == 0
-    assert same(target, model)
-    assert alone(target) == ["model"]
 
 
 def test_an_archive_on_the_web_is_fetched_and_checked(model, target, server, tmp_path):
-    archive = tar(tmp_path / "www" / "model.tgz", model)
+    archive = pack(tmp_path / "www" / "model.tgz", model)
     digest = package.file_digest(archive)
     download.fetch(f"{server.url}/model.tgz#sha256={digest}", target)
     assert same(target, model)
@@ -152,15 +143,6 @@ def test_a_digest_that_would_not_be_checked_is_refused(model, target, source):
     assert not target.exists()
 
 
-def test_the_card_and_the_licence_are_said(model, target, capsys):
-    main(["pull", str(target), "--from", str(model)])
-    said = capsys.readouterr().out
-    assert "pulled one into" in said
-    assert "Scores: KL 0.250" in said
-    assert "weights: CC0" in said
-    assert "##" not in said
-
-
 def test_a_download_that_breaks_off_is_tried_again(model, target, server):
     server.cut[WEIGHTS] = [1000, 500]
     download.fetch(f"{server.url}/model", target)
@@ -176,7 +158,7 @@ def test_what_is_not_there_is_an_error_and_an_earlier_pull_stays(model, target, 
     download.fetch(str(model), target)
     for source, found in (
         (f"{server.url}/none", "HTTP 404"),
-        ("/nowhere/at/all", "no model at /nowhere/at/all"),
+        ("/nowhere/at/all", "no model at '/nowhere/at/all'"),
         (str(model.parent), "no model at"),
     ):
         with pytest.raises(ValueError, match=found):
@@ -199,23 +181,24 @@ def test_a_changed_file_is_refused_and_an_earlier_pull_stays(
 
 
 def test_a_path_or_link_in_an_archive_leads_nowhere(model, target, tmp_path):
-    for name, kind in (("../../outside/README.md", tarfile.REGTYPE), (MODEL, tarfile.SYMTYPE)):
+    for name, kind, said in (
+        ("../model.json", tarfile.REGTYPE, "model.json does not describe"),
+        (MODEL, tarfile.SYMTYPE, "holds no packaged model"),
+        (MODEL, tarfile.FIFOTYPE, "holds no packaged model"),
+    ):
         with tarfile.open(tmp_path / "evil.tar", "w") as archive:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
-        with pytest.raises(
-            ValueError, match=r"evil\.tar cannot be unpacked: .*(outside|absolute path)"
-        ):
+        with pytest.raises(ValueError, match=rf"evil\.tar.*{said}"):
             download.fetch(str(tmp_path / "evil.tar"), target)
     assert alone(target) == []
+    assert not (target.parent.parent / MODEL).exists()
 
 
 def test_a_model_that_a_killed_pull_had_moved_away_is_put_back(model, target):
     download.fetch(str(model), target)
     target.rename(target.with_name(".model.old"))
-    with pytest.raises(ValueError, match="no model at"):
-        download.fetch("/nowhere", target)
     (model / WEIGHTS).unlink()
     with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read"):
         download.fetch(str(model), target)
@@ -224,40 +207,41 @@ def test_a_model_that_a_killed_pull_had_moved_away_is_put_back(model, target):
 
 
 @pytest.mark.parametrize("limit", ["MAX_ARCHIVE", "MAX_MEMBERS"])
-@pytest.mark.parametrize("ending", ["tar.gz", "zip"])
-def test_an_archive_is_measured_before_it_is_unpacked(
-    model, target, tmp_path, limit, ending, monkeypatch
-):
+def test_a_tar_is_measured_before_it_is_read(model, target, tmp_path, limit, monkeypatch):
     monkeypatch.setattr(download, limit, 2)
-    path = tmp_path / f"m.{ending}"
-    tar(path, model) if ending == "tar.gz" else zipped(path, model)
-    with pytest.raises(ValueError, match=r"cannot be unpacked: it claims more than"):
-        download.fetch(str(path), target)
+    with pytest.raises(ValueError, match=r"cannot be read: it claims more than"):
+        download.fetch(str(pack(tmp_path / "m.tar.gz", model)), target)
     assert alone(target) == []
 
 
 @pytest.mark.parametrize("name", [MODEL, CARD])
-def test_a_text_that_is_too_large_is_refused(model, target, server, name, monkeypatch):
+@pytest.mark.parametrize("source", ["{model}", "{url}/model", "{zip}"])
+def test_a_text_that_is_too_large_is_refused(
+    model, target, server, tmp_path, name, source, monkeypatch
+):
     monkeypatch.setattr(download, "MAX_TEXT", (model / MODEL).stat().st_size)
     (model / name).write_bytes(b" " * 20_000)
-    for source in (str(model), f"{server.url}/model"):
-        with pytest.raises(ValueError, match=rf"{name} has .*more than the \d+"):
-            download.fetch(source, target)
+    packed = pack(tmp_path / "m.zip", model)
+    with pytest.raises(ValueError, match=rf"{name} has more than the \d+"):
+        download.fetch(source.format(model=model, url=server.url, zip=packed), target)
 
 
-@pytest.mark.parametrize("where", ["folder", "web"])
-def test_weights_larger_than_model_json_says_are_not_downloaded(model, target, server, where):
+@pytest.mark.parametrize("source", ["{model}", "{url}/model"])
+def test_weights_larger_than_model_json_says_are_not_downloaded(model, target, server, source):
     with (model / WEIGHTS).open("ab") as file:
         file.write(bytes(1000))
-    source = str(model) if where == "folder" else f"{server.url}/model"
-    with pytest.raises(ValueError, match=r"weights\.safetensors has .*more than the \d+"):
-        download.fetch(source, target)
+    with pytest.raises(ValueError, match=r"weights\.safetensors has more than the \d+"):
+        download.fetch(source.format(model=model, url=server.url), target)
     assert alone(target) == []
 
 
-def test_a_pinned_digest_is_held_to_model_json(model, target, server, capsys):
+def test_a_pull_says_what_it_brought_and_how_to_pin_it(model, target, server, capsys):
     assert main(["pull", str(target), "--from", str(model)]) == 0
-    (digest,) = re.findall("--sha256 ([0-9a-f]{64})", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    for line in ("pulling ", "pulled one into", "Scores: KL 0.250", "weights: CC0"):
+        assert line in said
+    assert "##" not in said
+    (digest,) = re.findall("--sha256 ([0-9a-f]{64})", said)
     assert digest == package.file_digest(model / MODEL)
     for source in (str(model), f"{server.url}/model"):
         assert main(["pull", str(target), "--from", source, "--sha256", digest]) == 0
@@ -265,6 +249,8 @@ def test_a_pinned_digest_is_held_to_model_json(model, target, server, capsys):
         assert "model.json is not the file that was saved" in capsys.readouterr().err
     assert main(["pull", str(target), "--from", source, "--sha256", "12"]) == 1
     assert "64 hexadecimal digits" in capsys.readouterr().err
+    assert main(["pull", str(target), "--from", str(model), "--alias", "champion"]) == 1
+    assert "not several" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("to", ["http://127.0.0.1/model.json", "ftp://h/x", "file:///etc/passwd"])
@@ -284,7 +270,7 @@ def test_an_archive_that_is_none_is_refused(target, tmp_path):
         ("cut.tgz", gzip.compress(bytes(5000))[:-9]),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} (cannot be unpacked|holds no packaged)"):
+        with pytest.raises(ValueError, match=f"{name} (cannot be read|holds no packaged)"):
             download.fetch(str(tmp_path / name), target)
 
 
@@ -292,7 +278,7 @@ def test_a_full_disk_is_not_blamed_on_the_source(model, target, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "write_blocks", full)
+    monkeypatch.setattr(download, "_write", full)
     with pytest.raises(OSError, match="No space left") as error:
         download.fetch(str(model), target)
     assert not isinstance(error.value, ValueError)
@@ -304,21 +290,3 @@ def test_a_password_in_an_address_is_sent_but_not_shown(target, server):
         download.fetch(url, target)
     assert "secret" not in str(error.value)
     assert server.logins == ["Basic bWU6c2VjcmV0"]
-
-
-def test_a_models_folder_named_in_model_json_stays_inside(model, target):
-    described = json.loads((model / MODEL).read_text())
-    described["files"]["../../evil"] = "0" * 64
-    (model / MODEL).write_text(json.dumps(described))
-    with pytest.raises(ValueError, match="names files"):
-        download.fetch(str(model), target)
-
-
-def test_two_sources_at_once_are_refused(model, target, capsys):
-    assert main(["pull", str(target), "--from", str(model), "--alias", "champion"]) == 1
-    assert "not several" in capsys.readouterr().err
-
-
-def test_nothing_is_shown_of_progress_where_nobody_looks(model, target, server, capsys):
-    download.fetch(f"{server.url}/model", target)
-    assert capsys.readouterr() == ("", "")

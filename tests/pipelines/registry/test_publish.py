@@ -11,7 +11,7 @@ import pytest
 
 from emlnet.inference.package import save
 from emlnet.models.encoder import Encoder, EncoderConfig
-from emlnet.registry.mlflow_registry import CHAMPION, NAME, find_version
+from emlnet.registry.mlflow_registry import CHAMPION, NAME, PACKAGE, find_version
 from pipelines.registry import promotion, publish
 from pipelines.tracking.mlflow_runs import Tracker
 from shards.read.reader import ShardReader
@@ -63,6 +63,7 @@ def register(
     values = [base + gain for base, gain in zip(BASE, gains, strict=True)]
     scores = make_table({"tiny": {metric: values}}, data_digest=reader.manifest.digest)
     with tracker.run(folder, "run", params={}, tags={}) as run_id:
+        tracker.file(run_id, package, PACKAGE)
         return publish.publish(package, tracker, run_id, scores, reader, False, metric)
 
 
