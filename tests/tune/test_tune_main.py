@@ -163,7 +163,7 @@ def test_full_searches_with_the_finetuning_that_it_trains_with(tmp_path):
 
 
 def test_full_refuses_weights_that_its_search_leaves_out_before_it_packs(tmp_path, monkeypatch):
-    monkeypatch.setattr(full.packing, "fingerprint", lambda source: pytest.fail("read the data"))
+    monkeypatch.setattr(full.full, "fingerprint", lambda source: pytest.fail("read the data"))
     with pytest.raises(ValueError, match=r"mse with 100% .*--extra-terms"):
         full.run(whole("--preset paper-nasnet --weights none"))
 
