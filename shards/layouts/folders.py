@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from emlnet.data.images import files_below
@@ -73,33 +73,20 @@ def subfolders(folder: Path) -> dict[str, Path]:
     """Return the sub-folders by their names in lower case; ValueError when two are the same."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            if path.name.lower() in found:
-                raise ValueError(f"{found[path.name.lower()]} and {path} are one folder; join them")
-            found[path.name.lower()] = path
-    return found
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return _by(lambda path: path.name.lower(), filter(Path.is_dir, visible))
 
 
-def child(folder: Path, *names: str) -> Path:
-    """Return the sub-folder `names[0]`, in it `names[1]`, and so on, in any spelling of case."""
-    for name in names:
-        found = subfolders(folder)
-        if name.lower() not in found:
-            raise ValueError(f"{folder} has no folder {name}/")
-        folder = found[name.lower()]
-    return folder
+def child(folder: Path, name: str) -> Path:
+    """Return the folder's sub-folder of that name, in any spelling of case."""
+    if not has(folder, name):
+        raise ValueError(f"{folder} has no folder {name}/")
+    return subfolders(folder)[name.lower()]
 
 
-def has(folder: Path, *names: str) -> bool:
-    """Whether the folder has the sub-folder `names[0]`, that one `names[1]`, and so on."""
-    for name in names:
-        found = subfolders(folder)
-        if name.lower() not in found:
-            return False
-        folder = found[name.lower()]
-    return True
+def has(folder: Path, name: str) -> bool:
+    """Whether the folder has a sub-folder of that name, in any spelling of case."""
+    return name.lower() in subfolders(folder)
 
 
 def root(source: Path, name: str) -> Path:
@@ -132,9 +119,13 @@ def photographs_below(source: Path) -> list[Path]:
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """Return files by their names without suffix, in order; ValueError when two are the same."""
+    return _by(lambda path: path.stem, paths)
+
+
+def _by(name: Callable[[Path], str], paths: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in found:
-            raise ValueError(f"{found[path.stem]} and {path} have the same name; rename one")
-        found[path.stem] = path
+    for path in sorted(paths):
+        other = found.setdefault(name(path), path)
+        if other != path:
+            raise ValueError(f"{other} and {path} have the same name; rename one")
     return dict(sorted(found.items()))
