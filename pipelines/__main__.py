@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +12,22 @@ from pipelines.command_table import PIPELINES, ROOMS
 
 def parse(argv: Sequence[str]) -> Any:
     """Parse arguments, the command first, to the dataclass of the command."""
-    return PIPELINES.parse(separate(argv))
+    return PIPELINES.parse(join_sent(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return PIPELINES.main(separate(sys.argv[1:] if argv is None else argv))
+    return PIPELINES.main(join_sent(sys.argv[1:] if argv is None else argv))
 
 
-def separate(argv: Sequence[str]) -> list[str]:
-    """Put `--` between the flags of `submit` and the command that it sends."""
+def join_sent(argv: Sequence[str]) -> list[str]:
+    """Join the command that `submit` sends: its flags are not those of `submit`."""
     words = list(argv)
-    if words[:1] == ["submit"] and "--" not in words:
+    if words[:1] == ["submit"]:
+        words = [word for word in words if word != "--"]
         starts = [n for n, word in enumerate(words) if word in (*PIPELINES.commands, *ROOMS)]
         if starts[1:]:
-            words.insert(starts[1], "--")
+            words[starts[1] :] = [shlex.join(words[starts[1] :])]
     return words
 
 

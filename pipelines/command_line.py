@@ -9,7 +9,6 @@ import argparse
 import os
 import pkgutil
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Annotated, Any, get_args, get_type_hints
@@ -74,9 +73,8 @@ class Program:
     def _verb(self, argv: Sequence[str]) -> str:
         parser = argparse.ArgumentParser(
             prog=self.name,
-            description=textwrap.dedent(self.about),
+            description=self.about,
             epilog=f"`{self.name} COMMAND --help` explains the flags of a command.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
         for verb, (_, line) in self.commands.items():
@@ -93,10 +91,7 @@ def parse_flags(config_type: type, prog: str, words: Sequence[str]) -> Any:
     """
     from pipelines.config import flags, presets
 
-    # What follows `--` is the command that `submit` sends, with a preset of its own.
-    end = list(words).index("--") if "--" in words else len(words)
-    preset, rest = flags.take_flag(words[:end], "--preset")
-    rest = [*rest, *words[end:]]
+    preset, rest = flags.take_flag(words, "--preset")
     rules = flags.registry(rest)
     about, common = config_type.__doc__ or "", getattr(config_type, "common_flags", ())
     if hasattr(config_type, "preset"):
@@ -106,8 +101,9 @@ def parse_flags(config_type: type, prog: str, words: Sequence[str]) -> Any:
         about += " These are the flags that most people use; --help-all lists all."
     start = {} if preset is None else {"default": presets.start_from(config_type, preset)}
     options: dict[str, Any] = {"description": about, "registry": rules, **start}
-    words = ["--help" if word == "--help-all" else word for word in flags.spell_out(rest)]
-    return tyro.cli(config_type, prog=prog, args=words, **options)
+    words = ["--help" if word == "--help-all" else word for word in rest]
+    style = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
+    return tyro.cli(config_type, prog=prog, args=words, config=style, **options)
 
 
 def hide_flags(rules: tyro.constructors.ConstructorRegistry, common: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ def shown_commands() -> list[tuple[str, str]]:
 def test_a_shown_command_parses(program: str, arguments: str) -> None:
     parsed = PARSE[program](shlex.split(arguments, comments=True))
     if isinstance(parsed, SubmitCommand):
-        assert PARSE["python -m pipelines"](list(parsed.command))
+        assert PARSE["python -m pipelines"](shlex.split(parsed.command))
 
 
 def test_every_program_is_shown() -> None:

@@ -1,4 +1,4 @@
-"""Flags that tyro does not parse by itself: loss weights, presets, `--use-gpu`."""
+"""Flags that tyro does not parse by itself: loss weights and presets."""
 
 from __future__ import annotations
 
@@ -81,17 +81,3 @@ def take_flag(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
         if word.startswith(f"{flag}="):
             return word.partition("=")[2], rest[:position] + rest[position + 1 :]
     return None, rest
-
-
-def spell_out(argv: Sequence[str]) -> list[str]:
-    """Replace `--use-gpu` and `--no-use-gpu` by the value that they stand for."""
-    rest: list[str] = []
-    for position, word in enumerate(argv):
-        following = argv[position + 1] if position + 1 < len(argv) else ""
-        if word == "--no-use-gpu":
-            rest += ["--use-gpu", "False"]
-        elif word == "--use-gpu" and following not in ("True", "False", "None"):
-            rest += ["--use-gpu", "True"]
-        else:
-            rest.append(word)
-    return rest

@@ -45,7 +45,7 @@ class SubmitCommand:
     It returns when the job is accepted, and prints how to follow and stop it.
     """
 
-    command: Positional[tuple[str, ...]]
+    command: Positional[str]
     """The command with its flags, e.g. `full --data /mnt/salicon --out /mnt/runs/a`; also `tune
     ...` and `shards ...`.  Paths are the cluster's."""
     address: str | None = None
@@ -60,7 +60,9 @@ def run(command: SubmitCommand) -> None:
     Raises ValueError for a command that could not work on a cluster, RuntimeError when the job
     server refuses it.
     """
-    words = command.command[1:] if command.command[:1] == ("pipelines",) else command.command
+    words = shlex.split(command.command)
+    if words[:1] == ["pipelines"]:
+        del words[0]
     if not words:
         raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
     if words[0] not in ROOMS:
