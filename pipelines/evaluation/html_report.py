@@ -99,7 +99,9 @@ def write_comparison(
         path,
         title=f"{names[0]} against {names[1]}",
         facts={"first": names[0], "second": names[1], **_facts(tables[0])},
-        differences=compare.difference_table(compare.compare(*tables)),
+        differences=compare.difference_table(compare.compare(*tables)).rename(
+            lambda metric: label(metric, rules=True)
+        ),
         gains=plots.gains_by_image(gains, metric),
         pictures=_two_ends(gains, headings, draw, reader) if len(known) == 2 else {},
         picture_metric=label(metric, rules=True, arrow=False),

@@ -63,7 +63,7 @@ def test_names_and_notes_are_text_not_markup(page: str) -> None:
 
 
 def test_it_shows_means_with_intervals_and_names_the_baseline_of_ig(page: str) -> None:
-    assert "<td>2.167\n1.000 to 3.500</td>" in page
+    assert "<td><b>2.167</b><small>1.000 to 3.500</small></td>" in page
     assert "over: centre prior of train" in page
 
 
