@@ -48,7 +48,7 @@ test-cluster: $(STAMP)  ## faults of workers, nodes, servers, on clusters of thi
 
 demo: $(STAMP)      ## the whole journey on synthetic pictures, under demo/
 	$(BIN)/python -m shards sample demo/raw
-	$(BIN)/python -m pipelines full --preset demo --data demo/raw --out demo/run --tracking-uri $(DEMO_STORE)
+	$(BIN)/python -m pipelines full --preset demo --data demo/raw --out demo/run --experiment demo --tracking-uri $(DEMO_STORE)
 	$(BIN)/emlnet pull demo/champion --tracking-uri $(DEMO_STORE)
 	$(BIN)/emlnet predict demo/champion demo/raw/images/val --out demo/maps --overlay --flip
 
