@@ -36,7 +36,7 @@ from pipelines.stages.decoder_stage import DecoderJob
 from pipelines.stages.encoder_stage import EncoderJob
 from pipelines.stages.frozen_encoders import build_cache
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 
 NUM_IMAGES, BATCH = 10, 8
 """Of the images a fifth is for validation: an epoch is one step."""

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.result_table import ROOT
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class WriteSample:
 
     def run(self) -> None:
         """Write the data set."""
-        from shards.layouts.synthetic import write_sample
+        from shards.synthetic import write_sample
 
         write_sample(self.out.expanduser(), self.num_images, self.seed)
         print(f"{self.out}: {self.num_images} synthetic images")

@@ -15,8 +15,8 @@ from emlnet.data.batches import prepare_image, prepare_targets
 from emlnet.data.samples import collate
 from emlnet.models.encoder import Encoder, EncoderConfig
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
 from shards.read.reader import ShardReader
+from shards.synthetic import write_sample
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.npz"
 

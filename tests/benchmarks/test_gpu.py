@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import gpu
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 
 ROOT = Path(__file__).parents[2]
 

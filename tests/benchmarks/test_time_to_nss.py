@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import time_to_nss
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import tune
 from emlnet.losses.weighted import LossWeights
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 from tune.records import TrialRecord
 from tune.space import Space
 

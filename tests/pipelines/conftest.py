@@ -11,7 +11,7 @@ import torch
 from pipelines.config.options import Compute
 from pipelines.ray_cluster import check_nodes, connection, tasks
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 from pipelines.config.options import Compute
 from shards.build.writer import build
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 from tests.tune.made_up import TINY, make_report
 from tune.records import TrialRecord
 from tune.space import Space

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from shards.layouts.all_layouts import walk
 from shards.layouts.raw_samples import read
-from shards.layouts.synthetic import write_sample
+from shards.synthetic import write_sample
 
 
 @pytest.fixture(scope="module")
