@@ -184,7 +184,7 @@ def prepare_job(
     needs = {"CPU": 1 if frozen else num_workers * compute.cpus}
     if scaled.use_gpu:
         needs["GPU"] = num_workers
-    at_once = min(num_at_once(needs, sizing.wait_until_free(needs)), command.search.num_trials)
+    at_once = min(num_at_once(needs, ray.available_resources()), command.search.num_trials)
     num_threads = compute.threads or max(1, num_cpus() // (at_once * num_workers))
     if frozen:
         compute_readouts(context.data, frozen, compute.use_gpu)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 
 import ray
@@ -12,8 +11,6 @@ from ray.train import ScalingConfig
 
 from pipelines.config.options import Compute
 
-SECONDS_TO_FREE = 10
-"""How long Ray may take to free what earlier tasks held."""
 SECONDS_BETWEEN_RESIZES = 60
 """Seconds between checks for room to grow: a resize restarts from the last checkpoint."""
 
@@ -78,18 +75,6 @@ def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> 
     if lacking():
         request_resources(bundles=[])  # Withdraw the request, which never expires.
     return lacking()
-
-
-def wait_until_free(resources: Iterable[str], seconds: float = SECONDS_TO_FREE) -> dict[str, float]:
-    """Return what is free, as soon as all of these resources is, else after some seconds."""
-    kinds, total, deadline = list(resources), ray.cluster_resources(), time.monotonic() + seconds
-    free: dict[str, float] = ray.available_resources()
-    while any(free.get(kind, 0) < total.get(kind, 0) for kind in kinds):
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.2)
-        free = ray.available_resources()
-    return free
 
 
 def plan_concurrency(compute: Compute, num_stages: int) -> tuple[int, Compute]:

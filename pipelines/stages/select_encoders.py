@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -103,22 +104,14 @@ def select_encoders(stage: Stage, size: int = 0) -> tuple[Members, str]:
     known = (read_json(path) or {"results": []})["results"]
     results = [SubsetResult(**{**each, "members": tuple(each["members"])}) for each in known]
     halves = split_in_halves(len(job.reader("val")), job.seed)
-    heads = [without_backbone(encoder) for encoder in job.encoders]
+    small = replace(job, encoders=tuple(map(without_backbone, job.encoders)))
 
     def train(subsets: Sequence[Members]) -> list[SubsetResult]:
-        jobs = [
-            replace(
-                job,
-                encoders=tuple(heads[member] for member in members),
-                caches=tuple(job.caches[member] for member in members),
-            )
-            for members in subsets
-        ]
         new = tasks.spread(
             _train,
             tasks.split(len(subsets), 1),
-            jobs,
             list(subsets),
+            small,
             halves,
             title="decoders over subsets of the encoders",
             unit="decoder",
@@ -143,19 +136,19 @@ def describe_choice(
     metric: str,
     halves: Sequence[Sized],
 ) -> str:
-    """Return the Markdown table of all subsets, with their scores on both halves."""
-    columns = [f"{column}{half}" for half in ("", " held out") for column in COLUMNS]
-    lines = ["| encoders | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for result in results:
-        name = " + ".join(names[member].removeprefix("encoder ") for member in result.members)
-        if result.members == best:
-            name = f"**{name}**"
-        scores = [half[column] for half in (result.choosing, result.held_out) for column in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(f'{score:.4f}' for score in scores)} |")
-    choosing, held_out = map(len, halves)
-    return "\n".join(lines) + (
-        f"\n\nThe best {metric} on {choosing} validation images chose the encoders in bold; the "
-        f"other {held_out} were held out."
+    """Return the table of all subsets with their scores on both halves, as Markdown."""
+    choosing = pd.DataFrame([result.choosing for result in results])[list(COLUMNS)]
+    held_out = pd.DataFrame([result.held_out for result in results])[list(COLUMNS)]
+    table = choosing.join(held_out, rsuffix=", held out")
+    table.index = pd.Index(
+        " + ".join(names[member].removeprefix("encoder ") for member in result.members)
+        + (" *" if result.members == best else "")
+        for result in results
+    )
+    return (
+        f"```\n{table.to_string(float_format='{:.4f}'.format)}\n```\n"
+        f"\\* the best {metric} on {len(halves[0])} validation images; the other "
+        f"{len(halves[1])} were held out."
     )
 
 
@@ -174,13 +167,18 @@ class SubsetSource(CacheSource):
 def _train(
     part: list[int],
     device: torch.device,
-    jobs: list[DecoderJob],
     subsets: list[Members],
+    job: DecoderJob,
     halves: tuple[Positions, Positions],
 ) -> SubsetResult:
     """Train the decoder of the subset at the one position of the part."""
     (number,) = part
-    job, (choosing, held_out) = jobs[number], halves
+    members, (choosing, held_out) = subsets[number], halves
+    job = replace(
+        job,
+        encoders=tuple(job.encoders[member] for member in members),
+        caches=tuple(job.caches[member] for member in members),
+    )
     torch.manual_seed(job.seed)
     source = SubsetSource(job, device, choosing)
     model: nn.Module = job.build().to(device)
@@ -189,7 +187,7 @@ def _train(
     best = next(report for report in reversed(state.history) if report.best)
     model.load_state_dict({**model.state_dict(), **state.best_weights})
     return SubsetResult(
-        members=subsets[number],
+        members=members,
         epoch=best.epoch,
         choosing=best.scores,
         held_out=evaluate(model, source.val_images(held_out)),

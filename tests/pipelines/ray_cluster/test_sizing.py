@@ -18,7 +18,6 @@ def has(monkeypatch: pytest.MonkeyPatch) -> Any:
         total = {"CPU": sum(c for c, _ in given), "GPU": sum(g for _, g in given)}
         monkeypatch.setattr(ray, "nodes", lambda: nodes)
         monkeypatch.setattr(ray, "cluster_resources", lambda: total)
-        monkeypatch.setattr(ray, "available_resources", lambda: total)
 
     return machines
 
@@ -39,18 +38,6 @@ def test_encoders_train_at_once_where_there_is_room(
     has(*machines)
     found, compute = sizing.plan_concurrency(Compute(num_workers=num_workers), num_stages=3)
     assert (found, compute.cpus) == (at_once, cpus)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "found"), [(60, {"CPU": 4.0}), (0, {"memory": 1.0})], ids=["freed", "in use"]
-)
-def test_what_an_earlier_stage_holds_is_waited_for(
-    seconds: float, found: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = iter([{"memory": 1.0}, {"CPU": 3.0}, {"CPU": 4.0}])
-    monkeypatch.setattr(ray, "available_resources", lambda: next(looks))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "memory": 2.0})
-    assert sizing.wait_until_free(["CPU"], seconds) == found
 
 
 def test_a_range_of_workers_begins_with_what_there_is(has: Any) -> None:
