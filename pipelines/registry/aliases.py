@@ -1,8 +1,8 @@
-"""The aliases of the registered model: who holds one, since when, why, and who held it before.
+"""The aliases of the registered model, and their history.
 
-The registered model's tag `<alias>_holders` is a JSON list of all holders, the present one last,
-without those that a rollback took back.  Two publishers at once are not kept apart: the later one
-holds the alias, and the history may lack the earlier one.
+The registered model's tag `<alias>_holders` is a JSON list of all holders, the present one last.
+A rollback removes entries.  When two publishers set an alias at the same time, the later one holds
+it, and the history may lack the earlier one.
 """
 
 from __future__ import annotations

@@ -44,11 +44,11 @@ def publish(
 ) -> Promotion:
     """Register a packaged model as a new version of models:/emlnet, with its scores as tags.
 
-    folder: the package.  run_id: its run, which keeps the scores per image.  scores: of the model
-    alone, on the reader's split.
-    It becomes `champion` if there is none, or if it is better than it by `metric` on these images
-    with a 95 % interval above 0; else it becomes `challenger`.  It takes the alias of its data set
-    by the same rule.  A call that was cut off and is made again registers nothing twice.
+    folder: the package.  run_id: its run, which keeps the scores per image.  scores: of this model
+    only, on the reader's split.
+    The version becomes `champion` if there is none yet, or if the 95 % interval of its gain over
+    the champion in `metric` is above 0; else it becomes `challenger`.  It takes the alias of its
+    data set by the same rule.  Calling this again after a crash registers nothing twice.
     """
     client = tracker.client
     described = package.read_description(folder)

@@ -1,7 +1,7 @@
 """The registered model as an MLflow pyfunc: pictures in, maps out.
 
-MLflow copies this file beside the weights and runs it to load the model, so it imports nothing of
-the checkout but `emlnet`, which the wheel holds.
+MLflow copies this file beside the weights and runs it to load the model, so of this project it
+imports only `emlnet`.
 """
 
 from __future__ import annotations
