@@ -11,6 +11,8 @@ import time
 
 EXIT_CODE = 75
 """Exit code of a worker that hung: a temporary failure, which a restart may mend."""
+SECONDS_TO_FORWARD = 5
+"""Ray forwards to the command what a process wrote only while that process lives."""
 
 
 class HangWatchdog:
@@ -42,4 +44,5 @@ class HangWatchdog:
             flush=True,
         )
         faulthandler.dump_traceback()
+        time.sleep(SECONDS_TO_FORWARD)
         os._exit(EXIT_CODE)

