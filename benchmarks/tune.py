@@ -58,12 +58,12 @@ def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
     command = parse([*first_flags, "--final-seeds", "0", *given.flags])
     folder, frozen = open_folder(command, Manifest.load(data))
     objective = command.search.objectives[0]
-    with open_search(command, folder, frozen) as (settings, context, at_once):
-        trials, choice = run_search(command, settings, context, at_once)
-        finish(command, settings, context, trials, choice, [])
+    with open_search(command, folder, frozen) as search:
+        trials, choice = run_search(search)
+        finish(search, trials, choice, [])
         cost = json.loads((folder / BEST_WEIGHTS).read_text())["cost"]
         chosen = spread_out(trials, objective, given.num_full)
-        finals = train_in_full(settings, context, [(r.point, r.seed) for r in chosen], at_once)
+        finals = train_in_full(search, [(r.point, r.seed) for r in chosen])
     cheap, full = [], []
     for record in chosen:
         final = next((f for f in finals if (f.point, f.seed) == (record.point, record.seed)), None)
@@ -80,7 +80,7 @@ def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
             ours=(float(cost["trial_epochs"]),),
             baseline=(float(cost["full_epochs"]),),
             unit="epochs",
-            about={**cost, "scale": command.scale, "subject": settings.title},
+            about={**cost, "scale": command.scale, "subject": search.settings.title},
         ),
         Row(
             part="loss weights, rank correlation of cheap trials",

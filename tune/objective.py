@@ -5,16 +5,14 @@ The scores do not depend on the weights that are tried; results are reported on 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
-
-from torch import Tensor
 
 from emlnet.metrics.baselines import centre_prior
 from emlnet.metrics.saliency_metrics import BY_NAME, metric_names
 from emlnet.training.validation import Baseline
-from pipelines.stages import select_encoders
+from pipelines.stages.select_encoders import split_in_halves
 from shards.read.reader import ShardReader
 
 OBJECTIVES = metric_names(
@@ -40,25 +38,14 @@ def direction(objective: str) -> Literal["min", "max"]:
     return "min" if BY_NAME[objective].lower_is_better else "max"
 
 
-def gain(objective: str, scores: dict[str, float], baseline: dict[str, float]) -> float:
-    """Return how much better than the baseline the scores are by a metric; negative when worse."""
-    difference = scores[objective] - baseline[objective]
-    return -difference if direction(objective) == "min" else difference
-
-
 def halves(num_samples: int) -> tuple[list[int], list[int]]:
     """Return the positions of val that trials are tuned on, and those of the held-out half."""
-    tuned, held_out = select_encoders.split_in_halves(num_samples, VAL_SEED)
+    tuned, held_out = split_in_halves(num_samples, VAL_SEED)
     return tuned.tolist(), held_out.tolist()
 
 
+@cache
 def centre_baseline(data: Path | str) -> Baseline:
-    """Return the mean training density as the baseline of information gain."""
-    reader = ShardReader(data, "train")
-    prior = reader.manifest.centre_prior(data)
-
-    @cache
-    def baseline(size: tuple[int, int]) -> Tensor:
-        return centre_prior(prior, size)
-
-    return baseline
+    """Return the mean training density as the baseline of information gain, read once."""
+    prior = ShardReader(data, "train").manifest.centre_prior(data)
+    return cache(partial(centre_prior, prior))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from emlnet.losses.weighted import LossWeights
+from emlnet.metrics.saliency_metrics import BY_NAME
 from pipelines.tracking.run_folder import read_json, write_json
-from tune.objective import direction, gain
 from tune.space import EQUAL, FACTORS, short
 from tune.trial import TrialSettings
 
@@ -25,8 +27,8 @@ class TrialRecord:
     """What became of a trial, or of a final run.
 
     number: in the order in which they began.  other: further numbers that were searched, by name.
-    history: its epochs, each an EpochReport
-    as a dict.  epoch, scores: of the best epoch by the first objective.  reason: why it failed.
+    history: its epochs, each an EpochReport as a dict.  epoch, scores: of the best epoch by the
+    first objective.  reason: why it failed.
     """
 
     number: int = 0
@@ -46,21 +48,17 @@ class TrialRecord:
         cls,
         settings: TrialSettings,
         config: Mapping[str, Any],
-        history: Sequence[dict[str, Any]],
+        history: Sequence[dict[str, Any]] = (),
         *,
         number: int = 0,
         reason: str = "",
     ) -> TrialRecord:
-        """Return the record of a trial that ended.
-
-        A trial that was stopped before its first epoch ended is unfinished.
-        """
+        """Return the record of a trial that ended; without a trained epoch it is unfinished."""
         job = settings.make_job(config)
         other = {"lr": job.plan.lr, "width": float(job.width)}
         trained = [report for report in history if report["epoch"] > 0]
-        objective, sign = settings.objectives[0], 1
-        if direction(objective) == "min":
-            sign = -1
+        objective = settings.search.objectives[0]
+        sign = BY_NAME[objective].sign
         best = max(trained, key=lambda r: sign * r["scores"][objective], default={})
         state: TrialState = "unfinished"
         if reason:
@@ -73,7 +71,7 @@ class TrialRecord:
             seed=job.seed,
             final=job.final,
             weights=job.plan.loss_weights,
-            other={name: other[name] for name in settings.space.also},
+            other={name: other[name] for name in settings.search.space.also},
             state=state,
             history=list(history),
             epoch=best.get("epoch", 0),
@@ -136,9 +134,9 @@ def rank(records: Sequence[TrialRecord], objective: str) -> list[TrialRecord]:
 
     Finished trials come before those that were stopped early, whose scores are of fewer epochs.
     """
-    sign = 1 if direction(objective) == "min" else -1
+    sign = BY_NAME[objective].sign
     scored = [record for record in records if record.scores and record.state != "failed"]
-    return sorted(scored, key=lambda r: (r.state != "finished", sign * r.scores[objective]))
+    return sorted(scored, key=lambda r: (r.state != "finished", -sign * r.scores[objective]))
 
 
 def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice | None:
@@ -147,12 +145,10 @@ def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice 
     ranked = [record for record in ranked if record.state == "finished"] or ranked
     if not ranked:
         return None
-    trials = f"{len(records)} trial{'s' * (len(ranked) > 1)}"
-    if len(objectives) == 1:
-        reason = f"the best {objectives[0]} of {trials}"
-        return Choice(winner=ranked[0], front=ranked[:1], reason=reason)
-    best, names = front(ranked, objectives), " and ".join(objectives)
-    reason = f"the best of {trials} in both {names}"
+    best = front(ranked, objectives) if len(objectives) > 1 else ranked[:1]
+    trials = f"{len(records)} trial{'s' * (len(records) != 1)}"
+    names = " and ".join(objectives)
+    reason = f"the best {names} of {trials}"
     if len(best) > 1:
         reason = (
             f"the knee of a front of {len(best)} of {trials}: the nearest to the best {names}, "
@@ -163,28 +159,21 @@ def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice 
 
 def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
     """Return the Pareto front: the trials that no other dominates, in their order."""
-
-    def dominates(first: TrialRecord, second: TrialRecord) -> bool:
-        gains = [gain(name, first.scores, second.scores) for name in objectives]
-        return min(gains) >= 0 and max(gains) > 0
-
-    return [r for r in records if not any(dominates(other, r) for other in records)]
+    values = _values(records, objectives)
+    beaten = [((values >= own).all(1) & (values > own).any(1)).any() for own in values]
+    return [record for record, is_beaten in zip(records, beaten, strict=True) if not is_beaten]
 
 
 def knee(records: Sequence[TrialRecord], objectives: Sequence[str]) -> TrialRecord:
     """Return the trial of a front that is nearest to the best of each objective, in units of the
     objective's range on the front.
     """
-    first = records[0].scores
-    gains = {name: [gain(name, r.scores, first) for r in records] for name in objectives}
-
-    def distance(position: int) -> float:
-        ranges = [(max(each) - each[position], max(each) - min(each)) for each in gains.values()]
-        return math.hypot(*(loss / size for loss, size in ranges if size))
-
-    return records[min(range(len(records)), key=distance)]
+    values = _values(records, objectives)
+    ranges = np.ptp(values, axis=0)
+    losses = (values.max(0) - values) / np.where(ranges, ranges, 1)
+    return records[int(np.linalg.norm(losses, axis=1).argmin())]
 
 
-def find_baseline(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the trial of 1:1:1 if there is one."""
-    return next((record for record in records if record.is_baseline), None)
+def _values(records: Sequence[TrialRecord], objectives: Sequence[str]) -> NDArray[np.float64]:
+    """Return (trials, objectives); more is better."""
+    return np.array([[BY_NAME[o].sign * r.scores[o] for o in objectives] for r in records])

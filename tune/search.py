@@ -25,19 +25,21 @@ from pipelines.stages.frozen_encoders import (
 )
 from pipelines.stages.run_context import RunContext, identify, open_run_folder
 from pipelines.stages.select_encoders import without_backbone
-from pipelines.tracking import run_folder
 from pipelines.tracking.mlflow_runs import Tracker
 from pipelines.tracking.provenance import data_tags
+from pipelines.tracking.run_folder import write_json
 from shards.files.manifest import Manifest
 from shards.files.store import location
 from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
-from tune import search_report, tuner
+from tune import tuner
 from tune.objective import halves
 from tune.records import Choice, TrialRecord, choose, read_records
 from tune.search_config import DecoderWeightsCommand, LossWeightsCommand, check
+from tune.search_report import SearchResult, count
 from tune.space import EQUAL, Point, short
 from tune.trial import DecoderTrialJob, EncoderTrialJob, TrialSettings
+from tune.tuner import OpenSearch
 
 NOT_LOGGED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that say nothing about a search."""
@@ -61,10 +63,10 @@ def loss_weights(command: LossWeightsCommand) -> Path:
     if is_done(command, best):
         print(f"done before, in {folder}\n{(folder / SUMMARY).read_text()}", flush=True)
         return best
-    with open_search(command, folder, frozen) as (settings, context, at_once):
-        trials, choice = run_search(command, settings, context, at_once)
-        finals = compare_in_full(command, settings, context, choice, at_once)
-        finish(command, settings, context, trials, choice, finals)
+    with open_search(command, folder, frozen) as search:
+        trials, choice = run_search(search)
+        finals = compare_in_full(search, choice)
+        finish(search, trials, choice, finals)
     return best
 
 
@@ -107,7 +109,7 @@ def open_folder(
 
 
 def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
-    """Return what tables call the tuned model."""
+    """Return the name of the tuned model in tables."""
     if not command.decoder:
         return command.encoder.backbone
     return "decoder of " + "+".join(each.encoder.config.backbone for each in frozen)
@@ -116,10 +118,9 @@ def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
 @contextmanager
 def open_search(
     command: LossWeightsCommand, folder: Path, frozen: Sequence[FrozenEncoder]
-) -> Iterator[tuple[TrialSettings, RunContext, int]]:
+) -> Iterator[OpenSearch]:
     """Connect to Ray, open the MLflow run, and prepare what trials share.
 
-    Yields the settings, the context, and how many trials may run at once.
     Raises ValueError when trials would be stopped in a cluster that does not free their workers.
     """
     search, data = command.search, location(command.data)
@@ -131,7 +132,8 @@ def open_search(
     if stops:
         check_dashboard()
     params = {k: v for k, v in flatten(command).items() if k not in NOT_LOGGED}
-    tags = {**data_tags("search", manifest), "backbone": title(command, frozen)}
+    subject = title(command, frozen)
+    tags = {**data_tags("search", manifest), "backbone": subject}
     name = f"search {folder.name}"
     with tracker.run(folder, name, params=params, tags=tags, data=(data, manifest)) as run_id:
         context = RunContext(
@@ -145,15 +147,13 @@ def open_search(
         job, at_once = prepare_job(command, context, frozen)
         settings = TrialSettings(
             folder=folder,
-            title=title(command, frozen),
+            title=subject,
             job=job,
-            space=search.space,
-            objectives=search.objectives,
-            stop_by=search.ranked_by,
+            search=search,
             trial_epochs=command.trial_epochs,
             trial_scale=command.scale,
         )
-        yield settings, context, at_once
+        yield OpenSearch(command=command, settings=settings, context=context, at_once=at_once)
 
 
 def check_dashboard() -> None:
@@ -178,7 +178,7 @@ def prepare_job(
 
     Raises ValueError when they hold none, or the workers can't share a batch.
     """
-    compute, plan, seed = command.compute, command.plan, command.seed
+    compute = command.compute
     scaled = sizing.scaling_config(compute)
     num_workers = 1 if frozen else scaled.max_workers
     needs = {"CPU": 1 if frozen else num_workers * compute.cpus}
@@ -193,18 +193,18 @@ def prepare_job(
             encoders=tuple(without_backbone(each.encoder) for each in frozen),
             caches=tuple(each.cache for each in frozen),
             decoder=command.decoder_config,
-            plan=plan,
-            seed=seed,
+            plan=command.plan,
+            seed=command.seed,
             num_threads=num_threads,
             use_gpu=bool(scaled.use_gpu),
         )
         return decoder, at_once
-    sizing.check_batch(plan.batch_size, compute)
+    sizing.check_batch(command.plan.batch_size, compute)
     encoder = EncoderTrialJob(
         data=context.data,
         encoder=command.encoder,
-        plan=plan,
-        seed=seed,
+        plan=command.plan,
+        seed=command.seed,
         loader_workers=compute.loader_workers,
         errors=compute.errors,
         finetune=command.finetune,
@@ -227,46 +227,35 @@ def num_at_once(needs: Mapping[str, int], free: Mapping[str, float]) -> int:
     return min(int(free[resource] // number) for resource, number in needs.items())
 
 
-def run_search(
-    command: LossWeightsCommand, settings: TrialSettings, context: RunContext, at_once: int
-) -> tuple[list[TrialRecord], Choice]:
+def run_search(search: OpenSearch) -> tuple[list[TrialRecord], Choice]:
     """Run the trials that are left; return all of them and the winner.
 
     Raises ValueError when none has scores, with the first reason.
     """
-    search, folder = command.search, settings.folder
-    stops = f", stopped early by {search.ranked_by}" if search.ranked_by else ""
+    settings, asked = search.settings, search.command.search
+    may_stop = asked.ranked_by and asked.grace_epochs < settings.trial_epochs
+    stops = f", bad ones stopped early by {asked.ranked_by}" if may_stop else ""
     print(
-        f"{search.num_trials} trials, {at_once} at once, up to {settings.trial_epochs} epochs each "
-        f"at {settings.trial_scale:g} of the size, compared by {search.objective} on half of val"
-        f"{stops}; in {folder}\nMLflow run {context.parent} in {command.tracking.uri}",
+        f"{asked.num_trials} trials, {search.at_once} at once, up to {settings.trial_epochs} "
+        f"epochs each at {settings.trial_scale:g} of the size, compared by {asked.objective} on "
+        f"half of val{stops}; in {settings.folder}\n"
+        f"MLflow run {search.context.parent} in {search.command.tracking.uri}",
         flush=True,
     )
-    trials, unfinished = records_of(folder / "trials", retry_failed=search.retry_failed)
-    left = search.num_trials - len(trials)
-    if left > 0:
-        named = first_points(command, [*trials, *unfinished])
-        tuner.search_trials(
-            settings,
-            context,
-            left,
-            at_once,
-            known=trials,
-            first=[*(record.point for record in unfinished), *named],
-            sampler=search.sampler,
-            max_hours=search.max_hours,
-            epochs_after=2 * search.final_seeds * command.plan.epochs / settings.trial_scale**2,
-            grace_period=search.grace_epochs,
-            reduction_factor=search.reduction,
-        )
-        trials, _ = records_of(folder / "trials")
-    choice = choose(trials, settings.objectives)
+    folder = settings.folder / "trials"
+    trials, unfinished = split_records(folder, retry_failed=asked.retry_failed)
+    if len(trials) < asked.num_trials:
+        named = first_points(search.command, [*trials, *unfinished])
+        first = [*(record.point for record in unfinished), *named]
+        tuner.search_trials(search, trials, first)
+        trials, _ = split_records(folder)
+    choice = choose(trials, asked.objectives)
     if choice is None:
         raise tuner.no_scores(trials)
     return trials, choice
 
 
-def records_of(
+def split_records(
     folder: Path, *, retry_failed: bool = False
 ) -> tuple[list[TrialRecord], list[TrialRecord]]:
     """Return the trials that ended, and those to run again."""
@@ -283,87 +272,54 @@ def first_points(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> l
     return [point for point in points if point not in tried]
 
 
-def compare_in_full(
-    command: LossWeightsCommand,
-    settings: TrialSettings,
-    context: RunContext,
-    choice: Choice,
-    at_once: int,
-) -> list[TrialRecord]:
+def compare_in_full(search: OpenSearch, choice: Choice) -> list[TrialRecord]:
     """Train the winner and 1:1:1 in full with other seeds; return all final runs so far."""
+    command = search.command
     seeds = range(command.seed + 1, command.seed + 1 + command.search.final_seeds)
     if choice.winner.is_baseline:
         seeds = range(0)
     elif seeds:
         print(
-            f"final: {choice.winner.name} against {short(EQUAL)}, {search_report.count(seeds)} "
-            f"each, {command.plan.epochs} epochs at the full size",
+            f"final: {choice.winner.name} against {short(EQUAL)}, {count(len(seeds), 'seed')} "
+            f"each, {count(command.plan.epochs, 'epoch')} at the full size",
             flush=True,
         )
-    points = (choice.winner.point, settings.space.point(EQUAL))
+    points = (choice.winner.point, command.search.space.point(EQUAL))
     runs = [(point, seed) for seed in seeds for point in points]
-    return train_in_full(settings, context, runs, at_once, retry_failed=command.search.retry_failed)
+    return train_in_full(search, runs, retry_failed=command.search.retry_failed)
 
 
 def train_in_full(
-    settings: TrialSettings,
-    context: RunContext,
-    runs: Sequence[tuple[Point, int]],
-    at_once: int,
-    *,
-    retry_failed: bool = False,
+    search: OpenSearch, runs: Sequence[tuple[Point, int]], *, retry_failed: bool = False
 ) -> list[TrialRecord]:
     """Train at points, each with a seed, unless it was done before; return all final runs."""
-    folder = settings.folder / "finals"
-    finals, _ = records_of(folder, retry_failed=retry_failed)
+    folder = search.settings.folder / "finals"
+    finals, _ = split_records(folder, retry_failed=retry_failed)
     done = [(record.point, record.seed) for record in finals]
     if left := [run for run in runs if run not in done]:
-        tuner.run_finals(settings, context, left, at_once)
-    return records_of(folder)[0]
+        tuner.run_finals(search, left)
+    return split_records(folder)[0]
 
 
 def finish(
-    command: LossWeightsCommand,
-    settings: TrialSettings,
-    context: RunContext,
+    search: OpenSearch,
     trials: Sequence[TrialRecord],
     choice: Choice,
     finals: Sequence[TrialRecord],
 ) -> None:
     """Write best-weights.json, the page and the summary; log them, and print the summary."""
+    context, folder = search.context, search.settings.folder
     assert context.parent is not None
-    folder, tracker = settings.folder, context.tracker
-    content = search_report.summarise(
-        trials,
-        finals,
-        choice,
-        settings.objectives,
-        subject=settings.title,
-        seed=command.seed,
-        data={"name": context.manifest.name, "digest": context.manifest.digest},
-        run_id=context.parent,
-        asked=command.search.lengths,
-        cost={
-            "trial_epochs": sum(record.num_trained for record in trials),
-            "full_epochs": command.search.num_trials * command.plan.epochs,
-            "seconds": sum(record.seconds for record in trials),
-        },
-    )
-    comparison = search_report.compare(finals, choice.winner)
-    search_report.write_page(
-        folder / PAGE, trials, choice, comparison, content, settings.space.terms
-    )
-    tables = search_report.text_tables(trials, choice, settings.objectives, comparison)
-    best = folder / BEST_WEIGHTS
-    summary = f"{tables}\n\n{search_report.closing_lines(content, best, folder / PAGE)}"
+    best, page = folder / BEST_WEIGHTS, folder / PAGE
+    result = SearchResult(search=search, trials=trials, finals=finals, choice=choice)
+    result.write_page(page)
+    tables = result.text_tables()
+    summary = f"{tables}\n\n{result.closing_lines(best, page)}"
     (folder / SUMMARY).write_text(summary)
-    run_folder.write_json(best, content)
-    for path in (best, folder / PAGE):
+    write_json(best, result.content)
+    tracker = context.tracker
+    for path in (best, page):
         tracker.file(context.parent, path)
-    tracker.describe(context.parent, f"{content['verdict']}\n\n```\n{tables}\n```")
-    scores = {f"best_{name}": value for name, value in choice.winner.scores.items()}
-    if comparison:
-        scores |= {f"final_{name}": mean for name, (mean, _) in comparison.winner.items()}
-        scores |= {f"final_gain_{name}": mean for name, (mean, _) in comparison.gain.items()}
-    tracker.metrics(context.parent, scores)
+    tracker.describe(context.parent, f"{result.verdict}\n\n```\n{tables}\n```")
+    tracker.metrics(context.parent, result.metrics)
     print(f"\n{summary}", flush=True)

@@ -178,11 +178,6 @@ def check(command: LossWeightsCommand) -> None:
                 "give --extra-terms, a smaller --min-share, or other weights (--first, in `full` "
                 "also --loss-weights)"
             )
-    if search.ranked_by and search.grace_epochs > command.trial_epochs:
-        raise ValueError(
-            f"a trial has {command.trial_epochs} epochs, fewer than the {search.grace_epochs} of "
-            "--grace-epochs"
-        )
     if command.decoder and command.finetune != Finetune():
         raise ValueError("the encoders of a decoder are frozen: leave out how to finetune one")
     packaged = Path(command.encoder.weights).expanduser().is_dir()

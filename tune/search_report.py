@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import statistics
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from warnings import catch_warnings, simplefilter
 
 import jinja2
@@ -19,358 +20,360 @@ from optuna.distributions import FloatDistribution
 from emlnet.atomic_files import write_text
 from emlnet.losses.weighted import LossWeights
 from emlnet.metrics.saliency_metrics import BY_NAME
-from tune.objective import HELD_OUT, gain
-from tune.records import Choice, TrialRecord, find_baseline, rank
+from tune.objective import HELD_OUT
+from tune.records import Choice, TrialRecord, rank
 from tune.space import EQUAL, FACTORS, shares, short
-from tune.tuner import create_study, duration
+from tune.tuner import OpenSearch, create_study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = ("ig", "nss", "cc", "kl", "sim", "auc")
 MIN_TRIALS = 8
 """With fewer, an importance says nothing."""
 
-Spread = tuple[float, float | None]
-"""Mean and standard deviation over seeds; None of a single seed."""
+
+Comparison = dict[str, pd.DataFrame]
+"""The winner against 1:1:1, trained in full with the same seeds, on the held-out half of val.
+
+`winner` and `equal` have a row for each seed and a column for each metric.  `gain`: by how much the
+winner is better, seed by seed, so that what a seed does to both cancels.  `untrained`: one row, the
+scores of a decoder before any training, if one was trained.
+"""
+
+
+def compare(finals: Sequence[TrialRecord], winner: TrialRecord) -> Comparison:
+    """Compare the final runs of the seeds that both sides have; empty when there are none."""
+    done = [record for record in finals if record.state == "finished"]
+    ours = _held_out({r.seed: r.scores for r in done if r.point == winner.point})
+    theirs = _held_out({r.seed: r.scores for r in done if r.is_baseline})
+    seeds = ours.index.intersection(theirs.index)
+    if seeds.empty:
+        return {}
+    ours, theirs = ours.loc[seeds], theirs.loc[seeds]
+    signs = pd.Series({name: BY_NAME[name].sign for name in COLUMNS})
+    comparison = {"winner": ours, "equal": theirs, "gain": (ours - theirs) * signs}
+    for record in done:
+        if record.is_baseline and record.history[0]["epoch"] == 0:
+            comparison["untrained"] = _held_out({0: record.history[0]["scores"]})
+    return comparison
+
+
+def _held_out(scores: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
+    """Return the scores on the held-out half, a row for each seed."""
+    names = [f"{HELD_OUT}{name}" for name in COLUMNS]
+    frame = pd.DataFrame(list(scores.values()), list(scores), names, dtype=float)
+    return frame.set_axis(COLUMNS, axis="columns")
+
+
+def spread(scores: pd.DataFrame, sign: str = "") -> pd.Series[str]:
+    """Return each metric's mean and, of several seeds, standard deviation, as text."""
+    means = scores.mean().map(f"{{:{sign}.4f}}".format)
+    return means if len(scores) == 1 else means + scores.std().map(" ± {:.4f}".format)
+
+
+def count(number: int, thing: str) -> str:
+    """Return `1 seed`, `3 seeds`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullComparison:
-    """The winner against 1:1:1, trained in full with the same seeds, on the held-out half of val.
+class SearchResult:
+    """What a search found.  finals: final runs."""
 
-    winner, equal: by metric.  gain: by how much the winner is better, seed by seed, so that what a
-    seed does to both cancels.  untrained: scores of a decoder before any training.
-    """
+    search: OpenSearch
+    trials: Sequence[TrialRecord]
+    finals: Sequence[TrialRecord]
+    choice: Choice
 
-    num_seeds: int
-    winner: dict[str, Spread]
-    equal: dict[str, Spread]
-    gain: dict[str, Spread]
-    untrained: dict[str, float] | None = None
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that trials are compared by, the first one before the others."""
+        return self.search.settings.search.objectives
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The winner against 1:1:1, trained in full; empty when there is nothing to compare."""
+        return compare(self.finals, self.choice.winner)
 
-def compare(finals: Sequence[TrialRecord], winner: TrialRecord) -> FullComparison | None:
-    """Compare the final runs of the seeds that both sides have; None when there are none."""
-    done = [record for record in finals if record.state == "finished"]
-    ours = {r.seed: _held_out(r.scores) for r in done if r.point == winner.point}
-    theirs = {r.seed: r for r in done if r.is_baseline}
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
-        return None
-    pairs = [(ours[seed], _held_out(theirs[seed].scores)) for seed in seeds]
-    untrained = [report for report in theirs[seeds[0]].history if report["epoch"] == 0]
-    return FullComparison(
-        num_seeds=len(seeds),
-        winner=_spreads([own for own, _ in pairs]),
-        equal=_spreads([other for _, other in pairs]),
-        gain=_spreads([{m: gain(m, own, other) for m in own} for own, other in pairs]),
-        untrained=_held_out(untrained[0]["scores"]) if untrained else None,
-    )
+    @property
+    def is_lost(self) -> bool:
+        """Whether 1:1:1 is better than the winner in the final runs, by every objective."""
+        if not self.comparison:
+            return False
+        return bool((self.comparison["gain"][list(self.objectives)].mean() < 0).all())
 
+    @property
+    def verdict(self) -> str:
+        """What was found against 1:1:1, and how far to trust it."""
+        choice, final = self.choice, self.comparison
+        if choice.winner.is_baseline:
+            return f"No weights that were tried beat 1:1:1: it is {choice.reason}."
+        text = f"{choice.winner.name} is {choice.reason}."
+        if not final:
+            text += (
+                " It was trained with one seed and picked on the pictures that it is scored on, so "
+                "its lead over 1:1:1 may be within the spread between seeds; --final-seeds "
+                "compares both."
+            )
+        else:
+            gains = spread(final["gain"], "+")[list(self.objectives)]
+            text += (
+                f" Trained in full with {count(len(final['gain']), 'seed')} and scored on the half "
+                "of val that no trial was tuned on, its gain over 1:1:1 is "
+                f"{', '.join(f'{name} {gain}' for name, gain in gains.items())}."
+            )
+            if self.is_lost:
+                text += " The winner of the search lost there, so 1:1:1 is kept."
+        if failed := [record for record in self.finals if record.state == "failed"]:
+            text += (
+                f" {len(failed)} final runs failed, the first because: {failed[0].reason}. When "
+                "the cause is gone, --retry-failed runs them again."
+            )
+        return text
 
-def _held_out(scores: Mapping[str, float]) -> dict[str, float]:
-    return {k.removeprefix(HELD_OUT): v for k, v in scores.items() if k.startswith(HELD_OUT)}
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The content of best-weights.json: `weights`, which commands read, and all trials."""
+        command, context, winner = self.search.command, self.search.context, self.choice.winner
+        return {
+            "weights": asdict(EQUAL if self.is_lost else winner.weights),
+            "other": {} if self.is_lost else winner.other,
+            "objectives": list(self.objectives),
+            "subject": self.search.settings.title,
+            "seed": command.seed,
+            "data": {"name": context.manifest.name, "digest": context.manifest.digest},
+            "run_id": context.parent,
+            "asked": command.search.lengths,
+            "cost": {
+                "trial_epochs": sum(record.num_trained for record in self.trials),
+                "full_epochs": command.search.num_trials * command.plan.epochs,
+                "seconds": sum(record.seconds for record in self.trials),
+            },
+            "verdict": self.verdict,
+            "winner": asdict(winner),
+            "front": [asdict(record.weights) for record in self.choice.front],
+            "final": {name: rows.to_dict("index") for name, rows in self.comparison.items()},
+            "trials": [asdict(record) for record in self.trials],
+            "final_runs": [asdict(record) for record in self.finals],
+        }
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers that MLflow's table of runs shows."""
+        values = {f"best_{name}": value for name, value in self.choice.winner.scores.items()}
+        if final := self.comparison:
+            values |= {f"final_{name}": mean for name, mean in final["winner"].mean().items()}
+            values |= {f"final_gain_{name}": mean for name, mean in final["gain"].mean().items()}
+        return values
 
-def _spreads(scores: Sequence[dict[str, float]]) -> dict[str, Spread]:
-    values = {metric: [each[metric] for each in scores] for metric in scores[0]}
-    return {
-        metric: (statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None)
-        for metric, v in values.items()
-    }
+    @property
+    def any_stopped(self) -> bool:
+        """Whether a trial was stopped early."""
+        return any(record.state == "stopped" for record in self.trials)
 
-
-def is_lost(objectives: Sequence[str], comparison: FullComparison | None) -> bool:
-    """Whether 1:1:1 is better than the winner in the final runs, by every objective."""
-    return comparison is not None and all(comparison.gain[name][0] < 0 for name in objectives)
-
-
-def verdict(
-    choice: Choice,
-    objectives: Sequence[str],
-    comparison: FullComparison | None,
-    failed: Sequence[TrialRecord] = (),
-) -> str:
-    """Say what was found against 1:1:1, and how far to trust it.  failed: final runs."""
-    if choice.winner.is_baseline:
-        return f"No weights that were tried beat 1:1:1: it is {choice.reason}."
-    text = f"{choice.winner.name} is {choice.reason}."
-    if comparison is None:
-        text += (
-            " It was trained with one seed and picked on the pictures that it is scored on, so its "
-            "lead over 1:1:1 may be within the spread between seeds; --final-seeds compares both."
+    @property
+    def cost(self) -> str:
+        """What the trials cost, in words."""
+        cost = self.content["cost"]
+        return (
+            f"{count(cost['trial_epochs'], 'epoch')} of trials in "
+            f"{timedelta(seconds=round(cost['seconds']))} of training; all trials in full are "
+            f"{count(cost['full_epochs'], 'epoch')}"
         )
-    else:
-        gains = [f"{name} {_spread(comparison.gain[name], '+')}" for name in objectives]
-        text += (
-            f" Trained in full with {count(comparison.num_seeds)} and scored on the half of val "
-            f"that no trial was tuned on, its gain over 1:1:1 is {', '.join(gains)}."
+
+    def trial_table(self) -> pd.DataFrame:
+        """Return a row for each trial: the best first, the failed ones last."""
+        ranked = rank(self.trials, self.objectives[0])
+        rows = [*ranked, *(record for record in self.trials if record not in ranked)]
+        columns = dict.fromkeys((*self.objectives, *COLUMNS))
+        return pd.DataFrame(
+            [
+                {"": self.notes(r)}
+                | {c: f"{r.scores[c]:.4f}" if r.scores else "" for c in columns}
+                | {"epochs": r.num_trained, "seconds": f"{r.seconds:.0f}"}
+                for r in rows
+            ],
+            pd.Index([r.name for r in rows], name="trials, on the half of val they are tuned on"),
         )
-        if is_lost(objectives, comparison):
-            text += " The winner of the search lost there, so 1:1:1 is kept."
-    if failed:
-        text += (
-            f" {len(failed)} final runs failed, the first because: {failed[0].reason}. When the "
-            "cause is gone, --retry-failed runs them again."
+
+    def notes(self, record: TrialRecord) -> str:
+        """Return what a table says of a trial besides its scores."""
+        choice = self.choice
+        found = {
+            "winner": record == choice.winner,
+            "front": record in choice.front and record != choice.winner,
+            "baseline": record.is_baseline,
+            "stopped early": record.state == "stopped",
+            f"failed: {shorten(record.reason, 60, placeholder=' ...')}": bool(record.reason),
+        }
+        return ", ".join(note for note, holds in found.items() if holds)
+
+    def final_table(self) -> pd.DataFrame:
+        """Return the winner against 1:1:1: mean and, of several seeds, standard deviation."""
+        names = {
+            "winner": f"{self.choice.winner.name} (winner)",
+            "equal": f"{short(EQUAL)} (baseline)",
+            "gain": "gain",
+            "untrained": "untrained: the encoders' average",
+        }
+        rows = {
+            names[kind]: spread(scores, "+" if kind == "gain" else "")
+            for kind, scores in self.comparison.items()
+        }
+        return pd.DataFrame(rows).T.rename_axis("held-out half of val")
+
+    def text_tables(self) -> str:
+        """Return the tables as text."""
+        tables = [self.final_table(), self.trial_table()]
+        return "\n\n".join(
+            f"{table.index.name}:\n{table.rename_axis(None).to_string()}"
+            for table in tables
+            if len(table)
         )
-    return text
 
+    def closing_lines(self, best: Path, page: Path) -> str:
+        """Return the verdict, the cost, and where to find what."""
+        content = self.content
+        lines = [
+            self.verdict,
+            self.cost,
+            *(f"the winner's {name} is {value:g}" for name, value in content["other"].items()),
+            f"best weights: {best}, for --loss-weights @{best} or @{content['run_id']}",
+            f"page: {page}",
+        ]
+        return "\n".join(lines)
 
-def _spread(value: Spread, sign: str = "") -> str:
-    mean, deviation = value
-    return f"{mean:{sign}.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+    def write_page(self, path: Path) -> None:
+        """Write the search as one HTML file that needs nothing else, whole or not at all."""
+        states = [record.state for record in self.trials]
+        content, data = self.content, self.search.context.manifest
+        template = Path(__file__).with_name("search.html").read_text()
+        text = (
+            jinja2.Environment(autoescape=True)
+            .from_string(template)
+            .render(
+                title=f"Loss weights of {content['subject']} on {data.name}",
+                verdict=self.verdict,
+                weights=short(LossWeights(**content["weights"])),
+                facts={
+                    "data": f"{data.name}, {data.digest[:16]}",
+                    "objective": ", ".join(label(name) for name in self.objectives),
+                    "trials": f"{len(states)}: {states.count('finished')} finished, "
+                    f"{states.count('stopped')} stopped early, {states.count('failed')} failed",
+                    "cost": self.cost,
+                    "seed": content["seed"],
+                    "MLflow run": content["run_id"],
+                },
+                any_stopped=self.any_stopped,
+                num_seeds=len(self.comparison["gain"]) if self.comparison else 0,
+                final=_html(self.final_table()),
+                trials=_html(self.trial_table()),
+                figures=self.figures(),
+            )
+        )
+        write_text(path, text)
 
+    def figures(self) -> list[dict[str, str]]:
+        """Return each figure's title, caption and SVG, or instead of that why it is missing."""
+        import matplotlib.pyplot as plt
+        from optuna.visualization import matplotlib as plots
 
-def count(seeds: int | Sized) -> str:
-    """Return `1 seed` or `3 seeds`."""
-    number = seeds if isinstance(seeds, int) else len(seeds)
-    return f"{number} seed{'s' * (number != 1)}"
+        study, names = self.study(), [label(name) for name in self.objectives]
+        differ = len({trial.values[0] for trial in study.trials}) > 1
+        curves = any(record.num_trained > 1 for record in self.trials)
+        many = differ and len(study.trials) >= MIN_TRIALS
+        target: dict[str, Any] = {"target_name": names[0]}
+        if len(names) > 1:
+            target["target"] = lambda trial: trial.values[0]
+        importance = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        figures = []
 
+        def add(title: str, caption: str, missing: str, draw: Callable[[], Axes]) -> None:
+            svg = "" if missing else _svg(draw())
+            figures.append({"title": title, "caption": caption, "missing": missing, "svg": svg})
 
-def summarise(
-    trials: Sequence[TrialRecord],
-    finals: Sequence[TrialRecord],
-    choice: Choice,
-    objectives: Sequence[str],
-    **about: Any,
-) -> dict[str, Any]:
-    """Return the content of best-weights.json: `weights`, which commands read, and all trials."""
-    comparison, baseline = compare(finals, choice.winner), find_baseline(trials)
-    lost = is_lost(objectives, comparison)
-    failed = [record for record in finals if record.state == "failed"]
-    return {
-        "weights": asdict(EQUAL if lost else choice.winner.weights),
-        "other": {} if lost else choice.winner.other,
-        "objectives": list(objectives),
-        **about,
-        "verdict": verdict(choice, objectives, comparison, failed),
-        "winner": asdict(choice.winner),
-        "baseline": asdict(baseline) if baseline else None,
-        "front": [asdict(record.weights) for record in choice.front],
-        "final": asdict(comparison) if comparison else None,
-        "trials": [asdict(record) for record in trials],
-        "final_runs": [asdict(record) for record in finals],
-    }
+        # Optuna changes matplotlib's style, and warns that its figures may change.
+        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "search"}), catch_warnings():
+            simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if len(names) > 1:
+                add(
+                    "Pareto front",
+                    "Each trial by the objectives.",
+                    "",
+                    lambda: plots.plot_pareto_front(study, target_names=names),
+                )
+            add(
+                "Weights and score",
+                "A line for each trial: its score, each term's share of the sum of the weights, "
+                "and what else was searched.",
+                "" if differ else "it takes trials with different scores",
+                lambda: plots.plot_parallel_coordinate(study, **target),
+            )
+            add(
+                "Learning curves",
+                "Each trial's score after each epoch."
+                + " Short lines are trials that were stopped early." * self.any_stopped,
+                "" if curves else "every trial has a single epoch",
+                lambda: _name_axes(plots.plot_intermediate_values(study), self.objectives[0]),
+            )
+            add(
+                "Importance",
+                "The share of the score's variance that each number explains (functional ANOVA). "
+                "Shares of the weights sum to 1, so they explain some of it together.",
+                "" if many else f"it takes {MIN_TRIALS} trials with different scores",
+                lambda: plots.plot_param_importances(study, evaluator=importance, **target),
+            )
+        return figures
 
-
-def trial_table(
-    trials: Sequence[TrialRecord], choice: Choice, objectives: Sequence[str]
-) -> pd.DataFrame:
-    """Return a row for each trial: the best first, the failed ones last."""
-    ranked = rank(trials, objectives[0])
-    rows = [*ranked, *(record for record in trials if record not in ranked)]
-    columns = (*objectives, *(c for c in COLUMNS if c not in objectives))
-    return pd.DataFrame(
-        [
-            {c: f"{r.scores[c]:.4f}" if r.scores else "" for c in columns}
-            | {"epochs": r.num_trained, "seconds": f"{r.seconds:.0f}", "": notes(r, choice)}
-            for r in rows
-        ],
-        pd.Index([record.name for record in rows], name="trials, on the other half of val"),
-    )
-
-
-def notes(record: TrialRecord, choice: Choice) -> str:
-    """Return what a table says of a trial besides its scores."""
-    found = {
-        "winner": record == choice.winner,
-        "front": len(choice.front) > 1 and record in choice.front and record != choice.winner,
-        "baseline": record.is_baseline,
-        "stopped early": record.state == "stopped",
-        f"failed: {shorten(record.reason, 100, placeholder=' ...')}": bool(record.reason),
-    }
-    return ", ".join(note for note, holds in found.items() if holds)
-
-
-def final_table(choice: Choice, comparison: FullComparison) -> pd.DataFrame:
-    """Return the winner against 1:1:1: mean and, of several seeds, standard deviation."""
-
-    rows = {
-        f"{choice.winner.name} (winner)": {c: _spread(comparison.winner[c]) for c in COLUMNS},
-        f"{short(EQUAL)} (baseline)": {c: _spread(comparison.equal[c]) for c in COLUMNS},
-        "gain": {c: _spread(comparison.gain[c], "+") for c in COLUMNS},
-    }
-    if comparison.untrained:
-        untrained = {c: f"{comparison.untrained[c]:.4f}" for c in COLUMNS}
-        rows["untrained: the encoders' average"] = untrained
-    return pd.DataFrame(rows.values(), pd.Index(rows, name="held-out half of val"))
-
-
-def text_tables(
-    trials: Sequence[TrialRecord],
-    choice: Choice,
-    objectives: Sequence[str],
-    comparison: FullComparison | None,
-) -> str:
-    """Return the tables as text."""
-    tables = [final_table(choice, comparison)] if comparison else []
-    tables.append(trial_table(trials, choice, objectives))
-    return "\n\n".join(
-        f"{table.index.name}:\n{table.rename_axis(None).to_string()}" for table in tables
-    )
-
-
-def closing_lines(content: Mapping[str, Any], best: Path, page: Path) -> str:
-    """Return the verdict, the cost, and where to find what."""
-    cost = content["cost"]
-    lines = [
-        content["verdict"],
-        f"{cost['trial_epochs']} epochs of trials, {duration(cost['seconds'])} of training; all "
-        f"trials in full are {cost['full_epochs']}",
-        *(f"the winner's {name} is {value:g}" for name, value in content["other"].items()),
-        f"best weights: {best}, for --loss-weights @{best} or @{content['run_id']}",
-        f"page: {page}",
-    ]
-    return "\n".join(lines)
-
-
-def write_page(
-    path: Path,
-    trials: Sequence[TrialRecord],
-    choice: Choice,
-    comparison: FullComparison | None,
-    content: Mapping[str, Any],
-    terms: Sequence[str],
-) -> None:
-    """Write the search as one HTML file that needs nothing else, whole or not at all."""
-    objectives, cost = content["objectives"], content["cost"]
-    states = [record.state for record in trials]
-    facts = {
-        "data": f"{content['data']['name']}, {content['data']['digest'][:16]}",
-        "objective": ", ".join(label(name) for name in objectives),
-        "trials": f"{len(trials)}: {states.count('finished')} finished, "
-        f"{states.count('stopped')} stopped early, {states.count('failed')} failed",
-        "cost": f"{cost['trial_epochs']} epochs of trials, {duration(cost['seconds'])} of "
-        f"training; all trials in full are {cost['full_epochs']} epochs",
-        "seed": content["seed"],
-        "MLflow run": content["run_id"],
-    }
-    template = jinja2.Environment(autoescape=True).from_string(
-        Path(__file__).with_name("page.html").read_text()
-    )
-    text = template.render(
-        title=f"Loss weights of {content['subject']} on {content['data']['name']}",
-        content=content,
-        weights=short(LossWeights(**content["weights"])),
-        facts=facts,
-        stopped="stopped" in states,
-        seeds=count(comparison.num_seeds) if comparison else "",
-        final=_html(final_table(choice, comparison)) if comparison else "",
-        trials=_html(trial_table(trials, choice, objectives)),
-        figures=figures(trials, objectives, terms),
-    )
-    write_text(path, text)
+    def study(self) -> optuna.Study:
+        """Return Optuna's study of the trials with scores, over the shares and the factors."""
+        study = create_study(self.objectives)
+        for record in rank(self.trials, self.objectives[0]):
+            weights = shares(asdict(record.weights))
+            ranges = dict.fromkeys(self.search.settings.search.space.terms, (0.0, 1.0))
+            ranges |= {name: FACTORS[name] for name in record.other}
+            curve = {r["epoch"]: r["scores"][self.objectives[0]] for r in record.history}
+            study.add_trial(
+                optuna.create_trial(
+                    params={name: weights.get(name, record.point[name]) for name in ranges},
+                    distributions={name: FloatDistribution(*ends) for name, ends in ranges.items()},
+                    values=[record.scores[name] for name in self.objectives],
+                    intermediate_values=curve,
+                )
+            )
+        return study
 
 
 def _html(table: pd.DataFrame) -> str:
-    return str(table.rename_axis(None).to_html(border=0))
+    """Return a table as HTML, whose lines break after the commas in the names of rows."""
+    spaced = table.rename_axis(None).rename(lambda name: name.replace(",", ", "))
+    return str(spaced.to_html(border=0))
 
 
-def label(metric: str, unit: bool = False) -> str:
-    """Return what a metric is called, with an arrow towards the better side."""
-    row = BY_NAME[metric]
-    return f"{row.label} {row.arrow}" + (f", {row.unit}" if unit and row.unit else "")
+def label(metric: str) -> str:
+    """Return a metric's label with an arrow to the better side."""
+    return f"{BY_NAME[metric].label} {BY_NAME[metric].arrow}"
 
 
-def figures(
-    trials: Sequence[TrialRecord], objectives: Sequence[str], terms: Sequence[str]
-) -> list[dict[str, str]]:
-    """Return each figure's title, caption and SVG, or instead of that why it is missing."""
-    from optuna.visualization import matplotlib as plots
-
-    study = study_of(trials, objectives, terms)
-    names = [label(name) for name in objectives]
-    scores = [trial.values[0] for trial in study.trials]
-    any_stopped = any(record.state == "stopped" for record in trials)
-    fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    target = None if len(objectives) == 1 else lambda trial: trial.values[0]
-    wanted: list[tuple[str, str, str, Callable[[], Axes]]] = [
-        (
-            "Pareto front",
-            "Each trial by the objectives.",
-            "" if len(objectives) > 1 else "a search by one objective has no front",
-            lambda: plots.plot_pareto_front(study, target_names=names),
-        ),
-        (
-            "Weights and score",
-            "A line for each trial: its score, each term's share of the sum of the weights, and "
-            "what else was searched.",
-            "" if len(set(scores)) > 1 else "it takes trials with different scores",
-            lambda: plots.plot_parallel_coordinate(study, target=target, target_name=names[0]),
-        ),
-        (
-            "Learning curves",
-            "Each trial's score after each epoch."
-            + " Short lines are trials that were stopped early." * any_stopped,
-            "" if max(r.num_trained for r in trials) > 1 else "every trial has a single epoch",
-            lambda: _name_axes(plots.plot_intermediate_values(study), label(objectives[0], True)),
-        ),
-        (
-            "Importance",
-            "The share of the score's variance that each number explains (functional ANOVA). "
-            "Shares of the weights sum to 1, so they explain some of it together.",
-            ""
-            if len(set(scores)) > 1 and len(scores) >= MIN_TRIALS
-            else f"it takes {MIN_TRIALS} trials with different scores",
-            lambda: plots.plot_param_importances(
-                study,
-                evaluator=fanova,
-                target=target,
-                target_name=names[0],
-            ),
-        ),
-    ]
-    return [
-        {"title": title, "caption": caption, "missing": why, "svg": "" if why else _svg(draw)}
-        for title, caption, why, draw in wanted
-    ]
-
-
-def study_of(
-    trials: Sequence[TrialRecord], objectives: Sequence[str], terms: Sequence[str]
-) -> optuna.Study:
-    """Return a study of the trials with scores, over the shares of the terms and the factors."""
-    study = create_study(objectives)
-    for record in rank(trials, objectives[0]):
-        weights = shares(asdict(record.weights))
-        ranges = dict.fromkeys(terms, (0.0, 1.0)) | {name: FACTORS[name] for name in record.other}
-        curve = {r["epoch"]: r["scores"][objectives[0]] for r in record.history if r["epoch"]}
-        study.add_trial(
-            optuna.create_trial(
-                params={name: weights.get(name, record.point[name]) for name in ranges},
-                distributions={name: FloatDistribution(*ends) for name, ends in ranges.items()},
-                values=[record.scores[name] for name in objectives],
-                intermediate_values=curve,
-            )
-        )
-    return study
-
-
-def _name_axes(axes: Axes, score: str) -> Axes:
+def _name_axes(axes: Axes, metric: str) -> Axes:
     """Name the axes of learning curves, and drop the legend of trial numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set(xlabel="epoch", ylabel=score)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel=", ".join(filter(None, [label(metric), BY_NAME[metric].unit])))
+    axes.locator_params(axis="x", integer=True)
     if legend := axes.get_legend():
         legend.remove()
     return axes
 
 
-def _svg(draw: Callable[[], Axes]) -> str:
-    """Draw a figure as an element of a page, without its title."""
+def _svg(axes: Axes) -> str:
+    """Return a figure without its title as an element of a page; close it."""
     import matplotlib.pyplot as plt
 
-    buffer = io.StringIO()
-    # Optuna changes matplotlib's style, and warns that its figures may change.
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "search"}), catch_warnings():
-        simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        axes = draw()
-        figure: Any = axes.figure
-        for side in ("left", "center"):
-            axes.set_title("", loc=side)
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
-        plt.close(figure)
+    buffer, figure = io.StringIO(), cast("Figure", axes.figure)
+    for side in ("left", "center"):
+        axes.set_title("", loc=side)
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,11 +33,10 @@ from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
 from pipelines.stages.decoder_stage import CacheSource, DecoderJob
 from pipelines.stages.encoder_stage import EncoderJob, ShardSource
-from shards.read.loader import Loader
 from shards.read.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
+from tune.search_config import Search
 from tune.small_pictures import SmallReader, scaled, shrink
-from tune.space import Space
 
 EPOCH, REPORT = "epoch", "report"
 """What a trial reports beside its scores; `report` is an EpochReport as a dict."""
@@ -47,82 +45,77 @@ CHECKPOINTS = "training"
 SECONDS_TO_START = "180"
 """After which a trial fails whose workers found no room."""
 
-_baseline = lru_cache(maxsize=1)(centre_baseline)
-"""Computed once per process, which may run many trials."""
-
-
-def score_halves(
-    model: nn.Module,
-    data: Path | str,
-    tuned: Iterable[TrainBatch],
-    held_out: Iterable[TrainBatch] | None,
-) -> dict[str, float]:
-    """Return a model's scores on the tuned half of val and, with a prefix, on the held-out one."""
-    baseline = _baseline(data)
-    scores = evaluate(model, tuned, "tuebingen", baseline=baseline)
-    if held_out is not None:
-        others = evaluate(model, held_out, "tuebingen", baseline=baseline)
-        scores |= {f"{HELD_OUT}{name}": value for name, value in others.items()}
-    return scores
-
 
 class ReportToTune(Hooks):
-    """Reports each epoch to Ray Tune, from the trial's own process.
-
-    metrics: names of the scores that must be finite.
-    """
-
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self.metrics = metrics
+    """Reports each epoch to Ray Tune, from the trial's own process."""
 
     def report(self, entry: EpochReport, state: TrainState) -> None:
         """Report an epoch."""
-        tune.report(as_result(asdict(entry), self.metrics))
+        tune.report(as_result(asdict(entry)))
 
 
 class ReportFromTrain(TuneReportCallback):  # type: ignore[misc]
-    """Reports each epoch to Ray Tune, from Ray Train's controller; metrics: as above."""
-
-    def __init__(self, metrics: Sequence[str]) -> None:
-        super().__init__()
-        self.metrics = metrics
+    """Reports each epoch to Ray Tune, from Ray Train's controller."""
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Report an epoch that every worker has reported."""
         if entry := metrics[0].get(REPORT):
-            super().after_report(run_context, [as_result(entry, self.metrics)], None)
+            super().after_report(run_context, [as_result(entry)], None)
 
 
-def as_result(entry: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """Return what Ray Tune is told of an epoch: the scores by name, and all of the report.
-
-    entry: an EpochReport as a dict.  Raises ValueError when one of the metrics is not finite.
-    """
-    scores = entry["scores"]
-    if not all(math.isfinite(scores[name]) for name in metrics):
-        raise ValueError(f"a score on val is not finite: {scores}")
-    return {EPOCH: entry["epoch"], **scores, REPORT: dict(entry)}
+def as_result(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an epoch as Ray Tune takes it: the scores by name, and all of its report, a dict."""
+    return {EPOCH: entry["epoch"], **entry["scores"], REPORT: dict(entry)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderTrialJob(EncoderJob):
+class TrialJob:
+    """The options of a trial, of an encoder as of a decoder.
+
+    scale: of the pictures' sides.  final: score the held-out half of val too.  finite: the metrics
+    that have to be finite.
+    """
+
+    data: tuple[Path | str, ...]
+    scale: float = 1.0
+    final: bool = False
+    finite: tuple[str, ...] = ()
+
+    def score(
+        self, model: nn.Module, tuned: Iterable[TrainBatch], held_out: Iterable[TrainBatch] | None
+    ) -> dict[str, float]:
+        """Return a model's scores on the tuned half of val and, with a prefix, on the held-out one.
+
+        Raises ValueError when one is not finite.
+        """
+        baseline = centre_baseline(self.data[0])
+        scores = evaluate(model, tuned, "tuebingen", baseline=baseline)
+        if not all(math.isfinite(scores[name]) for name in self.finite):
+            raise ValueError(f"a score on val is not finite: {scores}")
+        if held_out is not None:
+            others = evaluate(model, held_out, "tuebingen", baseline=baseline)
+            scores |= {f"{HELD_OUT}{name}": value for name, value in others.items()}
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderTrialJob(TrialJob, EncoderJob):
     """An encoder's training in a trial, which is a Ray Train run.
 
-    scale: of the pictures' sides.  final: score the held-out half of val too.
+    half: of val that it is scored on; 0 is the one that trials are tuned on.
     """
 
     compute: Compute
-    scale: float = 1.0
-    final: bool = False
+    half: int = 0
 
     # A process whose training was stopped from outside cannot run another.
     reuse_actors: ClassVar[bool] = False
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a trial's own process takes: no CPU, since it only waits for its workers."""
+        """The resources of a trial's own process: no CPU, since it only waits for its workers."""
         return {"CPU": 0, "node:__internal_head__": 0.01}
 
     @property
@@ -136,18 +129,17 @@ class EncoderTrialJob(EncoderJob):
         encoder = replace(self.encoder, size=size, readout_width=width)
         return replace(self, encoder=encoder, scale=scale, **changes)
 
-    def train(self, folder: Path, metrics: Sequence[str]) -> None:
+    def train(self, folder: Path) -> None:
         """Train under Ray Train, from the last checkpoint in the folder if there is one."""
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START)
-        callbacks = [ReportFromTrain(metrics)]
-        content = trainer.train(self, folder, self.compute, callbacks, start_failures=0)
+        content = trainer.train(self, folder, self.compute, [ReportFromTrain()], start_failures=0)
         # The last epoch's report may be lost when training ends; a second one counts once.
-        tune.report(as_result(content["history"][-1], metrics))
+        tune.report(as_result(content["history"][-1]))
 
     def reader(self, split: str) -> ShardReader:
-        """Return the pictures to train on, or the half of val that trials are tuned on."""
+        """Return the pictures to train on, or those of a half of val."""
         reader = SmallReader(self.data[0], split, self.scale)
-        return reader if split == "train" else reader.subset(halves(len(reader))[0])
+        return reader if split == "train" else reader.subset(halves(len(reader))[self.half])
 
     def source(self, rank: int, world_size: int, device: torch.device) -> EncoderTrialSource:
         """Return one rank's batches."""
@@ -157,45 +149,34 @@ class EncoderTrialJob(EncoderJob):
 class EncoderTrialSource(ShardSource):
     """One rank's batches of pictures; a model is scored by the `tuebingen` rules."""
 
+    job: EncoderTrialJob
+
     def __init__(
         self, job: EncoderTrialJob, rank: int, world_size: int, device: torch.device
     ) -> None:
         super().__init__(job, rank, world_size, device)
-        self.data = job.data[0]
-        self.held_out: Loader | None = None
+        self.held_out: ShardSource | None = None
         if job.final:
-            val = SmallReader(self.data, "val", job.scale)
-            self.held_out = Loader(
-                val.subset(halves(len(val))[1]),
-                job.plan.batch_size,
-                rank=rank,
-                world_size=world_size,
-                errors=job.errors,
-            )
+            self.held_out = ShardSource(replace(job, half=1), rank, world_size, device)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return the scores on the tuned half; in a final run on the held-out half too."""
-        held_out = map(self._prepare, self.held_out.epoch(0)) if self.held_out else None
-        return score_halves(model, self.data, self.val(), held_out)
+        held_out = None if self.held_out is None else self.held_out.val()
+        return self.job.score(model, self.val(), held_out)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderTrialJob(DecoderJob):
-    """A decoder's training in a trial, in the trial's own process.
-
-    scale, final: as for an encoder.
-    """
+class DecoderTrialJob(TrialJob, DecoderJob):
+    """A decoder's training in a trial, in the trial's own process."""
 
     num_threads: int
     use_gpu: bool = False
-    scale: float = 1.0
-    final: bool = False
 
     reuse_actors: ClassVar[bool] = True
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a trial's process takes."""
+        """The resources of a trial's process."""
         return {"CPU": 1, "GPU": 1} if self.use_gpu else {"CPU": 1}
 
     @property
@@ -207,14 +188,14 @@ class DecoderTrialJob(DecoderJob):
         """Return the job with another width, and other fields."""
         return replace(self, decoder=replace(self.decoder, width=width), **changes)
 
-    def train(self, folder: Path, metrics: Sequence[str]) -> None:
+    def train(self, folder: Path) -> None:
         """Train from the start; nothing is written to the folder."""
         device = torch.device("cuda" if self.use_gpu else "cpu")
         torch.set_num_threads(self.num_threads)
         torch.manual_seed(self.seed)
         source = self.source(0, 1, device)
         state = start(self.build().to(device), self.plan, source.steps_per_epoch)
-        fit(state, self.plan, source, ReportToTune(metrics))
+        fit(state, self.plan, source, ReportToTune())
 
     def build(self) -> nn.Module:
         """Return the decoder; on smaller pictures it sees smaller readouts."""
@@ -233,16 +214,17 @@ class DecoderTrialJob(DecoderJob):
 class DecoderTrialSource(CacheSource):
     """One rank's batches of readouts; a model is scored by the `tuebingen` rules."""
 
+    job: DecoderTrialJob
+
     def __init__(
         self, job: DecoderTrialJob, rank: int, world_size: int, device: torch.device
     ) -> None:
         super().__init__(job, rank, world_size, device)
-        self.data, self.scale, self.final = job.data[0], job.scale, job.final
         self.canvas = {}  # All pictures have one size.
 
     def gaze(self, split: str, position: int) -> Decoded:
         """Return where people looked in a smaller picture."""
-        return shrink(super().gaze(split, position), self.scale)
+        return shrink(super().gaze(split, position), self.job.scale)
 
     def val(self) -> Iterator[TrainBatch]:
         """Return the half of val that trials are tuned on."""
@@ -250,8 +232,7 @@ class DecoderTrialSource(CacheSource):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return the scores on the tuned half; in a final run on the held-out half too."""
-        held_out = self._half(1) if self.final else None
-        return score_halves(model, self.data, self.val(), held_out)
+        return self.job.score(model, self.val(), self._half(1) if self.job.final else None)
 
     def _half(self, number: int) -> Iterator[TrainBatch]:
         return self.val_images(np.array(halves(len(self.readers["val"]))[number]))
@@ -293,16 +274,13 @@ class TrialSettings:
     """What all trials of a search share; sent to their processes.
 
     folder: of the search.  title: of the tuned model, for tables.  job: its training in full, with
-    1:1:1.  stop_by: metric by which bad trials are stopped, None stops none.  trial_epochs,
-    trial_scale: of a trial.
+    1:1:1.  trial_epochs, trial_scale: of a trial.
     """
 
     folder: Path
     title: str
     job: EncoderTrialJob | DecoderTrialJob
-    space: Space
-    objectives: tuple[str, ...]
-    stop_by: str | None
+    search: Search
     trial_epochs: int
     trial_scale: float
 
@@ -316,28 +294,28 @@ class TrialSettings:
 
         config: `point` of a trial, or `final` with the `point` and `seed` of a final run.
         """
-        final, job = config.get("final"), self.job
+        final, job, space = config.get("final"), self.job, self.search.space
         point = final["point"] if final else config["point"]
         plan = replace(
-            self.space.plan(point, job.plan),
+            space.plan(point, job.plan),
             epochs=job.plan.epochs if final else self.trial_epochs,
-            select=self.objectives[0],  # `ig` is scored here.
+            select=self.search.objectives[0],  # `ig` is scored here.
         )
         return job.changed(
             plan=plan,
-            width=self.space.width(point, job.width),
+            width=space.width(point, job.width),
             seed=final["seed"] if final else job.seed,
             scale=1.0 if final else self.trial_scale,
             final=bool(final),
+            finite=tuple({*self.search.objectives, self.search.ranked_by or plan.select}),
         )
 
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     """Train a config's job; Ray Tune calls it.  Raises RuntimeError with the reason in a line."""
     folder = settings.folder / CHECKPOINTS / settings.folder_of(config).name
-    metrics = {*settings.objectives, settings.stop_by or settings.objectives[0]}
     try:
-        settings.make_job(config).train(folder, sorted(metrics))
+        settings.make_job(config).train(folder)
     except Exception as error:
         raise RuntimeError(one_line(error)) from error
 

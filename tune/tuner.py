@@ -7,10 +7,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import optuna
 import ray
@@ -21,52 +22,45 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.config.identity import flatten
 from pipelines.stages.run_context import RunContext
-from pipelines.tracking.mlflow_runs import Tracker
-from pipelines.tracking.mlflow_runs import one_line as first_line
+from pipelines.tracking.mlflow_runs import Tracker, one_line
 from pipelines.tracking.provenance import data_tags
 from tune.objective import direction
 from tune.records import TrialRecord, choose, load_record, read_records
+from tune.search_config import LossWeightsCommand
 from tune.space import FACTORS, Point
 from tune.trial import CHECKPOINTS, EPOCH, REPORT, TrialSettings, run_trial
 
-T = TypeVar("T")
 STUDY, POINT = "search", "point/"
-TUNE_ENV = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-}
+TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 MAX_FAILED = 5
 """A search ends when so many trials failed before any had a score."""
-STATUS = {
-    "finished": "FINISHED",
-    "stopped": "KILLED",
-    "unfinished": "KILLED",
-    "failed": "FAILED",
-}
-"""What MLflow calls the ends of a trial."""
+STATUS = {"finished": "FINISHED", "failed": "FAILED"}
+"""MLflow's names of the ends of a trial; all others are KILLED."""
 
 
-def search_trials(
-    settings: TrialSettings,
-    context: RunContext,
-    num_trials: int,
-    at_once: int,
-    known: Sequence[TrialRecord],
-    first: Sequence[Point],
-    sampler: Literal["tpe", "random"],
-    max_hours: float,
-    epochs_after: float,
-    **halving: int,
-) -> None:
-    """Run trials at points that Optuna proposes, after those that are named first.
+@dataclass(frozen=True, kw_only=True)
+class OpenSearch:
+    """A search whose MLflow run is open.  at_once: number of trials that may run at once."""
 
-    at_once: number of trials that run at the same time.  known: trials of earlier calls, which the
-    sampler learns from.  max_hours: 0 sets no limit.  epochs_after: epochs of trials
-    that take as long as the final runs.  halving: grace_period and reduction_factor of ASHA.
+    command: LossWeightsCommand
+    settings: TrialSettings
+    context: RunContext
+    at_once: int
+
+
+def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Sequence[Point]) -> None:
+    """Run the trials that are left, at points that Optuna proposes.
+
+    known: trials that ended, which the sampler learns from.  first: points to try before any that
+    the sampler draws.
     """
-    names, multiple = settings.objectives, len(settings.objectives) > 1
-    modes = [direction(name) for name in names]
-    space = distributions(settings)
+    settings, options = search.settings, search.settings.search
+    names, is_single = options.objectives, len(options.objectives) == 1
+    num_trials, ranges = options.num_trials - len(known), options.space.ranges()
+    space: dict[str, BaseDistribution] = {
+        f"{POINT}{name}": FloatDistribution(*ends, log=name in FACTORS)
+        for name, ends in ranges.items()
+    }
     storage = optuna.storages.InMemoryStorage()
     study = create_study(names, storage=storage, study_name=STUDY)
     for record in known:
@@ -77,79 +71,66 @@ def search_trials(
     seed = settings.job.seed * 10_007 + len(known)
     # TPE draws at random first, by default as often as a short search has trials.
     tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, num_trials // 4)))
+    modes = [direction(name) for name in names]
     searcher = OptunaSearch(
         space,
-        metric=list(names) if multiple else names[0],
-        mode=modes if multiple else modes[0],
-        sampler=tpe if sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed),
+        metric=names[0] if is_single else list(names),
+        mode=modes[0] if is_single else modes,
+        sampler=tpe if options.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed),
         points_to_evaluate=[in_optuna(point) for point in first],
         study_name=STUDY,
         storage=storage,
     )
-    scheduler = None
-    if settings.stop_by is not None:
-        scheduler = ASHAScheduler(
-            time_attr=EPOCH,
-            metric=settings.stop_by,
-            mode=direction(settings.stop_by),
-            # Past the last epoch: a trial that gets there ends by itself.
-            max_t=settings.trial_epochs + 1,
-            **halving,
-        )
+    scheduler = options.ranked_by and ASHAScheduler(
+        time_attr=EPOCH,
+        metric=options.ranked_by,
+        mode=direction(options.ranked_by),
+        # Past the last epoch: a trial that gets there ends by itself.
+        max_t=settings.trial_epochs + 1,
+        grace_period=options.grace_epochs,
+        reduction_factor=options.reduction,
+    )
     config = tune.TuneConfig(
         num_samples=num_trials,
-        max_concurrent_trials=at_once,
+        max_concurrent_trials=search.at_once,
         search_alg=searcher,
-        scheduler=scheduler,
+        scheduler=scheduler or None,
         reuse_actors=settings.job.reuse_actors,
-        time_budget_s=max_hours * 3600 or None,
+        time_budget_s=options.max_hours * 3600 or None,
     )
-    callback = TrialCallback(settings, context, len(known) + num_trials, known, epochs_after)
-    _run(settings, config, callback)
+    # Epochs of trials that take as long as the final runs.
+    epochs_after = 2 * options.final_seeds * settings.job.plan.epochs / settings.trial_scale**2
+    _run(config, TrialCallback(search, options.num_trials, known, epochs_after))
 
 
 def create_study(objectives: Sequence[str], **options: Any) -> optuna.Study:
     """Return an empty study with the directions of the objectives."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
-    directions = [down if direction(name) == "min" else up for name in objectives]
+    words: dict[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
+    directions = [words[direction(name)] for name in objectives]
     return optuna.create_study(directions=directions, **options)
 
 
-def distributions(settings: TrialSettings) -> dict[str, BaseDistribution]:
-    """Return the search space in Optuna's words."""
-    return in_optuna(
-        {
-            name: FloatDistribution(low, high, log=name in FACTORS)
-            for name, (low, high) in settings.space.ranges().items()
-        }
-    )
-
-
-def in_optuna(point: Mapping[str, T]) -> dict[str, T]:
+def in_optuna(point: Point) -> dict[str, float]:
     """Return a point under the names that Ray Tune makes `config["point"]` of."""
     return {f"{POINT}{name}": value for name, value in point.items()}
 
 
-def run_finals(
-    settings: TrialSettings, context: RunContext, runs: Sequence[tuple[Point, int]], at_once: int
-) -> None:
+def run_finals(search: OpenSearch, runs: Sequence[tuple[Point, int]]) -> None:
     """Train in full at points, each with a seed."""
     config = tune.TuneConfig(
-        max_concurrent_trials=min(at_once, len(runs)), reuse_actors=settings.job.reuse_actors
+        max_concurrent_trials=min(search.at_once, len(runs)),
+        reuse_actors=search.settings.job.reuse_actors,
     )
     grid = tune.grid_search([{"point": dict(point), "seed": seed} for point, seed in runs])
-    callback = TrialCallback(settings, context, len(runs))
-    _run(settings, config, callback, {"final": grid})
+    _run(config, TrialCallback(search, len(runs)), {"final": grid})
 
 
 def _run(
-    settings: TrialSettings,
-    config: tune.TuneConfig,
-    callback: TrialCallback,
-    param_space: dict[str, Any] | None = None,
+    config: tune.TuneConfig, callback: TrialCallback, param_space: dict[str, Any] | None = None
 ) -> None:
     """Run trials.  Raises KeyboardInterrupt when they are interrupted."""
+    settings = callback.settings
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
     # Tune prints the whole traceback of a failed trial; its record has the reason.
@@ -177,13 +158,6 @@ def _run(
     shutil.rmtree(settings.folder / CHECKPOINTS, ignore_errors=True)
 
 
-def reason_of(error: Any) -> str:
-    """Return in one line why a trial failed."""
-    if isinstance(error, ray.exceptions.RayActorError):
-        return "its process died"
-    return first_line(getattr(error, "cause", error))
-
-
 class TrialCallback(tune.Callback):  # type: ignore[misc]
     """Keeps each trial's record, logs it to an MLflow run, and prints a line when it ended.
 
@@ -193,13 +167,12 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        settings: TrialSettings,
-        context: RunContext,
+        search: OpenSearch,
         num_trials: int,
         known: Sequence[TrialRecord] = (),
         epochs_after: float = 0.0,
     ) -> None:
-        self.settings, self.context = settings, context
+        self.settings, self.context = search.settings, search.context
         self.num_trials, self.epochs_after = num_trials, epochs_after
         self.ended, self.num_known = list(known), len(known)
         self.running: dict[str, Any] = {}
@@ -210,32 +183,23 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Begin the trial's record and run, or find them again."""
         self.running[trial.trial_id] = trial
-        folder = self.settings.folder_of(trial.config)
-        if load_record(folder) is None:
-            number = len(read_records(folder.parent))
-            begun = TrialRecord.of(self.settings, trial.config, [], number=number)
-            begun.save(folder)
-        job = self.settings.make_job(trial.config)
-        name = TrialRecord.of(self.settings, trial.config, []).name
-        kind = "final" if job.final else "trial"
-        plan = flatten(job.plan)
-        params = {**plan, "seed": job.seed, "scale": job.scale, "width": job.width}
-        for term in self.settings.space.terms:
+        folder, job = self.settings.folder_of(trial.config), self.settings.make_job(trial.config)
+        record = self._record(trial)
+        kind, seed = ("final", f" seed {job.seed}") if job.final else ("trial", "")
+        name = f"{kind} {record.name}{seed}"
+        params = {**flatten(job.plan), "seed": job.seed, "scale": job.scale, "width": job.width}
+        for term in self.settings.search.space.terms:
             params[f"weight_{term}"] = getattr(job.plan.loss_weights, term)
         tags = {
             **data_tags(kind, self.context.manifest),
             "backbone": self.settings.title,
             "seed": str(job.seed),
         }
+        parent = self.context.parent
 
         def begin(tracker: Tracker) -> None:
-            self.run_ids[trial.trial_id] = tracker.begin(
-                folder,
-                f"{kind} {name}" + (f" seed {job.seed}" if job.final else ""),
-                params=params,
-                tags=tags,
-                parent=self.context.parent,
-            )
+            run_id = tracker.begin(folder, name, params=params, tags=tags, parent=parent)
+            self.run_ids[trial.trial_id] = run_id
 
         self._log(begin)
 
@@ -270,12 +234,17 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         return len(self.ended) >= MAX_FAILED and all(each.reason for each in self.ended)
 
     def _record(self, trial: Any) -> TrialRecord:
-        record = load_record(self.settings.folder_of(trial.config))
-        assert record is not None
+        """Return the trial's record; begin it if there is none."""
+        folder = self.settings.folder_of(trial.config)
+        record = load_record(folder)
+        if record is None:
+            number = len(read_records(folder.parent))
+            record = TrialRecord.of(self.settings, trial.config, number=number)
+            record.save(folder)
         return record
 
     def _end(self, trial: Any, reason: str = "") -> None:
-        del self.running[trial.trial_id]
+        self.running.pop(trial.trial_id, None)  # A trial may fail before it starts.
         folder, begun = self.settings.folder_of(trial.config), self._record(trial)
         shutil.rmtree(self.settings.folder / CHECKPOINTS / folder.name, ignore_errors=True)
         record = TrialRecord.of(
@@ -288,7 +257,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
             tracker.metrics(run_id, {f"best_{name}": v for name, v in record.scores.items()})
             note = f"Failed: {reason}" if reason else f"{record.state.capitalize()}."
             tracker.describe(run_id, note, state=record.state)
-            tracker.client.set_terminated(run_id, status=STATUS[record.state])
+            tracker.client.set_terminated(run_id, status=STATUS.get(record.state, "KILLED"))
 
         if trial.trial_id in self.run_ids:
             self._log(end)
@@ -302,12 +271,12 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
             write(self.context.tracker)
         except Exception as error:  # Its kind depends on the store.
             if not self.is_warned:
-                print(f"MLflow does not answer, the search continues: {first_line(error)}")
+                print(f"MLflow does not answer, the search continues: {one_line(error)}")
             self.is_warned = True
 
     def line(self) -> str:
         """Return how the last trial ended, the best so far, and the time left."""
-        last, names = self.ended[-1], self.settings.objectives
+        last, names = self.ended[-1], self.settings.search.objectives
         kind = f"final run, seed {last.seed}," if last.final else "trial"
         parts = [f"{kind} {last.name}: " + (last.reason or _scores(last, names))]
         if last.state == "stopped":
@@ -315,11 +284,10 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         best = choose(self.ended, names)
         if best and not last.final:
             parts.append(f"best so far {_scores(best.winner, names)} with {best.winner.name}")
-        left = self.seconds_left(time.monotonic() - self.began)
         parts.append(f"{len(self.ended)} of {self.num_trials} ended")
-        if left:
+        if left := round(self.seconds_left(time.monotonic() - self.began)):
             with_finals = ", final runs included" if self.epochs_after else ""
-            parts.append(f"about {duration(left)} left{with_finals}")
+            parts.append(f"about {timedelta(seconds=left)} left{with_finals}")
         return "; ".join(parts)
 
     def seconds_left(self, elapsed: float) -> float:
@@ -351,6 +319,13 @@ def _scores(record: TrialRecord, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {record.scores[name]:.4f}" for name in names if record.scores)
 
 
+def reason_of(error: Any) -> str:
+    """Return in one line why a trial failed."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died"
+    return one_line(getattr(error, "cause", error))
+
+
 def no_scores(records: Sequence[TrialRecord]) -> ValueError:
     """Return the error of a search without any score, with the reason of the first failure."""
     failed = [record for record in records if record.state == "failed"]
@@ -360,11 +335,3 @@ def no_scores(records: Sequence[TrialRecord]) -> ValueError:
         f"no trial has scores, {len(failed)} failed; the first, {failed[0].name}: "
         f"{failed[0].reason}. When the cause is gone, --retry-failed runs them again"
     )
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: `40 s`, `12 min`, `3 h 20 min`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

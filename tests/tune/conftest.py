@@ -11,14 +11,20 @@ import pytest
 from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 from pipelines.config.options import Compute
+from pipelines.stages.run_context import RunContext
+from pipelines.tracking.mlflow_runs import Tracker
 from shards.build.writer import build
+from shards.files.manifest import Manifest
 from shards.synthetic import write_sample
 from tests.tune.made_up import TINY, make_report
 from tune.records import TrialRecord
+from tune.search_config import LossWeightsCommand
 from tune.space import Space
 from tune.trial import EncoderTrialJob, TrialSettings
+from tune.tuner import OpenSearch
 
 MakeRecord = Callable[..., TrialRecord]
+PLAN = Plan(epochs=3, batch_size=4, lr=1e-3)
 
 
 @pytest.fixture(scope="session")
@@ -31,25 +37,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(data: Path, tmp_path: Path) -> TrialSettings:
-    """A search for a tiny encoder: trials of one epoch at half the size."""
-    job = EncoderTrialJob(
-        data=(data,),
-        encoder=TINY,
-        plan=Plan(epochs=3, batch_size=4, lr=1e-3),
-        seed=4,
-        compute=Compute(),
-    )
-    return TrialSettings(
+def search(data: Path, tmp_path: Path) -> OpenSearch:
+    """A search for a tiny encoder, without an MLflow store: trials of an epoch at half the size."""
+    command = LossWeightsCommand(data=data, encoder=TINY, plan=PLAN, seed=4)
+    job = EncoderTrialJob(data=(data,), encoder=TINY, plan=PLAN, seed=4, compute=Compute())
+    settings = TrialSettings(
         folder=tmp_path / "search",
         title="tiny",
         job=job,
-        space=Space(),
-        objectives=("ig",),
-        stop_by="ig",
+        search=command.search,
         trial_epochs=1,
         trial_scale=0.5,
     )
+    context = RunContext(
+        folder=settings.folder,
+        data=job.data,
+        manifest=Manifest.load(data),
+        tracker=Tracker(uri="", experiment_id=""),
+        compute=Compute(),
+        parent="abc",
+    )
+    return OpenSearch(command=command, settings=settings, context=context, at_once=2)
+
+
+@pytest.fixture
+def settings(search: OpenSearch) -> TrialSettings:
+    """The settings of its trials."""
+    return search.settings
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tune.made_up import make_report
-from tune.records import TrialRecord, choose, front, knee, rank
+from tests.tune.made_up import make_report, searching
+from tune.records import TrialRecord, choose, front, knee, load_record, rank, read_records
 from tune.space import EQUAL, Space
 
 
@@ -27,13 +27,14 @@ def test_a_record_has_the_scores_of_the_best_epoch_and_never_of_the_untrained_mo
 
 def test_less_is_better_by_kl(settings):
     reports = [make_report(epoch, 0.1, kl=kl) for epoch, kl in ((1, 0.6), (2, 0.4), (3, 0.5))]
-    record = TrialRecord.of(replace(settings, objectives=("kl",)), config(), reports)
+    record = TrialRecord.of(searching(settings, objective="kl"), config(), reports)
     assert record.epoch == 2
 
 
-def test_a_trial_that_failed_has_a_reason(settings):
-    record = TrialRecord.of(settings, config(), [], reason="the loss is not finite")
+def test_a_trial_that_failed_has_a_reason_and_one_without_an_epoch_is_unfinished(settings):
+    record = TrialRecord.of(settings, config(), reason="the loss is not finite")
     assert (record.state, record.reason, record.scores) == ("failed", "the loss is not finite", {})
+    assert TrialRecord.of(settings, config()).state == "unfinished"
 
 
 def test_a_final_run_has_its_own_seed_and_the_length_of_the_whole_training(settings):
@@ -45,17 +46,24 @@ def test_a_final_run_has_its_own_seed_and_the_length_of_the_whole_training(setti
 
 @pytest.mark.parametrize("factor", ["lr", "width"])
 def test_the_baseline_is_1_1_1_with_all_else_as_the_command_says(settings, factor):
-    searched = replace(settings, space=Space(also=(factor,)))
-    base, other = (TrialRecord.of(searched, config(**{factor: f}), []) for f in (1.0, 2.0))
+    searched = searching(settings, space=Space(also=(factor,)))
+    base, other = (TrialRecord.of(searched, config(**{factor: f})) for f in (1.0, 2.0))
     assert base.is_baseline
     assert not other.is_baseline
     assert other.name.startswith(f"kl=1,cc=1,nss=1 {factor}=")
 
 
+def test_records_are_read_in_the_order_in_which_their_trials_began(make_record, tmp_path):
+    records = [replace(make_record(n, 0.1 * n), number=2 - n) for n in range(3)]
+    for name, record in zip("abc", records, strict=True):
+        record.save(tmp_path / name)
+    assert read_records(tmp_path) == records[::-1]
+    assert load_record(tmp_path / "d") is None
+
+
 def test_the_best_trial_wins_by_one_objective(make_record):
     records = [make_record(n, ig) for n, ig in enumerate((0.1, 0.5, 0.3))]
     choice = choose(records, ["ig"])
-    assert choice is not None
     assert (choice.winner, choice.front) == (records[1], [records[1]])
     assert choice.reason == "the best ig of 3 trials"
 
@@ -63,9 +71,7 @@ def test_the_best_trial_wins_by_one_objective(make_record):
 def test_a_trial_that_was_stopped_early_never_beats_one_that_finished(make_record):
     done, stopped = make_record(0, 0.1), make_record(1, 0.9, state="stopped")
     assert rank([stopped, done], "ig") == [done, stopped]
-    choice = choose([stopped, done], ["ig"])
-    assert choice is not None
-    assert choice.winner is done
+    assert choose([stopped, done], ["ig"]).winner is done
 
 
 def test_nothing_is_chosen_where_every_trial_failed(make_record):
@@ -73,7 +79,7 @@ def test_nothing_is_chosen_where_every_trial_failed(make_record):
     assert choose([failed], ["ig"]) is choose([failed], ["nss", "kl"]) is None
 
 
-def test_a_front_holds_what_no_other_trial_dominates(make_record):
+def test_a_front_holds_the_trials_that_no_other_dominates(make_record):
     draw = random.Random(4)
     records = [
         make_record(n, 0.5, scores={"nss": draw.random(), "kl": draw.random()}) for n in range(40)
@@ -95,14 +101,11 @@ def test_the_knee_is_nearest_to_the_best_of_both_whatever_their_units(make_recor
             for n, (nss, kl) in enumerate(values)
         ]
         assert knee(records, ["nss", "kl"]) is records[1]
-        choice = choose(records, ["nss", "kl"])
-        assert choice is not None
-        assert "knee of a front of 3" in choice.reason
+        assert "knee of a front of 3" in choose(records, ["nss", "kl"]).reason
 
 
 def test_one_trial_that_is_best_in_everything_is_the_whole_front(make_record):
     records = [make_record(n, ig) for n, ig in enumerate((0.1, 0.5, 0.3))]
     choice = choose(records, ["nss", "kl"])
-    assert choice is not None
     assert choice.front == [records[1]]
-    assert "in both nss and kl" in choice.reason
+    assert choice.reason == "the best nss and kl of 3 trials"

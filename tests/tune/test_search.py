@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
 
 from emlnet.inference import package
 from emlnet.losses.weighted import LossWeights
@@ -174,6 +176,8 @@ def test_a_search_whose_trials_all_fail_ends_with_the_first_reason(data, encoder
     assert "--retry-failed" in error
     assert "Traceback" not in error
     assert statuses(tmp_path)["FAILED"] >= 5
+    # Collected later, in a thread of Ray, it would wait for ever.
+    assert not any(isinstance(each, PlacementGroupResourceManager) for each in gc.get_objects())
 
 
 def test_a_search_whose_process_was_killed_resumes_and_repeats_no_trial(data, encoder, tmp_path):

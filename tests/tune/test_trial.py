@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from emlnet.inference import package
 from emlnet.losses.weighted import LossWeights
@@ -22,7 +23,7 @@ from pipelines.stages.frozen_encoders import build_cache, open_encoders
 from shards.files.manifest import Manifest
 from shards.read.loader import ErrorPolicy
 from shards.read.reader import ShardReader
-from tests.tune.made_up import TINY, make_report
+from tests.tune.made_up import TINY, searching
 from tune import trial
 from tune.objective import halves
 from tune.space import EQUAL, Space
@@ -32,7 +33,6 @@ from tune.trial import (
     DecoderTrialJob,
     EncoderTrialJob,
     TrialSettings,
-    as_result,
     one_line,
     run_trial,
     trial_size,
@@ -43,25 +43,22 @@ KL_AND_NSS = LossWeights(kl=2, cc=0, nss=1)
 
 
 def make_job(settings: TrialSettings, final: bool, weights: LossWeights = KL_AND_NSS) -> Any:
-    config: dict[str, Any] = {"point": settings.space.point(weights)}
+    config: dict[str, Any] = {"point": settings.search.space.point(weights)}
     return settings.make_job({"final": {**config, "seed": 7}} if final else config)
 
 
-def test_a_trial_of_an_encoder_is_short_and_small(settings, data):
-    settings = replace(settings, space=Space(also=("lr", "width")))
-    point = {**settings.space.point(KL_AND_NSS), "lr": 2.0, "width": 0.5}
+def test_a_trial_of_an_encoder_is_short_and_small_and_a_final_run_is_in_full(settings, data):
+    settings = searching(settings, space=Space(also=("lr", "width")))
+    point = {**settings.search.space.point(KL_AND_NSS), "lr": 2.0, "width": 0.5}
     job = settings.make_job({"point": point})
     assert (job.plan.epochs, job.plan.lr, job.plan.loss_weights) == (1, 0.002, KL_AND_NSS)
     assert (job.encoder.size, job.encoder.readout_width, job.seed) == ((48, 64), 16, 4)
     assert job.plan.select == "ig"
     whole = ShardReader(data, "train").decoded(0)
     assert job.reader("train").decoded(0).image.shape[0] == whole.image.shape[0] // 2
-
-
-def test_a_final_run_is_the_training_in_full_with_its_own_seed(settings):
-    job = make_job(settings, final=True)
-    assert (job.plan.epochs, job.encoder.size, job.scale, job.seed) == (3, (96, 128), 1, 7)
-    assert job.plan.loss_weights == KL_AND_NSS
+    final = settings.make_job({"final": {"point": point, "seed": 7}})
+    assert (final.plan.epochs, final.encoder.size, final.scale, final.seed) == (3, (96, 128), 1, 7)
+    assert final.plan.loss_weights == KL_AND_NSS
 
 
 @pytest.mark.parametrize(
@@ -96,7 +93,7 @@ def test_a_trial_starts_from_a_packaged_encoder_and_finetunes_as_asked(settings,
         assert torch.equal(value, packaged.state_dict()[name]), name
     assert not all(weight.requires_grad for weight in built.parameters())
     source = job.source(0, 1, CPU)
-    assert source._train.errors == source.held_out.errors == errors
+    assert source._train.errors == source.held_out._val.errors == errors
 
 
 def test_a_trial_never_sees_the_half_of_val_that_is_reported(settings, data):
@@ -105,8 +102,8 @@ def test_a_trial_never_sees_the_half_of_val_that_is_reported(settings, data):
     trial_job, final_job = (make_job(settings, final) for final in (False, True))
     assert trial_job.reader("val").keys == tuple(val.keys[p] for p in tuned)
     assert trial_job.source(0, 1, CPU).held_out is None
-    reader = final_job.source(0, 1, CPU).held_out.reader
-    assert reader.keys == tuple(val.keys[p] for p in held_out)
+    held_out_source = final_job.source(0, 1, CPU).held_out
+    assert held_out_source.job.reader("val").keys == tuple(val.keys[p] for p in held_out)
 
 
 def mean_of_halves(scores: dict[str, float], metric: str, num_val: int) -> float:
@@ -158,7 +155,7 @@ def train(
     """The reports of a decoder's trial to Ray Tune."""
     results: list[dict[str, Any]] = []
     monkeypatch.setattr(trial.tune, "report", results.append)
-    make_job(settings, final, **changes).train(Path("unused"), ["ig"])
+    make_job(settings, final, **changes).train(Path("unused"))
     assert all(r[EPOCH] == r[REPORT]["epoch"] for r in results)
     assert all(r["ig"] == r[REPORT]["scores"]["ig"] for r in results)
     return [result[REPORT] for result in results]
@@ -214,16 +211,19 @@ def test_both_halves_of_val_score_the_decoder_as_val_does(settings, decoder_job,
         assert mean_of_halves(scores, metric, num_val) == pytest.approx(whole[metric], abs=1e-6)
 
 
-def test_a_score_that_is_not_finite_fails_a_trial():
+def test_a_score_that_is_not_finite_fails_a_trial(settings, monkeypatch):
+    scores = {"ig": float("nan"), "kl": 0.5}
+    monkeypatch.setattr(trial, "evaluate", lambda *given, **options: scores)
+    job = replace(settings.job, finite=("kl", "ig"))
     with pytest.raises(ValueError, match="not finite"):
-        as_result(make_report(1, float("nan")), ["ig"])
-    assert as_result(make_report(1, 0.1, kl=float("nan")), ["ig"])["ig"] == 0.1
+        job.score(nn.Identity(), [], None)
+    assert replace(job, finite=("kl",)).score(nn.Identity(), [], None) == scores
 
 
 def test_a_trial_that_fails_says_why_in_one_line(settings, monkeypatch):
     config = {"point": Space().point(EQUAL)}
 
-    def fail(job: EncoderTrialJob, folder: Path, metrics: list[str]) -> None:
+    def fail(job: EncoderTrialJob, folder: Path) -> None:
         assert folder.parent == settings.folder / "training"
         assert folder.name == settings.folder_of(config).name
         raise ValueError("a long story\n  and its end")
