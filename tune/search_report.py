@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("ig", "nss", "cc", "kl", "sim", "auc")
+SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "search"}
 MIN_TRIALS = 8
 """With fewer, an importance says nothing."""
 
@@ -291,40 +292,42 @@ class SearchResult:
         figures = []
 
         def add(title: str, caption: str, missing: str, draw: Callable[[], Axes]) -> None:
-            svg = "" if missing else _svg(draw())
+            svg = ""
+            if not missing:
+                # Optuna changes matplotlib's style, and warns that its figures may change.
+                with plt.rc_context(SVG_STYLE), catch_warnings():
+                    simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    svg = _svg(draw())
             figures.append({"title": title, "caption": caption, "missing": missing, "svg": svg})
 
-        # Optuna changes matplotlib's style, and warns that its figures may change.
-        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "search"}), catch_warnings():
-            simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if len(names) > 1:
-                add(
-                    "Pareto front",
-                    "Each trial by the objectives.",
-                    "",
-                    lambda: plots.plot_pareto_front(study, target_names=names),
-                )
+        if len(names) > 1:
             add(
-                "Weights and score",
-                "A line for each trial: its score, each term's share of the sum of the weights, "
-                "and what else was searched.",
-                "" if differ else "it takes trials with different scores",
-                lambda: plots.plot_parallel_coordinate(study, **target),
+                "Pareto front",
+                "Each trial by the objectives.",
+                "",
+                lambda: plots.plot_pareto_front(study, target_names=names),
             )
-            add(
-                "Learning curves",
-                "Each trial's score after each epoch."
-                + " Short lines are trials that were stopped early." * self.any_stopped,
-                "" if curves else "every trial has a single epoch",
-                lambda: _name_axes(plots.plot_intermediate_values(study), self.objectives[0]),
-            )
-            add(
-                "Importance",
-                "The share of the score's variance that each number explains (functional ANOVA). "
-                "Shares of the weights sum to 1, so they explain some of it together.",
-                "" if many else f"it takes {MIN_TRIALS} trials with different scores",
-                lambda: plots.plot_param_importances(study, evaluator=importance, **target),
-            )
+        add(
+            "Weights and score",
+            "A line for each trial: its score, each term's share of the sum of the weights, "
+            "and what else was searched.",
+            "" if differ else "it takes trials with different scores",
+            lambda: plots.plot_parallel_coordinate(study, **target),
+        )
+        add(
+            "Learning curves",
+            "Each trial's score after each epoch."
+            + " Short lines are trials that were stopped early." * self.any_stopped,
+            "" if curves else "every trial has a single epoch",
+            lambda: _name_axes(plots.plot_intermediate_values(study), self.objectives[0]),
+        )
+        add(
+            "Importance",
+            "The share of the score's variance that each number explains (functional ANOVA). "
+            "Shares of the weights sum to 1, so they explain some of it together.",
+            "" if many else f"it takes {MIN_TRIALS} trials with different scores",
+            lambda: plots.plot_param_importances(study, evaluator=importance, **target),
+        )
         return figures
 
     def study(self) -> optuna.Study:
