@@ -1,4 +1,4 @@
-"""What trials are compared by: `tuebingen` scores on one half of val.
+"""The objective of a search: `tuebingen` scores on one half of val.
 
 The scores do not depend on the weights that are tried; results are reported on the other half.
 """

@@ -1,4 +1,4 @@
-"""What became of trials, and the best of them: by one objective, or the knee of a front."""
+"""Records of trials, and the best of them: by one objective, or the knee of a front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ time was up."""
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """What became of a trial, or of a final run.
+    """The outcome of a trial, or of a final run.
 
     number: in the order in which they began.  other: further numbers that were searched, by name.
     history: its epochs, each an EpochReport as a dict.  epoch, scores: of the best epoch by the

@@ -119,7 +119,7 @@ def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
 def open_search(
     command: LossWeightsCommand, folder: Path, frozen: Sequence[FrozenEncoder]
 ) -> Iterator[OpenSearch]:
-    """Connect to Ray, open the MLflow run, and prepare what trials share.
+    """Connect to Ray, open the MLflow run, and prepare the trials.
 
     Raises ValueError when trials would be stopped in a cluster that does not free their workers.
     """

@@ -171,9 +171,9 @@ def check(command: LossWeightsCommand) -> None:
     for weights in search.first:
         # The default is tried as far as the space contains it.
         if (excluded := search.space.excluded(weights)) and weights != KL_LED:
-            told = ", ".join(f"{term} with {s:.0%} of the sum" for term, s in excluded.items())
+            shares = ", ".join(f"{term} with {s:.0%} of the sum" for term, s in excluded.items())
             raise ValueError(
-                f"the search excludes {short(weights)}, which weighs {told}: it weighs "
+                f"the search excludes {short(weights)}, which weighs {shares}: it weighs "
                 f"{' '.join(search.space.terms)} with at least {search.space.min_share:.0%} each; "
                 "give --extra-terms, a smaller --min-share, or other weights (--first, in `full` "
                 "also --loss-weights)"

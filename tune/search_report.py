@@ -1,4 +1,4 @@
-"""What a search found: a verdict, tables, figures, and the content of best-weights.json."""
+"""The result of a search: a verdict, tables, figures, and the content of best-weights.json."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def count(number: int, thing: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search found.  finals: final runs."""
+    """The result of a search.  finals: final runs."""
 
     search: OpenSearch
     trials: Sequence[TrialRecord]
@@ -107,7 +107,7 @@ class SearchResult:
 
     @property
     def verdict(self) -> str:
-        """What was found against 1:1:1, and how far to trust it."""
+        """The winner against 1:1:1 in words, and how far to trust it."""
         choice, final = self.choice, self.comparison
         if choice.winner.is_baseline:
             return f"No weights that were tried beat 1:1:1: it is {choice.reason}."
@@ -176,7 +176,7 @@ class SearchResult:
 
     @property
     def cost(self) -> str:
-        """What the trials cost, in words."""
+        """The cost of the trials in words."""
         cost = self.content["cost"]
         return (
             f"{count(cost['trial_epochs'], 'epoch')} of trials in "
@@ -200,7 +200,7 @@ class SearchResult:
         )
 
     def notes(self, record: TrialRecord) -> str:
-        """Return what a table says of a trial besides its scores."""
+        """Return a trial's notes for tables."""
         choice = self.choice
         found = {
             "winner": record == choice.winner,

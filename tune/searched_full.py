@@ -41,7 +41,7 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
 
 
 def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
-    """The search before the stages; weights that the command names are tried first."""
+    """Return the command of the search; weights that the command names are tried first."""
     chosen, search = command.full, command.search
     if chosen.plan.loss_weights != EQUAL:
         search = replace(search, first=(chosen.plan.loss_weights, *search.first))
@@ -59,7 +59,7 @@ def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossW
 
 
 def with_winner(command: SearchedFullCommand, best: dict[str, Any], data: Path, out: Path) -> Any:
-    """`pipelines full` with what best-weights.json says."""
+    """Return the command of `pipelines full` with the winner of best-weights.json."""
     chosen = command.full
     plan = replace(chosen.plan, loss_weights=LossWeights(**best["weights"]))
     if "lr" in best["other"]:

@@ -1,4 +1,4 @@
-"""The search space: what a sampler draws, and the loss weights that it means."""
+"""The search space: the numbers that a sampler draws, and the loss weights that they stand for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TOTAL = sum(asdict(EQUAL).values())
 """Sum of the weights of every trial.  Under AdamW only their ratios matter; under SGD a common
 factor is a learning rate, and gradient clipping sees it too."""
 FACTORS = {"lr": (1 / 3, 3.0), "width": (0.5, 2.0)}
-"""Range of each factor of what the command says; drawn evenly in its logarithm."""
+"""Range of each factor of the command's own value; drawn evenly in its logarithm."""
 
 Point = Mapping[str, float]
-"""What a sampler drew: a number for each dimension."""
+"""A number for each dimension, as a sampler draws it."""
 
 
 @dataclass(frozen=True, kw_only=True)

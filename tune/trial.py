@@ -39,11 +39,11 @@ from tune.search_config import Search
 from tune.small_pictures import SmallReader, scaled, shrink
 
 EPOCH, REPORT = "epoch", "report"
-"""What a trial reports beside its scores; `report` is an EpochReport as a dict."""
+"""Names of a trial's results beside its scores; `report` is an EpochReport as a dict."""
 CHECKPOINTS = "training"
 """Folder in the search's: checkpoints of the encoders' trials that run."""
 SECONDS_TO_START = "180"
-"""After which a trial fails whose workers found no room."""
+"""A trial fails when its workers find no room for so long."""
 
 
 class ReportToTune(Hooks):

@@ -1,4 +1,4 @@
-"""What trials are compared by."""
+"""Objectives, and the halves of val."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Find = Callable[..., SearchResult]
 
 @pytest.fixture
 def found(search) -> Find:
-    """What a search found, given its trials and final runs."""
+    """The result of a search, given its trials and final runs."""
 
     def find(trials, finals=(), objective="ig") -> SearchResult:
         settings = searching(search.settings, objective=objective)

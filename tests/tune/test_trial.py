@@ -233,7 +233,7 @@ def test_a_trial_that_fails_says_why_in_one_line(settings, monkeypatch):
         run_trial(config, settings)
 
 
-def test_a_failure_is_told_in_the_words_of_the_worker_it_began_in():
+def test_the_reason_of_a_failure_is_that_of_the_worker_that_failed_first():
     cause = RuntimeError("training failed")
     cause.worker_failures = {1: ValueError("Traceback:\n  deep\nValueError: no such file\n")}  # type: ignore[attr-defined]
     wrapped = RuntimeError("trial: training failed")
