@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("ig", "nss", "cc", "kl", "sim", "auc")
-SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "search"}
 MIN_TRIALS = 8
 """With fewer, an importance says nothing."""
 
@@ -295,7 +294,8 @@ class SearchResult:
             svg = ""
             if not missing:
                 # Optuna changes matplotlib's style, and warns that its figures may change.
-                with plt.rc_context(SVG_STYLE), catch_warnings():
+                with plt.rc_context(), catch_warnings():
+                    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "search"})
                     simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     svg = _svg(draw())
             figures.append({"title": title, "caption": caption, "missing": missing, "svg": svg})
