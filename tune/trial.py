@@ -40,6 +40,8 @@ from tune.small_pictures import SmallReader, scaled, shrink
 
 EPOCH, REPORT = "epoch", "report"
 """Names of a trial's results beside its scores; `report` is an EpochReport as a dict."""
+KINDS = ("trials", "finals")
+"""Folders in the search's: records of trials, and of final runs."""
 CHECKPOINTS = "training"
 """Folder in the search's: checkpoints of the encoders' trials that run."""
 SECONDS_TO_START = "180"
@@ -286,7 +288,7 @@ class TrialSettings:
 
     def folder_of(self, config: Mapping[str, Any]) -> Path:
         """Return the folder of a trial, the same whenever it is run; config: of Ray Tune."""
-        kind = "finals" if "final" in config else "trials"
+        kind = KINDS["final" in config]
         return self.folder / kind / digest(**config)[:12]
 
     def make_job(self, config: Mapping[str, Any]) -> EncoderTrialJob | DecoderTrialJob:

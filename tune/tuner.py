@@ -28,7 +28,7 @@ from tune.objective import direction
 from tune.records import TrialRecord, choose, load_record, read_records
 from tune.search_config import LossWeightsCommand
 from tune.space import FACTORS, Point
-from tune.trial import CHECKPOINTS, EPOCH, REPORT, TrialSettings, run_trial
+from tune.trial import CHECKPOINTS, EPOCH, KINDS, REPORT, TrialSettings, run_trial
 
 STUDY, POINT = "search", "point/"
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
@@ -177,14 +177,23 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         self.ended, self.num_known = list(known), len(known)
         self.running: dict[str, Any] = {}
         self.run_ids: dict[str, str] = {}
+        earlier = [r for kind in KINDS for r in read_records(self.settings.folder / kind)]
+        self.first_number = 1 + max((record.number for record in earlier), default=-1)
         self.is_warned = False
         self.began = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Begin the trial's record and run, or find them again."""
+        """Begin the trial's record and run, or find them again.
+
+        trials: all of this call, in the order in which Tune made them.
+        """
         self.running[trial.trial_id] = trial
         folder, job = self.settings.folder_of(trial.config), self.settings.make_job(trial.config)
-        record = self._record(trial)
+        record = load_record(folder)
+        if record is None:
+            number = self.first_number + trials.index(trial)
+            record = TrialRecord.of(self.settings, trial.config, number=number)
+            record.save(folder)
         kind, seed = ("final", f" seed {job.seed}") if job.final else ("trial", "")
         name = f"{kind} {record.name}{seed}"
         params = {**flatten(job.plan), "seed": job.seed, "scale": job.scale, "width": job.width}
@@ -219,7 +228,9 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """End a trial that failed."""
+        """End a trial that failed, if need be before it started."""
+        if trial.trial_id not in self.running:
+            self.on_trial_start(iteration, trials, trial)
         path = trial.pickled_error_file
         self._end(trial, reason_of(ray.cloudpickle.loads(Path(path).read_bytes())))
 
@@ -234,17 +245,12 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         return len(self.ended) >= MAX_FAILED and all(each.reason for each in self.ended)
 
     def _record(self, trial: Any) -> TrialRecord:
-        """Return the trial's record; begin it if there is none."""
-        folder = self.settings.folder_of(trial.config)
-        record = load_record(folder)
-        if record is None:
-            number = len(read_records(folder.parent))
-            record = TrialRecord.of(self.settings, trial.config, number=number)
-            record.save(folder)
+        record = load_record(self.settings.folder_of(trial.config))
+        assert record is not None
         return record
 
     def _end(self, trial: Any, reason: str = "") -> None:
-        self.running.pop(trial.trial_id, None)  # A trial may fail before it starts.
+        del self.running[trial.trial_id]
         folder, begun = self.settings.folder_of(trial.config), self._record(trial)
         shutil.rmtree(self.settings.folder / CHECKPOINTS / folder.name, ignore_errors=True)
         record = TrialRecord.of(

@@ -106,7 +106,7 @@ def make_trial(kl: float = 1.0) -> Any:
 
 def run(callback: TrialCallback, trial: Any, epochs: int, end: bool = True) -> None:
     """Call the callback as Ray Tune does."""
-    callback.on_trial_start(0, [trial], trial)
+    callback.on_trial_start(0, [*callback.running.values(), trial], trial)
     for epoch in range(1, epochs + 1):
         result = {EPOCH: epoch, REPORT: make_report(epoch, epoch / 10)}
         callback.on_trial_result(0, [trial], trial, result)
