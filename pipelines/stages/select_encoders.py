@@ -139,7 +139,7 @@ def describe_choice(
     """Return the table of all subsets with their scores on both halves, as Markdown."""
     choosing = pd.DataFrame([result.choosing for result in results])[list(COLUMNS)]
     held_out = pd.DataFrame([result.held_out for result in results])[list(COLUMNS)]
-    table = choosing.join(held_out, rsuffix=", held out")
+    table = choosing.join(held_out.add_suffix(", held out"))
     table.index = pd.Index(
         " + ".join(names[member].removeprefix("encoder ") for member in result.members)
         + (" *" if result.members == best else "")
