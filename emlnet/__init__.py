@@ -1,4 +1,4 @@
-"""EML-NET: where people look in a picture. The science: torch and its kin, no Ray."""
+"""EML-NET: predict where people look in a picture. Needs torch, but not Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up at first use: `import emlnet` alone costs nothing.
+    # Import at first use, so that `import emlnet` is fast.
     if name in HOMES:
         return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module 'emlnet' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`emlnet VERB`: what someone does with a trained model."""
+"""`emlnet VERB`: pull, run and export trained models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emlnet.public_url import public_url
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """Where registered models are."""
+    """The registry of trained models."""
 
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
@@ -42,7 +42,7 @@ class Pull(Registry):
     """Refuse the model unless its model.json, which names its files' digests, has this one."""
 
     def execute(self) -> int:
-        """Pull, and print what came."""
+        """Pull the model and print its name and digest."""
         print(f"pulling {public_url(self.source or 'from the registry')}", flush=True)
         from emlnet.inference import model_card, package
         from emlnet.registry import download, mlflow_registry
@@ -107,7 +107,7 @@ class Predict(Model):
     """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 only on a GPU."""
 
     def execute(self) -> int:
-        """Predict; return 1 when a picture could not be read, after all others were done."""
+        """Predict all pictures; return 1 if one of them could not be read."""
         print(f"loading {public_url(self.model)}", flush=True)
         from emlnet.inference import predict_files
         from emlnet.inference.predictor import bound_layer_cache
@@ -140,7 +140,7 @@ class Predict(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Model):
-    """Write a model in another format, checked before it gets its name."""
+    """Write a model in another format and check the result."""
 
     onnx: bool = False
     """ONNX: `image` (B, 3, H, W) float32 RGB in 0..1 to `density` (B, 1, H, W), which sums to 1."""
@@ -150,7 +150,7 @@ class Export(Model):
     """Take any height and width; the backbones see the picture as it is."""
 
     def execute(self) -> int:
-        """Export, and print what was checked."""
+        """Export the model and print the result of the check."""
         print(f"loading {public_url(self.model)}", flush=True)
         from emlnet.inference.export_onnx import OPSET, export_onnx
         from emlnet.registry import mlflow_registry
@@ -181,7 +181,7 @@ class App(Registry):
     """`cpu`, `cuda` or `cuda:N`; default: the GPU when there is one."""
 
     def execute(self) -> int:
-        """Serve the page until it is interrupted."""
+        """Serve the page until interrupted."""
         print("loading the page", flush=True)
         from emlnet.app import model_shelf, web_page
         from emlnet.inference.predictor import bound_layer_cache
@@ -197,7 +197,7 @@ class App(Registry):
 
 
 def find_device(name: str | None) -> str:
-    """Return the device of that name, by default the GPU; ValueError when it is not here."""
+    """Return the named device, by default the GPU if there is one; ValueError if unavailable."""
     import torch
 
     if name is None:
@@ -211,7 +211,7 @@ def find_device(name: str | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReference:
-    """Package the checkpoints that EML-NET's authors released, as a model like any other."""
+    """Package the checkpoints that EML-NET's authors released."""
 
     files: Positional[tuple[Path, ...]]
     """res_imagenet.pth, res_places.pth, res_decoder.pth, or one encoder's file; then the folder to
@@ -220,7 +220,7 @@ class ImportReference:
     """Height and width in pixels at which the encoders see pictures."""
 
     def execute(self) -> int:
-        """Import, and print what came."""
+        """Import the checkpoints and print the result."""
         print("reading the checkpoints", flush=True)
         from emlnet.inference import package
         from emlnet.registry.import_reference import import_reference

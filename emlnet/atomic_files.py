@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole or not at all, even when the process is killed."""
+"""Replace files and folders whole or not at all, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from filelock import FileLock
 def replace_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file written there replaces `path` at the end.
 
-    durable: wait until the disk has the file, so that it survives a power cut.  That takes some
-    milliseconds, too much for thousands of maps that can be made again.
-    The temporary name has the suffix of `path`, from which many writers take the format.  Missing
-    folders are made.  After an error `path` is as it was, and the temporary file is gone.
+    durable: flush the file to disk, so that it survives a power cut.  This takes milliseconds, too
+    slow for thousands of maps that can be computed again.
+    The temporary name keeps the suffix of `path`: many writers choose the format by it.  Missing
+    folders are created.  After an error `path` is unchanged and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -39,10 +39,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place at the end.
+    """Yield an empty folder beside `folder` that replaces it at the end.
 
-    One process at a time; others wait.  After an error `folder` is as it was.  After a kill at any
-    point, the next call puts back what the killed one had moved away, before anything is deleted.
+    Other processes wait.  After an error `folder` is unchanged.  After a kill, the next call first
+    restores the folder that was moved away.
     """
     folder = folder.resolve()
     new, old, lock = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old", "lock"))
@@ -62,12 +62,12 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         finally:
             _put_back(old, folder)
             shutil.rmtree(new, ignore_errors=True)
-            # A process that waits for this file notices that it is gone, and makes a new one.
+            # A waiting process notices that the file is gone and creates a new one.
             lock.unlink(missing_ok=True)
 
 
 def _put_back(old: Path, folder: Path) -> None:
-    """Move `old` to `folder` where there is nothing in that place, else remove it."""
+    """Move `old` back to `folder` if that is missing or empty, else delete `old`."""
     if old.exists():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -13,15 +13,15 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit code after SIGTERM."""
 UNREAD = 141
-"""Exit code when the reader of the output, such as `head`, has left before its end."""
+"""Exit code when the reader of the output, such as `head`, has closed the pipe."""
 
 
 def exit_code(
     command: Callable[[], object], errors: tuple[type[Exception], ...] = (ValueError, OSError)
 ) -> int:
-    """Run a command; return the number that it returns, or 0.
+    """Run a command; return its exit code: the int that it returns, else 0.
 
-    errors: those that a user can mend: one line on stderr, without secrets of addresses, and 1.
+    errors: printed as one line on stderr, without secrets in URLs; the exit code is then 1.
     """
     try:
         answer = command()
@@ -41,7 +41,7 @@ def exit_code(
 
 
 def _is_read(text: str) -> bool:
-    """Flush stdout after a text; return whether its reader is there, else print nothing more."""
+    """Print a text and flush; return whether the pipe is open.  If not, silence stdout."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:

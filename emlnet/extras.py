@@ -1,4 +1,4 @@
-"""Packages that only some uses need: the extras of `pip install "emlnet[EXTRA]"`."""
+"""Optional packages: the extras of `pip install "emlnet[EXTRA]"`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raise ValueError that names the extra to install when one of its modules is missing."""
+    """Raise ValueError naming the extra to install if one of its modules is missing."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ValueError(

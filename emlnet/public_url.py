@@ -1,10 +1,10 @@
-"""Addresses without what may be secret, for everything that is printed, logged or sent."""
+"""Remove secrets from URLs before they are printed, logged or sent."""
 
 from __future__ import annotations
 
 import re
 
-# A path object turns `https://` into `https:/`; `models:/emlnet@champion` holds no user.
+# Path turns `https://` into `https:/`.  In `models:/emlnet@champion` there is no user.
 SECRETS = re.compile(
     r"(?P<scheme>\b(?:[a-z][a-z0-9+.-]*://|https?:/))(?:[^\s/]*@)?(?P<place>[^\s?'\"]*)"
     r"(?:\?[^\s#'\"]*)?",
@@ -13,5 +13,5 @@ SECRETS = re.compile(
 
 
 def public_url(text: object) -> str:
-    """Remove user, password and query (where signatures are) from each URL in a text."""
+    """Remove user, password and query (it may hold a signature) from each URL in a text."""
     return SECRETS.sub(r"\g<scheme>\g<place>", str(text))

@@ -1,6 +1,6 @@
 """Random augmentation of training pictures.
 
-Changes that move pixels move the gaze and the density with them.
+Flips and crops move the fixations and the density, too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Which random changes to make.
+    """Random changes to training pictures.
 
-    flip: mirror left to right with a probability of 1/2.  crop: show a part with sides of at least
-    1 - crop of the whole.  colour: change brightness, contrast and saturation by at most this share
+    flip: mirror left to right with a probability of 1/2.  crop: show a random part, its sides at
+    least 1 - crop of the whole.  colour: largest relative change of brightness, contrast and
+    saturation.
     """
 
     flip: bool = False
@@ -35,7 +36,7 @@ class Augmentation:
 
 
 def colour_factors(draws: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
-    """Return factors in 1 - strength to 1 + strength from draws in 0..1, of the same shape."""
+    """Map random numbers in 0..1 to factors in 1 - strength to 1 + strength, of the same shape."""
     return 1 + np.float32(strength) * (2 * draws - 1)
 
 

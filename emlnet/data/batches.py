@@ -1,4 +1,4 @@
-"""From a collated batch of uint8 pictures to a model's images and targets, on its device."""
+"""Turn a collated batch of uint8 pictures into images and targets on the model's device."""
 
 from __future__ import annotations
 

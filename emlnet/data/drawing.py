@@ -1,4 +1,4 @@
-"""Maps drawn for people: in colours, over their picture, with contours, side by side."""
+"""Draw maps: in colours, over their picture, with contours, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-# Anchors of matplotlib's inferno (CC0), every eighth of the way from dark to light.
+# Nine evenly spaced colours of matplotlib's inferno (CC0), dark to light.
 INFERNO = np.array(
     [
         (0, 0, 4),
@@ -26,7 +26,7 @@ INFERNO = np.array(
 
 
 def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return (H, W) in 0..1 as (H, W, 3) uint8, dark to light in the inferno colours."""
+    """Colour a map (H, W) in 0..1 with inferno, dark to light; return (H, W, 3) uint8."""
     position = saliency.clip(0, 1) * (len(INFERNO) - 1)
     steps = np.arange(len(INFERNO))
     channels = [np.interp(position, steps, INFERNO[:, c]) for c in range(3)]
@@ -34,7 +34,7 @@ def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 SHARES = (0.25, 0.5, 0.75)
-"""Shares of the density that the contours of a map hold."""
+"""Shares of the density inside each contour of a map."""
 
 
 def contour_levels(density: NDArray[np.floating], shares: Sequence[float] = SHARES) -> list[float]:

@@ -1,7 +1,7 @@
-"""Crops and letterboxes: which part of a picture is shown, and where on a batch's canvas.
+"""Crops and letterboxes: place a part of a picture on a batch's canvas.
 
-A batch has one canvas (H, W).  A picture of another size, or a part of one, is resized to a frame
-on it.  The rest of the canvas is padding, which neither losses nor metrics see.
+A batch has one canvas (H, W).  A picture, or a part of it, is resized into a frame on the canvas.
+The rest is padding, which losses and metrics ignore.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 
 class View(NamedTuple):
-    """A picture's size, the part of it that is shown, and the frame on the canvas to show it in."""
+    """A picture's size, its visible part, and the frame on the canvas that shows this part."""
 
     size: Size
     part: Box
@@ -39,7 +39,7 @@ class View(NamedTuple):
 
 
 def letterbox(size: Size, canvas: Size) -> Box:
-    """Return the largest centred frame on the canvas with a picture's proportions."""
+    """Return the largest centred frame on the canvas with the picture's aspect ratio."""
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     height, width = (
         min(whole, max(1, round(scale * side))) for side, whole in zip(size, canvas, strict=True)
@@ -48,14 +48,14 @@ def letterbox(size: Size, canvas: Size) -> Box:
 
 
 def onto_canvas(image: Tensor, canvas: Size) -> Tensor:
-    """Return pictures (B, C, h, w) of one size in their letterbox, (B, C, H, W), zeros around."""
+    """Letterbox pictures (B, C, h, w) of one size on a canvas of zeros, (B, C, H, W)."""
     top, left, height, width = letterbox((image.shape[-2], image.shape[-1]), canvas)
     right, bottom = canvas[1] - left - width, canvas[0] - top - height
     return F.pad(resize(image, (height, width)), (left, right, top, bottom))
 
 
 def off_canvas(output: Tensor, size: Size, kind: Kind) -> Tensor:
-    """Return the letterboxed part of an output (B, 1, H, W), resized to the pictures' size.
+    """Cut the letterboxed part out of an output (B, 1, H, W), resized to the pictures' size.
 
     A density is scaled to a sum of 1.
     """
@@ -65,9 +65,9 @@ def off_canvas(output: Tensor, size: Size, kind: Kind) -> Tensor:
 
 
 def random_part(size: Size, crop: float, draws: Sequence[float]) -> Box:
-    """Return a part of a picture with its proportions and sides of 1 - crop to 1 of the whole.
+    """Return a random crop with the picture's aspect ratio, its sides 1 - crop to 1 of the whole.
 
-    draws: three numbers in [0, 1): how much is cropped, how far down, how far right.
+    draws: three numbers in [0, 1): for the size, the vertical and the horizontal position.
     """
     share = 1 - crop * draws[0]
     height, width = (max(1, round(share * side)) for side in size)
@@ -84,15 +84,15 @@ def show(
     flip: Tensor,
     divisor: int = 1,
 ) -> Tensor:
-    """Return each picture's part in its frame on the canvas, (B, C, H, W) float32, zeros around.
+    """Draw each picture's part in its frame on a canvas of zeros, (B, C, H, W) float32.
 
-    pictures: uint8, one (h, w, C) after another.  flip: (B,) bool on the CPU, which parts to
-    mirror.  divisor: of all values.
+    pictures: uint8, flattened pictures (h, w, C), concatenated.  flip: (B,) bool on the CPU; parts
+    to mirror.  divisor: divides all values.
     """
     make = torch.zeros if frames(views, canvas) else torch.empty
     shown = make(len(views), *canvas, channels, device=pictures.device).permute(0, 3, 1, 2)
     flat = torch.split(pictures, [channels * view.size[0] * view.size[1] for view in views])
-    # One picture at a time stays in the processor's cache.
+    # One picture at a time fits the processor's cache.
     for row, values, view, mirrored in zip(shown, flat, views, flip.tolist(), strict=True):
         part = cut(values.view(*view.size, channels).permute(2, 0, 1), view.part)
         frame = cut(row, view.frame)
@@ -107,9 +107,9 @@ def show(
 def show_points(
     points: NDArray[np.int32], view: View, canvas: Size, mirrored: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the fixated pixels of the canvas, (P,) positions in (H, W), and their counts (P,).
+    """Return the fixated pixels (P,), positions in the canvas (H, W), and their counts (P,).
 
-    points: (N, 2) (x, y) in the picture; those outside of its part are dropped.
+    points: (N, 2) (x, y) in the picture; those outside its part are dropped.
     """
     part, frame = view.part, view.frame
     # A pixel's centre is at its index plus a half.
@@ -122,7 +122,7 @@ def show_points(
 
 
 def frames(views: Sequence[View], canvas: Size) -> tuple[Box, ...] | None:
-    """Return the frames of a batch, or None when each fills the canvas."""
+    """Return the frames of a batch, or None if each fills the canvas."""
     found = tuple(view.frame for view in views)
     return None if all(frame == (0, 0, *canvas) for frame in found) else found
 

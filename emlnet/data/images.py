@@ -1,8 +1,9 @@
-"""Pictures and maps from files: any size and mode, one list of formats, one rule of ranges.
+"""Read pictures and maps from files of any size, mode and supported format.
 
-A photograph's range comes from its type: 0..255, 0..65535, 0..1 for floats.  Values of more than 8
-bits that do not fill it are scaled by the range that the file states, or else by the fewest bits
-that hold them, with a warning that names the file.  A map is divided by its maximum.
+A photograph is scaled by the range of its type: 0..255, 0..65535, or 0..1 for floats.  If values of
+more than 8 bits do not fill it, the range that the file states is used.  Without one, the fewest
+usual bits that hold the values are assumed, with a warning that names the file.
+A map is divided by its maximum.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ SUFFIXES_BY_FORMAT = {
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""The formats that are read (HEIF with the extra `heif`) and the endings of their files."""
+"""Supported formats and the suffixes of their files; HEIF needs the extra `heif`."""
 FORMATS = tuple(SUFFIXES_BY_FORMAT)
 SUFFIXES = tuple(suffix for known in SUFFIXES_BY_FORMAT.values() for suffix in known)
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The formats that strangers may send: their decoders are the most tested ones."""
+"""Formats accepted from visitors of the web page: their decoders are the best tested."""
 MAX_PIXELS = 100_000_000
-"""A picture that claims more pixels is refused before it is decoded."""
+"""A picture with more pixels is refused before it is decoded."""
 MAX_PROPORTION = 20
-"""A picture that is longer than so many times its width, or the reverse, is refused."""
+"""Largest ratio of the long side to the short side; other pictures are refused."""
 USUAL_BITS = (8, 10, 12, 14, 16, 24, 31)
-"""Bits per value of cameras and scanners; the fewest that hold all values are assumed."""
+"""Bits per value of cameras and scanners."""
 MAX_SAMPLE_VALUE = 281
-"""TIFF's tag for the greatest value."""
+"""TIFF's tag for the largest value."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 def read_picture(
     path: Path, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
 ) -> NDArray[np.uint8]:
-    """Return the (H, W, 3) uint8 RGB of a picture file.  Raises ValueError that names the file."""
+    """Read a picture file as (H, W, 3) uint8 RGB.  Raises ValueError naming the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -67,9 +68,9 @@ def decode_picture(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> NDArray[np.uint8]:
-    """Return an encoded picture as (H, W, 3) uint8 RGB: upright by its EXIF, alpha on white.
+    """Decode a picture to (H, W, 3) uint8 RGB: rotated by its EXIF, alpha on white.
 
-    Raises ValueError starting with `name` when `open_picture` does.
+    Raises ValueError as `open_picture` does.
     """
     return to_rgb(open_picture(data, name, max_pixels, formats), name)
 
@@ -80,10 +81,10 @@ def open_picture(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
-    """Decode an encoded picture whole.
+    """Decode a whole picture.
 
-    Raises ValueError starting with `name` when it has another format, too many pixels or extreme
-    proportions (all before it is decoded), or is broken.
+    Raises ValueError starting with `name` if its format, number of pixels or aspect ratio is
+    refused (checked before it is decoded), or if it is broken.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_available(formats))
@@ -120,7 +121,7 @@ def _available(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_proportions(width: int, height: int) -> None:
-    """Raise ValueError for a picture so long that a model would see nothing of it."""
+    """Raise ValueError for an extreme aspect ratio, at which a model would see nothing."""
     if max(width, height) > MAX_PROPORTION * min(width, height):
         raise ValueError(
             f"{width} x {height} pixels is longer than {MAX_PROPORTION} to 1; cut it into parts"
@@ -128,7 +129,7 @@ def check_proportions(width: int, height: int) -> None:
 
 
 def _check_16_bit_colour(image: Image.Image) -> None:
-    """Raise ValueError for colours of fewer than 16 bits: Pillow keeps only the upper 8."""
+    """Raise ValueError for 16-bit colours that use fewer bits: Pillow keeps the upper 8."""
     top = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
     if top < 64:
         raise ValueError(
@@ -138,9 +139,9 @@ def _check_16_bit_colour(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
-    """Return (H, W, 3) uint8 RGB: upright by its EXIF, whatever its mode, alpha on white.
+    """Convert a picture of any mode to (H, W, 3) uint8 RGB: rotated by its EXIF, alpha on white.
 
-    EXIF that cannot be read turns nothing.
+    Broken EXIF is ignored.
     """
     stated = _stated_range(image)
     with suppress(Exception):  # Pillow raises SyntaxError, struct.error and more.
@@ -155,7 +156,7 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
 
 
 def _stated_range(image: Image.Image) -> int | None:
-    """Return the maximum of the pixels' range that the file states, or None."""
+    """Return the largest pixel value that the file declares, or None."""
     if image.format == "PPM":
         return 65535  # Pillow scales them to it.
     value = getattr(image, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
@@ -166,9 +167,9 @@ def _stated_range(image: Image.Image) -> int | None:
 def to_unit_range(
     pixels: NDArray[Any], name: str, stated: int | None = None
 ) -> NDArray[np.float32]:
-    """Return the pixels of a photograph as float32 in 0..1.
+    """Scale the pixels of a photograph to float32 in 0..1.
 
-    stated: the greatest value that its metadata allow.  Raises ValueError starting with `name` for
+    stated: the largest value that its metadata declare.  Raises ValueError starting with `name` for
     negative values, values that are not finite, and floats over 65535.
     """
     if pixels.dtype in (np.bool_, np.uint8):
@@ -196,12 +197,12 @@ def to_unit_range(
 
 @cache
 def _warn_once(line: str) -> None:
-    """Log a warning, once for a photograph that is read in every epoch."""
+    """Log a warning once, even if the photograph is read in every epoch."""
     logger.warning(line)
 
 
 def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:
-    """Return a map as (H, W) uint8; one of more than 8 bits is divided by its greatest value."""
+    """Convert a map to (H, W) uint8; one of more than 8 bits is divided by its maximum."""
     if not image.mode.startswith(("I", "F")):
         return np.asarray(image.convert("L"))
     values = np.asarray(image).astype(np.float64)
@@ -212,10 +213,10 @@ def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:
 
 
 def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
-    """Return the files below a folder with one of the suffixes, in order, but for hidden ones.
+    """Return the files below a folder with one of the suffixes, sorted, without hidden files.
 
-    suffixes: all files where there are none, links that lead nowhere too.
-    Linked folders are searched too.  Raises OSError for a folder that cannot be read.
+    suffixes: none means all files, and broken links.
+    Linked folders are searched, too.  Raises OSError for a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -225,7 +226,7 @@ def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         real = here.resolve()
-        # A link to a folder above would be searched for ever.
+        # A link to a parent folder would never end.
         folders[:] = [
             name
             for name in folders

@@ -31,7 +31,7 @@ def gaussian_blur(
     sigma: pixels.  radius: where the kernel is truncated, in pixels.  mode: padding, `constant`
     (zeros) or `replicate`.
     """
-    channels = int(maps.shape[1])  # A plain number, also while the model is traced.
+    channels = int(maps.shape[1])  # An int even while the model is traced.
     kernel = gaussian_kernel(sigma, radius).to(maps)
     maps = F.pad(maps, (radius,) * 4, mode=mode)
     maps = F.conv2d(maps, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
@@ -52,7 +52,7 @@ def density_map(fixation_map: Tensor, sigma: float, truncate: float = 4.0) -> Te
 def _blur_matrix(length: int, sigma: float, radius: int) -> Tensor:
     """Return the symmetric matrix (length, length) that blurs along one side, zeros outside.
 
-    For a large radius two products are much faster than `gaussian_blur`'s convolutions.
+    For a large radius two matrix products are much faster than `gaussian_blur`.
     """
     offsets = (torch.arange(length)[:, None] - torch.arange(length)).abs()
     weights = gaussian_kernel(sigma, radius)[radius:]
@@ -62,7 +62,7 @@ def _blur_matrix(length: int, sigma: float, radius: int) -> Tensor:
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Resize (B, C, h, w) to `size` (H, W); mode `nearest`, `bilinear` or `bicubic`.
 
-    Shrinking is antialiased, but for `nearest`.
+    Shrinking is antialiased, except with `nearest`.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
@@ -74,19 +74,19 @@ def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tenso
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Return logits (B, 1, H, W) as a log-density: exp sums to 1 per image."""
+    """Normalise logits (B, 1, H, W) to a log-density: exp sums to 1 per image."""
     return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
 def to_log_density(output: Tensor, kind: Kind) -> Tensor:
-    """Return a model's output (B, 1, H, W) as a log-density (natural logarithm)."""
+    """Convert a model's output (B, 1, H, W) to a log-density (natural logarithm)."""
     if kind == "density":
         return output
     return torch.log(to_density(output, kind) + TINY)
 
 
 def to_density(output: Tensor, kind: Kind) -> Tensor:
-    """Return a model's output (B, 1, H, W) as a density, which sums to 1 per image."""
+    """Convert a model's output (B, 1, H, W) to a density, which sums to 1 per image."""
     if kind == "density":
         return output.exp()
     return output / output.sum(dim=(-2, -1), keepdim=True).clamp_min(TINY)
@@ -99,9 +99,9 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def mirror_average(output: Tensor, mirrored: Tensor, kind: Kind) -> Tensor:
-    """Average an output (B, 1, H, W) with that of the mirrored image.
+    """Average an output (B, 1, H, W) with that of the mirrored image; the kind stays the same.
 
-    Densities are averaged as densities, saliency maps as maps; the result is of the same kind.
+    Log-densities are averaged as densities.
     """
     back = mirrored.flip(-1)
     if kind == "density":

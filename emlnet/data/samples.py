@@ -1,4 +1,4 @@
-"""A photograph with its gaze, as stored and as decoded, and a batch of them."""
+"""Photographs with fixations: as stored, as decoded, and in a batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from emlnet.data.framing import Box, Size, View, letterbox, show_points
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """A photograph and where people looked, as stored: pictures are encoded.
+    """A photograph and its fixations as stored: pictures are encoded.
 
     key: `split/stem`, unique in a data set.  image: the photograph's file, byte for byte.
-    points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; repeats kept
-    observers: (N,) int32, the observer of each fixation, -1 where the source does not tell.
+    points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; may repeat.
+    observers: (N,) int32, the observer of each fixation, -1 if unknown.
     density: the density map's file, 8-bit grey PNG.
-    timing: (N, 2) float32 onset and duration in ms, nan where one is unknown; None without any.
+    timing: (N, 2) float32 onset and duration in ms, nan if unknown; None if all are.
     """
 
     key: str
@@ -50,15 +50,15 @@ class Decoded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Samples, collated, uint8 until they are on the device.
+    """Collated samples; pictures stay uint8 until they are on the device.
 
-    image, density: uint8, one picture (h, w, 3) or map (h, w) of any scale after another, flat.
+    image, density: uint8, flattened pictures (h, w, 3) and maps (h, w) of any scale, concatenated.
     index: (P,) int64, fixated pixels as positions in the flattened (B, H, W) of the canvas.
     counts: (P,) float32, fixations on that pixel.
-    weight: (B,) float32, 1, or 0 for a sample that only fills up the last step of an epoch.
-    flip: (B,) bool, whether to mirror the sample left to right.
-    canvas, views: what is shown of each picture, and where.
-    colour: (B, 3) float32 factors of brightness, contrast and saturation; None leaves colours.
+    weight: (B,) float32, 1, or 0 for a sample that only fills the last step of an epoch.
+    flip: (B,) bool, samples to mirror left to right.
+    canvas: (H, W).  views: the visible part and the frame of each picture.
+    colour: (B, 3) float32 factors of brightness, contrast and saturation, or None.
     """
 
     keys: tuple[str, ...]
@@ -92,11 +92,11 @@ def collate(
 ) -> Batch:
     """Join decoded samples into a batch.
 
-    weight: (B,) 1 or 0.  flip: (B,) bool.  canvas: (H, W) on which pictures of any size are shown;
-    without it all have one size.  stretch: fill the canvas, whatever a picture's proportions.
-    parts: the part of each picture to show; where it has no fixation, the whole picture is shown.
+    weight: (B,) 1 or 0.  flip: (B,) bool.  canvas: (H, W) for pictures of any size; without it all
+    must have one size.  stretch: fill the canvas, without keeping the aspect ratio.
+    parts: the part of each picture to show; a part without fixations becomes the whole picture.
     colour: (B, 3) factors.
-    Raises ValueError when the sizes differ and no canvas is given.
+    Raises ValueError if the sizes differ and no canvas is given.
     """
     sizes: list[Size] = [sample.density.shape for sample in samples]
     if canvas is None and len(set(sizes)) != 1:
@@ -126,7 +126,7 @@ def collate(
 
 
 def _part(sample: Decoded, part: Box) -> Box:
-    """Return the part, or the whole picture where the part has no fixation."""
+    """Return the part, or the whole picture if the part has no fixation."""
     along = sample.points - (part.left, part.top)
     seen = ((along >= 0) & (along < (part.width, part.height))).all(1)
     if seen.any() or not len(sample.points):

@@ -1,4 +1,4 @@
-"""Targets of a batch: where people looked, as losses and metrics take it."""
+"""Targets of a batch: densities and fixations for losses and metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Targets:
     index: (P,) int64, fixated pixels as positions in the flattened (B, H, W), each once.
     counts: (P,) float32, fixations on that pixel.
     weight: (B,) float32, 1, or 0 for a sample that only fills the last step of an epoch.
-    frames: the part of each map that its picture fills; None when each fills the whole map.
+    frames: the part of each map that its picture fills; None if no map has padding.
     """
 
     density: Tensor
@@ -46,10 +46,10 @@ def by_frame(
     kind: Kind,
     measure: Callable[[Tensor, Targets], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """Return what `measure` computes inside each image's frame, by name, (B,).
+    """Compute `measure` inside each image's frame; return its values (B,) by name.
 
     output: (B, 1, H, W).  A density is scaled to a sum of 1 in its frame.  `measure` is called once
-    for all images, or once for each where padding takes no part.
+    for the batch, or once per image if there is padding.
     """
     if targets.frames is None:
         return measure(output, targets)
