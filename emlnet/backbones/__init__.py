@@ -1,7 +1,7 @@
 """Backbones: a table of networks that return feature maps, from several libraries.
 
-A new backbone is one row in `torchvision_rows`, `pretrainedmodels_rows` or `timm_rows`; a model of
-timm needs none (`timm:<name>`).  Imports no other folder.
+A new backbone is one row in `torchvision_rows`, `pretrainedmodels_rows` or `timm_rows`.  Models of
+timm need no row: `timm:<name>`.  Imports no other folder.
 """
 
 from emlnet.backbones.row import Backbone

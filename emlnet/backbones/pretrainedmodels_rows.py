@@ -1,7 +1,7 @@
 """Backbones of the package `pretrainedmodels`.
 
-Its last release, 0.7.4 of 2019, is pinned.  Only the classes of five networks are used, which run
-on every PyTorch since; their weights are loaded by `emlnet.backbones.weights`.
+Its last release, 0.7.4 of 2019, is pinned.  Only five of its network classes are used; they run on
+current PyTorch.  `emlnet.backbones.weights` loads their weights.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ HEAD = ("last_linear.",)
 def _plain(name: str) -> Any:
     """Return the package's model with random weights; imports the package at first use."""
     require_extra("pretrainedmodels", "pretrainedmodels")
-    # The import creates layers, whose initial weights would advance the caller's random state.
+    # The import creates layers, which would advance the caller's random state.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # Its dpn.py compares literals by `is`, which works; Python warns when it compiles the file.
+        # Python warns that dpn.py compares literals with `is`; this works.
         warnings.simplefilter("ignore", SyntaxWarning)
         import pretrainedmodels
     return getattr(pretrainedmodels, name)(num_classes=1000, pretrained=None)
 
 
 class NASNetTaps(Taps):
-    """NASNet-A-Large, tapped as in EML-NET; each cell takes the outputs of the two before it.
+    """NASNet-A-Large, tapped as in EML-NET.
 
-    Taps: cell_stem_1, reduction_cell_0, reduction_cell_1 and cell_17.
+    Taps: cell_stem_1, reduction_cell_0, reduction_cell_1 and cell_17.  Each cell takes the outputs
+    of the two cells before it.
     """
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ class PNASNetTaps(Taps):
 
 
 def _senet(name: str) -> nn.Module:
-    """Return a network tapped at its stem, before the pooling, and its four stages."""
+    """Return a network tapped at its stem (before the pooling) and its four stages."""
     model = _plain(name)
     *stem, pool = model.layer0.named_children()
     layers = {

@@ -1,4 +1,4 @@
-"""One row of the table of backbones, the same for every library."""
+"""A row of the table of backbones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Backbone:
     """One row of the table.
 
-    build: makes the network with random weights; called on (B, 3, H, W) it returns the tapped
-    feature maps, one per entry of `channels`, each (B, channels, H / reduction, W / reduction).
-    mean, std: the normalisation of 0..1 pixels in pretraining.  size: (H, W) of pretraining.
-    multiple: divisor of every height and width.  only_size: whether it takes only `size`.
-    package: the Python package that ships ImageNet weights; empty when none does.
-    url: the weights file that its library downloads; empty when there is none.
-    file: that file's local name; default: as in the url.
-    rename: from a checkpoint's key to the network's.  head: prefixes of renamed keys behind the
-    last tap (the classifier), which are dropped from a checkpoint.
-    licence: of the packaged or downloaded weights; empty when unknown.
-    eml_kernel: of the paper's readouts: 3 with ReLU and nearest neighbours (ResNet-50), 1 with
-    sigmoid and bilinear (NASNet).
+    build: returns the network with random weights.  Called on (B, 3, H, W), the network returns the
+    tapped feature maps, one per entry of `channels`, each (B, channels, H / reduction, W /
+    reduction).
+    mean, std: normalisation of 0..1 pixels in pretraining.  size: (H, W) of pretraining.
+    multiple: heights and widths must be multiples of it.  only_size: whether it takes only `size`.
+    package: Python package that ships ImageNet weights, or empty.
+    url: weights file that its library downloads, or empty.  file: its local name; default: as in
+    url.
+    rename: maps a checkpoint's key to the network's.  head: prefixes of renamed keys after the last
+    tap (the classifier), which are not loaded.
+    licence: of the packaged or downloaded weights; empty if unknown.
+    eml_kernel: kernel size of the paper's readouts: 3 with ReLU and nearest-neighbour resizing
+    (ResNet-50), 1 with sigmoid and bilinear resizing (NASNet).
     """
 
     name: str
@@ -49,9 +50,9 @@ class Backbone:
     eml_kernel: int = 3
 
     def cost(self, size: tuple[int, int]) -> tuple[int, float]:
-        """Return the parameters up to the last tap, and 10^9 multiply-adds per picture of (H, W).
+        """Return the number of parameters up to the last tap, and 10^9 multiply-adds per picture.
 
-        Convolutions and matrix products are counted, without computing them.
+        size: (H, W).  Counts convolutions and matrix products, without computing them.
         """
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,18 +65,18 @@ class Backbone:
 
     @property
     def step(self) -> int:
-        """The divisor of heights and widths in pixels: 8, or a transformer's patch size."""
+        """Pixels between valid heights and widths: 8, or a transformer's patch size."""
         return self.multiple if 8 % self.multiple else 8
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size nearest to (H, W) in pixels that the backbone takes."""
+        """Return the valid size nearest to (H, W), in pixels."""
         if self.only_size:
             return self.size
         height, width = (max(1, round(side / self.multiple)) * self.multiple for side in size)
         return height, width
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Raise ValueError, with the nearest valid size, when the backbone does not take a size."""
+        """Raise ValueError naming the nearest valid size if the backbone does not take a size."""
         height, width = self.nearest_size(size)
         if (height, width) == size:
             return

@@ -20,9 +20,9 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the row of a name, or of timm's model for `timm:<name>`.
+    """Find a backbone by its name in the table, or by `timm:<name>`.
 
-    Raises ValueError, which lists the names, for an unknown one.
+    Raises ValueError listing the known names.
     """
     if name.startswith(timm_rows.PREFIX):
         return timm_rows.timm_row(name)

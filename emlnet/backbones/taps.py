@@ -1,4 +1,4 @@
-"""Networks that return feature maps from inside a library's model, and keep its key names."""
+"""Networks that return a library model's inner feature maps and keep its key names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Taps(nn.Module):
     """A network that returns its tapped feature maps.
 
     recompute: in training, keep only the input of each layer and recompute the rest in the backward
-    pass: less memory, about a third more time, the same gradients and BatchNorm statistics.
+    pass.  It saves memory, takes about a third more time, and changes neither gradients nor
+    BatchNorm statistics.
     """
 
     recompute = False

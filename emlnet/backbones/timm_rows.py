@@ -16,7 +16,7 @@ from emlnet.backbones.row import Backbone
 
 PREFIX = "timm:"
 NUM_TRANSFORMER_TAPS = 4
-"""Taps of a vision transformer, evenly spaced: its blocks all have one size."""
+"""Evenly spaced taps of a vision transformer, whose blocks all have one size."""
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -47,7 +47,7 @@ ROWS = (
 def timm_row(name: str) -> Backbone:
     """Return the row of `timm:<model>` or `timm:<model>.<tag of its weights>`.
 
-    Raises ValueError when timm has no such model, or the model returns no feature maps.
+    Raises ValueError if timm has no such model, or the model returns no feature maps.
     """
     import timm
 
@@ -97,7 +97,7 @@ def _network(model: str, options: dict[str, Any]) -> Any:
 
 
 def _options(model: str) -> dict[str, Any]:
-    """Return timm's options for feature maps at any size, which differ between families."""
+    """Return the options with which timm returns feature maps at any size; families differ."""
     options: dict[str, Any] = {"feature_cls": "getter"}
     try:
         with torch.device("meta"):
@@ -126,7 +126,7 @@ def _multiple(network: Any) -> int:
 
 
 def _takes_any_size(network: Any, multiple: int, size: int) -> bool:
-    """Whether the network runs at other sizes and shapes than its own; nothing is computed."""
+    """Whether the network takes other sizes and shapes than its own; nothing is computed."""
     step = multiple * 32 // (2 if multiple % 2 == 0 else 1)
     try:
         with torch.no_grad():

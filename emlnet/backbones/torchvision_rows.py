@@ -29,7 +29,7 @@ def _row(name: str, digest: str, **more: Any) -> Backbone:
 
 
 def _resnet(name: str, digest: str, channels: tuple[int, ...]) -> Backbone:
-    """Return the row of a ResNet, tapped at its stem, before the pooling, and its four stages."""
+    """Return the row of a ResNet, tapped at its stem (before the pooling) and its four stages."""
 
     def build() -> nn.Module:
         layers = dict(_plain(name).named_children())
@@ -60,7 +60,7 @@ def _features(
 
 
 def _densenet_key(key: str) -> str:
-    """Return the model's key, `norm1`, for the released file's `norm.1`."""
+    """Map a key of the released file, `norm.1`, to the model's, `norm1`."""
     key = key.removeprefix("features.")
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
 

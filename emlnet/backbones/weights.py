@@ -1,4 +1,4 @@
-"""Weights of a backbone: from its library, a Python package or a file, matched strictly."""
+"""Load a backbone's weights from its library, a Python package or a file; all keys must match."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emlnet.backbones.row import Backbone
 from emlnet.backbones.table import find_backbone
 
 WORDS = ("default", "package", "none")
-"""Values of `weights` that are not the path of a file."""
+"""Values of `weights` that are not a path."""
 
 
 def build_backbone(name: str, weights: str = "default") -> nn.Module:
@@ -23,8 +23,7 @@ def build_backbone(name: str, weights: str = "default") -> nn.Module:
 
     weights: `default`, from a Python package or else downloaded by the network's library;
     `package`, only from a package; `none`, random; or a path to .pth, .pth.tar or .safetensors.
-    Raises ValueError for an unknown name, for missing weights, and for keys or shapes that are not
-    the network's.
+    Raises ValueError for an unknown name, missing weights, or other keys or shapes.
     """
     row = find_backbone(name)
     network = row.build()
@@ -48,10 +47,10 @@ def download_path(row: Backbone) -> Path:
 
 
 def _downloaded(row: Backbone) -> Path:
-    """Download the weights that a row's library publishes, unless they are there; return the path.
+    """Return the path of the weights that a row's library publishes; download them if needed.
 
-    Raises ValueError when there are none, or when they cannot be downloaded: torch hub checks the
-    file's SHA-256 by the digits in its name.
+    torch hub checks the SHA-256 digits in the file's name.  Raises ValueError if there are no
+    weights or the download fails.
     """
     if not row.url:
         raise ValueError(
@@ -76,8 +75,8 @@ def _downloaded(row: Backbone) -> Path:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint's tensors by name, from .safetensors or a pickle with `weights_only`.
 
-    As in the files of Places365 and EML-NET, the tensors may be under `state_dict`, and keys may
-    start with `module.`, which is dropped.  Raises ValueError for anything else.
+    The tensors may be under `state_dict`, as in the files of Places365 and EML-NET.  A prefix
+    `module.` is dropped from keys.  Raises ValueError for anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -97,7 +96,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
     """Return ImageNet weights from the row's package, under timm's names.
 
-    The packages have the tensors of timm's model, in order and shape, under other names.
+    The packages have timm's tensors in the same order and shapes, under other names.
     """
     import timm
 
@@ -124,12 +123,12 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
 def _load_strictly(
     network: nn.Module, weights: Mapping[str, Tensor], row: Backbone, source: str
 ) -> None:
-    """Load weights, which must have the network's keys; the classifier's are left out."""
+    """Load weights, whose keys must match the network's; skip the classifier's."""
     own = network.state_dict()
     renamed = {row.rename(key): value for key, value in weights.items()}
     kept = {k: v for k, v in renamed.items() if k in own or not k.startswith(row.head)}
     check_keys(own, kept, f"{source} for {row.name}")
-    # Old files lack BatchNorm's num_batches_tracked, and only that.
+    # Only BatchNorm's num_batches_tracked may be missing, as in old files.
     network.load_state_dict({**{k: v for k, v in own.items() if k not in kept}, **kept})
     dropped = [key for key in renamed if key not in kept]
     if dropped:
@@ -138,7 +137,7 @@ def _load_strictly(
 
 
 def check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """Raise ValueError, which lists missing and unexpected keys and shapes that differ, if any."""
+    """Raise ValueError listing missing keys, unexpected keys and different shapes, if any."""
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     surplus = [k for k in given if k not in own]
     shapes = [

@@ -1,4 +1,4 @@
-"""The networks: encoders with readouts, decoders, EML-NET, and their number formats.
+"""Networks: encoders with readouts, decoders, EML-NET, and their number formats.
 
 Imports `emlnet.data` and `emlnet.backbones`.
 """

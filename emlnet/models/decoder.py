@@ -1,4 +1,4 @@
-"""Decoders: the readouts of any number of frozen encoders to one map."""
+"""Decoders: join the readouts of any number of frozen encoders into one map."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
 
 class EmlDecoder(Decoder):
-    """EML-NET's decoder: refines each readout, resizes all, and joins them by one convolution."""
+    """EML-NET's decoder: refine each readout, resize all, join them by one convolution."""
 
     def __init__(self, num_readouts: list[int]) -> None:
         super().__init__()
@@ -65,8 +65,8 @@ class EmlDecoder(Decoder):
 def convolve_upsampled(maps: Sequence[Tensor], conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
     """Upsample maps (B, 1, h, w) to `size` by nearest neighbours and convolve them, (B, 1, H, W).
 
-    conv: 3x3 with padding 1, a bias and one output channel.  Both steps are one transposed
-    convolution, in a sixth of the time, where `size` is a whole multiple of the map's.
+    conv: 3x3 with padding 1, a bias and one output channel.  If `size` is a multiple of a map's
+    size, one transposed convolution does both steps, six times as fast.
     """
     assert conv.bias is not None
     output = conv.bias.view(1, 1, 1, 1)
@@ -87,13 +87,13 @@ def convolve_upsampled(maps: Sequence[Tensor], conv: nn.Conv2d, size: tuple[int,
 class DensityDecoder(Decoder):
     """The weighted average of the encoders' densities, corrected by their readouts.
 
-    log p = log sum_k w_k p_k + correction, renormalised.  All corrections start at zero and the
-    weights are equal, so that an untrained decoder is the plain average.  There is no temperature:
-    the encoders have seen the training pictures, and a temperature learned on them is too sharp.
+    log p = log sum_k w_k p_k + correction, renormalised.  Weights start equal and corrections at
+    zero: an untrained decoder is the plain average.  There is no temperature: the encoders have
+    seen the training pictures, so a learned temperature would be too sharp.
     """
 
     radius = 12
-    """Where the blur is truncated, in pixels of the correction's grid."""
+    """Radius at which the blur is truncated, in pixels of the correction's grid."""
 
     def __init__(self, num_readouts: list[int], width: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class DensityDecoder(Decoder):
 
 
 def build_decoder(config: DecoderConfig, num_readouts: list[int]) -> Decoder:
-    """Return a decoder with fresh weights; num_readouts: the number of readouts per encoder."""
+    """Return an untrained decoder; num_readouts: the number of readouts per encoder."""
     if config.readout == "eml":
         return EmlDecoder(num_readouts)
     return DensityDecoder(num_readouts, config.width)

@@ -39,7 +39,7 @@ class EMLNet(SaliencyNetwork):
 
     @property
     def encoder_list(self) -> list[Encoder]:
-        """The encoders, with their type."""
+        """The encoders as a typed list."""
         return list(self.encoders)  # type: ignore[arg-type]  # ModuleList's items are Modules.
 
     def train(self, mode: bool = True) -> Self:
@@ -50,7 +50,7 @@ class EMLNet(SaliencyNetwork):
 
     @torch.no_grad()
     def readouts(self, image: Tensor) -> list[list[Tensor]]:
-        """Return for each encoder its readouts (B, 1, h, w) of images (B, 3, H, W)."""
+        """Return each encoder's readouts (B, 1, h, w) of images (B, 3, H, W)."""
         return [encoder.readouts(image) for encoder in self.encoder_list]
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class EMLNet(SaliencyNetwork):
                 maps = [to_log_density(*given) for given in self.encoder_maps(readouts, canvas)]
                 output: Tensor = self.decoder(readouts, maps, canvas)
             else:
-                # The paper decodes at the encoders' input size, whatever the picture's.
+                # The paper decodes at the encoders' input size, for pictures of any size.
                 output = resize(self.decoder(readouts, [], first.input_size(canvas)), canvas)
             return output if canvas == size else off_canvas(output, size, self.kind)
 
@@ -82,7 +82,7 @@ class EMLNet(SaliencyNetwork):
 
 
 class CachedDecoder(SaliencyNetwork):
-    """An EML-NET without backbones, called on cached readouts: the model of decoder training."""
+    """An EML-NET without backbones for decoder training; called on cached readouts."""
 
     def __init__(self, net: EMLNet) -> None:
         super().__init__()

@@ -78,18 +78,18 @@ class Encoder(SaliencyNetwork):
         """Names of the backbone's modules that stay in eval mode while the encoder trains."""
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules but `eval_modules`."""
+        """Set the mode of all modules except `eval_modules`."""
         super().train(mode)
         for name in self.eval_modules:
             self.backbone.get_submodule(name).eval()
         return self
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (H, W) in pixels at which the backbone sees a picture of `size` (H, W).
+        """Return the backbone's input (H, W) in pixels for a picture of `size` (H, W).
 
-        `eml` stretches every picture to the configured size, as the paper does; `density` keeps the
-        proportions, at the same area, in steps of 8 pixels or of a transformer's patch.  The short
-        side has at least 32 pixels; the area is at most twice as large.
+        `eml` stretches every picture to the configured size, as the paper does.  `density` keeps
+        the aspect ratio and about the configured area, in steps of 8 pixels or of a transformer's
+        patch.  The short side has at least 32 pixels; the area is at most twice the configured one.
         """
         height, width = self.config.size
         row = find_backbone(self.config.backbone)
@@ -102,13 +102,13 @@ class Encoder(SaliencyNetwork):
         return min(rows, longest), min(columns, longest)
 
     def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (H, W) on which a picture of `size` is shown: its own or the letterbox's."""
+        """Return the canvas (H, W) of a picture of `size`: its own size or the letterbox's."""
         height, width = self.config.size
         fits = size[0] * width == size[1] * height
         return (height, width) if self.config.letterbox and not fits else size
 
     def readouts(self, image: Tensor) -> list[Tensor]:
-        """Return a (B, 1, h, w) per tapped layer, at that layer's size, for images in 0..1."""
+        """Return a readout (B, 1, h, w) per tapped layer, at its size, for images in 0..1."""
         size = (image.shape[-2], image.shape[-1])
         canvas = self.canvas(size)
         if canvas != size:
@@ -141,10 +141,10 @@ def density_readout(channels: int, width: int) -> nn.Sequential:
 
 
 class DensityHead(nn.Module):
-    """Readouts at a quarter of the input's size, 3x3 convolution, centre bias, blur, softmax."""
+    """Readouts at a quarter of the input size, 3x3 convolution, centre bias, blur, softmax."""
 
     radius = 12
-    """Where the blur is truncated, in pixels of the quarter-size grid."""
+    """Radius at which the blur is truncated, in pixels of the quarter-size grid."""
 
     def __init__(self, num_readouts: int) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class DensityHead(nn.Module):
     def forward(
         self, readouts: list[Tensor], size: tuple[int, int], input_size: tuple[int, int]
     ) -> Tensor:
-        """Return the log-density at `size`, (B, 1, H, W); input_size: what the backbone saw."""
+        """Return the log-density (B, 1, H, W) at `size`; input_size: the backbone's input."""
         grid = (-(-input_size[0] // 4), -(-input_size[1] // 4))
         logits = self.combine(torch.cat([resize(r, grid) for r in readouts], 1)).float()
         logits = logits + resize(self.centre_bias, grid, "bicubic")
@@ -166,7 +166,7 @@ class DensityHead(nn.Module):
 def eml_readout(channels: int, kernel: int = 3) -> nn.Sequential:
     """Return EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU.
 
-    Kernel 1, that of its NASNet, has a sigmoid instead of the ReLU.
+    Kernel 1, as in EML-NET's NASNet, has a sigmoid instead of the ReLU.
     """
     activation = nn.Sigmoid() if kernel == 1 else nn.ReLU()
     return nn.Sequential(eml_conv(channels, kernel), nn.BatchNorm2d(1), activation)
@@ -180,10 +180,10 @@ def eml_conv(channels: int, kernel: int = 3) -> nn.Conv2d:
 
 
 class EmlHead(nn.Module):
-    """EML-NET's map of an encoder: readouts at one size, a convolution, BatchNorm, sigmoid.
+    """EML-NET's head of an encoder: readouts at one size, a convolution, BatchNorm, sigmoid.
 
-    Kernel 3 (its ResNet-50) joins at the first readout's size, by nearest neighbours; kernel 1 (its
-    NASNet) at the backbone's input size, bilinearly.
+    Kernel 3 (ResNet-50) resizes to the first readout's size by nearest neighbours.  Kernel 1
+    (NASNet) resizes to the backbone's input size, bilinearly.
     """
 
     def __init__(self, num_readouts: int, kernel: int = 3) -> None:

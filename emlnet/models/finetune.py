@@ -1,4 +1,4 @@
-"""Freezing parts of an encoder's backbone, and recomputing its activations to save memory."""
+"""Freeze parts of an encoder's backbone and recompute its activations to save memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """How an encoder's backbone is finetuned."""
+    """Options for finetuning an encoder's backbone."""
 
     freeze: int = 0
     """Number of tapped layers, from the input, up to which all weights are frozen."""
@@ -35,7 +35,7 @@ class Finetune:
 def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
     """Prepare an encoder, in place, for finetuning.
 
-    Raises ValueError when the backbone has fewer taps, or cannot recompute its activations.
+    Raises ValueError if the backbone has too few taps, or cannot recompute its activations.
     """
     row = find_backbone(encoder.config.backbone)
     if finetune.freeze > len(row.channels):
@@ -71,7 +71,7 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
 def weights_before(row: Backbone, num_taps: int) -> set[str]:
     """Return the names of the weights that a backbone's first taps depend on.
 
-    They are found by the gradient of a network without data.
+    They are found by a backward pass on the meta device.
     """
     if not num_taps:
         return set()

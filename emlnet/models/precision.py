@@ -26,7 +26,7 @@ def set_precision(precision: Precision) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Return the context in which a training step calls its model."""
+    """Return the autocast context of a training step's forward pass."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -36,7 +36,7 @@ def has_bfloat16() -> bool:
 
 
 def to_channels_last(model: Model, device: torch.device) -> Model:
-    """Return the model on a device, in the memory format that its convolutions prefer."""
+    """Move the model to a device, in the memory format that its convolutions prefer."""
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -53,7 +53,7 @@ def widen(features: Tensor) -> Tensor:
 
 
 def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
-    """Compile the model's training steps when the first one runs; validation stays uncompiled.
+    """Compile the model at its first training step; validation stays uncompiled.
 
     If compilation fails, the model stays as it is and `say` gets one line.
     """
@@ -75,7 +75,7 @@ def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def trace(path: Path | None) -> Iterator[Callable[[], None]]:
-    """Write a Chrome trace of three training steps, after two to warm up.
+    """Write a Chrome trace of three training steps, after two warm-up steps.
 
     path: ends in .json.gz (chrome://tracing and ui.perfetto.dev open it); None writes nothing.
     Yields a function to call after each step.

@@ -8,10 +8,9 @@ from emlnet.data.maps import Kind
 
 
 class SaliencyNetwork(nn.Module):
-    """A network that returns a map (B, 1, H, W): a log-density, or of kind `eml` values in [0, 1].
+    """A network that returns a log-density (B, 1, H, W), or a map in [0, 1] for kind `eml`.
 
-    validate_untrained: whether the model is useful before any training, so that training validates
-    it first and may keep its initial weights.
+    validate_untrained: whether training validates the model first and may keep its initial weights.
     """
 
     kind: Kind
