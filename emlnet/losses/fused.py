@@ -1,7 +1,7 @@
-"""KL, CC, NSS and SIM with their gradient in one pass over each image.
+"""KL, CC, NSS and SIM and their gradient, in one pass over each image.
 
-The fast path behind `emlnet.losses.terms`: autograd would keep a dozen full-size maps per term.
-Here each image stays in the processor's cache, and only the gradient outlives the call.
+This is the fast path of `emlnet.losses.terms`: autograd would keep a dozen full-size maps per term.
+Here each image stays in the processor's cache, and only the gradient is kept.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from emlnet.losses.terms import DENSITY_EPS, REFERENCE_EPS, ROUNDING_ERRORS
 FUSED = ("kl", "cc", "nss", "sim")
 """The terms that `FusedLoss` computes, in its order."""
 CACHED_PIXELS = 1 << 19
-"""Pixels of a batch to process at once on a CPU, so that the work fits its cache."""
+"""Pixels of a batch to process at once on a CPU, so that they fit its cache."""
 
 
 class FusedLoss(torch.autograd.Function):
-    """The weighted sum of the terms `FUSED`, (B,), and the terms, (4, B), without gradients.
+    """The weighted sum (B,) of the terms `FUSED`, and the terms (4, B) without gradients.
 
     output: (B, N), a log-density if `is_log`, else a map >= 0.  density: (B, N), sums to 1.
     index: (P,) int64, fixated pixels in the flattened (B, N), each once.
@@ -121,7 +121,7 @@ def _compute(
     gradient.addcmul_(p_centred, by_p[:, None])
     gradient.add_((nss_weight * num_fixated * inverse_std / num_pixels)[:, None])
 
-    # KL and SIM: their derivatives by P = p / scale come first.
+    # KL and SIM: first their derivatives by P = p / scale.
     is_plain_kl = is_log and not reference
     if sim_weight or (kl_weight and not is_plain_kl):
         scale = torch.ones_like(mean) if is_log else total.clamp_min(TINY)
@@ -148,7 +148,7 @@ def _compute(
 
 
 def _kl(p: Tensor, q: Tensor, reference: bool) -> tuple[Tensor, Tensor]:
-    """Return KL of densities (b, N), (b,), and its derivative by `p`, (b, N)."""
+    """Return the KL divergence (b,) of densities (b, N), and its derivative (b, N) by `p`."""
     if not reference:
         guarded = p + TINY
         ratio = q / guarded
@@ -160,15 +160,15 @@ def _kl(p: Tensor, q: Tensor, reference: bool) -> tuple[Tensor, Tensor]:
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
-    """Return the sums of products of (b, N), (b,).
+    """Return the row-wise dot products (b,) of two (b, N).
 
-    BLAS adds up long runs, with errors of up to 1 % in float32.
+    BLAS sums long rows with errors of up to 1 % in float32.
     """
     return (first * second).sum(1)
 
 
 def _rounding(mean: Tensor) -> Tensor:
-    """Return the deviation up to which a map is constant, from its mean, (b,)."""
+    """Return the deviation (b,) up to which maps with these means are constant."""
     return ROUNDING_ERRORS * torch.finfo(mean.dtype).eps * mean
 
 
@@ -178,6 +178,6 @@ def _inverse(values: Tensor, zero: Tensor) -> Tensor:
 
 
 def _best_nss(num_fixated: Tensor, num_pixels: int) -> Tensor:
-    """Return the NSS of the fixated pixels themselves as a map, with unbiased deviations, (b,)."""
+    """Return the NSS (b,) of the fixation map itself, with unbiased deviations."""
     variance = (num_fixated - num_fixated.square() / num_pixels) / (num_pixels - 1)
     return (1 - num_fixated / num_pixels) * _inverse(variance.sqrt(), variance <= 0)

@@ -39,10 +39,7 @@ def kl_reference(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
 
 
 def cc(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
-    """1 - CC, with Pearson's correlation coefficient of prediction and density.
-
-    A constant map has a correlation of 0.
-    """
+    """1 - CC, Pearson's correlation of prediction and density; a constant map has CC 0."""
     product = z_scores(to_density(output, kind)) * z_scores(targets.density)
     return 1 - product.mean(PIXELS)
 
@@ -71,7 +68,7 @@ def sim(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
 def mse(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
     """Mean squared error of prediction and density, each scaled to a maximum of 1.
 
-    An `eml` map, which is in 0..1, is not scaled.
+    An `eml` map is not scaled: it is already in 0..1.
     """
     p, q = output, targets.density
     if kind == "density":
@@ -80,9 +77,9 @@ def mse(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
 
 
 def z_scores(maps: Tensor, correction: int = 0) -> Tensor:
-    """Maps (B, 1, H, W) with a mean of 0 and a standard deviation of 1; constant maps become zeros.
+    """Scale maps (B, 1, H, W) to mean 0 and standard deviation 1; constant maps become zeros.
 
-    correction: as torch.var's.
+    correction: as in torch.var.
     """
     mean = maps.mean(PIXELS, keepdim=True)
     variance = maps.var(PIXELS, correction=correction, keepdim=True)
@@ -98,8 +95,7 @@ def _count(fixated: Tensor) -> Tensor:
 class LossTerm:
     """One row of the table.
 
-    weight: the default.  reference: the function with the values of EML-NET's published training,
-    where these differ.
+    weight: the default.  reference: the function of EML-NET's published training, if it differs.
     """
 
     name: str

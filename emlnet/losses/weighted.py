@@ -29,7 +29,7 @@ _Weights: Any = make_dataclass(
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights(_Weights):  # type: ignore[misc]
-    """The weight of each loss term, a field for each row of `TERMS`; at least 0."""
+    """The weight of each loss term, at least 0; one field per row of `TERMS`."""
 
     def __post_init__(self) -> None:
         values = asdict(self).values()
@@ -43,7 +43,7 @@ class LossWeights(_Weights):  # type: ignore[misc]
 
     @classmethod
     def parse(cls, text: str) -> LossWeights:
-        """Parse `kl=10,cc=2,nss=1`; terms that are not named weigh 0."""
+        """Parse `kl=10,cc=2,nss=1`; other terms get a weight of 0."""
         pairs = [part.partition("=") for part in text.split(",")]
         names = [name.strip() for name, _, _ in pairs]
         try:
@@ -69,11 +69,10 @@ def saliency_loss(
     kind: Kind = "density",
     terms: Terms = "exact",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum of the terms, (B,), and each term that has a weight, (B,).
+    """Return the weighted sum of the terms, and each term that has a weight; (B,) each.
 
-    The terms are not weighted and have no gradient.
-    output: (B, 1, H, W), a log-density (kind `density`) or a map >= 0 (`eml`).
-    A letterbox's padding takes no part.
+    output: (B, 1, H, W), a log-density (kind `density`) or a map >= 0 (`eml`).  Padding is ignored.
+    The returned terms are not weighted and have no gradient.
     """
     by_name = weights.nonzero
     losses = by_frame(
@@ -85,7 +84,7 @@ def saliency_loss(
 def _losses(
     output: Tensor, targets: Targets, weights: dict[str, float], kind: Kind, terms: Terms
 ) -> dict[str, Tensor]:
-    """Return the weighted sum and each term, (B,), by the fused path where there is one."""
+    """Return the weighted sum and each term, (B,); `FUSED` terms take the fast path."""
     maps, density, is_log = output.flatten(1), targets.density.flatten(1), kind == "density"
     reference = terms == "reference"
     total, fused = FusedLoss.apply(maps, density, targets.index, weights, is_log, reference)

@@ -1,4 +1,4 @@
-"""Baselines that a model's scores are compared with: maps that need no model, and other people."""
+"""Baselines for a model's scores: maps that need no model, and other observers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emlnet.data.maps import resize
 from emlnet.metrics.roc import draw
 
 UNIFORM_SHARE = 0.01
-"""Share of a uniform density in a mixture, so that it is 0 nowhere."""
+"""Share of a uniform density in a mixture, so that no pixel is 0."""
 
 PRIOR_SHARE = 0.1
 """Share of the centre prior in the density of half of the observers."""
@@ -24,13 +24,13 @@ def mixed_log_density(density: Tensor) -> Tensor:
 
 
 def centre_prior(prior: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
-    """Return the mean training density at a size (H, W): log-density (1, 1, H, W), 1 % uniform."""
+    """Return the mean training density at (H, W) as log-density (1, 1, H, W), 1 % uniform."""
     maps = resize(torch.from_numpy(prior.copy())[None, None], size)
     return mixed_log_density(maps / maps.sum())
 
 
 def uniform(size: tuple[int, int]) -> Tensor:
-    """Return the log-density (1, 1, H, W) that is the same everywhere."""
+    """Return the uniform log-density (1, 1, H, W)."""
     return torch.full((1, 1, *size), -float(np.log(size[0] * size[1])))
 
 

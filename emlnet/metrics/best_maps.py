@@ -1,4 +1,4 @@
-"""The saliency map of a density model that is best under each metric, as on MIT/Tuebingen's board.
+"""The best saliency map of a density model for each metric, as on the MIT/Tuebingen benchmark.
 
 Source: pysaliency 0.2.22, EqualizedSaliencyMapModel, ShuffledAUCSaliencyMapModel,
 BluringSaliencyMapModel and SIMSaliencyMapModel.
@@ -16,9 +16,9 @@ from emlnet.metrics.roc import draw
 from emlnet.metrics.saliency_metrics import metric_names, score
 
 LOWEST = -1e30
-"""A log-density below every density above 0."""
+"""A finite log-density below that of any positive density."""
 SAMPLED_SIGMA = 4.0
-"""Pixels: a blur that loses nothing by bilinear resizing."""
+"""Sigma in pixels at which bilinear resizing loses nothing."""
 
 
 def score_density_maps(
@@ -32,9 +32,9 @@ def score_density_maps(
     num_fixations: int,
     seeds: Tensor,
 ) -> dict[str, Tensor]:
-    """Compute the `tuebingen` metrics of a density model, each with the map that is best for it.
+    """Compute the `tuebingen` metrics of a density model, each with the best map for it.
 
-    sigma: pixels, of the blur in `density`.  num_fixations: fixations per image of the data.
+    sigma: of the blur in `density`, in pixels.  num_fixations: per image of the data set.
     The other arguments and the result are those of `score`.
     """
     inputs: dict[str, Any] = {
@@ -59,11 +59,12 @@ def density_maps(
     num_fixations: int,
     seeds: Tensor,
 ) -> dict[str, Tensor]:
-    """Return the best maps (B, 1, H, W) by metric, where that is not the density p itself.
+    """Return the best map (B, 1, H, W) of each metric for which the density p itself is not best.
 
-    SAUC takes log p - log baseline, where the baseline is how often people look at a place whatever
-    the picture shows; CC and KL take p blurred as density maps are; SIM `expected_similarity_map`.
-    Under NSS and AUC p is best: equalising it, as pysaliency does for AUC, keeps its order.
+    sAUC: log p - log baseline; the baseline is the centre bias.  CC and KL: p, blurred like density
+    maps.  SIM: `expected_similarity_map`.
+    NSS and AUC need no other map: pysaliency equalises p for AUC, but this keeps the order of
+    pixels.
     Arguments as for `score_density_maps`.
     """
     blurred = density_map(log_density.exp(), sigma)
@@ -71,7 +72,7 @@ def density_maps(
         "cc": blurred,
         "kl": blurred,
         "sim": expected_similarity_map(log_density, sigma, num_fixations, seeds),
-        # Where the density is 0 the least finite number keeps the order.
+        # Where the density is 0, a finite lowest value keeps the order.
         "sauc": log_density.clamp_min(LOWEST) - baseline_log_density,
     }
 
@@ -83,10 +84,11 @@ def expected_similarity_map(
 
     log_density: (B, 1, H, W), natural log.  sigma: pixels.  seeds: (B,) int64; draws depend only on
     them.  Returns (B, 1, H, W), which sums to 1.
-    The mean of min(map, sample) is concave, and raising a pixel helps as long as samples exceed it
-    there.  At the best map raising any pixel helps equally: each pixel is the same quantile of its
-    samples, namely the one with which the map sums to 1.  pysaliency climbs to the same map by
-    stochastic gradients.  The map is found at a reduced size, where sigma is `SAMPLED_SIGMA`.
+    The mean of min(map, sample) is concave.  Its derivative at a pixel is the share of samples that
+    exceed the map there.  At the optimum this share is the same at all pixels: each pixel is the
+    same quantile of its samples, the one with which the map sums to 1.
+    pysaliency finds this map by stochastic gradients.  It is computed at a reduced size, at which
+    sigma is `SAMPLED_SIGMA`.
     """
     height, width = log_density.shape[-2:]
     step = max(1, int(sigma / SAMPLED_SIGMA))
@@ -117,10 +119,10 @@ def _sample_density_maps(
 
 
 def _quantile_of_samples(samples: Tensor) -> Tensor:
-    """Return the quantile over samples (S, N), the same at every pixel, that sums to 1: (N,)."""
+    """Return (N,), the quantile over samples (S, N), the same for all pixels, that sums to 1."""
     ordered = samples.sort(dim=0).values
     sums = ordered.sum(1, dtype=torch.float64)
-    # The sums rise, and their mean is 1.
+    # The sums increase, and their mean is 1.
     upper = torch.searchsorted(sums, sums.new_ones(1)).clamp(1, len(sums) - 1)
     below, above = sums[upper - 1], sums[upper]
     part = ((1 - below) / (above - below).clamp_min(1e-12)).clamp(0, 1).to(samples)

@@ -1,4 +1,4 @@
-"""Calibration of a density: the share of fixations in the regions that hold a share of its mass."""
+"""Calibration of a density: the share of fixations in its highest-density regions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def coverage(
 
     log_density: (H, W), natural log.  fixations: (H, W) counts.
     Returns (9,), NaN without fixations.  A share below its level means that the density is too
-    peaked, above it too flat.  Pixels of equal value belong to a region in part.
+    peaked, above it too flat.  Equal pixels at a region's edge count in part.
     Source: highest density regions, Hyndman 1996.
     """
     density = np.exp(log_density.ravel())

@@ -1,4 +1,4 @@
-"""Maps and fixations as the metrics take them: flattened to (B, N), in the precision given."""
+"""Inputs of the metrics: flattened maps (B, N) and fixated pixels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 PIXELS_AT_ONCE = 1 << 19
-"""Pixels of a batch that are processed at a time on a CPU, so that they stay in its cache."""
+"""Pixels of a batch to process at once on a CPU, so that they fit its cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class FlatMaps:
-    """Maps (B, N), one image a row; what several metrics need is computed once.
+    """Maps (B, N), one image per row; values that several metrics need are computed once.
 
-    raw: (B, N) float32 or float64, the given values.  low, high: (B, 1) extremes of each map.
+    raw: (B, N) float32 or float64, the given values.  low, high: (B, 1), minimum and maximum.
     """
 
     raw: Tensor
@@ -50,12 +50,12 @@ class FlatMaps:
 
     @cached_property
     def sum_of_squares(self) -> Tensor:
-        """(B,) of the centred values."""
+        """(B,) sum of squares of the centred values."""
         return dot(self.centred, self.centred)
 
     @cached_property
     def positive(self) -> Tensor:
-        """(B, N) without negative values: a map that has some is raised by its lowest.
+        """(B, N) >= 0; a map with negative values is shifted to a minimum of 0.
 
         A constant map at or below 0 becomes ones.
         """
@@ -80,7 +80,7 @@ class FlatMaps:
 
 @dataclass(frozen=True, eq=False)
 class FixatedPixels:
-    """The pixels of a batch that have fixations, in the order of the images.
+    """The fixated pixels of a batch, ordered by image.
 
     image: (P,) int64 position in the batch.  pixel: (P,) int64 position in the flat image.
     counts: (P,) float64 fixations, not 0.  num_images: B.
@@ -122,7 +122,7 @@ class FixatedPixels:
         return sums.index_add_(0, self.image, values.double())
 
     def rows(self, values: Tensor, fill: float) -> Tensor:
-        """Arrange values (P,) as one row per image, (B, most pixels of an image), padded."""
+        """Arrange values (P,) in one padded row per image, (B, largest number of pixels)."""
         return pad_rows(values, self.num_pixels, fill)
 
 
@@ -142,8 +142,8 @@ def sort_rows(values: Tensor) -> Tensor:
 
 
 def dot(first: Tensor, second: Tensor) -> Tensor:
-    """(B,) sums of the products of two (B, N).
+    """(B,) row-wise dot products of two (B, N).
 
-    BLAS adds up long runs, with errors of up to 1 % in float32.
+    BLAS sums long rows with errors of up to 1 % in float32.
     """
     return (first * second).sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from emlnet.metrics.flat_maps import FixatedPixels
 
 NUM_STEPS = 10
-"""The `mit` AUC-Borji and sAUC have the thresholds 0, 0.1, ... 1 of a map scaled to 0..1."""
+"""Steps between the thresholds 0, 0.1, ... 1 of the `mit` AUC-Borji and sAUC."""
 
 _LARGEST = torch.iinfo(torch.int64).max
 _DRAWS_AT_ONCE = 1 << 22
@@ -17,10 +17,10 @@ _DRAWS_AT_ONCE = 1 << 22
 def area_with_ties(
     positives: Tensor, weights: Tensor, negatives: Tensor, num_negatives: Tensor | int
 ) -> Tensor:
-    """Chance that a positive exceeds a negative, where a tie counts 1/2: the area under the curve.
+    """Area under the curve: the probability that a positive exceeds a negative, a tie counts 1/2.
 
     positives: (B, P).  weights: (B, P) float64, 0 in the padding.  negatives: (B, M), ascending,
-    padded with infinity.  num_negatives: of each image, without the padding.
+    padded with infinity.  num_negatives: per image, without the padding.
     Returns (B,) float64; NaN without positives or negatives.
     """
     below = torch.searchsorted(negatives, positives)
@@ -29,10 +29,10 @@ def area_with_ties(
 
 
 def area_at_positives(positives: Tensor, num_positives: Tensor, pixels: Tensor) -> Tensor:
-    """Area under the curve with the positives as thresholds, straight between them.
+    """Area under the curve with the positives as thresholds, linear between them.
 
     positives: (B, P), padded with infinity.  num_positives: (B,) float64, without the padding.
-    pixels: (B, N), ascending; those that are not positives are the negatives.
+    pixels: (B, N), all of them, ascending; those that are not positives are the negatives.
     Returns (B,) float64; NaN without positives.
     """
     end = torch.full_like(positives[:, :1], torch.inf)
@@ -54,9 +54,9 @@ def area_in_steps(
 ) -> Tensor:
     """Mean area over random sets of negatives, thresholds in steps of 0.1.
 
-    maps: (B, N) in 0..1.  fixations: the positives, each pixel once.  others: pixels to
-    draw negatives from, as many as positives (all if there are fewer), each at most once; None
-    draws from all pixels, with repeats.  seeds: (B,) int64.
+    maps: (B, N) in 0..1.  fixations: the positives, each pixel once.  others: pixels to draw
+    negatives from without replacement, as many as positives (or all); None draws from all pixels
+    with replacement.  seeds: (B,) int64.
     Returns (B,) float64; NaN without positives or negatives.
     """
     device, num_pixels = maps.device, maps.shape[1]
@@ -92,7 +92,7 @@ def _level(values: Tensor) -> Tensor:
 
 
 def _rates(levels: Tensor, weights: Tensor) -> Tensor:
-    """Share of values at or above each threshold, from the highest down, between a 0 and a 1.
+    """Share of values at or above each threshold, highest first, after a 0 and before a 1.
 
     levels: (..., P).  weights: (..., P) float64, 1 or 0.  Returns (..., NUM_STEPS + 3).
     """
@@ -104,9 +104,9 @@ def _rates(levels: Tensor, weights: Tensor) -> Tensor:
 
 
 def draw(seeds: Tensor, *counters: Tensor) -> Tensor:
-    """Pseudo-random int64 in 0..2**63 - 1 for each seed and counters, which broadcast.
+    """Return pseudo-random int64 in 0..2**63 - 1 for seeds and counters, which broadcast.
 
-    They are the same on every device, in every batch and in any order.
+    They do not depend on the device, the batch or the order.
     Source: SplitMix64, Steele et al. 2014.
     """
     state = _mix(seeds.long() - 0x61C8864680B583EB)
@@ -116,7 +116,7 @@ def draw(seeds: Tensor, *counters: Tensor) -> Tensor:
 
 
 def _mix(state: Tensor) -> Tensor:
-    """Scramble int64 values, each to a different one: SplitMix64's finaliser."""
+    """Map int64 values one-to-one to scrambled ones: SplitMix64's finaliser."""
     state = (state ^ ((state >> 30) & 0x3_FFFF_FFFF)) * -0x40A7B892E31B1A47
     state = (state ^ ((state >> 27) & 0x1F_FFFF_FFFF)) * -0x6B2FB644ECCEEE15
     return state ^ ((state >> 31) & 0x1_FFFF_FFFF)

@@ -1,9 +1,9 @@
-"""The metrics of saliency maps and densities under two rule books, one value per image.
+"""Metrics of saliency maps and densities under two rule books, one value per image.
 
-`mit` is what the MIT benchmark's MATLAB computes (Bylinskii et al.), `tuebingen` what pysaliency
-computes, which MIT/Tuebingen scores its board with.  `score` takes maps (B, 1, H, W) on any device.
-A new metric is one function and one row of `TABLE`: evaluation, tables, reports, model selection
-and search take their metrics from there.
+`mit` follows the MIT benchmark's MATLAB code (Bylinskii et al.), `tuebingen` follows pysaliency,
+which the MIT/Tuebingen benchmark uses.  `score` takes maps (B, 1, H, W) on any device.
+A new metric is one function and one row of `TABLE`, which evaluation, tables, reports, model
+selection and search read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def nss_mit(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
-    """Mean z-score at the fixated pixels, each once; the deviation divides by H * W - 1.
+    """Mean z-score at the fixated pixels, each once; the variance divides by H * W - 1.
 
     Chance is 0, a constant map scores 0.  Source: Peters et al. 2005.
     """
@@ -48,7 +48,7 @@ def nss_mit(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
 
 
 def nss_tuebingen(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
-    """Mean z-score over all fixations; the deviation divides by H * W."""
+    """Mean z-score over all fixations; the variance divides by H * W."""
     values = fixations.of_maps(saliency.centred) * fixations.counts
     mean = fixations.total(values) / fixations.num_fixations
     return _per_deviation(mean, saliency, saliency.raw.shape[1])
@@ -71,15 +71,15 @@ def cc(saliency: FlatMaps, density: FlatMaps) -> Tensor:
 def kl_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     """KL divergence of the map p from the density map q: sum q log(eps + q / (p + eps)).
 
-    Both are divided by their sums.  A map with negative values is raised by its lowest, a map of
-    zeros counts as uniform.
+    Both are divided by their sums.  A map with negative values is shifted to a minimum of 0; a map
+    of zeros counts as uniform.
     """
     p, q = saliency.density().add_(EPS), density.density()
     return dot(q, (q / p).add_(EPS).log_())
 
 
 def kl_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
-    """KL divergence with 1e-20 added to both maps before their sums: sum q log(q / p)."""
+    """KL divergence sum q log(q / p), with 1e-20 added to both maps before they are normalised."""
     p, q = saliency.positive + TINY, density.positive + TINY
     added = p.shape[1] * TINY
     p_sum, q_sum = saliency.total + added, density.total + added
@@ -108,8 +108,8 @@ def auc(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
 def auc_judd(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
     """AUC-Judd: each fixated pixel once against the other pixels, thresholds at the fixated values.
 
-    The curve is straight between thresholds, as in the MATLAB.  Equal values are one threshold;
-    the MATLAB separates them by noise of 1e-7.
+    The curve is linear between thresholds, as in the MATLAB code.  Equal values share one
+    threshold; MATLAB separates them by noise of 1e-7.
     """
     values = fixations.rows(fixations.of_maps(saliency.raw), math.inf)
     return area_at_positives(values, fixations.num_pixels, sort_rows(saliency.raw))
@@ -123,10 +123,10 @@ def auc_borji(saliency: FlatMaps, fixations: FixatedPixels, seeds: Tensor) -> Te
 def sauc_mit(
     saliency: FlatMaps, fixations: FixatedPixels, nonfixations: FixatedPixels, seeds: Tensor
 ) -> Tensor:
-    """Shuffled AUC: negatives are drawn from the pixels that other images were fixated at.
+    """Shuffled AUC: negatives are drawn from the fixated pixels of other images.
 
-    `NUM_SPLITS` sets as large as the fixated pixels are drawn, thresholds are in steps of 0.1.
-    The MATLAB takes the fixations of 10 other images (`other_images`).
+    Draws `NUM_SPLITS` sets, each as large as the set of fixated pixels; thresholds are in steps of
+    0.1.  The MATLAB code takes 10 other images (`other_images`).
     """
     return area_in_steps(saliency.scaled, fixations, nonfixations, seeds, NUM_SPLITS)
 
@@ -145,7 +145,7 @@ def sauc_tuebingen(
 def ig_mit(saliency: FlatMaps, baseline_log_density: FlatMaps, fixations: FixatedPixels) -> Tensor:
     """Mean gain in log2(eps + map) over the baseline at the fixated pixels.
 
-    Both maps, the baseline as a density, are scaled to 0..1, then divided by their sums.
+    The map and the baseline's density are scaled to 0..1, then divided by their sums.
     """
     baseline = FlatMaps.of(baseline_log_density.raw.exp())
     p, b = (fixations.of_maps(maps.scaled_density()) for maps in (saliency, baseline))
@@ -155,9 +155,9 @@ def ig_mit(saliency: FlatMaps, baseline_log_density: FlatMaps, fixations: Fixate
 def ig_tuebingen(
     log_density: FlatMaps, baseline_log_density: FlatMaps, fixations: FixatedPixels
 ) -> Tensor:
-    """Mean gain in log-likelihood over the baseline, over all fixations.
+    """Mean gain in log-likelihood over the baseline, over all fixations, in bits.
 
-    0 for the baseline itself; minus infinity where a log-density is so at a fixation.
+    0 for the baseline itself; minus infinity if log_density is minus infinity at a fixation.
     Source: Kuemmerer et al. 2015.
     """
     model, baseline = (fixations.of_maps(m.raw) for m in (log_density, baseline_log_density))
@@ -170,8 +170,8 @@ class Metric:
     """A row of the table: one formula, and the rule books that use it.
 
     name: in code and in columns.  label: in tables and figures.  function: its parameters name the
-    inputs of `score` that it needs; returns (B,) float64.  headline: the rule book under which
-    short tables show it, if any.
+    inputs of `score` that it needs; returns (B,) float64.  headline: the rule book whose value
+    short tables show, if any.
     """
 
     name: str
@@ -189,12 +189,12 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is."""
+        """1 if higher is better, -1 if lower is better."""
         return -1 if self.lower_is_better else 1
 
     @property
     def arrow(self) -> str:
-        """An arrow to the better side."""
+        """An arrow in the better direction."""
         return "↓" if self.lower_is_better else "↑"
 
 
@@ -216,7 +216,7 @@ TABLE = (
     Metric("ig", "IG", ("tuebingen",), ig_tuebingen, BITS, headline="tuebingen"),
 )
 METRICS = {f"{rules}_{row.name}": row for rules in RULES for row in TABLE if rules in row.rules}
-"""The rows by full name, such as `mit_nss`, which is that of columns and reports."""
+"""The rows by full name, such as `mit_nss`, as in columns and reports."""
 BY_NAME = {row.name: row for row in TABLE}
 """A row by short name, such as `nss`: both rule books agree in label, unit and direction."""
 HEADLINES = tuple(f"{row.headline}_{row.name}" for row in TABLE if row.headline)
@@ -224,19 +224,19 @@ HEADLINES = tuple(f"{row.headline}_{row.name}" for row in TABLE if row.headline)
 
 
 def find_metric(full_name: str) -> Metric:
-    """Return the row of a full name.  Raises ValueError that lists the known ones."""
+    """Find a row by its full name.  Raises ValueError listing the known names."""
     if full_name not in METRICS:
         raise ValueError(f"unknown metric {full_name!r}; known: {', '.join(METRICS)}")
     return METRICS[full_name]
 
 
 def label(name: str) -> str:
-    """Return the label of a metric's short name; a name that is not a metric's stays as it is."""
+    """Return the label of a metric's short name; other names are returned unchanged."""
     return BY_NAME[name].label if name in BY_NAME else name
 
 
 def metric_names(rules: Rules, inputs: Collection[str]) -> tuple[str, ...]:
-    """Names of the metrics of a rule book that can be computed from these inputs."""
+    """Return the names of the metrics of a rule book that these inputs allow."""
     return tuple(row.name for row in TABLE if rules in row.rules and set(row.needs) <= set(inputs))
 
 
@@ -255,15 +255,16 @@ def score(
 ) -> dict[str, Tensor]:
     """Compute the metrics of a rule book, (B,) float64 each, by name.
 
-    saliency: (B, 1, H, W), any scale; a density model's exp(log_density).  fixations: (B, 1, H, W)
-    counts.  density: (B, 1, H, W), the data's density map.  log_density, baseline_log_density:
-    (B, 1, H, W), natural log, of the model and of what IG is a gain over.  nonfixations: (B, 1, H,
-    W) counts of other images' fixations, all under `tuebingen`, of `other_images` under `mit`.
-    seeds: (B,) int64, one per image, such as its position in the split: random draws depend on
-    nothing else.  names: the metrics to compute; all that the inputs allow when empty.
-    An image without fixations gets NaN where they are needed.
-    Raises ValueError for inputs that are missing, differ in size, or are not finite; a log_density
-    may be minus infinity where the model excludes that anyone looks.
+    All maps are (B, 1, H, W).  saliency: any scale; for a density model exp(log_density).
+    fixations: counts.  density: the density map of the fixations.
+    log_density, baseline_log_density: natural log; IG is the gain over the baseline.
+    nonfixations: counts of other images' fixations: all images under `tuebingen`, `other_images`
+    under `mit`.
+    seeds: (B,) int64, such as positions in the split; random draws depend only on them.
+    names: the metrics to compute; if empty, all that the inputs allow.
+    Metrics that need fixations are NaN for images without any.
+    Raises ValueError for inputs that are missing, differ in size, or are not finite; log_density
+    may be minus infinity.
     """
     given = {
         "saliency": saliency,
@@ -296,7 +297,7 @@ def score(
 
 
 def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels | Tensor:
-    """Check an input of `score`, and return it as the formulas take it.
+    """Check an input of `score` and convert it for the metric functions.
 
     start: position in the batch of the first image.
     """
@@ -337,8 +338,8 @@ def _check_shapes(maps: dict[str, Tensor]) -> None:
 def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor:
     """Choose the other images whose fixations are the negatives of the `mit` sAUC.
 
-    index: (B,) int64 positions in the split of `num_images`.  Returns (B, num_others) positions,
-    none twice and never the image's own, drawn from the index only.
+    index: (B,) int64 positions in the split of `num_images`.  Returns (B, num_others) distinct
+    positions, never the image's own; they depend only on the index.
     """
     if num_others >= num_images:
         raise ValueError(f"{num_images} images have no {num_others} others each")
