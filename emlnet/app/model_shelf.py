@@ -1,4 +1,4 @@
-"""The models that the page offers: named ones, or all of the registry."""
+"""Models of the page: the named ones, or all of the registry."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from emlnet.registry import mlflow_registry
 from emlnet.registry.mlflow_registry import CHAMPION, NAME
 
 NUM_LOADED = 2
-"""Models that are kept in memory: as many as the page compares."""
+"""Models kept in memory: as many as the page compares."""
 
 
 class ModelShelf:
-    """The models of the page, each loaded when it is first asked for.
+    """The models of the page, each loaded at first use.
 
-    sources: where each comes from, by the name that the page shows.
+    sources: the source of each model, by its name on the page.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ModelShelf:
         self._lock = threading.Lock()
 
     def predict(self, name: str, picture: NDArray[np.uint8], flip: bool) -> Prediction:
-        """Return the prediction of the model of that name; one picture at a time."""
+        """Predict a picture with the named model; one picture at a time."""
         with self._lock:
             return self._load(name).predict(picture, flip)
 
@@ -47,9 +47,9 @@ class ModelShelf:
 
 
 def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, str]:
-    """Return the models to offer by name: `models`, or else the registry's, champion first.
+    """Return the sources of the models by name: `models`, or else the registry's, champion first.
 
-    Raises ValueError when none is named and there is no registry.
+    Raises ValueError if none is named and there is no registry.
     """
     if models:
         return {name: name for name in models}

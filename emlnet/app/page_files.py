@@ -1,6 +1,6 @@
-"""The files of the page: pictures that visitors send, and maps that they download.
+"""The files of the page: pictures that visitors upload, and maps that they download.
 
-A visitor is not trusted: only files below the page's own folder are opened.
+Visitors are not trusted: only files below the page's own folder are opened.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from emlnet.data.images import UPLOAD_FORMATS, decode_picture
 from emlnet.inference.predictor import Prediction
 
 MAX_PIXELS = 25_000_000
-"""Of a picture that the page takes."""
+"""Pixels of the largest picture that the page accepts."""
 MAX_BYTES = 50_000_000
-"""Of its file."""
+"""Bytes of its file, at most."""
 KEEP_SECONDS = 3600
-"""How long an upload, a result and a visitor's session are kept."""
+"""Lifetime of an upload, a result and a visitor's session."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Files of a prediction, which the page draws again when its sliders move."""
+    """Files of a prediction; the page redraws it from them when a slider moves."""
 
     photograph: Path
     png: Path
@@ -39,15 +39,15 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class PageFiles:
-    """A folder of the page's own, below which Gradio puts uploads and this class results."""
+    """The page's own folder, in which Gradio stores uploads and this class results."""
 
     folder: Path
 
     def read(self, path: Path | str | None) -> NDArray[np.uint8]:
-        """Return the (H, W, 3) uint8 RGB of an upload.
+        """Read an upload as (H, W, 3) uint8 RGB.
 
-        Raises ValueError for anything but a picture in a regular file of at most 50 MB below the
-        folder; the message is the same whether or not another file exists.
+        Raises ValueError unless it is a picture in a regular file of at most 50 MB below the
+        folder.  The message does not reveal whether other files exist.
         """
         data = b""
         with suppress(OSError, ValueError):
@@ -60,9 +60,9 @@ class PageFiles:
         return decode_picture(data, found.name, MAX_PIXELS, UPLOAD_FORMATS)
 
     def keep(self, photograph: Path, prediction: Prediction) -> Result:
-        """Write a prediction into the folder, and remove those that have expired."""
+        """Write a prediction's files into the folder and remove expired ones."""
         for old in self.folder.glob("result-*"):
-            with suppress(FileNotFoundError):  # Another request was faster.
+            with suppress(FileNotFoundError):  # Another request removed it.
                 if time.time() - old.stat().st_mtime > KEEP_SECONDS:
                     shutil.rmtree(old)
         stem = f"{tempfile.mkdtemp(prefix='result-', dir=self.folder)}/{photograph.stem}_smap"
@@ -74,7 +74,7 @@ class PageFiles:
     def overlay(self, result: Result, strength: float, contour: bool) -> NDArray[np.uint8]:
         """Return the picture (H, W, 3) with its map laid over it.
 
-        Raises ValueError when the files have expired.
+        Raises ValueError if the files have expired.
         """
         if not (result.npy.exists() and result.photograph.exists()):
             raise ValueError("the result has expired; drop the picture again")

@@ -19,7 +19,7 @@ from emlnet.extras import require_extra
 
 NONE = "(none)"
 NUM_SESSIONS = 100
-"""Visitors whose sliders work at once; the one who came first is forgotten."""
+"""Sessions kept at once, for the sliders; the oldest is dropped."""
 CSS = """
 .gradio-container, .gradio-container main { width: 100% !important; }
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
@@ -61,7 +61,7 @@ def build(shelf: ModelShelf, files: PageFiles) -> Any:
                     buttons=["fullscreen"],
                     elem_id="photograph",
                 )
-                # The file as it was sent, checked by us: Gradio opens any path without `meta`.
+                # Check the uploaded file here: Gradio opens any path that comes without `meta`.
                 photograph.preprocess = lambda sent: sent and sent.path
                 example = gr.Button("Try an example picture", size="sm", elem_id="example")
             with gr.Column(elem_id="results"):
@@ -158,14 +158,14 @@ def _panel(gr: Any, name: str, visible: bool = True) -> tuple[Any, ...]:
 
 
 def serve(shelf: ModelShelf, host: str, port: int, ready: Callable[[str], None] = print) -> None:
-    """Serve the page until it is interrupted; its folder goes with it, on SIGTERM too.
+    """Serve the page until it is interrupted, then delete its folder, on SIGTERM, too.
 
-    ready: called with a line that holds the address.
-    Raises ValueError without Gradio, or when the port is taken.
+    ready: called with a line that contains the address.
+    Raises ValueError without Gradio, or if the port is taken.
     """
     require_extra("app", "gradio")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    # The folder is its user's own (0700).
+    # Only its user can read the folder (0700).
     with tempfile.TemporaryDirectory(prefix="emlnet-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         import gradio as gr
@@ -181,7 +181,7 @@ def serve(shelf: ModelShelf, host: str, port: int, ready: Callable[[str], None] 
                 max_file_size=MAX_BYTES,
                 max_threads=4,
                 state_session_capacity=NUM_SESSIONS,
-                # Fonts of the visitor's own machine: the page asks nobody else for anything.
+                # System fonts: the page loads nothing from other servers.
                 theme=gr.themes.Default(font=["system-ui"], font_mono=["monospace"]),
                 css=CSS,
                 footer_links=[],

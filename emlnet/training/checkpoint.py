@@ -1,4 +1,4 @@
-"""Save and load training states; resuming from one is bit-equal to never having stopped."""
+"""Save and load training states; a resumed run is bit-equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "state.pt"
 
 
 def random_state() -> dict[str, Any]:
-    """Return this process's random states of torch; training draws from no other."""
+    """Return torch's random states in this process; training uses no other generator."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
@@ -30,7 +30,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def save(state: TrainState, folder: Path | None) -> None:
-    """Save a state in a folder that exists, whole or not at all.
+    """Save a state in an existing folder, whole or not at all.
 
     Every rank must call it, since each has its own random state.  Rank 0 passes the folder, the
     others None.
@@ -75,8 +75,8 @@ def read(folder: Path) -> dict[str, Any]:
 def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     """Load a checkpoint into a fresh state of the same model and plan.
 
-    rank: restores its random state; a rank without one in the checkpoint keeps its own.
-    Raises ValueError when the checkpoint is missing, broken, or another model's.
+    rank: whose random state to restore; a rank that the checkpoint lacks keeps its own.
+    Raises ValueError if the checkpoint is missing, broken, or another model's.
     """
     content = read(folder)
     check_keys(trained_weights(state.model), content["model"], str(folder / FILE))

@@ -16,7 +16,7 @@ def num_ranks() -> int:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks; it may overwrite the tensor."""
+    """Return the sum of a tensor over all ranks; may overwrite the tensor."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
@@ -27,8 +27,8 @@ def share_gradients(
 ) -> DistributedDataParallel:
     """Wrap the model so that gradients are averaged over all ranks.
 
-    batches_per_step: number of batches that one step adds up.  A static graph is faster, but
-    exchanges gradients at every backward pass.
+    batches_per_step: batches whose gradients a step adds up.  Only a single one allows a static
+    graph, which is faster but exchanges gradients in every backward pass.
     """
     # PyTorch warns about the strides of dimensions of length 1, which have no effect.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

@@ -14,7 +14,7 @@ ADVICE = "the last good checkpoint is kept. A lower lr or clip_norm may help"
 class DivergedError(RuntimeError):
     """A loss, gradient or weight is not finite.
 
-    epoch: from 0, and step: from 1, of the first such loss, where known.
+    epoch: from 0, and step: from 1, of the first such loss, if known.
     """
 
     def __init__(self, message: str, epoch: int | None = None, step: int | None = None) -> None:
@@ -23,10 +23,10 @@ class DivergedError(RuntimeError):
 
 
 def check_losses(state: TrainState, unchecked: list[Tensor], num_steps: int) -> Tensor:
-    """Return the epoch's loss sums over all ranks, including its latest steps.
+    """Return the epoch's loss sums over all ranks, with the latest steps added.
 
-    unchecked: this rank's sums (losses + 1,) of each of the latest steps.
-    Raises DivergedError, on every rank, when a sum of any rank is not finite.
+    unchecked: this rank's loss sums (losses + 1,) of each of the latest steps.
+    Raises DivergedError, on every rank, if a sum of any rank is not finite.
     """
     latest = sum_over_ranks(torch.stack(unchecked))
     finite = latest.isfinite().all(1)
@@ -38,7 +38,7 @@ def check_losses(state: TrainState, unchecked: list[Tensor], num_steps: int) -> 
 
 
 def check_weights(state: TrainState, num_steps: int) -> None:
-    """Raise DivergedError for a weight that is not finite, as after an overflow in the gradient."""
+    """Raise DivergedError for a weight that is not finite, such as after an overflow."""
     if not torch.stack([w.detach().sum() for w in trainable(state.model)]).isfinite().all():
         raise _diverged("weights are not finite after", state, state.step, num_steps)
 

@@ -37,10 +37,10 @@ class BatchSource:
 
     steps_per_epoch: int
     batches_per_step: int = 1
-    """Number of batches that one step adds up."""
+    """Number of batches whose gradients one step adds up."""
 
     def train(self, epoch: int, start_step: int) -> Iterable[TrainBatch]:
-        """Return the batches of an epoch, from 0, without its first `start_step` steps."""
+        """Return the batches of an epoch (from 0), without its first `start_step` steps."""
         raise NotImplementedError
 
     def val(self) -> Iterable[TrainBatch]:
@@ -57,7 +57,7 @@ class BatchSource:
 
 
 class Hooks:
-    """Calls that `fit` makes, on every rank; each does nothing unless overridden."""
+    """Callbacks of `fit`, called on every rank; each does nothing unless overridden."""
 
     def report(self, entry: EpochReport, state: TrainState) -> None:
         """Called after each validation."""
@@ -97,7 +97,7 @@ def train_epoch(
     """Train the rest of an epoch; return its mean losses over the images of all ranks.
 
     The losses are `total` and each unweighted term.
-    Raises DivergedError when the loss is not finite, ValueError when there are no batches.
+    Raises DivergedError if the loss is not finite, ValueError if there are no batches.
     """
     hooks = hooks or Hooks()
     model, num_steps = state.model.train(), source.steps_per_epoch
@@ -126,10 +126,7 @@ def train_epoch(
 
 
 def train_step(state: TrainState, plan: Plan, batches: list[TrainBatch]) -> Tensor:
-    """Take a step; return the sums of its losses as `backward` does.
-
-    They are 0 for a step that is skipped because its gradient is not finite.
-    """
+    """Take a step; return its loss sums as `backward` does, zeros for a skipped step."""
     model = state.model
     before = [b.clone() for b in model.buffers()] if plan.on_nan == "skip" else []
     state.optimizer.zero_grad()
@@ -137,7 +134,7 @@ def train_step(state: TrainState, plan: Plan, batches: list[TrainBatch]) -> Tens
     norm = nn.utils.clip_grad_norm_(trainable(model), plan.clip_norm or math.inf)
     if plan.on_nan == "skip" and not norm.isfinite():
         for buffer, value in zip(model.buffers(), before, strict=True):
-            buffer.copy_(value)  # BatchNorm forgets the step, too.
+            buffer.copy_(value)  # Undo the step in BatchNorm, too.
         losses = torch.zeros_like(losses)
         state.skipped += 1
     else:
@@ -159,8 +156,8 @@ def _steps(source: BatchSource, state: TrainState) -> Iterator[list[TrainBatch]]
 def backward(model: nn.Module, batches: list[TrainBatch], plan: Plan) -> Tensor:
     """Compute the gradient of a step's mean loss over the images of all ranks.
 
-    Returns float64 sums over this rank's images: of the total loss, of each term that has a weight,
-    and of ones.
+    Returns float64 sums over this rank's images: total loss, each term with a weight, number of
+    images.
     """
     kind, sums = unwrap(model).kind, list[Tensor]()
     num_images = sum_over_ranks(torch.stack([t.weight.sum() for _, t in batches]).sum())

@@ -20,13 +20,13 @@ from emlnet.models.saliency_network import SaliencyNetwork
 
 if TYPE_CHECKING:
     SelectMetric = str
-else:  # The choices on a command line: what the validation after each epoch computes.
+else:  # The choices on a command line: the metrics of the validation after each epoch.
     SelectMetric = Literal[metric_names("mit", ("saliency", "density", "fixations"))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Hyperparameters of a training."""
+    """Training hyperparameters."""
 
     epochs: int = 4
     """Number of passes over the training images."""
@@ -132,12 +132,12 @@ class TrainState:
     """Skipped steps of the current epoch."""
     history: list[EpochReport] = field(default_factory=list)
     average: AveragedModel | None = None
-    """Model of the moving average of the weights, with `Plan.ema`."""
+    """Moving average of the weights, with `Plan.ema`."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     """Trained weights of the best epoch, on the CPU."""
 
     def end_epoch(self) -> None:
-        """Count an epoch as finished; its next step is the first of the next epoch."""
+        """Count the epoch as finished and go to the first step of the next one."""
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, None
 
     @property
@@ -198,7 +198,7 @@ def unwrap(model: nn.Module) -> SaliencyNetwork:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies on the CPU of the parameters and buffers of modules that are not frozen."""
+    """Return CPU copies of the parameters and buffers of modules that are not frozen."""
     inner = unwrap(model)
     frozen = {n for n, module in inner.named_modules() if _is_frozen(module)}
     return {

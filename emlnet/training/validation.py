@@ -32,8 +32,8 @@ def evaluate(
     """Return each metric's mean over the images of all ranks.
 
     Fixation metrics skip images without fixations.  Every rank must call it equally often.
-    flip: score the average with the map of the mirrored image.  baseline: adds `ig` over it.
-    Raises ValueError when there are no batches.
+    flip: average with the mirrored image's map.  baseline: adds `ig` over this baseline.
+    Raises ValueError if there are no batches.
     """
     network = unwrap(model).eval()
     names: list[str] = []
@@ -63,7 +63,7 @@ def score_output(
 ) -> dict[str, Tensor]:
     """Return all metrics of a rule book for a model's output, (B,) each.
 
-    more: further map arguments of saliency_metrics.score, for targets without frames.
+    more: further maps for saliency_metrics.score; only for targets without frames.
     """
     assert not more or targets.frames is None
 
