@@ -1,4 +1,4 @@
-"""`emlnet export`: write a model as ONNX, checked in onnxruntime before it gets its name."""
+"""`emlnet export`: write a model as ONNX and check it in onnxruntime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from emlnet.models.encoder import Encoder
 
 OPSET = 18
 TOLERANCE = 1e-4
-"""Largest allowed difference between the maps of torch and onnxruntime, min-max to 0..1."""
+"""Largest allowed difference between the maps of torch and onnxruntime, scaled to 0..1."""
 Shape = tuple[int, int, int]
 """(B, H, W)"""
 
@@ -52,17 +52,17 @@ def export_onnx(
 ) -> tuple[list[Shape], float]:
     """Write a model as ONNX: `image` (B, 3, H, W) float32 in 0..1 to `density` (B, 1, H, W).
 
-    The batch may have any size.  Height and width are those of the first encoder; with
-    `dynamic_size` they are those of the picture, which the backbones see as it is.  That works best
-    at about the area of the encoder's size, in steps of 32 pixels.
-    Returns the shapes at which the file was checked, and the largest difference of maps in 0..1.
-    Raises ValueError, and leaves no file, when a package is missing, the model cannot be exported,
-    or onnxruntime's map differs by more than TOLERANCE.
+    The batch may have any size; height and width are those of the first encoder.
+    dynamic_size: take pictures of any size, which are not resized.  This works best near the area
+    of the encoder's size, in steps of 32 pixels.
+    Returns the checked shapes and the largest difference of the maps, scaled to 0..1.
+    Raises ValueError, and leaves no file, if a package is missing, the model cannot be exported, or
+    the difference exceeds TOLERANCE.
     """
     require_extra("onnx", "onnx", "onnxscript", "onnxruntime")
     height, width = package.encoders[0].config.size
     shapes = [(1, height, width), (3, height, width)]
-    # The wrapper too is in eval mode: the traced exporter restores its mode afterwards.
+    # Also of the wrapper, whose mode the traced exporter restores afterwards.
     model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
     if dynamic_size:
         check_dynamic(package)
@@ -88,7 +88,7 @@ def export_onnx(
 
 
 def check_dynamic(package: Package) -> None:
-    """Raise ValueError for a model that cannot see pictures of any size as they are."""
+    """Raise ValueError for a model that cannot take pictures of any size without resizing."""
     configs = [encoder.config for encoder in package.encoders]
     sizes = {config.size for config in configs}
     problem = "see pictures at different sizes" if len(sizes) > 1 else ""
@@ -101,7 +101,7 @@ def check_dynamic(package: Package) -> None:
 
 
 def compare(model: nn.Module, path: Path, shapes: Sequence[Shape]) -> float:
-    """Return the largest difference between the maps of torch and onnxruntime, min-max to 0..1."""
+    """Return the largest difference between the maps of torch and onnxruntime, scaled to 0..1."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -115,7 +115,7 @@ def compare(model: nn.Module, path: Path, shapes: Sequence[Shape]) -> float:
             expected = min_max(model(image)).numpy()
         (found,) = session.run(None, {"image": image.numpy()})
         errors.append(float(np.abs(min_max(torch.from_numpy(found)).numpy() - expected).max()))
-    return float(np.max(errors))  # A NaN stays one.
+    return float(np.max(errors))  # Keeps a NaN.
 
 
 def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size: bool) -> None:
@@ -135,7 +135,7 @@ def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size:
         register_custom_op_symbolic(name, partial(_smooth_resize, mode=mode), OPSET)
     try:
         torch.onnx.export(model, example, str(path), verbose=False, **options)
-    except Exception as error:  # The exporters raise whatever their passes do.
+    except Exception as error:  # Exporters raise errors of many kinds.
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model cannot be exported: {reason}") from error
     finally:
@@ -146,7 +146,7 @@ def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size:
 def _smooth_resize(
     g: Any, image: Any, size: Any, align_corners: Any, *scales: Any, mode: str
 ) -> Any:
-    """Express torch's antialiased resize, which the traced exporter lacks, as ONNX's Resize."""
+    """Express torch's antialiased resize as ONNX's Resize, for the traced exporter."""
     if symbolic_helper._is_packed_list(size):
         parts = [
             symbolic_helper._unsqueeze_helper(g, part, [0])
@@ -185,7 +185,7 @@ def _describe(path: Path, about: Mapping[str, Any]) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings, which are about their own internals."""
+    """Silence the exporters' warnings about their own internals."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):

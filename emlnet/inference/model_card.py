@@ -1,4 +1,4 @@
-"""The model card beside the weights: what a model is, its scores, and what it may be used for."""
+"""The model card beside the weights: a model's facts, scores and intended use."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def first_lines(card: str) -> str:
 
 
 def printable(text: object) -> str:
-    """Return a model's text without characters that would steer a terminal."""
+    """Return a model's text with control characters, which could steer a terminal, as spaces."""
     return "".join(c if c.isprintable() else " " for c in str(text))
 
 

@@ -1,6 +1,6 @@
-"""What is shipped: a folder with model.json, weights.safetensors and a model card.
+"""Packaged models: a folder with model.json, weights.safetensors and a model card.
 
-Only `emlnet` is needed to use it:
+Only `emlnet` is needed to use one:
 
 model = emlnet.load("folder")
 prediction = model.predict("photo.jpg")
@@ -42,9 +42,9 @@ from emlnet.models.precision import to_channels_last
 FORMAT = 1
 MODEL, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
 FILES = (MODEL, WEIGHTS, CARD)
-"""All that a packaged model can hold."""
+"""All files that a packaged model may have."""
 MAX_TEXT, MAX_WEIGHTS = 16 * 2**20, 8 * 2**30
-"""Bytes of the largest model.json or card, and of the largest weights, that are read."""
+"""Size limits in bytes: of model.json and the card, and of the weights."""
 MAX_ENCODERS = 32
 EXAMPLE = {
     "format": FORMAT,
@@ -54,7 +54,7 @@ EXAMPLE = {
     "sizes": {WEIGHTS: 1, CARD: 1},
     "about": {},
 }
-"""A model.json, from which the types of all fields are taken."""
+"""A model.json that defines the types of all fields."""
 ALLOWED: dict[str, Sequence[Any]] = {
     "format": [FORMAT],
     "encoders.readout": get_args(Kind),
@@ -65,7 +65,7 @@ ALLOWED: dict[str, Sequence[Any]] = {
     f"sizes.{WEIGHTS}": range(1, MAX_WEIGHTS + 1),
     f"sizes.{CARD}": range(MAX_TEXT + 1),
 }
-"""The values that these fields may have."""
+"""Allowed values of some fields."""
 JSON_NAMES = {
     dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"
 }  # fmt: skip
@@ -73,7 +73,7 @@ JSON_NAMES = {
 
 @dataclass(kw_only=True)
 class Package:
-    """A model that predicts, and what is known of it.
+    """A model that predicts, with its description.
 
     model: an EMLNet, or a single Encoder.  about: the `about` of model.json: scores, data, licence;
     anything that JSON can hold.  half: compute backbones in 16 bits.
@@ -95,7 +95,7 @@ class Package:
 
     @property
     def encoders(self) -> list[Encoder]:
-        """The model's encoders; a single encoder is its own."""
+        """The model's encoders; a single encoder is returned in a list."""
         return [self.model] if isinstance(self.model, Encoder) else self.model.encoder_list
 
     @property
@@ -136,8 +136,8 @@ class Package:
 class Description:
     """The content of a model.json.
 
-    decoder: None for an encoder by itself.  files: SHA-256 by name.  sizes: bytes by name; packages
-    of earlier versions have none.  about: name, scores, data, ...
+    decoder: None for a single encoder.  files: SHA-256 by name.  sizes: bytes by name; empty in
+    packages of earlier versions.  about: name, scores, data, ...
     """
 
     encoders: tuple[EncoderConfig, ...]
@@ -155,7 +155,7 @@ class Description:
 def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = None) -> Path:
     """Write a packaged model, whole or not at all, and return its folder.
 
-    It replaces an earlier package.  Raises ValueError when the folder holds anything else.
+    Replaces an earlier package.  Raises ValueError if the folder holds anything else.
     """
     check_target(folder)
     with replace_folder(folder) as new:
@@ -163,7 +163,7 @@ def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = N
         save_file(weights, new / WEIGHTS)
         described = describe(model)
         (new / CARD).write_text(write_card(described["encoders"], model.kind, about or {}))
-        # safetensors writes for the owner only; a server or a colleague reads the model too.
+        # safetensors makes the file readable by its owner only; others need it, too.
         shutil.copymode(new / CARD, new / WEIGHTS)
         description = {
             "format": FORMAT,
@@ -186,7 +186,7 @@ def check_target(folder: Path) -> None:
 
 
 def describe(model: EMLNet | Encoder) -> dict[str, Any]:
-    """Return what is needed to build the model again, as JSON can hold it."""
+    """Return the configuration from which the model can be built again, for JSON."""
     if isinstance(model, Encoder):
         return {"encoders": [asdict(model.config)], "decoder": None}
     encoders = [asdict(encoder.config) for encoder in model.encoder_list]
@@ -194,13 +194,12 @@ def describe(model: EMLNet | Encoder) -> dict[str, Any]:
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = False) -> Package:
-    """Return the model of a folder, in eval mode.
+    """Load the model of a folder, in eval mode.
 
     device: where it computes.  half: backbones and readouts compute in 16 bits.
-
-    The folder is not trusted: nothing is unpickled, and no more memory is taken than the file of
-    weights before their names and shapes are those of the described model.  Raises ValueError when
-    they are not, when the folder holds no model, or when a file is not the one that was saved.
+    The folder is not trusted: nothing is unpickled, and the names and shapes of the weights are
+    checked before memory for the model is allocated.  Raises ValueError if they do not match, the
+    folder holds no model, or a file has changed.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -215,7 +214,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = Fa
     weights = read_state_dict(path)
     check_keys(expected, weights, str(path))
     model = description.build()
-    model.load_state_dict(weights, strict=False)  # check_keys is as strict, in one sentence.
+    model.load_state_dict(weights, strict=False)  # check_keys is as strict, with a shorter message.
     device = torch.device(device)
     model = to_channels_last(model, device) if device.type == "cpu" else model.to(device)
     return Package(model=model.eval(), about=description.about, half=half)
@@ -227,7 +226,7 @@ def licence_of(about: dict[str, Any]) -> str:
 
 
 def read_description(folder: Path) -> Description:
-    """Parse the model.json of a folder; the other files are not looked at."""
+    """Parse the model.json of a folder; does not read the other files."""
     path = folder / MODEL
     if not path.is_file():
         raise ValueError(f"no model in {folder}: {MODEL} is missing; `emlnet pull` fetches one")
@@ -237,7 +236,7 @@ def read_description(folder: Path) -> Description:
 def parse_description(text: bytes, name: str) -> Description:
     """Parse a model.json and check every field.
 
-    Raises ValueError that starts with `name`: one sentence on the field that is wrong.
+    Raises ValueError that starts with `name` and names the wrong field.
     """
     try:
         given = json.loads(text)
@@ -269,10 +268,10 @@ def parse_description(text: bytes, name: str) -> Description:
 
 
 def _check_like(example: Any, value: Any, where: str = "") -> None:
-    """Raise ValueError unless a value of JSON has the types of an example.
+    """Raise ValueError unless a JSON value has the types of an example.
 
-    An object has only the example's fields, or any where the example has none; a list has the
-    example's length, or any where the example has one item.
+    An object may have only the example's fields; if the example is empty, any.  A list has the
+    example's length; if that is 1, any.
     """
     if type(value) is not type(example):
         raise ValueError(f"{where} is {_short(value)}, expected {JSON_NAMES[type(example)]}")

@@ -1,4 +1,4 @@
-"""`emlnet predict`: maps of many pictures from files, folders and globs, each at its own size."""
+"""`emlnet predict`: maps of pictures from files, folders and globs, each at its own size."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Format = Literal["png", "png16", "npy", "log-npy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """The files to write for each picture; the flags of `emlnet predict` explain them.
+    """The files to write for each picture; see the flags of `emlnet predict`.
 
-    top: the value that is drawn as white, see `Prediction.grey`; None: each map's greatest.
+    top: the value drawn as white, see `Prediction.grey`; None: each map's maximum.
     model: its name, for the figure.
     """
 
@@ -44,7 +44,7 @@ class Drawing:
 
     @property
     def ending(self) -> str:
-        """The end of each map's name, after the stem of its picture."""
+        """The suffix of each map's file name, after the stem of its picture."""
         return "_smap.npy" if self.format.endswith("npy") else "_smap.png"
 
     def write(self, stem: Path, picture: NDArray[np.uint8], prediction: Prediction) -> Path:
@@ -65,7 +65,7 @@ class Drawing:
             panels = [("photograph", picture), ("map", heat(grey)), ("overlay", laid)]
             caption = f"{stem.name}, by {self.model}. Dark to light: {scale}"
             _save(np.asarray(side_by_side(panels, caption)), stem, "_figure.png")
-        # The map comes last: whoever finds it finds the others.
+        # Write the map last: if it exists, the other files do, too.
         if self.format == "npy":
             return _save(prediction.saliency, stem, self.ending)
         if self.format == "log-npy":
@@ -84,12 +84,13 @@ def _save(values: NDArray[np.generic], stem: Path, ending: str) -> Path:
 
 
 def find_pictures(given: Sequence[str], out: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Return each picture with the stem of its answers below `out`, and the files left out.
+    """Return each picture with the path stem of its results below `out`, and the skipped files.
 
-    given: files, folders (searched through but for `out`, their shape kept below it), and glob
-    patterns.  Files of other formats are left out of folders; a file that is named is always tried.
-    Raises ValueError for a folder or pattern without pictures, a folder that is `out`, and for two
-    pictures whose answers would overwrite each other.
+    given: files, folders and glob patterns.  Folders are searched recursively, except `out`, and
+    keep their structure below `out`; their files of other formats are skipped.  Named files are
+    always tried.
+    Raises ValueError for a folder or pattern without pictures, for a folder that is `out`, and for
+    two pictures whose results would have the same path.
     """
     found: list[tuple[Path, Path]] = []
     left_out: list[Path] = []
@@ -117,7 +118,7 @@ def find_pictures(given: Sequence[str], out: Path) -> tuple[list[tuple[Path, Pat
 
 
 def check_stems(stems: Sequence[str]) -> None:
-    """Raise ValueError when the maps of two pictures would have one path."""
+    """Raise ValueError if the maps of two pictures would have the same path."""
     twice = sorted(Path(stem).name for stem, count in Counter(stems).items() if count > 1)
     if twice:
         raise ValueError(
@@ -127,7 +128,7 @@ def check_stems(stems: Sequence[str]) -> None:
 
 
 def _search(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
-    """Return the pictures below a folder and its other files, but for what is below `out`."""
+    """Return the pictures and the other files below a folder, without those below `out`."""
     root, answers = folder.resolve(), out.resolve()
     if answers == root:
         raise ValueError(
@@ -156,10 +157,9 @@ def predict_all(
     batch_size: int = 8,
     same_scale: bool = False,
 ) -> list[str]:
-    """Predict every picture with progress; return the reason for each that could not be read.
+    """Predict every picture, with progress; return an error message for each unreadable one.
 
-    same_scale: draw all maps on the scale of the highest one, which is found by predicting all
-    pictures twice.
+    same_scale: draw all maps from 0 to the highest value of all; predicts every picture twice.
     """
     if same_scale:
         print("predicting everything twice: once for the scale, once for the maps", flush=True)
@@ -189,9 +189,9 @@ def predict_all(
 def _predict(
     model: Package, pictures: Sequence[tuple[Path, Path]], flip: bool, batch_size: int
 ) -> Iterator[tuple[Path, NDArray[np.uint8], Prediction] | str]:
-    """Yield stem, pixels and prediction of each picture, or why it could not be read.
+    """Yield stem, pixels and prediction of each picture, or an error message if it is unreadable.
 
-    Pictures are read while those before them are computed.
+    The next pictures are read while the current ones are computed.
     """
     parts = [pictures[k : k + batch_size] for k in range(0, len(pictures), batch_size)]
     with ThreadPoolExecutor(2) as readers:
@@ -205,7 +205,7 @@ def _predict(
 
 
 def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
-    """Return a picture's pixels, or the reason why it cannot be read."""
+    """Return a picture's pixels, or an error message."""
     try:
         return read_picture(item[0])
     except ValueError as error:
@@ -213,12 +213,12 @@ def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
 
 
 def say_left_out(files: Sequence[Path]) -> None:
-    """Say on stderr which files of the folders are not pictures of the formats read."""
+    """Print to stderr the files in folders that are skipped for their format."""
     if files:
         print(f"left out, of other formats: {_listed(files)}", file=sys.stderr)
 
 
 def say_failed(failed: Sequence[str]) -> None:
-    """Say on stderr what could not be read."""
+    """Print to stderr which pictures could not be read, and why."""
     if failed:
         print("could not be read:", *failed, sep="\n  ", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Predictions: pictures of any kind in, maps at their own size out."""
+"""Predict maps for pictures of any kind, at the pictures' own size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Picture = Path | str | Image.Image | NDArray[Any] | Tensor
 (1, H, W), (3, H, W) or (4, H, W); integers of the range of their type, or floats in 0..1."""
 
 EML_BLUR = 5.0
-"""Sigma of the blur that EML-NET's authors give their predictions, in pixels of 480 x 640."""
+"""Sigma of the blur that EML-NET's authors apply to predictions, in pixels at 480 x 640."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Prediction:
     kind: Kind
 
     def values(self) -> NDArray[np.float32]:
-        """Return the map (H, W) to draw, on a scale that pictures of all sizes share.
+        """Return the map (H, W) to draw, on one scale for pictures of all sizes.
 
         A density is given as a multiple of the uniform density; an `eml` map in 0..1 is blurred.
         """
@@ -52,7 +52,7 @@ class Prediction:
         return gaussian_blur(maps, sigma, max(1, round(4 * sigma)), "replicate")[0, 0].numpy()
 
     def grey(self, top: float | None = None) -> NDArray[np.float32]:
-        """Return the map (H, W) to draw in 0..1: min-max, or the values from 0 to `top`."""
+        """Return the map (H, W) to draw in 0..1, scaled from its own range or from 0 to `top`."""
         values = self.values()
         if top is None:
             values = min_max(torch.from_numpy(values)[None, None])[0, 0].numpy()
@@ -61,7 +61,7 @@ class Prediction:
     def picture(
         self, top: float | None = None, wide: bool = False
     ) -> NDArray[np.uint8 | np.uint16]:
-        """Return `grey` as uint8, 0..255, or where `wide` as uint16, 0..65535."""
+        """Return `grey` as uint8 in 0..255, or if `wide` as uint16 in 0..65535."""
         most, kind = (65535, np.uint16) if wide else (255, np.uint8)
         return (self.grey(top).astype(np.float64) * most).round().astype(kind)
 
@@ -69,8 +69,9 @@ class Prediction:
 def bound_layer_cache() -> None:
     """Let oneDNN keep 64 compiled layers instead of 1024; call it before the first prediction.
 
-    Every size of a picture compiles all layers.  Three encoders and 300 pictures of 100 sizes ended
-    at 1.06 to 1.12 GB with the bound, at 1.26 to 1.40 GB and rising without; it cost no time.
+    oneDNN compiles all layers for each size of picture.  Three encoders and 300 pictures of 100
+    sizes took 1.06 to 1.12 GB with this limit.  Without it they took 1.26 to 1.40 GB, still rising,
+    and were no faster.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
@@ -82,8 +83,8 @@ def predict_output(
     """Return the model's output (B, 1, H, W) for pictures (B, 3, H, W) in 0..1.
 
     flip: average with the output of the mirrored pictures.  half: backbones and readouts compute in
-    16 bits (float16 on a GPU, bfloat16 on a CPU), heads and decoder in 32.  A batch whose values
-    overflow 16 bits is computed again in 32.
+    16 bits (float16 on a GPU, bfloat16 on a CPU), heads and decoder in 32.  A batch that overflows
+    16 bits is computed again in 32.
     """
     model.eval()
     output = _output(model, image, half)

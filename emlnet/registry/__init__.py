@@ -1,4 +1,4 @@
-"""Where models come from: MLflow's registry, folders, archives, the web, the authors' checkpoints.
+"""Sources of models: MLflow's registry, folders, archives, the web, the authors' checkpoints.
 
 Imports `emlnet.inference`, `emlnet.models`, `emlnet.backbones` and the files above.
 """

@@ -1,7 +1,7 @@
 """Fetch a packaged model into a folder: from a folder, an archive, or over http(s).
 
-Sources are not trusted: nothing is unpickled or unpacked.  Only a package's three files are read,
-each up to a limit, and each is checked against the digest that model.json names.
+Sources are not trusted: nothing is unpickled or unpacked.  Only a package's three files are read.
+Each has a size limit and is checked against its digest in model.json.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from emlnet.public_url import public_url
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_ARCHIVE = MAX_WEIGHTS + 2 * MAX_TEXT
-"""Bytes of an archive, and of all that a tar claims to hold."""
+"""Size limit of an archive, and of a tar's members together, in bytes."""
 MAX_MEMBERS = 1000
 HEX = re.compile("[0-9a-fA-F]{64}")
 
 Open = Callable[[str], IO[bytes]]
-"""Opens the file of that name, or raises what its library raises."""
+"""Opens the file of that name; raises its library's errors."""
 
 
 class BrokenDownloadError(ValueError):
-    """A download that the network ended, and that may succeed when it is tried again."""
+    """An interrupted download, which another attempt may complete."""
 
 
 class NoModelError(ValueError):
-    """A source that names neither a folder with a model nor an archive or an address."""
+    """A source that is neither a folder with a model, an archive nor a URL."""
 
 
 def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
@@ -58,8 +58,8 @@ def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
 
     source: a folder, an archive (.tar, .tar.gz, .tgz, .zip), or the http(s) address of either; an
     archive may be followed by `#sha256=HEX`.  folder: new, empty, or an earlier pull.
-    sha256: expected of model.json.
-    Raises ValueError when the source holds no model, or a file is not what was saved.
+    sha256: expected digest of model.json.
+    Raises ValueError if the source holds no model or a file has another digest.
     """
     source, mark, digest = source.partition("#sha256=")
     is_remote = source.startswith(("http://", "https://"))
@@ -96,9 +96,9 @@ def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
 
 
 def assemble(folder: Path, open_file: Open, source: str, sha256: str | None = None) -> Path:
-    """Replace a folder by a package that `open_file` reads, each file checked; return the folder.
+    """Replace a folder by a package that `open_file` reads; check each file; return the folder.
 
-    source: what an error calls it.  sha256: expected of model.json.
+    source: its name in error messages.  sha256: expected digest of model.json.
     """
     check_target(folder)
     with replace_folder(folder) as new:
@@ -121,9 +121,9 @@ def _check_digest(path: Path, digest: str, name: str) -> None:
 
 
 def _bring(open_file: Open, name: str, target: Path, limit: int, shown: str) -> None:
-    """Write a file of a source to `target`; when the network breaks it off, try three times.
+    """Copy a file of a source to `target`, in up to three attempts if the network fails.
 
-    limit: in bytes.  shown: what an error calls it.
+    limit: in bytes.  shown: its name in error messages.
     """
     for pause in (1, 2, None):
         try:
@@ -142,7 +142,7 @@ def _bring(open_file: Open, name: str, target: Path, limit: int, shown: str) -> 
 def _write(stream: IO[bytes], target: Path, limit: int, shown: str) -> None:
     """Write a stream to a file, with a progress bar on a terminal.
 
-    Raises ValueError when it has more than `limit` bytes, BrokenDownloadError when it breaks off.
+    Raises ValueError for more than `limit` bytes, BrokenDownloadError if the stream breaks off.
     """
     expected, length = getattr(stream, "length", None) or 0, 0
     with (
@@ -163,14 +163,14 @@ def _write(stream: IO[bytes], target: Path, limit: int, shown: str) -> None:
 def _read(stream: Any, shown: str) -> bytes:
     try:
         block: bytes = stream.read(2**20)
-    except Exception as error:  # Each library of streams raises errors of its own.
+    except Exception as error:  # Each stream library raises its own errors.
         raise BrokenDownloadError(f"{shown} cannot be read: {_reason(error)}") from error
     return block
 
 
 @contextmanager
 def _open_archive(path: Path, shown: str) -> Iterator[Open]:
-    """Yield the function that opens a package's files, at the top of an archive or in a folder."""
+    """Yield a function that opens a package's files, at the top of an archive or in one folder."""
     with ExitStack() as stack:
         try:
             if path.suffix == ".zip":
@@ -192,7 +192,7 @@ def _open_archive(path: Path, shown: str) -> Iterator[Open]:
 def _files(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """Return the regular files of a tar by name.
 
-    Raises ValueError before more is decompressed than the limits.
+    Raises ValueError before it decompresses more than the limits.
     """
     total, members = 0, []
     for member in tar:
@@ -217,9 +217,9 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def open_url(url: str) -> IO[bytes]:
-    """Open an http(s) address; a user and password in it are sent to its own server only.
+    """Open an http(s) address; its user and password are sent only to its own server.
 
-    Raises ValueError when the server refuses, BrokenDownloadError when the network failed.
+    Raises ValueError if the server refuses, BrokenDownloadError if the network fails.
     """
     shown, address = public_url(url), urlsplit(url)
     request = urllib.request.Request(
@@ -227,7 +227,7 @@ def open_url(url: str) -> IO[bytes]:
     )
     if address.username:
         login = f"{unquote(address.username)}:{unquote(address.password or '')}".encode()
-        # A header of this kind is not sent again after a redirect.
+        # An unredirected header is not sent again after a redirect.
         request.add_unredirected_header(
             "Authorization", f"Basic {base64.b64encode(login).decode()}"
         )

@@ -1,8 +1,8 @@
 """Package the checkpoints that EML-NET's authors released; their code is not used.
 
-`res_imagenet.pth`, `res_places.pth`: an encoder each, torchvision's ResNet-50 names, `output0..4`
-and `combined`.  `res_decoder.pth`: `img_model`, `pla_model` (for the readouts of the first and the
-second encoder) and `combined`.
+`res_imagenet.pth` and `res_places.pth` hold an encoder each: torchvision's ResNet-50 names,
+`output0..4` and `combined`.  `res_decoder.pth` holds `img_model`, `pla_model` (for the readouts of
+the first and the second encoder) and `combined`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE = (480, 640)
 """Height and width in pixels at which the authors trained and predict."""
 LICENCE = "none given: the authors' repository carries no licence"
 
-# The authors' prefixes of keys, and ours.
+# The authors' key prefixes, and ours.
 ENCODER = {r"output(\d+)\.": r"readout.\1.", r"combined\.": "head.combine.", "": "backbone."}
 DECODER = {
     r"img_model\.(\d+)\.": r"refine.0.\1.",
@@ -40,8 +40,7 @@ def import_reference(
 
     files: one encoder; or the two encoders, ImageNet's first, and the decoder.
     size: (H, W) in pixels at which the encoders see pictures.
-    Raises ValueError that names the file when it has other content, or cannot be read without
-    running code.
+    Raises ValueError naming a file that has other content or cannot be read without running code.
     """
     if len(files) not in (1, 3):
         raise ValueError(
@@ -70,7 +69,7 @@ def import_reference(
 
 
 def _fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
-    """Load a checkpoint with the authors' names into a module, which it must fill."""
+    """Load a checkpoint with the authors' key names into a module; all keys must match."""
 
     def our_key(key: str) -> str:
         pattern = next((pattern for pattern in names if re.match(pattern, key)), "")

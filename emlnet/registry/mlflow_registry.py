@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 NAME = "emlnet"
 CHAMPION = "champion"
 PACKAGE = "package"
-"""The folder among a run's artifacts that holds its packaged model."""
+"""Artifact folder of a run's packaged model."""
 DIGEST_TAG = "model_json_sha256"
-"""The tag of a registered version that holds the digest of its model.json."""
+"""Tag of a registered version with the SHA-256 of its model.json."""
 HTTP = ("http://", "https://")
 
 PROBLEMS = {
@@ -42,13 +42,13 @@ MODEL_URI = re.compile(
     rf"models:/{NAME}(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))|runs:/(?P<run>[0-9a-f]{{32}})/?"
 )
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
-"""Error codes of MLflow's stores for a model, version or alias that is not there."""
+"""MLflow's error codes for a missing model, version or alias."""
 
 
 def find_tracking_uri(given: str | None = None) -> str:
     """Return the store to use: `given`, else MLFLOW_TRACKING_URI, else SQLite in this folder.
 
-    The path of a SQLite file is made absolute: other processes have other working folders.
+    The path of a SQLite file is made absolute, for processes with other working folders.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///"):
@@ -59,8 +59,8 @@ def find_tracking_uri(given: str | None = None) -> str:
 def connect(tracking_uri: str) -> MlflowClient:
     """Return a client of a tracking store.
 
-    Raises ValueError when the store cannot be used: a server that does not answer within seconds,
-    refuses, or is not MLflow; a SQLite file that is missing, locked, or not MLflow's.
+    Raises ValueError for a server that does not answer within seconds, refuses access, or is not
+    MLflow, and for a SQLite file that is missing, locked, or not MLflow's.
     """
     require_extra("registry", "mlflow", "sqlalchemy", "alembic")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -84,7 +84,7 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 @contextmanager
 def store_errors(tracking_uri: str) -> Iterator[None]:
-    """Turn what MLflow and its libraries raise into a ValueError of one line."""
+    """Turn errors of MLflow and its libraries into a ValueError of one line."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -101,7 +101,7 @@ def first_line(error: Exception) -> str:
 
 
 def _request(tracking_uri: str, path: str, params: dict[str, Any], **options: Any) -> Any:
-    """Return a server's answer, asked with the login that MLflow's own client uses."""
+    """Send a GET request with the login of MLflow's own client; return the answer."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
@@ -110,7 +110,7 @@ def _request(tracking_uri: str, path: str, params: dict[str, Any], **options: An
 
 
 def _check_server(tracking_uri: str) -> None:
-    """Raise ValueError unless an MLflow server answers there and lets this user in."""
+    """Raise ValueError unless an MLflow server answers and accepts this user."""
     from mlflow.exceptions import MlflowException
 
     shown = public_url(tracking_uri)
@@ -129,7 +129,7 @@ def _check_server(tracking_uri: str) -> None:
 
 
 def _check_sqlite(path: Path) -> None:
-    """Raise ValueError for a file that is missing, locked, or not a database of MLflow's."""
+    """Raise ValueError for a file that is missing, locked, or not an MLflow database."""
     if not path.is_file():
         raise ValueError(
             f"no MLflow store at {path}; train a model first, or name a store with "
@@ -145,7 +145,7 @@ def _check_sqlite(path: Path) -> None:
 
 
 def find_aliases(client: MlflowClient) -> dict[str, str]:
-    """Return the versions of the registered model by their aliases; ValueError without a model."""
+    """Return the registered model's versions by alias; ValueError if no model is registered."""
     found = client.search_registered_models(f"name = '{NAME}'")
     if not found:
         raise ValueError(
@@ -159,7 +159,7 @@ def find_version(
 ) -> Any:
     """Return the registered version with that number or alias, by default the champion.
 
-    Raises ValueError that lists the aliases when there is none.
+    Raises ValueError listing the aliases if it does not exist.
     """
     aliases = find_aliases(client)
     number = aliases.get(alias or CHAMPION, 0) if version is None else version
@@ -174,7 +174,7 @@ def find_version(
 def find_run(uri: str, tracking_uri: str) -> str:
     """Return the run of `models:/emlnet@alias`, `models:/emlnet/version` or `runs:/run_id`.
 
-    Raises ValueError for another form, or when there is no such version.
+    Raises ValueError for another form, or if the version does not exist.
     """
     found = MODEL_URI.fullmatch(uri)
     if found is None:
@@ -192,10 +192,10 @@ def load(
     half: bool = False,
     tracking_uri: str | None = None,
 ) -> Package:
-    """Return a model that predicts, in eval mode.
+    """Load a model, in eval mode.
 
     source: as in `resolve`.  device: where it computes.  half: backbones in 16 bits.
-    tracking_uri: where a registered model lies, see `find_tracking_uri`.
+    tracking_uri: store of registered models, see `find_tracking_uri`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         uri = find_tracking_uri(tracking_uri)
@@ -228,12 +228,11 @@ def pull(
     run: str | None = None,
     sha256: str | None = None,
 ) -> Path:
-    """Fetch a packaged model of a registered version's run, or of a run, and return the folder.
+    """Pull the packaged model of a registered version or of a run; return the folder.
 
-    folder: new, empty, or an earlier pull; it gets the whole model or keeps what it had.
-    sha256: expected of model.json; default: what was registered.
-    Raises ValueError when there is no such store, model, alias or run, or when a file is not what
-    was saved.
+    folder: new, empty, or an earlier pull; unchanged after an error.
+    sha256: expected digest of model.json; default: the registered one.
+    Raises ValueError if the store, model, alias or run is missing, or a file has another digest.
     """
     check_target(folder)
     client = connect(tracking_uri)
@@ -248,7 +247,7 @@ def pull(
 def _open_artifact(client: MlflowClient, run: str, name: str) -> IO[bytes]:
     """Open a file of a run's packaged model.
 
-    A server sends it itself: it may keep files where only it can read them.
+    A tracking server sends the file itself: often only the server can read the artifact store.
     """
     from mlflow.exceptions import MlflowException
 
@@ -262,7 +261,7 @@ def _open_artifact(client: MlflowClient, run: str, name: str) -> IO[bytes]:
         reason = f"HTTP {answer.status_code}"
     else:
         try:
-            # Once it is open, the copy needs no name.
+            # An open file can be deleted.
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
                 return Path(client.download_artifacts(run, path, scratch)).open("rb")
         except (MlflowException, OSError) as error:
