@@ -1,1 +1,1 @@
-"""The data plane: raw folders to WebDataset shards to batches."""
+"""Data: from raw folders to WebDataset shards to batches."""

@@ -1,4 +1,4 @@
-"""The commands of `python -m shards`; each imports what it needs when it runs."""
+"""The commands of `python -m shards`; slow imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ class BuildShards(BuildOptions):
     """Threads that write shards; any number writes the same bytes."""
 
     def build(self, map_: Map) -> Manifest:
-        """Build the data set; map_ applies a function to each shard's task."""
+        """Build the data set; map_ runs the shards' tasks."""
         from shards.build.writer import build
 
         return build(self.src.expanduser(), self.out, self, map_=map_)
 
     def run(self) -> None:
-        """Build the data set and say what was packed and dropped."""
+        """Build the data set and print what was packed and dropped."""
         say_built(self.build(threads(self.num_workers)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyShards:
-    """Check a folder of shards against its manifest; exit 1 and the reason when they differ."""
+    """Check a folder of shards against its manifest; exit with 1 and the reason if they differ."""
 
     out: Location
     """Folder that `build` wrote, here or at s3:// or gs://."""
@@ -74,7 +74,7 @@ class VerifyShards:
     """Threads that read shards, with --full."""
 
     def run(self) -> None:
-        """Check the data set and say what it holds."""
+        """Check the data set and print a summary."""
         from shards.inspect.verify import verify
 
         manifest = verify(self.out, self.full, threads(self.num_workers))
@@ -95,7 +95,7 @@ class ShowShards:
     """File to write; OUT's name with -sheet.png, in this folder, when not given."""
 
     def run(self) -> None:
-        """Write the sheet and say where."""
+        """Write the sheet and print its path."""
         from shards.inspect.contact_sheet import contact_sheet
 
         name = self.out.rstrip("/").rsplit("/", 1)[-1]
@@ -143,7 +143,7 @@ def say_built(manifest: Manifest) -> None:
 
 
 def say(text: str, manifest: Manifest) -> None:
-    """Print a text, and on stderr what is suspicious about the data set."""
+    """Print a text, and warnings about the data set on stderr."""
     from shards.inspect.stats import warnings
 
     print(text)

@@ -19,12 +19,12 @@ from shards.files.progress import progress_bar
 HEIGHT, WIDTH = 480, 640
 NUM_OBSERVERS = 15
 SIGMA = 19.0
-"""Of the blur that makes SALICON's maps, in pixels; they cut it at about 2.5 sigma."""
+"""Sigma of SALICON's maps in pixels; they are truncated at about 2.5 sigma."""
 TRUNCATE = 2.5
 MAT_HEADER = b"MATLAB 5.0 MAT-file, a synthetic sample".ljust(116)
-"""In place of scipy's, which holds the time of writing."""
+"""Replaces scipy's header, which contains the time of writing."""
 OBJECT_SHARE, CENTRE_SHARE = 0.8, 0.15
-"""Fixations on objects and around the centre; the others fall anywhere."""
+"""Shares of fixations on objects and around the centre; the others are uniform."""
 
 Floats = NDArray[np.float32]
 
@@ -49,8 +49,8 @@ class SyntheticObject:
 def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool = True) -> None:
     """Write images/, fixations/ and maps/, four of five images in train, the others in val.
 
-    The same image number and seed give the same bytes; a file that has them already is not written.
-    Raises ValueError for fewer than 2 images or an `out` that holds anything else.
+    The same image number and seed give the same bytes; an unchanged file is not written again.
+    Raises ValueError for fewer than 2 images or other files in `out`.
     """
     if num_images < 2:
         raise ValueError(f"a train and a val split need at least 2 images, not {num_images}")
@@ -82,7 +82,7 @@ def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool 
 
 
 def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[SyntheticObject]]:
-    """(H, W, 3) uint8: 1 to 4 objects of other colour and texture on a smooth, noisy ground."""
+    """Draw 1 to 4 textured objects on a smooth, noisy background, (H, W, 3) uint8."""
     picture = _draw_ground(rng)
     ground_colour = picture.mean(axis=(0, 1))
     things: list[SyntheticObject] = []
@@ -135,9 +135,9 @@ def draw_gaze(things: list[SyntheticObject], rng: np.random.Generator) -> list[F
 
 
 def encode_gaze(name: str, gaze: list[Floats], rng: np.random.Generator) -> bytes:
-    """Encode the .mat file as SALICON has it: image, resolution, and a struct per observer.
+    """Encode a .mat file like SALICON's: image, resolution, and a struct per observer.
 
-    Empty observers come in every shape, numbers in every type, that SALICON's own files show.
+    Shapes of empty observers and types of numbers vary as in SALICON's own files.
     """
     fields = [("location", object), ("timestamp", object), ("fixations", object)]
     table = np.empty((len(gaze), 1), fields)
@@ -157,7 +157,7 @@ def encode_gaze(name: str, gaze: list[Floats], rng: np.random.Generator) -> byte
 
 
 def draw_map(gaze: list[Floats]) -> NDArray[np.uint8]:
-    """(H, W) uint8: the binary fixation map blurred, least 0 and greatest 255."""
+    """Blur the binary fixation map; return (H, W) uint8 from 0 to 255."""
     x, y = np.concatenate(gaze).astype(np.int64).T - 1
     fixated = np.zeros((HEIGHT, WIDTH))
     fixated[y, x] = 1
@@ -168,7 +168,7 @@ def draw_map(gaze: list[Floats]) -> NDArray[np.uint8]:
 
 
 def _draw_ground(rng: np.random.Generator) -> Floats:
-    """(H, W, 3) in about 0..1: one colour runs into another, under smooth noise of three scales."""
+    """Draw a gradient of two colours with smooth noise of three scales, (H, W, 3) in about 0..1."""
     first, second = rng.uniform(0.15, 0.85, (2, 3)).astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
@@ -179,7 +179,7 @@ def _draw_ground(rng: np.random.Generator) -> Floats:
 
 
 def _noise(rng: np.random.Generator, cells: int, strength: float) -> Floats:
-    """(H, W) smooth noise of about `cells` bumps a side and that standard deviation."""
+    """Draw smooth noise (H, W): about `cells` bumps a side, standard deviation `strength`."""
     coarse = rng.normal(0, strength, (cells, cells)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
@@ -187,7 +187,7 @@ def _noise(rng: np.random.Generator, cells: int, strength: float) -> Floats:
 def _random_object(
     others: list[SyntheticObject], rng: np.random.Generator
 ) -> SyntheticObject | None:
-    """Return an object at a distance from the others, or None when there is no room."""
+    """Return an object at a distance from the others, or None if there is no space."""
     for _ in range(20):
         radius = rng.uniform(24, 90)
         thing = SyntheticObject(
@@ -214,6 +214,6 @@ def _encode(pixels: NDArray[np.uint8], kind: str, **options: int) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     if path.is_file() and path.read_bytes() == content:
-        return  # its time stays, so that shards built from it are still known to be its own
+        return  # Keep its time, so that shards built from it stay valid.
     with replace_file(path) as temporary:
         temporary.write_bytes(content)

@@ -1,4 +1,4 @@
-"""From a raw data set to one folder of tars, whole or not at all.
+"""Build a folder of tars from a raw data set, whole or not at all.
 
 Imports `shards.layouts` and `shards.files`.
 """

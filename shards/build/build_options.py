@@ -1,4 +1,4 @@
-"""The options of a build; light, since the command line is made of them."""
+"""Options of a build; imports little, since the command line needs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shards.layouts.source_options import SourceOptions
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(SourceOptions):
-    """How to read a source and what to write."""
+    """Options for reading a source and writing shards."""
 
     sigma: float | None = None
     """Pixels of the Gaussian that makes density maps; where maps come from files, what they are
@@ -43,7 +43,7 @@ class BuildOptions(SourceOptions):
 
     @property
     def blur(self) -> float | None:
-        """Pixels of the Gaussian of density maps."""
+        """Sigma of the density maps' Gaussian in pixels."""
         if self.sigma_degrees is not None and self.pixels_per_degree is not None:
             return self.sigma_degrees * self.pixels_per_degree
         return self.sigma

@@ -1,6 +1,6 @@
-"""A `map` over threads of this machine; results come as they are done, in no order.
+"""A `map` over threads of this machine; results come in any order.
 
-Decoders, encoders and filters release Python's lock, so threads build several times as fast as one.
+Decoders, encoders and filters release the GIL, so threads run in parallel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class Map(Protocol):
-    """Applies a function to items, here or elsewhere: `map` does, and so may Ray's tasks."""
+    """Applies a function to items, here or elsewhere, as `map` and Ray tasks do."""
 
     def __call__(
         self, function: Callable[[Any], Result], items: Iterable[Any], /

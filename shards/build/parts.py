@@ -1,7 +1,7 @@
-"""One shard of a build: the unit of work that may run in any thread, on any machine.
+"""Write one shard of a build: the unit of work, in any thread or on any machine.
 
-A part is a shard and a record of its contents.  The record is written last, so a part that has one
-is done.  Parts depend on nothing but their own samples.
+A part is a shard and a record of its contents.  The record is written last: a part with a record is
+complete.  A part depends only on its own samples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ShardTask:
     """One shard to write.
 
     folder: the source, without samples.  samples: those of the shard, in order.
-    sigma: of density maps that are made, and of those that others are compared with.
+    sigma: of the Gaussian that makes density maps or checks those from files, in pixels.
     with_sum: also add up the densities, for the centre prior.
     """
 
@@ -56,8 +56,8 @@ class ShardTask:
 class ShardRecord:
     """The contents of one shard.
 
-    samples: their `shard` is 0.  moments: over fixations, the sums of (x, y) and of their squares,
-    in parts of the width and height.
+    samples: their `shard` is 0.  moments: sums over fixations of (x, y) and of their squares, as
+    fractions of width and height.
     """
 
     shard: Shard
@@ -77,8 +77,8 @@ class ShardRecord:
 def write_part(task: ShardTask) -> int:
     """Write one shard and its record; return the number of samples it was given.
 
-    Samples that cannot be used are left out and named in the record.
-    Raises OSError naming the shard when the storage fails.
+    Unusable samples are left out and named in the record.
+    Raises OSError naming the shard if the storage fails.
     """
     store = Store(task.out)
     entries: list[IndexEntry] = []
@@ -134,7 +134,7 @@ def write_part(task: ShardTask) -> int:
 def add_density(
     total: NDArray[np.float64] | None, density: NDArray[Any], mass: float = 1
 ) -> NDArray[np.float64]:
-    """Add a density (H, W) of any scale, with a sum of `mass`, at the size of the first one."""
+    """Add a density (H, W), scaled to a sum of `mass`, to a total, at the size of the first one."""
     total = np.zeros(density.shape) if total is None else total
     if density.shape != total.shape:
         whole = torch.from_numpy(density.astype(np.float64))[None, None]
@@ -144,7 +144,7 @@ def add_density(
 
 
 def is_done(store: Store, sizes: dict[str, int], file: str) -> bool:
-    """Whether the part has its record, and its shard is whole; sizes: of the store's files."""
+    """Whether the part has a record and a complete shard; sizes: of the store's files."""
     if file + RECORD not in sizes:
         return False
     return ShardRecord.read(store, file).shard.num_bytes == sizes.get(file)

@@ -1,7 +1,7 @@
-"""The folder of a build that is not finished: who may write to it, and what may be removed.
+"""The folder of an unfinished build: who may write to it, and which files may be removed.
 
-`manifest.json.tmp` marks it and holds the build's origin; the same build resumes with the shards
-that are there.
+`manifest.json.tmp` marks it and holds the build's origin.  The same build resumes with the shards
+that exist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OWN_FILES = re.compile(
 
 @contextlib.contextmanager
 def unfinished(store: Store, origin: Origin) -> Iterator[None]:
-    """Claim the folder for one build; clear what another left, and all if the input is bad."""
+    """Lock the folder for one build; remove another build's files, and all after a ValueError."""
     is_new = store.make()
     found = store.entries()
     known = OWN_FILES if MARKER in found else re.compile(re.escape(LOCK))
@@ -63,7 +63,7 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
 
 
 def clean(store: Store, manifest: Manifest) -> None:
-    """Remove what a build needed and its result does not, the marker last."""
+    """Remove the files that only the build needed, the marker last."""
     kept = {MANIFEST, MARKER, CENTRE_PRIOR, *(shard.file for shard in manifest.shards)}
     found = store.sizes()
     store.remove(*(name for name in found if OWN_FILES.fullmatch(name) and name not in kept))

@@ -1,8 +1,8 @@
-"""A raw folder -> numbered tars and their manifest; the same input gives the same bytes.
+"""Pack a raw folder into numbered tars and a manifest; the same input gives the same bytes.
 
-A shard is a fixed slice of the samples in order, so any number of threads or tasks writes the same
-ones.  A file has its name once it is whole, and the manifest is written last: a build that was
-stopped has none, and the same build resumes with the shards that are missing.
+A shard is a fixed slice of the ordered samples: any number of threads or tasks writes the same
+shards.  Each file is written whole or not at all, the manifest last.  A stopped build has no
+manifest; the same build resumes with the missing shards.
 """
 
 from __future__ import annotations
@@ -59,12 +59,11 @@ def build(
 ) -> Manifest:
     """Pack a raw folder into shards; keep a finished build of it, resume a stopped one.
 
-    out: a folder, or one of an object store (`s3://`, `gs://`).
+    out: a folder here or in an object store (`s3://`, `gs://`).
     map_: applies a function to each shard's task, here or elsewhere.
-    Edition and licence are not part of the data: stated for a finished build, they are recorded in
-    it, else it keeps its own.
-    Raises ValueError for input that cannot be used or an `out` that holds anything else; then
-    nothing is left in `out`. OSError when storage fails: what is finished stays there.
+    A new edition or licence is recorded in a finished build, since neither is part of the data.
+    Raises ValueError for unusable input, after which nothing is left in `out`, and for an `out`
+    that holds anything else.  Raises OSError if the storage fails; finished shards stay.
     """
     options = options or BuildOptions()
     raw = all_layouts.walk(source, options)
@@ -122,7 +121,7 @@ def build(
 
 
 def _without_duplicates(raw: RawFolder) -> tuple[RawFolder, list[Skipped]]:
-    """Leave out of other splits the photographs that train has too; reads all photographs."""
+    """Drop photographs of other splits that train has, too; reads all photographs."""
     train = _hashes(raw, raw.splits.get("train", ()))
     splits, dropped = dict(raw.splits), []
     for name in splits.keys() - {"train"}:
@@ -135,13 +134,13 @@ def _without_duplicates(raw: RawFolder) -> tuple[RawFolder, list[Skipped]]:
 def _hashes(raw: RawFolder, samples: Sequence[RawSample]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for sample in samples:
-        with suppress(Exception):  # A photograph that cannot be read is refused by name later.
+        with suppress(Exception):  # Unreadable photographs are reported later.
             found[sample.image] = picture_hash((raw.path / sample.image).read_bytes())
     return found
 
 
 def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progress: bool) -> None:
-    """Write the shards that are not there yet."""
+    """Write the missing shards."""
     # Tasks may run in another working folder, and carry their own samples only.
     folder = replace(raw, path=raw.path.absolute(), splits={}, faults=())
     tasks = [
@@ -167,7 +166,7 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
 
 
 def _collect(store: Store, raw: RawFolder, origin: Origin, options: BuildOptions) -> Manifest:
-    """Return the manifest of all parts, and write the centre prior; ValueError for their faults."""
+    """Join the records into a manifest and write the centre prior; ValueError for faults."""
     faults = list(raw.faults)
     outside = empty = 0
     splits: dict[str, Split] = {}
@@ -245,7 +244,7 @@ def _edition(splits: dict[str, Split]) -> str | None:
 
 
 def _write_centre_prior(store: Store, total: NDArray[np.float64]) -> str:
-    """Write train's mean density, (H, W) float32, as large as its first; return its SHA-256."""
+    """Write train's mean density, (H, W) float32, at the first map's size; return its SHA-256."""
     content = io.BytesIO()
     np.save(content, (total / total.sum()).astype(np.float32), allow_pickle=False)
     store.put(CENTRE_PRIOR, content.getvalue())
