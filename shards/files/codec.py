@@ -1,10 +1,11 @@
-"""Sample <-> its members in a tar, and sample -> pixels.
+"""Pack a sample into members of a tar, unpack it, and decode its pictures.
 
 A sample has three members: `<stem>.jpg` (or .png), the photograph byte for byte;
-`<stem>.fixations.npy`, int32 rows of x, y, observer; `<stem>.density.png`, the density map. Where
-the source has times there is a fourth, `<stem>.timing.npy`: float32 rows of onset and duration in
-milliseconds. WebDataset takes what follows the first dot of a name as its extension: dots in a stem
-are therefore written as %2E, and percent signs as %25.
+`<stem>.fixations.npy`, int32 rows of x, y, observer; `<stem>.density.png`, the density map.  If the
+source has times, there is a fourth: `<stem>.timing.npy`, float32 rows of onset and duration in
+milliseconds.
+WebDataset takes everything after the first dot of a name as its extension.  Dots in a stem are
+therefore written as %2E, and percent signs as %25.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ TAR_END = 2 * tarfile.BLOCKSIZE
 
 
 def member_stem(key: str) -> str:
-    """Return the name that the members of sample `split/stem` share: the stem without a dot."""
+    """Return the name that the members of sample `split/stem` share: the stem, dots escaped."""
     return key.split("/", 1)[1].replace("%", "%25").replace(".", "%2E")
 
 
 def pack(sample: Sample) -> bytes:
     """Return the sample as a piece of a tar, without its end; equal samples give equal bytes.
 
-    Pieces one after another, then `TAR_END` zero bytes, are a tar.
-    Raises ValueError when the photograph is neither JPEG nor PNG, or the key cannot name a file.
+    Concatenated pieces and then `TAR_END` zero bytes are a tar.
+    Raises ValueError if the photograph is neither JPEG nor PNG, or the key cannot name a file.
     """
     table = np.column_stack([sample.points, sample.observers]).astype(np.int32)
     members = {
@@ -51,7 +52,7 @@ def pack(sample: Sample) -> bytes:
     if not stem or not_utf8 or set(stem) & set("/\\\0"):
         raise ValueError(f"{sample.key!r} cannot name a file in a tar; rename the photograph")
     piece = io.BytesIO()
-    # TarInfo's defaults fix times, users and modes: bytes never vary. PAX holds any name.
+    # TarInfo's defaults fix times, users and modes, so bytes never vary. PAX allows any name.
     with tarfile.open(fileobj=piece, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for extension, content in sorted(members.items()):
             info = tarfile.TarInfo(f"{stem}.{extension}")
@@ -64,7 +65,7 @@ def pack(sample: Sample) -> bytes:
 def unpack(piece: bytes, key: str) -> Sample:
     """Return the sample `key` (`split/stem`) from the bytes that `pack` returned.
 
-    Raises ValueError naming the sample when the bytes are cut, hold another sample, or hold more.
+    Raises ValueError naming the sample if the bytes are truncated or hold anything else.
     """
     try:
         members = _members(piece, key)
@@ -109,10 +110,10 @@ def _members(piece: bytes, key: str) -> dict[str, bytes]:
 
 
 def decode(sample: Sample) -> Decoded:
-    """Return the pictures as pixels: upright RGB whatever the photograph's mode, alpha on white.
+    """Decode the photograph to upright RGB, alpha on white, and the density map.
 
-    Raises ValueError naming the sample when a picture is broken or claims too many pixels, when
-    photograph and density differ in size, or when a point lies outside.
+    Raises ValueError naming the sample if a picture is broken or has too many pixels, if the two
+    differ in size, or if a fixation lies outside.
     """
     image = decode_photograph(sample.image, f"{sample.key}: the photograph")
     density = decode_density(sample.density, f"{sample.key}: the density map")

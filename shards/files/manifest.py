@@ -1,4 +1,4 @@
-"""The manifest of a folder of shards: its samples and where they lie, checked when it is read."""
+"""The manifest of a folder of shards: its samples and their positions, checked when read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA: Literal[2] = 2
 MANIFEST = "manifest.json"
 CENTRE_PRIOR = "centre-train.npy"
 NAME = r"[^/\\\x00]*[^/\\\x00.][^/\\\x00]*"
-"""A name of a file, neither a path nor dots only."""
+"""A file name: not a path, and not only dots."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -39,13 +39,13 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexEntry:
-    """The place of one sample, and what is known of it without reading it.
+    """Position and properties of one sample, known without reading it.
 
     key: `split/stem`.  shard: position in the split's shards.  offset, length: bytes in the tar.
     crc32: of those bytes.  height, width: pixels of the upright photograph.
-    num_observers: those with a fixation, None where the source does not tell them apart.
-    density_cc: correlation of a density map from a file with one made from the fixations, None
-    where only one of them is known.  picture_hash: of what the photograph shows.
+    num_observers: observers with a fixation; None if unknown.
+    density_cc: correlation of a density map from a file with one made from the fixations, or None.
+    picture_hash: see shards.files.picture_hash.
     """
 
     key: Annotated[str, Field(pattern=rf"^{NAME}/{NAME}$")]
@@ -65,8 +65,8 @@ class IndexEntry:
 class FixationStatistics:
     """The fixations of one split.
 
-    num: all of them.  num_pixels: pixels that were fixated, summed over the images.  least, most:
-    of one image.  mean, deviation: of (x, y), as parts of the image's width and height.
+    num: all fixations.  num_pixels: fixated pixels, summed over the images.  least, most: fixations
+    of one image.  mean, deviation: of (x, y), as fractions of width and height.
     """
 
     num: int
@@ -79,7 +79,7 @@ class FixationStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The shards of one split and its samples in order; no statistics before schema 2."""
+    """The shards and the ordered samples of one split; no statistics before schema 2."""
 
     shards: tuple[Shard, ...]
     samples: tuple[IndexEntry, ...]
@@ -96,7 +96,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """What was left out of the shards; unlabelled_splits have images but no gaze."""
+    """Data left out of the shards; unlabelled_splits have images but no gaze."""
 
     points_outside: int
     empty_observers: int
@@ -106,13 +106,12 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The source and options a build was made from; equal origins make equal builds.
+    """Source and options of a build; equal origins make equal builds.
 
-    fingerprint: of the source's files.  split_seed: of a split that was made, None where the source
-    had its own.  format: the layout, by the name that `build --format` takes.  maps: where density
-    maps come from, `files` or `fixations`.  sigma: pixels of the Gaussian that makes one from the
-    fixations, or is said to have made the files; None when unknown.  drop_duplicates: whether val
-    and test were freed of train's photographs.
+    fingerprint: of the source's files.  split_seed: of a split made here; None if the source has
+    splits.  format: the layout's name, as in `build --format`.  maps: source of density maps,
+    `files` or `fixations`.  sigma: of the maps' Gaussian in pixels; None if unknown.
+    drop_duplicates: whether train's photographs were removed from val and test.
     """
 
     fingerprint: str
@@ -129,9 +128,9 @@ class Origin:
 class Manifest:
     """A whole data set: `manifest.json`, the file that is written last.
 
-    edition: of a source that came in several, None when it has one or is not known.
-    licence: of the source, None when it is not known.
-    centre_prior_sha256: of the file `centre-train.npy`, None when there is no train split.
+    edition: of the source; None if there is only one or it is unknown.
+    licence: of the source; None if unknown.
+    centre_prior_sha256: of the file `centre-train.npy`; None without a train split.
     """
 
     schema: Literal[1, 2] = SCHEMA
@@ -145,8 +144,8 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 that identifies the data: samples, their order and shards; not where or when."""
-        # As schema 1 took it, so that data built before keeps the name it has in runs and models.
+        """SHA-256 of the data: samples, their order and shards; not of their folder or time."""
+        # As in schema 1: older data sets keep the digest that runs and models have recorded.
         described = ("num_observers", "density_cc", "picture_hash")
         content = {
             name: {
@@ -167,7 +166,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes, place: str) -> Manifest:
-        """Parse the JSON text; ValueError starting with `place` when it is no manifest."""
+        """Parse the JSON text; ValueError starting with `place` if it is not a manifest."""
         try:
             manifest = TypeAdapter(cls).validate_json(text, strict=True)
             for split, content in manifest.splits.items():
@@ -182,9 +181,9 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
-        """Read the folder's manifest; the files it names must be there with their sizes.
+        """Read the folder's manifest and check that its files exist with their sizes.
 
-        Raises ValueError with what differs.
+        Raises ValueError naming the difference.
         """
         store = Store(folder)
         try:
@@ -195,7 +194,7 @@ class Manifest:
                 "run `python -m shards build` (again)"
             ) from error
         manifest = cls.parse(text, store.place(MANIFEST))
-        if store.scheme in ("http", "https"):  # They list nothing: shards are checked when fetched.
+        if store.scheme in ("http", "https"):  # No file lists: checked on fetch.
             return manifest
         sizes = store.sizes()
         expected: dict[str, int | None] = {s.file: s.num_bytes for s in manifest.shards}
@@ -212,7 +211,7 @@ class Manifest:
 
     @classmethod
     def join(cls, manifests: Sequence[Manifest]) -> Manifest:
-        """Join data sets, one after another, in the splits that all have."""
+        """Concatenate data sets, in the splits that all of them have."""
         if len(manifests) == 1:
             return manifests[0]
         splits = {}
@@ -239,9 +238,9 @@ class Manifest:
         return tuple(shard for split in self.splits.values() for shard in split.shards)
 
     def centre_prior(self, folder: Path | str) -> NDArray[np.float32]:
-        """Return the (H, W) mean density of train, sums to 1: the centre-bias baseline.
+        """Return train's mean density (H, W), which sums to 1: the centre-bias baseline.
 
-        Raises ValueError when the data set has no train split or the file has changed.
+        Raises ValueError if the data set has no train split or the file has changed.
         """
         if self.centre_prior_sha256 is None:
             raise ValueError(f"{folder} has no train split, so no centre prior")
@@ -257,7 +256,7 @@ class Manifest:
 
 
 def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
-    """Raise ValueError that names shard and sample when the bytes are not the manifest's."""
+    """Raise ValueError naming shard and sample if the bytes do not match the manifest."""
     if len(piece) != entry.length:
         raise ValueError(
             f"{path} is cut: sample {entry.key} has {len(piece)} of {entry.length} bytes"
@@ -267,7 +266,7 @@ def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
 
 
 def _check_index(name: str, split: Split) -> None:
-    """Raise ValueError unless the samples fill the shards one after another, each named once."""
+    """Raise ValueError unless the samples fill the shards in order, each named once."""
     if len({entry.key for entry in split.samples}) != len(split.samples):
         raise ValueError(f"the manifest names a sample of {name} twice")
     shard, offset = -1, 0

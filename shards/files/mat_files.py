@@ -1,4 +1,4 @@
-"""MATLAB's .mat files of every version, as plain Python values."""
+"""Read .mat files of every MATLAB version as plain Python values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from emlnet.data.images import MAX_PIXELS
 
 
 def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, Any]:
-    """Read variables of a .mat file, all when none is named; `name` is the file's, for messages.
+    """Read the named variables of a .mat file, or all; `name` is the file's, for messages.
 
-    A struct is a dict, an array of structs or a cell array a list, text a str, a number or a matrix
-    a scalar or an array.
-    Raises ValueError starting with `name` when the file cannot be read or has not all of them.
+    A struct becomes a dict, an array of structs or a cell array a list, text a str, numbers a
+    scalar or an array.
+    Raises ValueError starting with `name` if the file cannot be read or lacks a variable.
     """
     import h5py
     import scipy.io
@@ -55,12 +55,12 @@ def read_matrix(path: Path, name: str) -> NDArray[Any]:
 
 
 def items(value: Any) -> list[Any]:
-    """Return the elements of a cell or struct array; one element may come without a list."""
+    """Return the elements of a cell or struct array as a list, also if there is only one."""
     return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 
 def _from_hdf5(file: Any, node: Any) -> Any:
-    """Return a variable of version 7.3, which is HDF5 with the axes reversed."""
+    """Convert a variable of version 7.3, which is HDF5 with the axes reversed."""
     import h5py
 
     if node.file.filename != file.filename:

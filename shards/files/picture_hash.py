@@ -1,4 +1,4 @@
-"""A hash of what a photograph shows, by which the same one is known after it was encoded anew."""
+"""A hash by which a photograph is recognised after it is encoded again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ NEAR = 10
 
 
 def picture_hash(data: bytes) -> str:
-    """32 hexadecimal digits: in a grid of 8 x 8 cells, whether it gets brighter to the right, and
-    downwards (dHash, N. Krawetz 2013, in both directions)."""
+    """Return the dHash (N. Krawetz 2013) of a picture, in both directions: 32 hexadecimal digits.
+
+    Each bit tells whether a cell of an 8 x 8 grid gets brighter, to the right or downwards.
+    """
     image = Image.open(io.BytesIO(data))
     image.draft("L", (16 * SIDE, 16 * SIDE))  # A JPEG is decoded at a fraction of its size.
     grey = ImageOps.exif_transpose(image).convert("L").convert("F")
@@ -29,9 +31,9 @@ def picture_hash(data: bytes) -> str:
 def near_duplicates(
     known: Mapping[str, str | None], others: Mapping[str, str | None]
 ) -> dict[str, str]:
-    """Return the name of the nearest known picture for each other one that shows the same.
+    """Return the nearest known picture for each of the others that shows the same.
 
-    Both map names to hashes; pictures without contrast, with hashes of zeros, are left out.
+    Both map names to hashes.  Pictures without contrast, whose hash is zero, are left out.
     """
     bits = {name: _bits(picture) for name, picture in known.items() if picture}
     names, table = list(bits), np.array(list(bits.values()))

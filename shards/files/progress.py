@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class _Lines:
-    """Standard error, on which tqdm starts a new line instead of overwriting the last one."""
+    """Standard error for tqdm, which writes a new line instead of overwriting the last one."""
 
     def write(self, text: str) -> None:
         text = text.strip("\r\n ")

@@ -19,11 +19,11 @@ from emlnet.atomic_files import replace_file
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
-"""Packages whose errors are those of a storage server."""
+"""Packages whose errors come from a storage server."""
 
 
 def location(folder: Path | str) -> Path | str:
-    """Return an absolute path, or a URL, which a Path has folded to `s3:/bucket/folder`."""
+    """Return an absolute path, or a URL; a Path turns `s3://` into `s3:/`, which is undone."""
     scheme, colon, rest = str(folder).partition(":/")
     if colon and scheme in {*PACKAGES, "gcs", "memory"}:
         return f"{scheme}://{rest.lstrip('/')}"
@@ -31,17 +31,17 @@ def location(folder: Path | str) -> Path | str:
 
 
 class Store:
-    """The files that lie directly in one folder.
+    """The files directly in one folder.
 
-    Every method raises OSError that names the file or folder when the storage cannot do it; `read`
-    and `sizes` FileNotFoundError when it is not there.
+    Every method raises OSError naming the file or folder if the storage fails.  Reading a missing
+    file raises FileNotFoundError.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = os.path.expanduser(str(folder)).rstrip("/") or "/"  # noqa: PTH111
         self.scheme = self.folder.partition("://")[0] if "://" in self.folder else "file"
         try:
-            # Other processes write too: a listing that is kept would hide their files.
+            # A cached listing would hide files that other processes write.
             self.files, root = fsspec.core.url_to_fs(self.folder, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             package = PACKAGES.get(self.scheme)
@@ -51,12 +51,12 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder of this machine's file systems."""
+        """Whether the folder is in a file system of this machine."""
         return self.scheme == "file"
 
     @property
     def url(self) -> str:
-        """The folder as another process or machine may open it: its absolute path, or its URL."""
+        """The folder's absolute path or URL, for other processes and machines."""
         return self.root if self.is_local else self.folder
 
     def place(self, name: str) -> str:
@@ -64,7 +64,7 @@ class Store:
         return f"{self.folder}/{name}"
 
     def make(self) -> bool:
-        """Make the folder, where there is need of one; return whether it is new."""
+        """Create the folder if it is local and missing; return whether it is new."""
         is_new = self.is_local and not Path(self.root).is_dir()
         if is_new:
             with self._errors(self.folder):
@@ -72,7 +72,7 @@ class Store:
         return is_new
 
     def entries(self) -> dict[str, int | None]:
-        """Return the entries of the folder, sorted: bytes of each file, None for a folder."""
+        """Return the folder's entries, sorted: bytes of each file, None for a folder."""
         with self._errors(self.folder):
             try:
                 found = self.files.ls(self.root, detail=True)
@@ -88,7 +88,7 @@ class Store:
         return dict(sorted(entries.items()))
 
     def find(self) -> list[str]:
-        """Return the files below the folder as relative paths; none when it is not there."""
+        """Return the relative paths of all files below the folder; empty if it is missing."""
         with self._errors(self.folder):
             try:
                 found = self.files.find(self.root)
@@ -97,11 +97,11 @@ class Store:
         return [path.removeprefix(self.root).lstrip("/") for path in found]
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each file, by name, sorted; empty when the folder is not there."""
+        """Return the bytes of each file, by name, sorted; empty if the folder is missing."""
         return {name: size for name, size in self.entries().items() if size is not None}
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         with self._errors(name):
             return bool(self.files.isfile(f"{self.root}/{name}"))
 
@@ -123,7 +123,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file to write to, which has its name once the body ends."""
+        """Open a file for writing; it appears under its name when the block ends."""
         with self._errors(name):
             if self.is_local:
                 with replace_file(Path(self.root, name)) as path, path.open("wb") as file:
@@ -135,14 +135,14 @@ class Store:
                     self.files.put_file(temporary.name, f"{self.root}/{name}")
 
     def remove(self, *names: str) -> None:
-        """Delete files that are there."""
+        """Delete existing files."""
         if names:
             with self._errors(names[0]):
                 self.files.rm([f"{self.root}/{name}" for name in names])
 
     @contextlib.contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """Turn the storage clients' own errors into OSErrors that name the file."""
+        """Turn errors of the storage clients into OSErrors naming the file."""
         place = self.folder if name == self.folder else self.place(name)
         try:
             yield

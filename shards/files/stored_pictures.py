@@ -1,8 +1,7 @@
-"""Photographs and density maps: from a source's file to the file in a shard, and to pixels.
+"""Convert photographs and density maps: from a source's file to a shard's, and to pixels.
 
-A photograph that is a JPEG or PNG is stored byte for byte, EXIF and all; of any other format
-(TIFF, BMP, WebP, GIF) the pixels are stored, turned upright, as PNG. A density map is stored as an
-8-bit grey PNG.
+A JPEG or PNG photograph is stored byte for byte, with its EXIF.  Other formats (TIFF, BMP, WebP,
+GIF) are rotated upright and stored as PNG.  A density map is stored as an 8-bit grey PNG.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ from shards.files.mat_files import read_matrix
 PHOTOGRAPHS = SUFFIXES
 DENSITY_MAPS = (*PHOTOGRAPHS, ".mat")
 GREY_TOLERANCE = 24
-"""Differences between red, green and blue that JPEG may leave in a grey picture."""
+"""Largest difference of red, green and blue in a grey picture after JPEG."""
 SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 USUAL_SIGMA = 1 / 32
-"""Of a density map's Gaussian, as a part of the width: SALICON's is 1 / 34, OSIE's 1 / 33."""
+"""Sigma of density maps as a fraction of the width: SALICON's is 1 / 34, OSIE's 1 / 33."""
 REDUCE = 4
 """Maps are compared at a fourth of their size."""
 PNG_MODES = {"1", "L", "RGB", "RGBA", "I;16"}
 
 
 def upright_size(path: Path) -> tuple[int, int] | None:
-    """(H, W) of a picture file as it is displayed, from its header; None when it has none."""
+    """Return the (H, W) of a picture as displayed, from its header; None if it is unreadable."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
-    except Exception:  # The picture is decoded, and refused by name, later.
+    except Exception:  # It is reported later, when it is decoded.
         return None
 
 
 def picture_suffix(data: bytes, name: str) -> str:
-    """`jpg` or `png`, by a photograph's first bytes; ValueError starting with `name` for others."""
+    """Return `jpg` or `png` by the first bytes; ValueError starting with `name` for others."""
     for signature, suffix in SIGNATURES.items():
         if data.startswith(signature):
             return suffix
@@ -52,7 +51,7 @@ def picture_suffix(data: bytes, name: str) -> str:
 
 
 def as_stored(data: bytes, name: str) -> bytes:
-    """Return a photograph's file as shards hold it.  Raises ValueError starting with `name`."""
+    """Convert a photograph's file for a shard.  Raises ValueError starting with `name`."""
     if data.startswith(tuple(SIGNATURES)):
         return data
     image = ImageOps.exif_transpose(open_picture(data, name))
@@ -62,8 +61,8 @@ def as_stored(data: bytes, name: str) -> bytes:
 
 
 def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8, as `emlnet.data.images.decode_picture`, but faster for most JPEGs."""
-    with suppress(Exception):  # Pillow, below, says what is wrong.
+    """Decode to (H, W, 3) uint8 as `data.images.decode_picture`, faster for most JPEGs."""
+    with suppress(Exception):  # Pillow, below, raises with the reason.
         header = Image.open(io.BytesIO(data))
         if (
             header.format == "JPEG"
@@ -77,7 +76,7 @@ def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def read_density(path: Path, name: str) -> NDArray[np.uint8]:
-    """(H, W) uint8 of a density map's file, a picture or a .mat with one matrix.
+    """Read a density map's file, a picture or a .mat with one matrix, as (H, W) uint8.
 
     Raises ValueError starting with `name`, the file's in messages.
     """
@@ -87,9 +86,9 @@ def read_density(path: Path, name: str) -> NDArray[np.uint8]:
 
 
 def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:
-    """(H, W) uint8 of an encoded density map; 8 bits are kept as they are, more are scaled.
+    """Decode a density map to (H, W) uint8; one of more than 8 bits is scaled.
 
-    Raises ValueError starting with `name` when it cannot be decoded, or is in colour.
+    Raises ValueError starting with `name` if it cannot be decoded or is in colour.
     """
     image = open_picture(data, name)
     if image.mode in ("P", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):
@@ -109,9 +108,9 @@ def encode_png(picture: Image.Image | NDArray[np.uint8]) -> bytes:
 
 
 def encode_density(pixels: NDArray[np.uint8]) -> bytes:
-    """(H, W) uint8 as a grey PNG in which each row holds the differences to the row above.
+    """Encode (H, W) uint8 as a grey PNG in which each row holds the differences to the row above.
 
-    Pillow cannot choose a PNG's row filter. Its own choice, the best filter for each row, makes a
+    Pillow cannot set a PNG's row filter.  It chooses the best filter for each row, which makes a
     smooth map no smaller and takes twice as long to decode.
     """
     height, width = pixels.shape
@@ -133,16 +132,16 @@ def encode_density(pixels: NDArray[np.uint8]) -> bytes:
 def draw_density(
     points: NDArray[np.int32], size: tuple[int, int], sigma: float
 ) -> NDArray[np.uint8]:
-    """(H, W) uint8, greatest 255: fixations (N, 2) blurred by a Gaussian of sigma pixels."""
+    """Blur fixations (N, 2) by a Gaussian of sigma pixels; return (H, W) uint8, maximum 255."""
     density = _blur(_count(points, size), sigma)
     pixels: NDArray[np.uint8] = (density / density.max() * 255).round().astype(np.uint8)
     return pixels
 
 
 def agreement(density: NDArray[np.uint8], points: NDArray[np.int32], sigma: float | None) -> float:
-    """Return Pearson's correlation of a map with one made of the fixations, to three digits.
+    """Return Pearson's correlation of a map with one made from the fixations, to three digits.
 
-    sigma: pixels of its Gaussian; None: what is usual for the width.
+    sigma: of the Gaussian in pixels; None: USUAL_SIGMA of the width.
     """
     sigma = density.shape[1] * USUAL_SIGMA if sigma is None else sigma
     small = np.asarray(Image.fromarray(density).reduce(REDUCE), np.float64)

@@ -1,4 +1,4 @@
-"""Tables as eye trackers, spreadsheets and R save them: encoding, separator, decimal commas."""
+"""Read tables of eye trackers, spreadsheets and R: any encoding, separator, decimal comma."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MISSING = frozenset(
 """Cells without a value, in lower case."""
 SEPARATORS: tuple[str, ...] = (",", ";", "\t", "|", " ")
 THOUSANDS = r"[+-]?\d{1,3}[.,]\d{3}"
-"""A number that another country reads as a thousand times as much."""
+"""A number whose comma or point may be decimal, or separate thousands."""
 
 
 def read_text_table(path: Path, required: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
-    """Read a table that names its columns first, `required` among them, in any case.
+    """Read a table whose first line names its columns, `required` among them, ignoring case.
 
-    Comment lines (`#`) may stand above the names.  The index is the line in the file, from 1.
-    numbers: columns of numbers; they become float64, nan where a value is missing or the column
-    is.  Other columns are text, empty where a value is missing.
-    Raises ValueError that names the file, and the line at fault.
+    Comment lines (`#`) may come before.  The index is the line in the file, from 1.
+    numbers: columns to convert to float64; missing values and columns are nan.  Other columns are
+    text, empty if a value is missing.
+    Raises ValueError naming the file and the line.
     """
     try:
         table, separator = _parse(decode_text(path.read_bytes()), required)
@@ -40,7 +40,7 @@ def read_text_table(path: Path, required: Sequence[str], numbers: Sequence[str])
 
 
 def decode_text(data: bytes) -> str:
-    """Return text in UTF-8, UTF-16 or, where it is neither, Windows-1252."""
+    """Decode text in UTF-8, UTF-16 or, if it is neither, Windows-1252."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     if data[:2].count(0) == 1:
@@ -82,7 +82,7 @@ def _parse(text: str, required: Sequence[str]) -> tuple[pd.DataFrame, str]:
 def _columns(
     header: str, separators: Sequence[str], required: Sequence[str]
 ) -> tuple[list[str], str]:
-    """Return the columns' names, and the separator that makes the required ones appear."""
+    """Return the columns' names, and the separator with which the required ones are found."""
     found = {
         separator: [name.lower() for _, row in _rows([header], separator) for name in row]
         for separator in separators
@@ -105,7 +105,7 @@ def _columns(
 
 
 def _rows(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield rows that are not empty, and the number of the line, from 1, that each ends on."""
+    """Yield non-empty rows, each with the number (from 1) of its last line."""
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     for row in reader:
         cells = [cell.strip() for cell in row]
@@ -114,10 +114,10 @@ def _rows(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]
 
 
 def _to_numbers(table: pd.DataFrame, separator: str) -> dict[str, list[float]]:
-    """Return columns of text as numbers; a comma is decimal where all commas can be."""
+    """Convert text columns to numbers; commas are decimal if all of them can be."""
     cells = table.melt(ignore_index=False)["value"]
     with_comma = cells[cells.str.contains(",")]
-    # Where all cells with a comma have three digits after it, it may separate thousands.
+    # A comma before three digits in all cells may separate thousands.
     suspects = with_comma
     if len(with_comma) and not (separator == "," and with_comma.str.fullmatch(THOUSANDS).all()):
         suspects = cells[cells.str.fullmatch(THOUSANDS) & ~cells.str.contains(",")]
