@@ -1,4 +1,4 @@
-"""Looking at shards: verify them, count them, show them.
+"""Verify, count and show shards.
 
 Imports `shards.build`, `shards.read` and `shards.files`.
 """

@@ -12,21 +12,21 @@ from shards.files.manifest import Manifest, Split
 from shards.files.picture_hash import near_duplicates
 
 OUTSIDE = 0.1
-"""A larger share of fixations outside their images comes of other units than those assumed."""
+"""A larger share of fixations outside their images suggests wrong units."""
 DISAGREES = 0.5
-"""Least correlation of a density map with one made of its fixations that raises no doubt."""
+"""A lower correlation of a density map with one made from its fixations is doubtful."""
 
 
 def table(manifest: Manifest, folder: Path | str) -> str:
-    """Return rows of `what  split  split ...`, then where maps, edition and splits come from."""
-    import pandas as pd  # Takes a second; the other commands do without.
+    """Return a table with a column per split, then the sources of maps, edition and splits."""
+    import pandas as pd  # Slow to import; only this command needs it.
 
     rows = pd.DataFrame({name: dict(_describe(split)) for name, split in manifest.splits.items()})
     return "\n".join([f"{manifest.name} ({folder})", rows.to_string(), *_sources(manifest)])
 
 
 def warnings(manifest: Manifest) -> Iterator[str]:
-    """Yield warnings: gaze outside its pictures, maps that disagree with it, photographs twice."""
+    """Yield warnings: fixations outside pictures, maps that disagree with them, duplicates."""
     outside = manifest.dropped.points_outside
     splits = manifest.splits.values()
     total = outside + sum(entry.num_fixations for split in splits for entry in split.samples)
@@ -48,7 +48,7 @@ def warnings(manifest: Manifest) -> Iterator[str]:
 
 
 def _duplicates(manifest: Manifest) -> Iterator[str]:
-    """Yield sentences about photographs of other splits that train shows too."""
+    """Yield warnings about photographs of other splits that train has, too."""
     hashes = {
         name: {entry.key: entry.picture_hash for entry in split.samples}
         for name, split in manifest.splits.items()

@@ -13,11 +13,11 @@ from shards.files.store import Store
 
 
 def verify(folder: Path | str, full: bool = False, map_: Map = map) -> Manifest:
-    """Check a folder against its manifest and return it.
+    """Check a folder against its manifest and return the manifest.
 
-    Counts and sizes always; with `full` every checksum, that every range holds its sample, and that
-    its pictures decode.  map_: applies a function to each shard, here or elsewhere.
-    Raises ValueError with the reason: a missing, cut, changed or surplus file.
+    full: also check every checksum, read every sample and decode its pictures.  map_: applies a
+    function to each shard, here or elsewhere.
+    Raises ValueError for a missing, truncated, changed or surplus file.
     """
     manifest = Manifest.load(folder)
     store = Store(folder)
@@ -39,9 +39,9 @@ def verify(folder: Path | str, full: bool = False, map_: Map = map) -> Manifest:
 
 
 def check_shard(folder: str, check: tuple[Shard, list[IndexEntry]]) -> None:
-    """Read a shard whole and decode its samples.
+    """Read a whole shard, decode its samples and check its checksum.
 
-    Raises ValueError naming the shard, and the sample where one is at fault.
+    Raises ValueError naming the shard and, if known, the sample.
     """
     store, (shard, entries) = Store(folder), check
     place = store.place(shard.file)

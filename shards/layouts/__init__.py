@@ -1,4 +1,4 @@
-"""Readers of raw data sets, one a file, and what they share.
+"""Readers of raw data sets, one per file, and what they share.
 
 Imports `shards.files`.
 """

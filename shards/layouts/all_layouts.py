@@ -1,4 +1,4 @@
-"""The layouts that can be built from, by the names that `build --format` takes."""
+"""The known layouts, by the names that `build --format` takes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ VAL_SHARE = 0.1
 
 
 def walk(source: Path, options: SourceOptions | None = None) -> RawFolder:
-    """Find the samples of a source folder, whatever its layout.
+    """Find the samples of a source folder in any known layout.
 
-    Raises ValueError when no layout fits, or several do, and for what the layout cannot read.
+    Raises ValueError if no layout or more than one matches, or for files that the layout cannot
+    read.
     """
     options = options or SourceOptions()
     if not source.is_dir():
@@ -64,7 +65,7 @@ def walk(source: Path, options: SourceOptions | None = None) -> RawFolder:
 
 
 def find_layout(source: Path) -> str:
-    """Return the one layout of a folder.  Raises ValueError when none fits, or several do."""
+    """Return the layout of a folder.  Raises ValueError if none or more than one matches."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.is_here(source)]
     if len(fitting) == 1:
         return fitting[0]
@@ -75,7 +76,7 @@ def find_layout(source: Path) -> str:
 
 
 def make_split(source: Path, found: FoundSamples, seed: int) -> dict[str, list[RawSample]]:
-    """Return a seeded tenth of the samples as `val`, the others as `train`."""
+    """Split off a random tenth of the samples as `val`; the others become `train`."""
     samples = found.splits[""]
     if len(samples) < 2:
         reason = ""

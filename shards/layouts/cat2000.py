@@ -1,8 +1,8 @@
 """CAT2000's layout: `trainSet/Stimuli/<category>/<id>.jpg`, `FIXATIONLOCS` (.mat), `FIXATIONMAPS`.
 
 A. Borji and L. Itti, "CAT2000: A large scale fixation dataset for boosting saliency research",
-2015. `fixLocs` is a binary matrix, so observers cannot be told apart. Only trainSet has gaze: a
-seeded tenth of it becomes `val`.
+2015.  `fixLocs` is a binary matrix, so observers are unknown.  Only trainSet has gaze; a random
+tenth of it becomes `val`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""People's own data: a table of fixations (csv) beside a folder of photographs of any size.
+"""Your own data: a table of fixations (csv) beside a folder of photographs of any size.
 
-Columns, in any order and spelling of case: `image`, `x`, `y`, and where they are known `observer`,
-`time` and `duration` (ms), `split`. `image` is a file's path below the table's folder or below its
-`images/`, with or without its suffix. Where no split is given, a seeded tenth becomes `val`.
-Density maps, if there are any, lie in `maps/` under the photographs' names.
+Columns, in any order and case: `image`, `x`, `y`, and optionally `observer`, `time` and `duration`
+(ms), `split`.  `image` is a file's path below the table's folder or its `images/`, with or without
+its suffix.  Without splits, a random tenth becomes `val`.  Optional density maps lie in `maps/`
+under the photographs' names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NUMBERS = ("x", "y", "time", "duration")
 SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 """Other names of splits."""
 SHORTEST = 10
-"""Milliseconds; a median duration below it is in seconds."""
+"""Milliseconds; a shorter median duration is probably in seconds."""
 
 
 def is_here(source: Path) -> bool:
@@ -50,7 +50,7 @@ def is_here(source: Path) -> bool:
 def find(source: Path, options: SourceOptions) -> FoundSamples:
     """Find the samples and read their gaze.
 
-    Raises ValueError that names the table, and the line, for what cannot be read.
+    Raises ValueError naming the table and, if known, the line.
     """
     path = options.table.expanduser() if options.table else _only_table(source)
     table = read_table(path)
@@ -100,9 +100,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _gaze(rows: pd.DataFrame) -> RawFixations:
-    """Return the gaze on one photograph, by observer, in order of time if it is known.
+    """Return the gaze on one photograph, by observer and, if known, by time.
 
-    Observers with numbers come in order of number, before those with names.
+    Observers with numbers are sorted by number, before those with names.
     """
     names = sorted(set(rows["observer"]), key=_natural)
     positions = np.array([names.index(name) for name in rows["observer"]], np.int32)
@@ -117,9 +117,9 @@ def _gaze(rows: pd.DataFrame) -> RawFixations:
 
 
 def _match(table: Path, names: set[str], paths: Mapping[str, Path]) -> dict[str, str]:
-    """Return the photograph of each name in the table, the name itself where there is none.
+    """Return the photograph of each name in the table, or the name itself if there is none.
 
-    Raises ValueError when a name fits several photographs, or no name fits any.
+    Raises ValueError if a name matches several photographs, or no name matches any.
     """
     photographs = FileNames({file: "/".join(_own_parts(Path(file))) for file in paths})
     found = {name: photographs.find(name) for name in sorted(names)}
@@ -138,9 +138,9 @@ def _match(table: Path, names: set[str], paths: Mapping[str, Path]) -> dict[str,
 
 
 def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSystem) -> str | None:
-    """Return the reason why gaze can hardly be in this system of coordinates, if there is one.
+    """Return the reason to doubt that gaze is in this coordinate system, or None.
 
-    gaze: of each photograph the points (N, 2) as in the source, and the size (H, W).
+    gaze: for each photograph the points (N, 2) as in the source, and the size (H, W).
     """
     shown = [(points[np.isfinite(points).all(1)], size) for points, size in gaze]
     shown = [(points, size) for points, size in shown if len(points)]
@@ -160,7 +160,7 @@ def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSy
             )
 
     def places(swap: bool) -> NDArray[np.float64]:
-        """Return points as parts of the width and height."""
+        """Return points as fractions of width and height."""
         pixels = [(system.to_pixels(p[:, ::-1] if swap else p, size), size) for p, size in shown]
         return np.concatenate([(points + 0.5) / size[::-1] for points, size in pixels])
 
@@ -185,7 +185,7 @@ def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSy
     low, high = np.percentile(place, [5, 95], axis=0)
     if num >= 8 and ((high - low < 0.15).all() or (high == low).any()):
         return f"nearly all of {num} fixations lie in one small part ({span}); {ways_out}"
-    # People look around the middle; the fewer photographs, the less exactly.
+    # Gaze is centred on average; with fewer photographs the mean varies more.
     mean, spread = place.mean(0), 0.2 / np.sqrt(len(shown))
     off = abs(mean - 0.5) - spread
     if num >= 20 and (off[0] > 0.15 or (off > 0.08).all()):
@@ -197,7 +197,7 @@ def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSy
 
 
 def _stem(image: str) -> str:
-    """Return a name for the sample, without a path: `images/a/b.jpg` is `a-b`."""
+    """Return a sample's name without a path: `images/a/b.jpg` is `a-b`."""
     return "-".join(_own_parts(Path(image).with_suffix("")))
 
 
@@ -206,7 +206,7 @@ def _own_parts(path: Path) -> tuple[str, ...]:
 
 
 def _natural(name: str) -> tuple[int, float, str]:
-    """Sort numbers by size, before names."""
+    """Return a sort key: numbers by size, before names."""
     try:
         return 0, float(name), name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Folders of a raw data set, whatever the spelling of their names."""
+"""Find folders and files of a raw data set, ignoring case."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shards.files.stored_pictures import PHOTOGRAPHS
 
 
 class FileNames:
-    """Files by the names that a table may call them.
+    """Find files by the names in a table.
 
-    files: each file's path, and the path below its folder of photographs.  A name that no file has
-    exactly is looked for without its suffix, then whatever its Unicode form, case and slashes, then
-    without the folders of another machine before it.
+    files: each file's path, and the path below its folder of photographs.  Tries the exact name,
+    then the name without its suffix, then ignores Unicode form, case and kind of slash, then drops
+    leading folders.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -29,7 +29,7 @@ class FileNames:
                     self._found[form].add(file)
 
     def find(self, name: str) -> list[str]:
-        """Return the files that fit a name best: none, one, or several."""
+        """Return the files that match a name best: none, one, or several."""
         forms = list(enumerate(_forms(name)))
         level, loosest = forms[-1]
         parts = loosest.split("/")
@@ -39,7 +39,7 @@ class FileNames:
 
 
 def _forms(name: str) -> list[str]:
-    """Return a name, then without suffix; both again in one Unicode form, case and slash."""
+    """Return a name with and without suffix, then both in one Unicode form, case and slash."""
     plain = unicodedata.normalize("NFC", name.replace("\\", "/")).casefold().removeprefix("./")
     return [name, _stem(name), plain, _stem(plain)]
 
@@ -70,7 +70,7 @@ def find_licence(source: Path) -> str | None:
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Return the sub-folders by their names in lower case; ValueError when two are the same."""
+    """Return the sub-folders by lower-case name; ValueError if two names are equal."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
@@ -78,19 +78,19 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 
 def child(folder: Path, name: str) -> Path:
-    """Return the folder's sub-folder of that name, in any spelling of case."""
+    """Return the folder's sub-folder of that name, ignoring case; ValueError if missing."""
     if not has(folder, name):
         raise ValueError(f"{folder} has no folder {name}/")
     return subfolders(folder)[name.lower()]
 
 
 def has(folder: Path, name: str) -> bool:
-    """Whether the folder has a sub-folder of that name, in any spelling of case."""
+    """Whether the folder has a sub-folder of that name, ignoring case."""
     return name.lower() in subfolders(folder)
 
 
 def root(source: Path, name: str) -> Path:
-    """Return the sub-folder of that name where there is one, else the source itself."""
+    """Return the sub-folder of that name if it exists, else the source itself."""
     return child(source, name) if has(source, name) else source
 
 
@@ -100,7 +100,7 @@ def has_all(source: Path, *, names: Sequence[str], within: str = "") -> bool:
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Return the files directly in a folder with one of the suffixes, but for hidden ones."""
+    """Return the files directly in a folder with one of the suffixes, without hidden files."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -109,7 +109,7 @@ def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def photographs_below(source: Path) -> list[Path]:
-    """Return the photographs anywhere in a source but for its `maps/`."""
+    """Return all photographs below a source, except those in its `maps/`."""
     return [
         path
         for path in files_below(source, PHOTOGRAPHS)
@@ -118,7 +118,7 @@ def photographs_below(source: Path) -> list[Path]:
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return files by their names without suffix, in order; ValueError when two are the same."""
+    """Return files by their names without suffix, in order; ValueError if two are equal."""
     return _by(lambda path: path.stem, paths)
 
 

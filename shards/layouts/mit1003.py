@@ -1,8 +1,7 @@
 """MIT1003's layout: `ALLSTIMULI/<stem>.jpeg`, `ALLFIXATIONMAPS/<stem>_fixPts.jpg`, `_fixMap.jpg`.
 
-T. Judd et al., "Learning to predict where humans look", ICCV 2009. Points come as a JPEG, so a
-pixel is fixated where it is over half as bright as white; observers cannot be told apart.
-It has no splits: a seeded tenth becomes `val`.
+T. Judd et al., "Learning to predict where humans look", ICCV 2009.  Fixations are a JPEG: pixels
+above half brightness are fixated, and observers are unknown.  A random tenth becomes `val`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
 
 
 def read_gaze(path: Path, name: str) -> RawFixations:
-    """Read the fixated pixels of a picture of points.  Raises ValueError starting with `name`."""
+    """Read the fixated pixels of a picture.  Raises ValueError starting with `name`."""
     return RawFixations.of_mask(to_grey(open_picture(path.read_bytes(), name)) > 127)
 
 

@@ -1,7 +1,7 @@
 """OSIE's own layout: `data/stimuli/<id>.jpg` and `data/eye/fixations.mat`, one cell per image.
 
-J. Xu et al., "Predicting human gaze beyond pixels", Journal of Vision 14, 2014. It has no splits
-and no density maps: a seeded tenth becomes `val`, maps are made with the authors' 24 pixels.
+J. Xu et al., "Predicting human gaze beyond pixels", Journal of Vision 14, 2014.  A random tenth
+becomes `val`.  Density maps are made with the authors' sigma of 24 pixels.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
 
 
 def read_table(path: Path) -> dict[str, RawFixations]:
-    """Return each photograph's gaze by its stem.  Raises ValueError when the file is not OSIE's."""
+    """Return each photograph's gaze by its stem.  Raises ValueError if the file is not OSIE's."""
     cells = read_mat(path, str(path), ("fixations",))["fixations"]
     try:
         return {Path(cell["img"]).stem: _gaze(cell) for cell in items(cells)}
-    except Exception as error:  # numpy raises many kinds for values of another form
+    except Exception as error:  # numpy raises many kinds for malformed values
         raise ValueError(f"{path} does not hold OSIE's cell `fixations`: {error!r}") from error
 
 

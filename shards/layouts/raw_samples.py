@@ -1,6 +1,6 @@
-"""Samples of a source folder of any layout: how they are paired, read and checked.
+"""Pair, read and check the samples of a source folder in any layout.
 
-Each layout has a file of its own beside this one, with a `LAYOUT` that finds samples, reads gaze.
+Each layout has a file beside this one, with a `LAYOUT` that finds samples and reads gaze.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from shards.layouts.folders import child, has
 from shards.layouts.source_options import ZERO_BASED, CoordinateSystem, Size, SourceOptions
 
 NO_OBSERVER = -1
-"""Of a fixation where the source does not tell who looked."""
+"""The observer of a fixation if the source names none."""
 
 
 class IncompleteSampleError(ValueError):
-    """A sample that cannot be used; the reason ends "3 of 10 images ..."."""
+    """A sample that cannot be used; the reason completes "3 of 10 images ..."."""
 
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(f"{reason}: {file}")
@@ -50,7 +50,7 @@ class RawFixations:
     def of_observers(
         cls, observers: Sequence[NDArray[np.float64]], size: Size | None = None
     ) -> RawFixations:
-        """Join the fixations (M, 2) of observers in order; those without any are counted."""
+        """Join the fixations (M, 2) of observers in order; count observers without any."""
         numbers = np.arange(len(observers), dtype=np.int32)
         return cls(
             points=np.concatenate([np.empty((0, 2)), *observers]),
@@ -76,9 +76,9 @@ FixationReader = Callable[[Path, str], RawFixations]
 
 @dataclass(frozen=True, kw_only=True)
 class RawSample:
-    """One sample: its files relative to the source folder, and its gaze, or the file that has it.
+    """One sample: its files relative to the source folder, and its gaze.
 
-    key: `split/stem`.  density: None where there is no map, or none is wanted.
+    key: `split/stem`.  gaze: the fixations, or their file.  density: None if missing or unwanted.
     """
 
     key: str
@@ -88,7 +88,7 @@ class RawSample:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of this sample only."""
+        """The files that belong only to this sample."""
         return tuple(
             file for file in (self.image, self.gaze, self.density) if isinstance(file, str)
         )
@@ -98,8 +98,8 @@ class RawSample:
 class FoundSamples:
     """The samples and faults that a layout finds.
 
-    splits: samples by split; the split "" only where the source has none.  faults: images that miss
-    a file, and files that miss their image.  unlabelled: splits of images only.
+    splits: samples by split; a single split "" if the source has none.  faults: images that lack a
+    file, and files that lack their image.  unlabelled: splits of images only.
     tables: files with the gaze of many samples.  read_as: options that change their meaning.
     """
 
@@ -120,10 +120,10 @@ class FoundSamples:
         table: Path | None = None,
         rename: Callable[[str], str] = str,
     ) -> None:
-        """Add samples: the files of the same name, in the order of `gaze`.
+        """Add a sample for each set of files with one name, in the order of `gaze`.
 
-        split: of all, or by name.  maps: None where none are wanted.
-        table: the file that `gaze` is from, for messages.  rename: gives the sample's name.
+        split: of all, or by name.  maps: None if unwanted.
+        table: the file that `gaze` is from, for messages.  rename: returns a sample's name.
         """
 
         def relative(path: Path) -> str:
@@ -156,12 +156,12 @@ class FoundSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A kind of source folder.
+    """A layout of source folders.
 
-    looks: its folders, for messages.  is_here: whether a folder is laid out so.
-    find: finds its samples and opens none of their files.
-    coordinates: None where the user states them.  read_gaze: reads the file of one sample.
-    sigma: pixels of the Gaussian that the authors blur with, None when they do not say.
+    looks: its folders, for messages.  is_here: whether a folder has this layout.
+    find: finds its samples without opening their files.
+    coordinates: None if the user states them.  read_gaze: reads the file of one sample.
+    sigma: of the authors' Gaussian in pixels; None if unknown.
     """
 
     name: str
@@ -177,7 +177,7 @@ class Layout:
 class RawFolder:
     """The samples and faults of a source folder; see `Layout` and `FoundSamples`.
 
-    split_seed: of the split that was made, None when the folder has its own.
+    split_seed: of a split made here; None if the folder has splits.
     fingerprint: changes with a file's name, size or time.
     """
 
@@ -192,7 +192,7 @@ class RawFolder:
 
     @property
     def num_images(self) -> int:
-        """Samples and faults together."""
+        """The number of samples and faults."""
         return len(self.faults) + sum(len(samples) for samples in self.splits.values())
 
     @property
@@ -202,7 +202,7 @@ class RawFolder:
 
 
 def maps_folder(folder: Path, name: str, options: SourceOptions) -> Path | None:
-    """Return the folder of density maps; None where there is none, or none is wanted."""
+    """Return the folder of density maps; None if it is missing or unwanted."""
     if options.maps == "fixations" or (options.maps == "auto" and not has(folder, name)):
         return None
     return child(folder, name)
@@ -210,10 +210,10 @@ def maps_folder(folder: Path, name: str, options: SourceOptions) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedSample:
-    """One sample as read from the raw folder, with what was dropped from its gaze.
+    """A sample read from the raw folder, and the counts of dropped gaze.
 
     density: (H, W) uint8, the decoded density map.
-    density_cc: correlation of the map from a file with one made of the fixations, or None.
+    density_cc: correlation of a map from a file with one made from the fixations, or None.
     """
 
     sample: Sample
@@ -224,12 +224,12 @@ class CheckedSample:
 
 
 def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> CheckedSample:
-    """Read and check one sample: pictures decode whole, all sizes agree, somebody looked.
+    """Read one sample; check that its pictures decode, sizes agree and there are fixations.
 
-    A fixation is rounded to the nearest pixel, halves to the right and down.  One that is then
-    outside the photograph, or is not a number, is dropped and counted, never moved.
-    sigma: pixels of the Gaussian that makes a density map where there is no file.
-    Raises IncompleteSampleError that names the file at fault.
+    A fixation is rounded to the nearest pixel, halves to the right and down.  If it is then outside
+    the photograph, or not a number, it is dropped and counted.
+    sigma: of the Gaussian that makes a missing density map, in pixels.
+    Raises IncompleteSampleError naming the file.
     """
     try:
         image = stored_pictures.as_stored((folder.path / raw.image).read_bytes(), raw.image)

@@ -1,6 +1,6 @@
-"""SALICON's layout: `images/`, `fixations/` (.mat) and `maps/`, in any spelling of case.
+"""SALICON's layout: `images/`, `fixations/` (.mat) and `maps/`, ignoring case.
 
-Each has a folder per split, or none at all: then a seeded tenth becomes `val`, the rest `train`.
+Each has a folder per split.  If none has, a random tenth becomes `val`, the rest `train`.
 Without `maps/`, density maps are made from the fixations.
 """
 
@@ -21,11 +21,11 @@ from shards.layouts.raw_samples import FoundSamples, Layout, RawFixations, maps_
 from shards.layouts.source_options import ONE_BASED, SourceOptions
 
 MASKS = (".png", ".bmp", ".tif", ".tiff")
-"""Of binary pictures of the fixated pixels, where there is no .mat file."""
+"""Suffixes of binary pictures of the fixated pixels, for sources without .mat files."""
 SIGMA = 19.0
-"""Pixels of the Gaussian that made SALICON's maps, at 640 x 480."""
+"""Sigma of SALICON's maps in pixels, at 640 x 480."""
 FEWEST_OF_2017 = 300
-"""Fixated pixels an image: SALICON's edition of 2015 has about 170, that of 2017 about 510."""
+"""Fixated pixels per image: SALICON's 2015 edition has about 170, that of 2017 about 510."""
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:
@@ -71,7 +71,7 @@ def _pair(found: FoundSamples, source: Path, split: str, folders: dict[str, Path
 
 
 def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
-    """Return which edition of SALICON it is; None for another data set in the same layout.
+    """Return the edition of SALICON; None for another data set in the same layout.
 
     first_key: of a sample; SALICON's photographs are COCO's.  mean_fixated_pixels: per image.
     """
@@ -83,8 +83,8 @@ def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
 def read_gaze(path: Path, name: str) -> RawFixations:
     """Read the gaze of one .mat file, or of a binary picture of the fixated pixels.
 
-    An observer without fixations may have any shape.
-    Raises ValueError starting with `name` when the file is not SALICON's.
+    The fixations of an observer without any may have any shape.
+    Raises ValueError starting with `name` if the file is not SALICON's.
     """
     if path.suffix.lower() != ".mat":
         pixels = to_grey(open_picture(path.read_bytes(), name))
@@ -95,13 +95,13 @@ def read_gaze(path: Path, name: str) -> RawFixations:
     try:
         height, width = (int(value) for value in np.ravel(content["resolution"]))
         gaze = [_observer(observer["fixations"]) for observer in items(content["gaze"])]
-    except Exception as error:  # numpy raises many kinds for values of another form
+    except Exception as error:  # numpy raises many kinds for malformed values
         raise ValueError(f"{name} does not hold SALICON's `gaze`: {error!r}") from error
     return RawFixations.of_observers(gaze, (height, width))
 
 
 def _observer(fixations: Any) -> NDArray[np.float64]:
-    # Small unsigned integers come too: as floats they can be compared and shifted safely.
+    # Files may hold small unsigned integers; as floats they cannot overflow.
     points = np.asarray(fixations, dtype=np.float64)
     if points.size == 0:
         return np.empty((0, 2))

@@ -1,8 +1,8 @@
 """SALICON's original JSON: `fixations_<split>2014.json` beside the photographs.
 
-The tables lie in the folder itself or in its `annotations/`, the photographs anywhere in it, by
-the names that the tables give. Points are one-based rows and columns. Density maps, if there are
-any, lie in `maps/`, by the photographs' names.
+Tables lie in the folder or its `annotations/`, photographs anywhere below it, under the names in
+the tables.  Points are one-based (row, column).  Optional density maps lie in `maps/` under the
+photographs' names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLE = re.compile(r"fixations_([a-z]+)\d*\.json", re.I)
 
 
 def is_here(source: Path) -> bool:
-    """Whether the folder is laid out like this."""
+    """Whether the folder has this layout."""
     return bool(_tables(source))
 
 
@@ -50,7 +50,7 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
 def read_table(path: Path) -> dict[str, RawFixations]:
     """Return each photograph's gaze by its stem, sorted.
 
-    Raises ValueError when the file is not SALICON's, or has a photograph twice.
+    Raises ValueError if the file is not SALICON's, or has a photograph twice.
     """
     try:
         content = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The options of reading a source; light, since the command line is made of them."""
+"""Options for reading a source; imports little, since the command line needs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateSystem:
-    """The meaning of the coordinates in a source."""
+    """Units and origin of a source's coordinates."""
 
     units: Literal["pixels", "fraction"] = "pixels"
     """csv: unit of x and y: pixels of the photograph, or fractions of its width and height."""
@@ -25,7 +25,7 @@ class CoordinateSystem:
     """csv: the number of the first pixel, where pixels are counted from a corner."""
 
     def to_pixels(self, points: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
-        """Return points (N, 2) as (x, y) in pixels, 0 at the centre of the first, y downwards."""
+        """Convert points (N, 2) to (x, y) pixels: 0 is the first pixel's centre, y points down."""
         extent = np.array(size[::-1])
         if self.units == "fraction":
             points = points * extent - 0.5
@@ -45,7 +45,7 @@ ZERO_BASED, ONE_BASED = CoordinateSystem(), CoordinateSystem(first_pixel=1)
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to read a source."""
+    """Options for reading a source."""
 
     format: str | None = None
     """Layout of SRC, found by its folders' names when not given: salicon, salicon-json, osie,
