@@ -1,4 +1,4 @@
-"""From shards to a rank's batches, in an order that is a function of seed and epoch.
+"""Read a rank's batches from shards, in an order given by seed and epoch.
 
 Imports `shards.files`.
 """

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorPolicy:
-    """The reaction to a sample that cannot be read."""
+    """Handling of samples that cannot be read."""
 
     on_error: Literal["strict", "skip"] = "strict"
     """A sample that cannot be read: `strict` stops, `skip` logs, counts and leaves it out."""
@@ -39,23 +39,23 @@ class ErrorPolicy:
 
 
 Unread = dict[int, tuple[float, str]]
-"""Positions of samples that could not be read: the weight that each would have had, the reason."""
+"""Unreadable samples by position: the weight that each would have had, and the reason."""
 
 
 class Loader:
-    """Batches of one rank, decoded when they are asked for or ahead by `num_workers` threads.
+    """Batches of one rank, decoded on demand or ahead of time by `num_workers` threads.
 
-    Decoders release Python's lock: threads do what a DataLoader's processes would, without a copy
-    of each batch in shared memory, which costs as much as decoding it.
+    Decoders release the GIL, so threads do the work of a DataLoader's processes.  They avoid a copy
+    of each batch through shared memory, which costs as much as decoding it.
 
     batch_size: of all ranks together.  mix: shares of the data sets that the reader joins.
-    canvas: (H, W) on which samples of any size are shown; without it all have one size.
+    canvas: (H, W) for samples of any size; without it all must have one size.
     stretch: fill the canvas instead of letterboxing.
-    pin_memory: hand out batches in page-locked memory.
-    micro_batch: a rank's share of a batch that is larger comes as `num_parts` batches of about that
-    size, one after another; 0: as one.
-    Raises ValueError when there are more ranks than samples in a batch, or images that would share
-    one differ in size.  While it is read, ValueError or OSError for a sample that cannot be.
+    pin_memory: return batches in page-locked memory.
+    micro_batch: if a rank's share of a batch is larger, split it into `num_parts` batches of about
+    this size; 0: never.
+    Raises ValueError if there are more ranks than samples in a batch, or if images of different
+    sizes would share one.  Iterating raises ValueError or OSError for an unreadable sample.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Loader:
         self.shuffle, self.mix = shuffle, tuple(mix)
         self.augmentation = augmentation or Augmentation()
         self.skipped: set[int] = set()
-        """Positions of this rank's samples that could not be read."""
+        """Positions of this rank's unreadable samples."""
         self.num_unread = 0
-        """Those of the latest epoch, or of the part of it that was read."""
+        """Unreadable samples of the latest epoch, so far."""
         self.num_steps, share = self.plan(0).indices.shape
         self.num_parts = -(-share // (micro_batch or share))
         if batch_size > world_size and canvas is None:
@@ -108,7 +108,7 @@ class Loader:
         )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the epoch's batches from `start_step` on, exactly as if it had never stopped."""
+        """Yield the epoch's batches from `start_step` on, the same as without a stop."""
         self.num_unread = 0
         steps = self.plan(epoch).steps(start_step, self.num_parts)
         for batch, unread in self._ahead(steps) if self.num_workers else map(self._batch, steps):
@@ -146,7 +146,7 @@ class Loader:
                 if self.errors.on_error == "strict":
                     raise
                 unread.setdefault(position, (weight, str(error)))
-        # Another sample of the batch with weight 0 is better for BatchNorm than a blank.
+        # For BatchNorm, another sample of weight 0 is better than a black picture.
         spares = {sample.density.shape: sample for sample in samples.values()}
         weights = step.weights * np.array([position in samples for position in positions])
         sizes = [self.reader.sizes[position] for position in positions]

@@ -1,4 +1,4 @@
-"""Which samples a rank reads: a pure function of (seed, epoch, step, rank)."""
+"""The order of samples: a pure function of (seed, epoch, step, rank)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 class EpochPlan(NamedTuple):
     """The samples of one rank in one epoch: a row for each step, b samples each.
 
-    indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 where
-    a step is only filled up.  flips: (steps, b) bool, whether to mirror.
-    draws: (steps, b, 6) float32 in 0..1 (below 1): three for what is shown, three for the colours.
+    indices: (steps, b) int64 positions in the split.  weights: (steps, b) float32, 1, or 0 for
+    samples that only fill a step.  flips: (steps, b) bool, samples to mirror.
+    draws: (steps, b, 6) float32 in [0, 1): three for the crop, three for the colours.
     """
 
     indices: NDArray[np.int64]
@@ -23,7 +23,7 @@ class EpochPlan(NamedTuple):
     draws: NDArray[np.float32]
 
     def steps(self, start: int = 0, num_parts: int = 1) -> Iterator[EpochPlan]:
-        """Yield the rows of each step from `start` on, in so many parts, one after another."""
+        """Yield the rows of each step from `start` on, each split into `num_parts`."""
         for row in zip(*(values[start:] for values in self), strict=True):
             for part in zip(*(np.array_split(values, num_parts) for values in row), strict=True):
                 yield EpochPlan(*part)
@@ -42,15 +42,16 @@ def epoch_plan(
     parts: Sequence[int] = (),
     mix: Sequence[float] = (),
 ) -> EpochPlan:
-    """Return the steps of one rank: its slice of each global batch of one global order.
+    """Return the steps of one rank: its slice of each global batch.
 
     Order, flips and draws depend on (seed, epoch) only: any number of ranks reads the same batches.
-    The last one is filled up from the start of the order with weight 0, and so is each where ranks
-    cannot share it equally: every rank has equally many steps and samples in each, every sample has
-    weight 1 exactly once.  mix: shares of the batches for data sets of `parts` samples that follow
-    each other: an epoch is as long, but one with a larger share than its own is read several times,
-    one with a smaller in part, and the next part in the next epoch.
-    Raises ValueError when there are more ranks than samples in a batch.
+    Samples of weight 0 fill up the last batch, and batches that the ranks cannot share equally.
+    All ranks therefore have equally many steps and samples per step.  Without a mix, every sample
+    has weight 1 exactly once.
+    parts: sizes of the joined data sets.  mix: their shares of the batches.  The length of the
+    epoch stays the same.  A data set with a larger share than its own is read several times.  One
+    with a smaller share is read in part, and its next part in the next epoch.
+    Raises ValueError if there are more ranks than samples in a batch.
     """
     if not 1 <= world_size <= batch_size:
         raise ValueError(f"{world_size} ranks cannot share a batch of {batch_size}")
@@ -68,7 +69,7 @@ def epoch_plan(
     flips = np.random.default_rng(flip_seed).random(places) < 0.5
     draws = np.random.default_rng(draw_seed).random((places, 6), np.float32)
     share = -(-batch_size // world_size)
-    # Columns of a rank; those beyond the batch show its first samples once more.
+    # Columns of a rank; those beyond the batch repeat its first samples.
     columns = np.arange(rank * share, (rank + 1) * share)
     shown = np.arange(places).reshape(num_steps, batch_size)[:, columns % batch_size]
     counts = (columns < batch_size) & (shown < num_samples)
@@ -83,9 +84,9 @@ def epoch_plan(
 def mixed_order(
     sizes: Sequence[int], mix: Sequence[float], seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Return positions in joined data sets, each with its share of the places; (sum of sizes,).
+    """Return positions (sum of sizes,) in joined data sets, in proportion to their shares.
 
-    A data set is read in one shuffled pass after another, over all epochs: none of its samples is
+    Each data set is read in shuffled passes, which continue across epochs: none of its samples is
     read a third time before each was read twice.
     """
     check_mix(sizes, mix)

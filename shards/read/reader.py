@@ -1,4 +1,4 @@
-"""The samples of a split, by position, of one data set or of several one after another."""
+"""The samples of a split, by position, of one or several data sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ShardReader:
 
     manifest: of all data sets together.  folder: of the first.
     parts: the number of samples of each data set.
-    Raises ValueError when a folder does not match its manifest or has no such split.
+    Raises ValueError if a folder does not match its manifest or lacks the split.
     """
 
     def __init__(self, data: Path | str | Sequence[Path | str], split: str) -> None:
@@ -67,8 +67,8 @@ class ShardReader:
     def sample(self, position: int) -> Sample:
         """Read one sample.
 
-        Raises ValueError that names shard and sample when its bytes have changed or are not there,
-        OSError when the storage does not give them.
+        Raises ValueError naming shard and sample if its bytes are missing or changed, OSError if
+        the storage fails.
         """
         entry = self.entries[position]
         files, shard = self._files[entry.shard], self.shards[entry.shard]
@@ -79,7 +79,7 @@ class ShardReader:
             raise ValueError(f"{files.store.place(shard.file)}: {error}") from error
 
     def decoded(self, position: int) -> Decoded:
-        """Read one sample and decode its pictures; raises what `sample` does."""
+        """Read one sample and decode its pictures; raises the errors of `sample`."""
         sample = self.sample(position)
         try:
             return decode(sample)
@@ -97,7 +97,7 @@ def step_keys(
     step: int,
     mix: Sequence[float] = (),
 ) -> list[str]:
-    """Return the names of a step's training samples of all ranks; epoch and step are from 0."""
+    """Return the keys of a step's training samples of all ranks; epoch and step are from 0."""
     plan = epoch_plan(
         num_samples=len(reader),
         batch_size=batch_size,

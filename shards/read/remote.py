@@ -1,9 +1,8 @@
-"""The bytes of samples: from a folder here, or by way of a bounded cache from an object store.
+"""Read the bytes of samples: from a local folder, or from an object store with a bounded cache.
 
-The processes of a node share the cache.  A shard that has a place in it is fetched once, must have
-the manifest's checksum, and is read here from then on.  The samples of other shards are read with
-range requests: in a random order over all shards, a cache that drops a shard to take another would
-fetch each many times an epoch.
+The processes of a node share the cache.  Shards that fit are fetched once, checked against the
+manifest, and then read locally.  Samples of other shards are read with range requests: the order is
+random, so a cache with eviction would fetch each shard many times an epoch.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ CACHE_BYTES = "EMLNET_SHARD_CACHE_GB"
 DEFAULT_CACHE = "~/.cache/emlnet/shards"
 DEFAULT_GB = 50.0
 PAUSES = (0.25, 0.5, 1.0)
-"""Seconds before another attempt, of which there are so many."""
+"""Seconds before each retry."""
 MARK = "last-use"
-"""File in a data set's folder of the cache: the bytes it may take; its time is the last use."""
+"""File in a data set's cache folder: its quota in bytes; its time is the last use."""
 IN_USE = 3600
-"""Seconds after its last use in which a data set is not removed from the cache."""
+"""Seconds after its last use before a data set may be removed from the cache."""
 OWN = re.compile(r"[0-9a-f]{32}")
-"""Names of the cache's folders: each is that of a data set."""
+"""Names of the cache's folders, one per data set."""
 
 Result = TypeVar("Result")
 
@@ -45,8 +44,8 @@ Result = TypeVar("Result")
 class ShardFiles:
     """The shards of one data set, here or in an object store.
 
-    The environment says where a remote one is cached and how much: EMLNET_SHARD_CACHE, a folder,
-    and EMLNET_SHARD_CACHE_GB.  What else lies in that folder is neither counted nor touched.
+    EMLNET_SHARD_CACHE names the cache folder, EMLNET_SHARD_CACHE_GB its size.  Other files in that
+    folder are neither counted nor touched.
     """
 
     def __init__(self, folder: Path | str, manifest: Manifest) -> None:
@@ -60,8 +59,8 @@ class ShardFiles:
     def read(self, shard: Shard, entry: IndexEntry) -> bytes:
         """Return a sample's bytes.
 
-        Raises ValueError that names shard and sample when they have changed or are not there,
-        OSError when the store does not answer.
+        Raises ValueError naming shard and sample if they are missing or changed, OSError if the
+        store does not answer.
         """
         place = self.store.place(shard.file)
         if self.store.is_local:
@@ -77,7 +76,7 @@ class ShardFiles:
 
         def fetch() -> bytes:
             piece = self.store.read(shard.file, entry.offset, entry.offset + entry.length)
-            if len(piece) == shard.num_bytes:  # From a web server that knows no ranges.
+            if len(piece) == shard.num_bytes:  # The server ignored the range.
                 piece = piece[entry.offset : entry.offset + entry.length]
             check_piece(piece, entry, place)
             return piece
@@ -85,7 +84,7 @@ class ShardFiles:
         return _retry(fetch, what)
 
     def _cached_file(self, shard: Shard, what: str) -> Path | None:
-        """Return the shard's file in the cache, fetched if need be; None if it has no place."""
+        """Return the shard's file in the cache, fetched if needed; None if it does not fit."""
         path = self.folder / shard.file
         try:
             if self._cached is None:
@@ -98,7 +97,7 @@ class ShardFiles:
                     if not path.is_file():
                         _retry(lambda: self._fetch(shard, path), what)
         except OSError as error:
-            if error.errno is None:  # Of the store; the cache's disk gives a number.
+            if error.errno is None:  # From the store; errors of the cache's disk have a number.
                 raise
             logger.warning("%s cannot be cached: %s; its samples are read one by one", path, error)
             self._cached = set()
@@ -106,7 +105,7 @@ class ShardFiles:
         return path
 
     def _admit(self) -> set[str]:
-        """Return the shards that fit the cache, once data sets out of use are removed."""
+        """Remove unused data sets if space is needed; return the shards that fit the cache."""
         shards = self.manifest.shards
         ends = np.cumsum([shard.num_bytes for shard in shards]).tolist()
         mark = self.folder / MARK
@@ -128,7 +127,7 @@ class ShardFiles:
         return {shard.file for shard, end in zip(shards, ends, strict=True) if end <= own}
 
     def _fetch(self, shard: Shard, path: Path) -> None:
-        """Fetch a shard under another name, check it, and give it its own."""
+        """Fetch a shard to a temporary file, check it, and rename it."""
         part = path.with_name(f"{shard.file}.part")
         try:
             self.store.download(shard.file, part)
@@ -142,7 +141,7 @@ class ShardFiles:
 
 
 def cache_limit() -> int:
-    """Return the bytes that the cache may hold; ValueError when the environment says nonsense."""
+    """Return the cache's size limit in bytes; ValueError if the environment's is not a number."""
     text = os.environ.get(CACHE_BYTES) or str(DEFAULT_GB)
     try:
         return int(max(0.0, float(text)) * 1e9)
@@ -151,7 +150,7 @@ def cache_limit() -> int:
 
 
 def _retry(fetch: Callable[[], Result], what: str) -> Result:
-    """Return the result of `fetch`, tried again after PAUSES; the last error names `what`."""
+    """Call `fetch`, again after each of PAUSES if it fails; the last error names `what`."""
     for pause in (*PAUSES, None):
         try:
             return fetch()
@@ -169,7 +168,7 @@ def _retry(fetch: Callable[[], Result], what: str) -> Result:
 
 
 def _read_range(path: Path, entry: IndexEntry, place: str) -> bytes:
-    """Return a sample's bytes from its shard; ValueError when they are not the manifest's."""
+    """Return a sample's bytes from its shard; ValueError if they do not match the manifest."""
     try:
         with path.open("rb", buffering=0) as tar:
             piece = os.pread(tar.fileno(), entry.length, entry.offset)
