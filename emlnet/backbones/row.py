@@ -65,7 +65,7 @@ class Backbone:
 
     @property
     def step(self) -> int:
-        """Pixels between valid heights and widths: 8, or a transformer's patch size."""
+        """Step of heights and widths in pixels: 8, or a transformer's patch size."""
         return self.multiple if 8 % self.multiple else 8
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:

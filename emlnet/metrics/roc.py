@@ -55,8 +55,8 @@ def area_in_steps(
     """Mean area over random sets of negatives, thresholds in steps of 0.1.
 
     maps: (B, N) in 0..1.  fixations: the positives, each pixel once.  others: pixels to draw
-    negatives from without replacement, as many as positives (or all); None draws from all pixels
-    with replacement.  seeds: (B,) int64.
+    negatives from without replacement, as many as positives (all if there are fewer); None draws
+    from all pixels with replacement.  seeds: (B,) int64.
     Returns (B,) float64; NaN without positives or negatives.
     """
     device, num_pixels = maps.device, maps.shape[1]

@@ -194,7 +194,7 @@ class Manifest:
                 "run `python -m shards build` (again)"
             ) from error
         manifest = cls.parse(text, store.place(MANIFEST))
-        if store.scheme in ("http", "https"):  # No file lists: checked on fetch.
+        if store.scheme in ("http", "https"):  # Cannot list files; shards are checked when fetched.
             return manifest
         sizes = store.sizes()
         expected: dict[str, int | None] = {s.file: s.num_bytes for s in manifest.shards}

@@ -61,7 +61,7 @@ def as_stored(data: bytes, name: str) -> bytes:
 
 
 def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode to (H, W, 3) uint8 as `data.images.decode_picture`, faster for most JPEGs."""
+    """Decode as `emlnet.data.images.decode_picture`, (H, W, 3) uint8; faster for most JPEGs."""
     with suppress(Exception):  # Pillow, below, raises with the reason.
         header = Image.open(io.BytesIO(data))
         if (
