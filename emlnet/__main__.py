@@ -39,7 +39,7 @@ class Pull(Registry):
     """Folder, archive (.tar, .tar.gz, .tgz, .zip) or http(s) address of either, instead of the
     registry; an archive may be followed by #sha256=HEX.  Needs no MLflow."""
     sha256: str | None = None
-    """Refuse the model unless its model.json, which names its files' digests, has this one."""
+    """Expected SHA-256 of model.json, which holds the digests of the other files."""
 
     def execute(self) -> int:
         """Pull the model and print its name and digest."""

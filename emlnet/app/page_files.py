@@ -72,10 +72,7 @@ class PageFiles:
         return Result(photograph=photograph, png=png, npy=npy)
 
     def overlay(self, result: Result, strength: float, contour: bool) -> NDArray[np.uint8]:
-        """Return the picture (H, W, 3) with its map laid over it.
-
-        Raises ValueError if the files have expired.
-        """
+        """Return the picture (H, W, 3) under its map; ValueError if the files have expired."""
         if not (result.npy.exists() and result.photograph.exists()):
             raise ValueError("the result has expired; drop the picture again")
         grey = np.asarray(Image.open(result.png), np.float32) / 255

@@ -133,7 +133,6 @@ def build(shelf: ModelShelf, files: PageFiles) -> Any:
 
 @contextmanager
 def _page_errors(gr: Any) -> Iterator[None]:
-    """Show a ValueError on the page."""
     try:
         yield
     except ValueError as error:

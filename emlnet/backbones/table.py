@@ -20,10 +20,7 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Find a backbone by its name in the table, or by `timm:<name>`.
-
-    Raises ValueError listing the known names.
-    """
+    """Find a backbone by name or `timm:<name>`; ValueError listing the known names."""
     if name.startswith(timm_rows.PREFIX):
         return timm_rows.timm_row(name)
     if name not in BACKBONES:

@@ -68,10 +68,7 @@ def decode_picture(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> NDArray[np.uint8]:
-    """Decode a picture to (H, W, 3) uint8 RGB: rotated by its EXIF, alpha on white.
-
-    Raises ValueError as `open_picture` does.
-    """
+    """Decode to (H, W, 3) uint8 RGB, rotated by EXIF, alpha on white; errors of `open_picture`."""
     return to_rgb(open_picture(data, name, max_pixels, formats), name)
 
 
@@ -109,7 +106,6 @@ def open_picture(
 
 @cache
 def _available(formats: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the formats that can be decoded here."""
     if "HEIF" not in formats:
         return formats
     if find_spec("pillow_heif") is None:
@@ -139,12 +135,9 @@ def _check_16_bit_colour(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
-    """Convert a picture of any mode to (H, W, 3) uint8 RGB: rotated by its EXIF, alpha on white.
-
-    Broken EXIF is ignored.
-    """
+    """Convert a picture of any mode to (H, W, 3) uint8 RGB: rotated by its EXIF, alpha on white."""
     stated = _stated_range(image)
-    with suppress(Exception):  # Pillow raises SyntaxError, struct.error and more.
+    with suppress(Exception):  # Ignore broken EXIF.
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         grey = to_unit_range(np.asarray(image), name, stated)

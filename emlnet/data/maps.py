@@ -99,10 +99,7 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def mirror_average(output: Tensor, mirrored: Tensor, kind: Kind) -> Tensor:
-    """Average an output (B, 1, H, W) with that of the mirrored image; the kind stays the same.
-
-    Log-densities are averaged as densities.
-    """
+    """Average an output (B, 1, H, W) with the mirrored image's; densities as densities."""
     back = mirrored.flip(-1)
     if kind == "density":
         return torch.logaddexp(output, back) - torch.log(torch.tensor(2.0))

@@ -63,7 +63,6 @@ def by_frame(
 
 
 def _cut_targets(targets: Targets, row: int, frame: Box) -> Targets:
-    """Return the targets of one image, cut to its frame."""
     height, width = targets.size
     own = targets.index // (height * width) == row
     index = targets.index[own] - row * height * width

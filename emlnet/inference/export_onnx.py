@@ -174,7 +174,6 @@ def _smooth_resize(
 
 
 def _describe(path: Path, about: Mapping[str, Any]) -> None:
-    """Write name, size and licence into the file."""
     import onnx
 
     model = onnx.load(str(path))

@@ -75,7 +75,6 @@ def _data_facts(data: dict[str, Any]) -> str:
 
 
 def _scores(scores: dict[str, float]) -> str:
-    """Return the scores in words."""
     if not scores:
         return "none recorded"
     shown = ", ".join(f"{label(name)} {value:.3f}" for name, value in scores.items())

@@ -189,10 +189,7 @@ def predict_all(
 def _predict(
     model: Package, pictures: Sequence[tuple[Path, Path]], flip: bool, batch_size: int
 ) -> Iterator[tuple[Path, NDArray[np.uint8], Prediction] | str]:
-    """Yield stem, pixels and prediction of each picture, or an error message if it is unreadable.
-
-    The next pictures are read while the current ones are computed.
-    """
+    """Yield stem, pixels and prediction of each picture, or why it is unreadable."""
     parts = [pictures[k : k + batch_size] for k in range(0, len(pictures), batch_size)]
     with ThreadPoolExecutor(2) as readers:
         ahead = readers.map(_read, parts[0])
@@ -205,7 +202,6 @@ def _predict(
 
 
 def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
-    """Return a picture's pixels, or an error message."""
     try:
         return read_picture(item[0])
     except ValueError as error:

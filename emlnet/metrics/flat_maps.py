@@ -142,8 +142,6 @@ def sort_rows(values: Tensor) -> Tensor:
 
 
 def dot(first: Tensor, second: Tensor) -> Tensor:
-    """(B,) row-wise dot products of two (B, N).
-
-    BLAS sums long rows with errors of up to 1 % in float32.
-    """
+    """(B,) row-wise dot products of two (B, N)."""
+    # BLAS sums long rows with errors of up to 1 % in float32.
     return (first * second).sum(1)

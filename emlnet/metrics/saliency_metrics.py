@@ -297,10 +297,7 @@ def score(
 
 
 def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels | Tensor:
-    """Check an input of `score` and convert it for the metric functions.
-
-    start: position in the batch of the first image.
-    """
+    """Check an input of `score` and convert it; start: batch position of its first image."""
     if name == "seeds":
         return tensor
     if name in ("fixations", "nonfixations"):
@@ -323,7 +320,6 @@ def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels 
 
 
 def _check_shapes(maps: dict[str, Tensor]) -> None:
-    """Raise ValueError unless all maps, by name, are (B, 1, H, W) of one size."""
     first = next(iter(maps))
     for name, given in maps.items():
         if given.ndim != 4 or given.shape[1] != 1:

@@ -164,10 +164,7 @@ class DensityHead(nn.Module):
 
 
 def eml_readout(channels: int, kernel: int = 3) -> nn.Sequential:
-    """Return EML-NET's readout: convolution to one channel with bias, BatchNorm, ReLU.
-
-    Kernel 1, as in EML-NET's NASNet, has a sigmoid instead of the ReLU.
-    """
+    """Return EML-NET's readout: convolution with bias, BatchNorm, ReLU (kernel 1: sigmoid)."""
     activation = nn.Sigmoid() if kernel == 1 else nn.ReLU()
     return nn.Sequential(eml_conv(channels, kernel), nn.BatchNorm2d(1), activation)
 

@@ -69,10 +69,7 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
 
 
 def weights_before(row: Backbone, num_taps: int) -> set[str]:
-    """Return the names of the weights that a backbone's first taps depend on.
-
-    They are found by a backward pass on the meta device.
-    """
+    """Return the names of the weights that a backbone's first taps depend on."""
     if not num_taps:
         return set()
     with torch.device("meta"):

@@ -157,10 +157,7 @@ def find_aliases(client: MlflowClient) -> dict[str, str]:
 def find_version(
     client: MlflowClient, alias: str | None = None, version: str | int | None = None
 ) -> Any:
-    """Return the registered version with that number or alias, by default the champion.
-
-    Raises ValueError listing the aliases if it does not exist.
-    """
+    """Return the version with that number or alias (default: champion); ValueError if missing."""
     aliases = find_aliases(client)
     number = aliases.get(alias or CHAMPION, 0) if version is None else version
     found = client.search_model_versions(f"name = '{NAME}' and version_number = {number}")

@@ -147,7 +147,6 @@ def train_step(state: TrainState, plan: Plan, batches: list[TrainBatch]) -> Tens
 
 
 def _steps(source: BatchSource, state: TrainState) -> Iterator[list[TrainBatch]]:
-    """Yield the batches of each remaining step of the state's epoch."""
     batches = iter(source.train(state.epoch, state.step))
     while step := list(islice(batches, source.batches_per_step)):
         yield step

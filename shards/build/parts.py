@@ -134,7 +134,7 @@ def write_part(task: ShardTask) -> int:
 def add_density(
     total: NDArray[np.float64] | None, density: NDArray[Any], mass: float = 1
 ) -> NDArray[np.float64]:
-    """Add a density (H, W), scaled to a sum of `mass`, to a total, at the size of the first one."""
+    """Add a density (H, W), scaled to a sum of `mass` and resized, to a total; None starts one."""
     total = np.zeros(density.shape) if total is None else total
     if density.shape != total.shape:
         whole = torch.from_numpy(density.astype(np.float64))[None, None]

@@ -140,7 +140,6 @@ def _hashes(raw: RawFolder, samples: Sequence[RawSample]) -> dict[str, str | Non
 
 
 def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progress: bool) -> None:
-    """Write the missing shards."""
     # Tasks may run in another working folder, and carry their own samples only.
     folder = replace(raw, path=raw.path.absolute(), splits={}, faults=())
     tasks = [

@@ -181,10 +181,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:
-        """Read the folder's manifest and check that its files exist with their sizes.
-
-        Raises ValueError naming the difference.
-        """
+        """Read the folder's manifest; ValueError unless its files exist with their sizes."""
         store = Store(folder)
         try:
             text = store.read(MANIFEST)

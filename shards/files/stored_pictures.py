@@ -76,10 +76,7 @@ def decode_photograph(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def read_density(path: Path, name: str) -> NDArray[np.uint8]:
-    """Read a density map's file, a picture or a .mat with one matrix, as (H, W) uint8.
-
-    Raises ValueError starting with `name`, the file's in messages.
-    """
+    """Read a density map (picture or .mat) as (H, W) uint8; ValueError starting with `name`."""
     if path.suffix.lower() != ".mat":
         return decode_density(path.read_bytes(), name)
     return to_grey(Image.fromarray(read_matrix(path, name).astype(np.float32)), name)

@@ -39,10 +39,7 @@ def verify(folder: Path | str, full: bool = False, map_: Map = map) -> Manifest:
 
 
 def check_shard(folder: str, check: tuple[Shard, list[IndexEntry]]) -> None:
-    """Read a whole shard, decode its samples and check its checksum.
-
-    Raises ValueError naming the shard and, if known, the sample.
-    """
+    """Check a whole shard; ValueError naming the shard and, if known, the sample."""
     store, (shard, entries) = Store(folder), check
     place = store.place(shard.file)
     content = store.read(shard.file)

@@ -48,10 +48,7 @@ def is_here(source: Path) -> bool:
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:
-    """Find the samples and read their gaze.
-
-    Raises ValueError naming the table and, if known, the line.
-    """
+    """Find the samples and read their gaze; ValueError naming the table and, if known, the line."""
     path = options.table.expanduser() if options.table else _only_table(source)
     table = read_table(path)
     paths = {file.relative_to(source).as_posix(): file for file in photographs_below(source)}
@@ -100,10 +97,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _gaze(rows: pd.DataFrame) -> RawFixations:
-    """Return the gaze on one photograph, by observer and, if known, by time.
-
-    Observers with numbers are sorted by number, before those with names.
-    """
+    """Return the gaze on one photograph, by observer (numbers first) and, if known, by time."""
     names = sorted(set(rows["observer"]), key=_natural)
     positions = np.array([names.index(name) for name in rows["observer"]], np.int32)
     numbers = rows[list(NUMBERS)].to_numpy(np.float64)

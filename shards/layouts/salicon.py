@@ -83,7 +83,7 @@ def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
 def read_gaze(path: Path, name: str) -> RawFixations:
     """Read the gaze of one .mat file, or of a binary picture of the fixated pixels.
 
-    The fixations of an observer without any may have any shape.
+    The array of an observer without fixations may have any shape.
     Raises ValueError starting with `name` if the file is not SALICON's.
     """
     if path.suffix.lower() != ".mat":

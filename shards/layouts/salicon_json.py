@@ -77,7 +77,6 @@ def read_table(path: Path) -> dict[str, RawFixations]:
 
 
 def _tables(source: Path) -> dict[str, Path]:
-    """Return the tables by split."""
     folders = [source] + ([child(source, "annotations")] if has(source, "annotations") else [])
     found: dict[str, Path] = {}
     for path in sorted(path for folder in folders for path in folder.iterdir()):

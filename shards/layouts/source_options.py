@@ -61,4 +61,4 @@ class SourceOptions:
     """csv: the table, when it is not the only .csv in SRC."""
     coordinates: Annotated[CoordinateSystem, tyro.conf.arg(name="")] = ZERO_BASED
     trust_coordinates: bool = False
-    """csv: build although x and y look as if they had other units, another size or order."""
+    """csv: build even if x and y seem to be in other units, of another size, or swapped."""

@@ -118,7 +118,6 @@ class Loader:
             yield batch
 
     def _ahead(self, steps: Iterable[EpochPlan]) -> Iterator[tuple[Batch, Unread]]:
-        """Yield the batches in order, read by threads."""
         pool = ThreadPoolExecutor(self.num_workers, "decode")
         if self.pin_memory:  # Page-locked memory belongs to a thread's current device.
             device = torch.cuda.current_device()
@@ -135,7 +134,6 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def _batch(self, step: EpochPlan) -> tuple[Batch, Unread]:
-        """Read and collate the samples of a step."""
         samples: dict[int, Decoded] = {}
         unread: Unread = {}
         positions = step.indices.tolist()

@@ -42,7 +42,6 @@ class ShardReader:
         ]
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.entries)
 
     @cached_property
