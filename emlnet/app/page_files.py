@@ -23,7 +23,7 @@ from emlnet.inference.predictor import Prediction
 MAX_PIXELS = 25_000_000
 """Pixels of the largest picture that the page accepts."""
 MAX_BYTES = 50_000_000
-"""Bytes of its file, at most."""
+"""Bytes of the largest file that the page accepts."""
 KEEP_SECONDS = 3600
 """Lifetime of an upload, a result and a visitor's session."""
 

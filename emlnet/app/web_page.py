@@ -157,7 +157,7 @@ def _panel(gr: Any, name: str, visible: bool = True) -> tuple[Any, ...]:
 
 
 def serve(shelf: ModelShelf, host: str, port: int, ready: Callable[[str], None] = print) -> None:
-    """Serve the page until it is interrupted, then delete its folder, on SIGTERM, too.
+    """Serve the page until Ctrl-C or SIGTERM, then delete its folder.
 
     ready: called with a line that contains the address.
     Raises ValueError without Gradio, or if the port is taken.

@@ -68,7 +68,7 @@ def draw_contours(picture: NDArray[np.uint8], density: NDArray[np.floating]) -> 
 def side_by_side(
     panels: Sequence[tuple[str, NDArray[np.uint8]]], caption: str = "", height: int = 480
 ) -> Image.Image:
-    """Join pictures (H, W, 3) of one size in a row, at most `height` pixels high, with titles.
+    """Join pictures (H, W, 3) of one size in a row, `height` pixels at most, with titles.
 
     caption: a line below them.
     """

@@ -45,7 +45,7 @@ def cc(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
 
 
 def nss(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
-    """-NSS, minus the mean z-score of the prediction at fixated pixels; 0 without fixations."""
+    """-NSS: the negative mean z-score at fixated pixels; 0 without fixations."""
     fixated = (targets.fixation_map() > 0).to(output)
     return -(z_scores(to_density(output, kind)) * fixated).sum(PIXELS) / _count(fixated)
 

@@ -34,8 +34,8 @@ class EncoderConfig:
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
     letterbox: bool = False
-    """Show the whole of a picture with other proportions than `size` in its middle, on black,
-    instead of at another size.  Set where pictures of several sizes train together."""
+    """Fit a picture with another aspect ratio into `size`, with black borders, instead of using
+    another size.  Set when pictures of several sizes train together."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:

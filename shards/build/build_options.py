@@ -13,8 +13,8 @@ class BuildOptions(SourceOptions):
     """Options for reading a source and writing shards."""
 
     sigma: float | None = None
-    """Pixels of the Gaussian that makes density maps; where maps come from files, what they are
-    compared with. Default: the data set's own, if it is known."""
+    """Pixels of the Gaussian that makes density maps, or that checks maps from files.
+    Default: the data set's own, if known."""
     sigma_degrees: float | None = None
     """The same in degrees of visual angle; needs --pixels-per-degree."""
     pixels_per_degree: float | None = None
@@ -29,7 +29,7 @@ class BuildOptions(SourceOptions):
     skip_incomplete: bool = False
     """Leave out images that cannot be used; they are counted and recorded in the manifest."""
     drop_duplicates: bool = False
-    """Leave out of val and test the photographs that train shows too, exactly or encoded anew."""
+    """Leave out of val and test the photographs that train has, too, even if encoded again."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:

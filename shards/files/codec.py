@@ -76,7 +76,7 @@ def unpack(piece: bytes, key: str) -> Sample:
         timing = _load(members[TIMING], TIMING, np.float32, 2) if TIMING in members else None
         if timing is not None and len(timing) != len(table):
             raise ValueError(f"{TIMING} has {len(timing)} rows for {len(table)} fixations")
-    except Exception as error:  # tarfile and numpy raise many kinds for broken bytes
+    except Exception as error:  # tarfile and numpy raise many kinds of errors for broken bytes
         reason = error.args[0] if error.args else type(error).__name__
         raise ValueError(f"sample {key} cannot be read from its shard: {reason}") from error
     return Sample(

@@ -32,7 +32,7 @@ def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, 
         )
         found = variables or [key for key in content if not key.startswith("__")]
         return {variable: content[variable] for variable in found}
-    except Exception as error:  # scipy and h5py raise many kinds for a broken file
+    except Exception as error:  # scipy and h5py raise many kinds of errors for a broken file
         wanted = f" with {' and '.join(variables)}" if variables else ""
         raise ValueError(f"{name} is not a .mat file{wanted}: {error!r}") from error
 
@@ -55,7 +55,7 @@ def read_matrix(path: Path, name: str) -> NDArray[Any]:
 
 
 def items(value: Any) -> list[Any]:
-    """Return the elements of a cell or struct array as a list, also if there is only one."""
+    """Return the elements of a cell or struct array as a list, even if there is only one."""
     return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 

@@ -23,7 +23,7 @@ CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
 
 
 def location(folder: Path | str) -> Path | str:
-    """Return an absolute path, or a URL; a Path turns `s3://` into `s3:/`, which is undone."""
+    """Return an absolute path, or a URL; `s3:/`, as a Path holds it, becomes `s3://` again."""
     scheme, colon, rest = str(folder).partition(":/")
     if colon and scheme in {*PACKAGES, "gcs", "memory"}:
         return f"{scheme}://{rest.lstrip('/')}"

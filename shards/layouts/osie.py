@@ -37,7 +37,7 @@ def read_table(path: Path) -> dict[str, RawFixations]:
     cells = read_mat(path, str(path), ("fixations",))["fixations"]
     try:
         return {Path(cell["img"]).stem: _gaze(cell) for cell in items(cells)}
-    except Exception as error:  # numpy raises many kinds for malformed values
+    except Exception as error:  # numpy raises many kinds of errors for malformed values
         raise ValueError(f"{path} does not hold OSIE's cell `fixations`: {error!r}") from error
 
 

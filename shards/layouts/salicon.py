@@ -95,7 +95,7 @@ def read_gaze(path: Path, name: str) -> RawFixations:
     try:
         height, width = (int(value) for value in np.ravel(content["resolution"]))
         gaze = [_observer(observer["fixations"]) for observer in items(content["gaze"])]
-    except Exception as error:  # numpy raises many kinds for malformed values
+    except Exception as error:  # numpy raises many kinds of errors for malformed values
         raise ValueError(f"{name} does not hold SALICON's `gaze`: {error!r}") from error
     return RawFixations.of_observers(gaze, (height, width))
 

@@ -108,7 +108,7 @@ class Loader:
         )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the epoch's batches from `start_step` on, the same as without a stop."""
+        """Yield the epoch's batches from `start_step` on, as in an uninterrupted epoch."""
         self.num_unread = 0
         steps = self.plan(epoch).steps(start_step, self.num_parts)
         for batch, unread in self._ahead(steps) if self.num_workers else map(self._batch, steps):

@@ -86,8 +86,7 @@ def mixed_order(
 ) -> NDArray[np.int64]:
     """Return positions (sum of sizes,) in joined data sets, in proportion to their shares.
 
-    Each data set is read in shuffled passes, which continue across epochs: none of its samples is
-    read a third time before each was read twice.
+    Each data set is read in shuffled passes, which continue across epochs.
     """
     check_mix(sizes, mix)
     total = sum(sizes)
