@@ -34,7 +34,7 @@ from shards.read.order import EpochPlan, epoch_plan
 class DecoderJob(TrainingJob):
     """A decoder to train on the cached readouts of encoders.
 
-    caches: folders of the encoders' readouts, in the order of the encoders.
+    caches: one folder of readouts per encoder, in the same order.
     """
 
     encoders: tuple[Encoder, ...]
@@ -42,7 +42,7 @@ class DecoderJob(TrainingJob):
     decoder: DecoderConfig
 
     def build(self) -> nn.Module:
-        """Return the decoder over frozen encoders without their backbones."""
+        """Return the decoder as a model of cached readouts, without backbones."""
         return CachedDecoder(EMLNet(self.encoders, self.decoder))
 
     def source(self, rank: int, world_size: int, device: torch.device) -> CacheSource:
@@ -58,7 +58,7 @@ class DecoderJob(TrainingJob):
 
 
 class CacheSource(WorkerSource):
-    """One rank's batches of readouts, from the cache; densities and fixations from the shards."""
+    """One rank's batches: readouts from the cache, density maps and fixations from the shards."""
 
     def __init__(self, job: DecoderJob, rank: int, world_size: int, device: torch.device) -> None:
         super().__init__(job, rank, world_size, device)
@@ -71,7 +71,7 @@ class CacheSource(WorkerSource):
         self.steps_per_epoch = -(-len(self.readers["train"]) // job.plan.batch_size)
 
     def train(self, epoch: int, start_step: int) -> Iterator[TrainBatch]:
-        """Return the batches of an epoch, from 0, without its first `start_step` steps."""
+        """Return an epoch's batches from step `start_step` on; both count from 0."""
         plan = epoch_plan(
             num_samples=len(self.readers["train"]),
             parts=self.readers["train"].parts,
@@ -91,7 +91,7 @@ class CacheSource(WorkerSource):
         return self.val_images(np.arange(len(self.readers["val"])))
 
     def val_images(self, positions: NDArray[np.int64]) -> Iterator[TrainBatch]:
-        """Return this rank's share of some validation images, in order."""
+        """Return this rank's batches of the validation images at some positions, in order."""
         plan = epoch_plan(
             num_samples=len(positions),
             batch_size=self.job.plan.batch_size,
@@ -102,7 +102,7 @@ class CacheSource(WorkerSource):
         return self._batches("val", steps)
 
     def _batches(self, split: str, steps: Iterable[EpochPlan]) -> Iterator[TrainBatch]:
-        """Yield the inputs, which are readouts and size, and the targets of each step."""
+        """Yield each step's inputs (readouts and size) and targets."""
         for step in steps:
             gaze = [self.gaze(split, int(position)) for position in step.indices]
             batch = collate(gaze, step.weights, step.flips, **self.canvas)
@@ -113,14 +113,14 @@ class CacheSource(WorkerSource):
     def _taps(
         self, split: str, positions: Sequence[int], flips: Sequence[bool]
     ) -> list[list[Tensor]]:
-        """Return for each encoder its readouts (B, 1, h, w) float32, mirrored or not."""
+        """Return each encoder's readouts: (B, 1, h, w) float32 per tapped layer."""
         return [
             [tap.to(self.device).float() for tap in cache.read(positions, flips)]
             for cache in self.caches[split]
         ]
 
     def gaze(self, split: str, position: int) -> Decoded:
-        """Return a sample without decoding its photograph, which is black."""
+        """Return a sample with a black image: its photograph is not decoded."""
         sample = self.readers[split].sample(position)
         density = decode_density(sample.density, f"{sample.key}: the density map")
         return Decoded(
@@ -144,9 +144,9 @@ def decoder_stage(
     encoders: Sequence[FrozenEncoder],
     notes: str = "",
 ) -> Stage:
-    """Return the stage that trains a decoder; compute the encoders' readouts that are missing.
+    """Compute missing readouts; return the stage that trains a decoder on them.
 
-    notes: more for the description of its MLflow run, Markdown.
+    notes: Markdown to add to the description of its MLflow run.
     """
     folder = context.folder / "decoder"
     if run_folder.find_result(folder) is None:

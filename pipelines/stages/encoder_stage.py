@@ -49,7 +49,7 @@ class EncoderJob(TrainingJob):
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
         """Return the encoder with trained weights."""
-        # Frozen weights are not among the trained ones; they are as training began.
+        # `weights` lacks the frozen ones, which are those that training started from.
         frozen: dict[str, torch.Tensor] = {}
         if self.finetune.freeze:
             with torch.random.fork_rng():
@@ -89,7 +89,7 @@ class ShardSource(WorkerSource):
         self.batches_per_step = self._train.num_parts
 
     def train(self, epoch: int, start_step: int) -> Iterator[TrainBatch]:
-        """Return the batches of an epoch, from 0, without its first `start_step` steps."""
+        """Return an epoch's batches from step `start_step` on; both count from 0."""
         return map(self._prepare, self._train.epoch(epoch, start_step))
 
     def val(self) -> Iterator[TrainBatch]:
@@ -109,15 +109,15 @@ class ShardSource(WorkerSource):
 
 
 def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
-    """Return the canvas on which images of these sizes share a batch, as keyword arguments."""
+    """Return a loader's options `canvas` and `stretch` for images of these sizes."""
     stretch = encoder.readout == "eml" and len(set(sizes)) > 1
     return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
 
 
 def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
-    """Return the config for workers, with the absolute path of its weights.
+    """Return the config with an absolute path of its weights.
 
-    Raises ValueError for weights that do not fit it.
+    Raises ValueError if the weights do not fit the encoder.
     """
     if config.weights not in WORDS:
         config = replace(config, weights=str(Path(config.weights).expanduser().absolute()))
@@ -128,8 +128,8 @@ def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
 def start_encoder(config: EncoderConfig) -> Encoder:
     """Return the encoder that training starts from.
 
-    Where the weights are a folder, it is a package, and finetuning continues from its encoder.
-    Raises ValueError when the package does not hold one such encoder.
+    If the weights are a folder, it is a package that holds this encoder.
+    Raises ValueError unless the package has exactly one encoder of this backbone and readout.
     """
     folder = Path(config.weights)
     if not folder.is_dir():
@@ -149,7 +149,7 @@ def start_encoder(config: EncoderConfig) -> Encoder:
 
 
 def licence_of(config: EncoderConfig) -> str:
-    """Return the licence, where it is known, of the weights that an encoder starts from."""
+    """Describe the licence of an encoder's starting weights."""
     path = Path(config.weights).expanduser()
     if config.weights == "none":
         licence = "from random weights"
@@ -173,8 +173,8 @@ def encoder_stage(
 ) -> Stage:
     """Return the stage that finetunes one encoder.
 
-    title: in tables and progress lines.  folder: its own in the run's.  On images of several sizes
-    a `density` encoder letterboxes.
+    title: in tables and progress lines.  folder: a subfolder of the run's folder.
+    A `density` encoder letterboxes if the images have several sizes.
     """
     config = checked(config, finetune)
     sizes = {size for split in ("train", "val") for size in ShardReader(context.data, split).sizes}

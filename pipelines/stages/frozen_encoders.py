@@ -1,9 +1,8 @@
 """Frozen encoders that a decoder joins, and the cache of their readouts.
 
-Readouts are computed once, read by position, and shared by all decoders.  One folder per encoder,
-named by a digest of everything that its readouts depend on, holds for each split files of `PART`
-samples with a tensor per tapped layer, float16 (samples, 2, h, w), the second of the two for the
-mirrored image.
+Readouts are computed once and shared by all decoders.  Each encoder has a folder, named by a digest
+of everything that its readouts depend on.  A file holds `PART` samples of a split: for each tapped
+layer one tensor (samples, 2, h, w), float16.  Index 1 of the second axis is the mirrored image.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
 
 PART = 50
-"""Samples of a file: what is lost when a worker dies."""
+"""Samples per file; a worker that dies loses at most one file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenEncoder:
     """An encoder to join.
 
-    cache: folder of its readouts, whether they are computed or not.  weights: SHA-256 of its
-    weights as safetensors writes them.  licence: of the weights, as its package says.
+    cache: folder of its readouts, which may not be computed yet.  weights: SHA-256 of its weights
+    as a safetensors file.  licence: of the weights, from the package.
     """
 
     encoder: Encoder
@@ -55,14 +54,14 @@ class FrozenEncoder:
 def open_encoders(
     packages: Sequence[Path], manifest: Manifest, caches: Path
 ) -> list[FrozenEncoder]:
-    """Return all encoders of some packages; a decoder's package holds several.
+    """Load all encoders of the packages; a decoder's package holds several.
 
-    caches: folder of all caches.
+    caches: the parent folder of all caches.
     """
     encoders = []
     for packaged in map(package.load, packages):
         for encoder in packaged.encoders:
-            # For an encoder's package this is the digest of its weights file.
+            # Equals the digest of the weights file in an encoder's package.
             tensors = {k: v.contiguous() for k, v in encoder.state_dict().items()}
             weights = hashlib.sha256(save(tensors)).hexdigest()
             frozen = FrozenEncoder(
@@ -76,9 +75,9 @@ def open_encoders(
 
 
 def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> list[Path]:
-    """Return the folder of each packaged encoder, named by an MLflow run, a model URI or a folder.
+    """Return the package folder of each encoder, given as MLflow run, model URI or folder.
 
-    folder: where packages from elsewhere are pulled to.
+    folder: remote packages are downloaded into it.
     """
     uris = [f"runs:/{name}" if RUN.fullmatch(name) else name for name in encoders]
     return [
@@ -93,14 +92,14 @@ def compute_readouts(
     use_gpu: bool | None,
     splits: Sequence[str] = ("train", "val"),
 ) -> None:
-    """Compute the readouts of encoders that are not cached yet."""
+    """Compute those readouts of the encoders that are not cached yet."""
     names = encoder_names([each.encoder.config.backbone for each in encoders])
     for name, each in zip(names, encoders, strict=True):
         build_cache(each.cache, data, splits, each.encoder, use_gpu, name)
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:
-    """Return the folder of all caches: as given, else one that neighbouring runs share."""
+    """Return the parent folder of all caches; default: `readouts` beside the run's folder."""
     return given.expanduser().absolute() if given else run_folder.parent / "readouts"
 
 
@@ -118,10 +117,10 @@ def build_cache(
     use_gpu: bool | None = None,
     name: str = "",
 ) -> Path:
-    """Compute an encoder's readouts of whole splits; files that are there are kept.
+    """Compute an encoder's readouts of whole splits; skip files that exist.
 
     folder: named by `cache_name`.  data: folders of shards.  name: in progress lines.
-    Raises ValueError when images of several sizes would need readouts of several sizes.
+    Raises ValueError if the readouts would have several sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = name or encoder.config.backbone
@@ -141,7 +140,7 @@ def build_cache(
 
 
 def check_canvas(reader: ShardReader, encoder: Encoder) -> None:
-    """Raise ValueError when an encoder sees images of a split at several sizes."""
+    """Raise ValueError if an encoder would see a split's images at several sizes."""
     if encoder.config.letterbox or encoder.kind == "eml":
         return
     try:
@@ -176,19 +175,19 @@ def _compute(
 
 
 def part_file(folder: Path, split: str, first: int) -> Path:
-    """Return the file of the part whose first sample is at this position."""
+    """Return the path of the file that begins with the sample at position `first`."""
     return folder / f"{split}-{first:06d}.safetensors"
 
 
 class Cache:
     """Readouts of one encoder on one split, in memory.
 
-    Raises ValueError when a file of the split is missing or cut short.
+    Raises ValueError if a file of the split is missing or truncated.
     """
 
     def __init__(self, folder: Path, split: str, num_samples: int) -> None:
         self.parts: list[list[Tensor]] = []
-        """Of each file, for each tapped layer (samples, 2, h, w) float16."""
+        """Per file and tapped layer: (samples, 2, h, w) float16."""
         for first in range(0, num_samples, PART):
             path = part_file(folder, split, first)
             try:
@@ -201,7 +200,7 @@ class Cache:
             self.parts.append([taps[str(tap)] for tap in range(len(taps))])
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
-        """For each tapped layer return (B, 1, h, w) float16 of these samples, mirrored or not."""
+        """Return the samples' readouts: (B, 1, h, w) float16 per tapped layer."""
         chosen = [
             [tap[position % PART, int(flip)] for tap in self.parts[position // PART]]
             for position, flip in zip(positions, flips, strict=True)

@@ -41,13 +41,13 @@ from shards.read.reader import ShardReader
 DONE = "done.json"
 """Written last, when MLflow has everything."""
 SECONDS_FOR_MLFLOW = 120
-"""How long to wait at the end for a server that does not answer."""
+"""Longest wait at the end for a server that does not answer."""
 
 
 def run(command: FullCommand) -> dict[str, Any]:
-    """Run all stages and return the report that scores.json holds.
+    """Run all stages and return the content of scores.json.
 
-    What an earlier attempt did in the same folder is found there and not done again.
+    Stages that an earlier attempt finished in the same folder are not repeated.
     """
     began = time.monotonic()
     sources = [location(source) for source in command.data]
@@ -96,17 +96,17 @@ def open_folder(command: FullCommand, sources: Sequence[Path | str]) -> Path:
 
 
 def fingerprint(source: Path | str) -> str:
-    """Return what tells one data set from another, for a folder of shards or a raw one."""
+    """Return a digest that identifies a data set, packed or raw."""
     return Manifest.load(source).digest if is_packed(source) else walk(Path(source)).fingerprint
 
 
 def is_packed(source: Path | str) -> bool:
-    """Whether a data set is a folder of shards, or the URL of one."""
+    """Whether a data set is a folder or URL of shards."""
     return isinstance(source, str) or (source / MANIFEST).is_file()
 
 
 def pack(source: Path | str, out: Path) -> Path | str:
-    """Return shards as they are; pack a raw data set into `out`, a Ray task for each shard."""
+    """Pack a raw data set into `out`, one Ray task per shard; return shards as they are."""
     if is_packed(source):
         return source
     check_nodes.check([source], out)
@@ -119,7 +119,7 @@ def pack(source: Path | str, out: Path) -> Path | str:
 def open_parent(
     command: FullCommand, folder: Path, data: tuple[Path | str, ...]
 ) -> Iterator[RunContext]:
-    """Open the parent MLflow run; yield what the stages share."""
+    """Open the parent MLflow run; yield the context of its stages."""
     context = run_context.open_context(command, folder, data)
     tags = {"backbone": "+".join(command.backbones), "seed": str(command.seed)}
     with context.tracker.run(
@@ -134,7 +134,7 @@ def open_parent(
 
 
 def finetune(command: FullCommand, context: RunContext) -> list[tuple[Stage, StageResult]]:
-    """Finetune the encoders, as many at the same time as the cluster has room for."""
+    """Finetune the encoders, as many at a time as fit the cluster."""
     names = encoder_names(command.backbones)
     at_once, compute = sizing.plan_concurrency(context.compute, len(names))
     print(f"encoders: {at_once} of {len(names)} at a time", flush=True)
@@ -150,7 +150,7 @@ def finetune(command: FullCommand, context: RunContext) -> list[tuple[Stage, Sta
         )
         for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
     ]
-    if at_once == 1:  # In this thread, which a second Ctrl-C interrupts.
+    if at_once == 1:  # Not in a pool: a second Ctrl-C interrupts this thread.
         return [(stage, stage.run()) for stage in stages]
     with ThreadPoolExecutor(at_once) as pool:
         return list(zip(stages, pool.map(Stage.run, stages), strict=True))
@@ -166,9 +166,9 @@ def join(command: FullCommand, context: RunContext, encoders: Sequence[StageResu
 
 
 def send(trained: Sequence[tuple[Stage, StageResult]]) -> list[StageResult]:
-    """Return the results, once MLflow has everything that the stages gave.
+    """Send to MLflow whatever it lacks; return the results.
 
-    Raises RuntimeError that names what MLflow lacks, when no server answers for a while.
+    Raises RuntimeError that names the unsent stages if MLflow still does not answer.
     """
     context = trained[0][0].context
     if not all(stage.is_sent for stage, _ in trained):
@@ -190,7 +190,7 @@ def score(
     """Score the decoder's model, its encoders and the baselines on val of the first data set.
 
     results: encoders, then the decoder.  flip: average each map with the mirrored picture's.
-    Each stage's run gets its own row, as `scores/<metric>`, so that all can be sorted by one.
+    Each stage's MLflow run gets its scores as metrics `scores/<metric>`.
     """
     decoder = results[-1]
     scores = evaluate.evaluate(
@@ -207,6 +207,6 @@ def score(
 
 
 def pick_best(scores: score_table.ScoreTable, results: Sequence[StageResult]) -> StageResult:
-    """Return the trained model with the best mean score, the first of equals."""
+    """Return the trained model with the best mean score; the first wins a tie."""
     sign = METRICS[METRIC].sign
     return max(results, key=lambda result: sign * scores.of(result.name)[METRIC].mean())

@@ -27,7 +27,7 @@ def write_report_files(
     published: Promotion,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Write scores and report into the run's folder and to MLflow; return scores.json's content."""
+    """Write scores and report to the run's folder and MLflow; return scores.json's content."""
     folder, tracker, run_id = context.folder, context.tracker, context.parent
     assert run_id is not None
     reader = ShardReader(context.data[0], "val")
@@ -61,7 +61,7 @@ def write_report_files(
 
 
 def describe(report: dict[str, Any], manifest: Manifest) -> str:
-    """Describe what came out, in words and a table, for the MLflow run."""
+    """Return the description of the MLflow run, in Markdown."""
     counts = ", ".join(f"{len(split.samples)} {name}" for name, split in manifest.splits.items())
     times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     minutes = report["seconds"]["all"] / 60
@@ -74,12 +74,12 @@ def describe(report: dict[str, Any], manifest: Manifest) -> str:
 
 
 def mirrored(report: dict[str, Any]) -> str:
-    """Tell scores with mirroring from those after each epoch, which are without."""
+    """Return a note if scores use mirroring; those after each epoch do not."""
     return ", mirrored (each map averaged with the mirrored picture's)" if report["flip"] else ""
 
 
 def run_address(store: str, experiment_id: str, run_id: str) -> str:
-    """Return the page of an MLflow run, or how to reach it when the store is not a server."""
+    """Return the URL of an MLflow run; for a store without a server, how to open it."""
     public = public_url(store)
     if public.startswith(("http://", "https://")):
         return f"{public.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
@@ -87,7 +87,7 @@ def run_address(store: str, experiment_id: str, run_id: str) -> str:
 
 
 def print_summary(report: dict[str, Any]) -> None:
-    """Print the scores, what was registered, and what a person does next."""
+    """Print the scores, the registered version and the next steps."""
     alias, _, reason = report["promotion"].partition(": ")
     name, version = mlflow_registry.NAME, str(report["version"])
     pull = ["emlnet", "pull", "FOLDER", "--tracking-uri", report["store"]]

@@ -18,16 +18,15 @@ from shards.files.store import location
 from shards.read.order import check_mix
 
 NOT_IDENTITY = ("tracking", "compute", "data", "readouts", "preset")
-"""Fields of a command that say where it runs, reads and writes; the result does not depend on them.
-"""
+"""Fields of a command that do not change its result: where it runs, reads and writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
     """The context that the stages of a run share.
 
-    folder: the run's own, absolute.  data: folders of shards, absolute, or their URLs.  manifest:
-    of all of them joined.  parent: the MLflow run that the stages' runs are children of.
+    folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: of all
+    data joined.  parent: id of the parent MLflow run.
     """
 
     folder: Path
@@ -43,8 +42,8 @@ def start_run(
 ) -> RunContext:
     """Connect to Ray and open the run of a command that trains a single stage.
 
-    kind: `encoder` or `decoder`.  name: what is trained, for the default folder.  weights: that
-    it starts from, as the command names them.
+    kind: `encoder` or `decoder`.  name: part of the default folder's name.  weights: the starting
+    weights as the command names them.
     """
     connect(command)
     data = tuple(location(given) for given in command.data)
@@ -55,7 +54,7 @@ def start_run(
 
 
 def connect(command: TrainingCommand, *decoder_batches: int) -> None:
-    """Connect to Ray; raise ValueError for what would stop a later stage."""
+    """Connect to Ray; raise ValueError for options that would fail in a later stage."""
     connection.connect(command.compute)
     for batch_size in (command.plan.batch_size, *decoder_batches):
         sizing.check_batch(batch_size, command.compute)
@@ -68,7 +67,7 @@ def open_context(
 ) -> RunContext:
     """Open the MLflow experiment of a run; return the context.
 
-    folder: the run's own, from `open_run_folder`.  data: folders of shards or URLs.
+    folder: from `open_run_folder`.  data: folders of shards or URLs.
     """
     check_nodes.check(data, folder, command.compute.storage_folder)
     manifest = Manifest.join([Manifest.load(each) for each in data])
@@ -82,9 +81,9 @@ def open_context(
 
 
 def identify(config: Any, weights: Sequence[str], **parts: str) -> dict[str, str]:
-    """Return what makes a run the same one when its command is given again.
+    """Return the identity of a run: a command with the same one resumes it.
 
-    config: the command's tree.  weights: that it starts from, as it names them.
+    config: the command's dataclass.  weights: the starting weights as the command names them.
     """
     kept = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
     paths = [Path(name).expanduser() for name in weights]
@@ -99,6 +98,6 @@ def identify(config: Any, weights: Sequence[str], **parts: str) -> dict[str, str
 
 
 def open_run_folder(out: Path | None, name: str, identity: dict[str, str]) -> Path:
-    """Make or find a run's folder, absolute: `out`, or one under runs/ named by the identity."""
+    """Create or reopen a run's folder: `out`, or one under runs/ named by the identity."""
     default = Path("runs") / f"{slug(name)}-{digest(**identity)[:8]}"
     return run_folder.open_folder(out or default, identity)

@@ -29,7 +29,7 @@ from pipelines.tracking.run_folder import read_json, write_json
 
 FILE = "selection.json"
 MAX_EXHAUSTIVE = 4
-"""Up to so many encoders all subsets are tried; of more, encoders are added one by one."""
+"""Above this number of encoders the search is greedy; up to it all subsets are tried."""
 COLUMNS = ("nss", "cc", "kl", "sim", "auc_judd")
 
 Members = tuple[int, ...]
@@ -40,10 +40,9 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetResult:
-    """The decoder of one subset.
+    """The result of one subset's decoder.
 
-    epoch: the best on the choosing half, which was kept.  choosing, held_out: its scores on the
-    two halves.
+    epoch: the best on the choosing half.  choosing, held_out: its scores on the two halves.
     """
 
     members: Members
@@ -59,10 +58,10 @@ def choose(
     size: int = 0,
     known: Sequence[SubsetResult] = (),
 ) -> tuple[list[SubsetResult], Members]:
-    """Return the results of subsets, and the best subset by the metric on the choosing half.
+    """Try subsets; return their results and the best subset on the choosing half.
 
-    train: returns the results of some subsets.  size: number of encoders to choose; 0: any.
-    known: results of an earlier attempt.  Of subsets with equal scores the smaller is chosen.
+    train: trains a decoder on each of some subsets.  size: number of encoders to choose; 0: any.
+    known: results of an earlier attempt.  The smaller subset wins a tie.
     """
     tried = {result.members: result for result in known}
 
@@ -86,17 +85,17 @@ def choose(
             grown = best_of([tuple(sorted((*grown, m))) for m in everyone if m not in grown])
             eligible += [grown] if number in sizes else []
     choice = best_of(eligible)
-    if len(choice) > 1:  # What an encoder adds is what is lost without it.
+    if len(choice) > 1:  # To show what each encoder adds, leave each out.
         best_of([tuple(m for m in choice if m != member) for member in choice])
     results = sorted(tried.values(), key=lambda result: (len(result.members), result.members))
     return results, choice
 
 
 def select_encoders(stage: Stage, size: int = 0) -> tuple[Members, str]:
-    """Train decoders on subsets of a stage's encoders, as Ray tasks; return the best and the table.
+    """Train decoders on subsets of a stage's encoders, as Ray tasks.
 
-    size: number of encoders to choose; 0: any.  The table is Markdown.
-    Results that the run's folder holds are not computed again.
+    size: number of encoders to choose; 0: any.  Results in the run's folder are reused.
+    Returns the best subset and a Markdown table of all.
     """
     job, context = stage.job, stage.context
     assert isinstance(job, DecoderJob)
@@ -136,7 +135,7 @@ def describe_choice(
     metric: str,
     halves: Sequence[Sized],
 ) -> str:
-    """Return the table of all subsets with their scores on both halves, as Markdown."""
+    """Return a Markdown table of all subsets with their scores on both halves."""
     choosing = pd.DataFrame([result.choosing for result in results])[list(COLUMNS)]
     held_out = pd.DataFrame([result.held_out for result in results])[list(COLUMNS)]
     table = choosing.join(held_out.add_suffix(", held out"))
@@ -153,7 +152,7 @@ def describe_choice(
 
 
 class SubsetSource(CacheSource):
-    """Batches that validate on some images of val."""
+    """Batches whose validation images are a part of val."""
 
     def __init__(self, job: DecoderJob, device: torch.device, positions: Positions) -> None:
         super().__init__(job, 0, 1, device)
@@ -171,7 +170,7 @@ def _train(
     job: DecoderJob,
     halves: tuple[Positions, Positions],
 ) -> SubsetResult:
-    """Train the decoder of the subset at the one position of the part."""
+    """Train the decoder of one subset; `part` holds only its index."""
     (number,) = part
     members, (choosing, held_out) = subsets[number], halves
     job = replace(
@@ -195,9 +194,9 @@ def _train(
 
 
 def split_in_halves(num_images: int, seed: int) -> tuple[Positions, Positions]:
-    """Draw the images that choose; return their positions, and those of the others.
+    """Split images at random; return the positions of the choosing and the held-out half.
 
-    Raises ValueError when there are fewer than two images.
+    Raises ValueError if there are fewer than two images.
     """
     if num_images < 2:
         raise ValueError(
@@ -210,5 +209,5 @@ def split_in_halves(num_images: int, seed: int) -> tuple[Positions, Positions]:
 
 
 def without_backbone(encoder: Encoder) -> Encoder:
-    """Return a copy for decoding only, small enough to send to tasks."""
+    """Return a copy of an encoder without its backbone, small enough to send to tasks."""
     return copy.deepcopy(encoder, {id(encoder.backbone): nn.Identity()})

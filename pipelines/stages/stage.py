@@ -28,10 +28,10 @@ CURVES, PICTURES = "curves.png", "pictures.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training stage: what it trains, where, and what its MLflow run says.
+    """One training stage: its job, its folder and the facts for its MLflow run.
 
-    folder: its own, under the run's.  licence: of the weights that training starts from.
-    notes: more for the description, Markdown.  artifacts: more files.
+    folder: below the run's folder.  licence: of the starting weights.
+    notes: Markdown to add to the description.  artifacts: further files to log.
     """
 
     kind: Literal["encoder", "decoder"]
@@ -45,10 +45,10 @@ class Stage:
     artifacts: tuple[Path, ...] = ()
 
     def run(self) -> StageResult:
-        """Train, resume, or find what was done.
+        """Train, resume, or load the result of a finished stage.
 
-        Training continues without an MLflow server that does not answer.  What the server lacks is
-        kept in the stage's folder, and sent when the same command runs again.
+        If MLflow does not answer, training continues.  Unsent files stay in the stage's folder and
+        are sent when the same command runs again.
         """
         name, done = self.job.title, run_folder.find_result(self.folder)
         if done is None:
@@ -58,7 +58,7 @@ class Stage:
         return self.send(done)
 
     def _train(self) -> StageResult:
-        """Train or resume; save what came out in the stage's folder."""
+        """Train or resume; save the result in the stage's folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         began, tracker, name = time.monotonic(), self.context.tracker, self.job.title
         with tracker.run_if_there(self.folder, name, **self._run_options()) as run_id:
@@ -79,9 +79,9 @@ class Stage:
         return result
 
     def send(self, result: StageResult) -> StageResult:
-        """Send to MLflow what it lacks; return the result, with the run's id where that is new.
+        """Send to MLflow whatever it lacks; return the result with its run id.
 
-        When no server answers, a line says what is kept.
+        If MLflow does not answer, print that the files are kept.
         """
         if self.is_sent:
             return result
@@ -114,11 +114,11 @@ class Stage:
 
     @property
     def is_sent(self) -> bool:
-        """Whether MLflow has all of it."""
+        """Whether MLflow has the whole result."""
         return (self.folder / SENT).is_file()
 
     def _run_options(self) -> dict[str, Any]:
-        """Return what its MLflow run is created with."""
+        """Return the options of its MLflow run."""
         manifest = self.context.manifest
         tags = {"backbone": self.backbones, "seed": str(self.job.seed)}
         return {
@@ -161,7 +161,7 @@ class Stage:
 
 
 def describe_result(result: StageResult, num_epochs: int, select: str) -> str:
-    """Say which epoch was kept, why, and its scores."""
+    """Describe the kept epoch: its number, the reason and its scores."""
     order = "lowest" if BY_NAME[select].lower_is_better else "highest"
     return (
         f"Epoch {result.epoch} of {num_epochs} was kept, the {order} {label(select)} "
