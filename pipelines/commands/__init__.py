@@ -1,4 +1,4 @@
-"""The commands, one a file, by what people do with them: training, evaluating, models.
+"""The commands, one per file, in three groups: training, evaluating, models.
 
-May import every folder of `pipelines`; only `pipelines.command_table` names them.
+May import every folder of `pipelines`; only `pipelines.command_table` refers to them.
 """

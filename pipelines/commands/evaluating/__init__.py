@@ -1,1 +1,1 @@
-"""Commands that score models and maps, and show what they answer."""
+"""Commands that score models and maps, and draw or export their maps."""

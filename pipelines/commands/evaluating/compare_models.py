@@ -29,9 +29,9 @@ class CompareCommand(ScoringCommand):
     first: Positional[str]
     """A model (folder or URI), maps (folder or HDF5), or a scores.parquet."""
     second: Positional[str]
-    """What it is compared with, likewise."""
+    """The model, maps or scores to compare it with, given in the same way."""
     metric: str = compare.METRIC
-    """Metric by which the pictures that differ most are found, named with its rule book."""
+    """Metric that finds the pictures that differ most, e.g. tuebingen_ig or mit_nss."""
     num_pictures: int = 5
     """Pictures to list on either side."""
     flip: bool = False
@@ -47,7 +47,7 @@ class CompareCommand(ScoringCommand):
 
 
 def run(command: CompareCommand) -> list[compare.Difference]:
-    """Compare two models, print the differences, and write them where asked."""
+    """Compare two models; print the differences, and write them to --out and --json."""
     with command.open_data() as reader:
         sides = [scores_of(name, command, reader) for name in (command.first, command.second)]
         (first, first_source), (second, second_source) = sides
@@ -83,7 +83,7 @@ def run(command: CompareCommand) -> list[compare.Difference]:
 def scores_of(
     name: str, command: CompareCommand, reader: ShardReader
 ) -> tuple[ScoreTable, MapSource | None]:
-    """Read or compute the scores of one side of a comparison; return them and their source."""
+    """Read or compute the scores of one side; return them and, if computed, their source."""
     path = Path(name)
     if path.suffix == ".parquet":
         kept = score_table.read_parquet(path)

@@ -19,7 +19,7 @@ from pipelines.tracking.mlflow_runs import Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand(ScoringCommand):
-    """Score a model on a split, beside its encoders, baselines and people; writes a report."""
+    """Score a model, its encoders and the baselines on a split; write a report."""
 
     model: str
     """Folder of a model, models:/emlnet@ALIAS, models:/emlnet/VERSION or runs:/RUN_ID."""
@@ -29,7 +29,7 @@ class EvaluateCommand(ScoringCommand):
 
 
 def run(command: EvaluateCommand) -> ScoreTable:
-    """Score a model; if an MLflow run made it, log the scores and the report with that run."""
+    """Score a model; log scores and report with the MLflow run that made it, if any."""
     uri = command.tracking.uri
     with command.open_data() as reader:
         model = mlflow_registry.load(command.model, tracking_uri=uri).model

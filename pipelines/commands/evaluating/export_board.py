@@ -1,4 +1,4 @@
-"""Predictions as public boards take them: SALICON's PNGs, MIT/Tuebingen's HDF5 of log-densities."""
+"""`python -m pipelines export-board`: predictions in the format of a public benchmark."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SALICON_SIZE = (480, 640)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportBoardCommand:
-    """Predict the pictures of a public board and write what it takes."""
+    """Predict the pictures of a public benchmark and write the maps in its format."""
 
     model: Positional[str]
     """Folder of a model, models:/emlnet@ALIAS, models:/emlnet/VERSION or runs:/RUN_ID."""
     pictures: Positional[Path]
-    """Folder of the board's pictures, with its subfolders."""
+    """Folder of the benchmark's pictures, with subfolders."""
     out: Path
     """`salicon`: a new folder; `mit`: a new HDF5 file (.h5, .hdf5)."""
     board: Literal["salicon", "mit"]
@@ -45,7 +45,7 @@ class ExportBoardCommand:
 
 
 def run(command: ExportBoardCommand) -> None:
-    """Predict all pictures and write the file or folder, whole or not at all."""
+    """Predict all pictures and write the file or folder atomically."""
     out, is_salicon = command.out.absolute(), command.board == "salicon"
     if out.exists():
         raise ValueError(f"{out} exists; name a new {'folder' if is_salicon else 'file'}")
@@ -76,13 +76,13 @@ def run(command: ExportBoardCommand) -> None:
 
 
 def log_density(prediction: Prediction) -> NDArray[np.float32]:
-    """(H, W) natural log, whose exp sums to 1 within float32."""
+    """Return the (H, W) natural log-density; its exp sums to 1 in float32."""
     exact = log_softmax(torch.from_numpy(prediction.log_density)[None, None].double())
     values: NDArray[np.float32] = exact[0, 0].float().numpy()
     return values
 
 
 def salicon_picture(prediction: Prediction) -> Image.Image:
-    """The map as 8-bit grey of 480 x 640, min-max to 0..255."""
+    """Return the map as 8-bit grey, 480 x 640, scaled min-max to 0..255."""
     saliency = resize(torch.from_numpy(prediction.saliency)[None, None], SALICON_SIZE)
     return Image.fromarray(replace(prediction, saliency=saliency[0, 0].numpy()).picture())

@@ -1,4 +1,4 @@
-"""`python -m pipelines backbones`: the table of backbones, to choose from."""
+"""`python -m pipelines backbones`: the table of backbones."""
 
 from __future__ import annotations
 

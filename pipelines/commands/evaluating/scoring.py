@@ -28,15 +28,15 @@ from shards.read.reader import ShardReader
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringCommand:
-    """On which images maps are scored, how, and where the scores go."""
+    """Options of the commands that score: data, method and output."""
 
     data: Path
-    """Folder of shards, or a raw folder, which is packed for the time being."""
+    """Folder of shards, or a raw folder, which is packed into a temporary one."""
     split: str = "val"
     """Split to score."""
     density_maps: bool = False
-    """Give each `tuebingen` metric the map of a density that is best for it, as the Tuebingen board
-    does; takes seconds per image."""
+    """Score each `tuebingen` metric on the map that is best for it, computed from the density, as
+    the Tuebingen benchmark does; takes seconds per image."""
     sigma: float | None = None
     """Sigma of the Gaussian that made the data's density maps, in pixels; default: estimated."""
     num_workers: int = 0
@@ -49,7 +49,7 @@ class ScoringCommand:
 
     @contextmanager
     def open_data(self) -> Iterator[ShardReader]:
-        """Open a split of a folder of shards, or of a raw folder, which is packed first."""
+        """Open a split of shards; pack a raw folder into temporary shards first."""
         place = location(self.data)
         if isinstance(place, str) or (place / MANIFEST).is_file():
             yield ShardReader(place, self.split)
@@ -70,7 +70,7 @@ class ScoringCommand:
         notes: list[str] | None = None,
         with_baselines: bool = True,
     ) -> ScoreTable:
-        """Score a source.  name: what the user calls it.  notes: to show beside the scores."""
+        """Score a source.  name: as the user gave it.  notes: to show beside the scores."""
         connection.connect(self.compute)
         check_nodes.check([reader.folder])
         return evaluate.evaluate(
@@ -88,7 +88,7 @@ class ScoringCommand:
     def report(self, scores: ScoreTable, source: MapSource, name: str, reader: ShardReader) -> Path:
         """Print the scores, write them and the report, and return the folder.
 
-        name: folder or URI of what is scored; its last part is shown.
+        name: folder or URI of the model or maps; its last part is shown.
         """
         data, shown = f"{reader.manifest.name}-{reader.split}", Path(public_url(name)).name
         default = f"runs/scores-{data}-{slug(shown, 40)}-{digest(scored=name)[:6]}"

@@ -1,1 +1,1 @@
-"""Commands around runs and registered models.  May import every folder of `pipelines`."""
+"""Commands for runs and registered models.  May import every folder of `pipelines`."""

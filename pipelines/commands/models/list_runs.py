@@ -1,4 +1,4 @@
-"""`python -m pipelines runs`: MLflow runs as a table, in MLflow's own filter syntax."""
+"""`python -m pipelines runs`: list MLflow runs, with MLflow's own filter syntax."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class RunsCommand:
     columns: tuple[str, ...] = HEADLINES
     """Metrics to show: as MLflow names them, or as scores and reports do."""
     experiment: str | None = None
-    """Data set, that is MLflow experiment; default: all."""
+    """MLflow experiment, by default named as the data set; default: all."""
     num: int = 20
     """Rows to show."""
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
 
 def run(command: RunsCommand) -> int:
-    """Print the table; return 1 when no run fits.
+    """Print the table; return 1 if no run matches.
 
     Raises ValueError for an unknown experiment or metric, MlflowException for a wrong filter.
     """
@@ -77,9 +77,9 @@ def run(command: RunsCommand) -> int:
 
 
 def find_metric(runs: pd.DataFrame, name: str) -> pd.Series[float]:
-    """Each run's metric of that full name, else score of the evaluation, else of the best epoch.
+    """Return each run's metric `name`, else `scores/<name>`, else `best_<name>`.
 
-    Raises ValueError for a name that is none of them.
+    Raises ValueError for an unknown metric.
     """
     best = f"best_{name.removeprefix('mit_')}"
     names = [f"metrics.{known}" for known in (name, f"scores/{name}", best)]

@@ -12,7 +12,7 @@ from emlnet.public_url import public_url
 from emlnet.registry.mlflow_registry import connect
 from pipelines.config.options import StoreOptions
 
-# MLflow opens pages for agents and prompts unless the address says which kind of work is done.
+# Without this query MLflow opens its pages for agents and prompts.
 PAGE = "#/experiments?workflowType=machine_learning"
 
 
@@ -28,9 +28,9 @@ class UiCommand:
 
 
 def run(command: UiCommand) -> None:
-    """Print the pages' address and become MLflow's server, which a signal then ends.
+    """Print the pages' address and replace this process by MLflow's server.
 
-    Returns at once where the store is a server itself.
+    If the store is itself a server, only print its address.
     """
     uri = command.tracking.uri
     connect(uri)
@@ -44,9 +44,9 @@ def run(command: UiCommand) -> None:
         # Without MLflow's job workers it starts twice as fast, in a quarter of the memory.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONWARNINGS": "ignore",  # They are about MLflow's own code.
+        "PYTHONWARNINGS": "ignore",  # MLflow warns about its own code.
         **os.environ,
-        # Not among the arguments, which every user of the machine can read.
+        # Not an argument: every user of the machine can read those.
         "MLFLOW_BACKEND_STORE_URI": uri,
     }
     os.execve(words[0], words, environment)

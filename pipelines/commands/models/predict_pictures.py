@@ -1,4 +1,4 @@
-"""`python -m pipelines predict IN OUT`: maps of very many pictures, by Ray tasks on the cluster."""
+"""`python -m pipelines predict IN OUT`: predict many pictures with Ray tasks."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from shards.files.store import Store, location
 from shards.read.reader import ShardReader
 
 MARKER = "predict.json"
-"""The file of OUT that says which model, source and options its maps are of."""
+"""The file in OUT that records the model, source and options of its maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
-    """Predict a folder of pictures, or shards, of any number; the same command resumes."""
+    """Predict any number of pictures, in a folder or shards; the same command resumes."""
 
     source: Positional[str]
     """Folder of pictures (searched through) or of shards; a path, s3:// or gs://."""
     out: Positional[str]
-    """Folder for the maps, outside the source: <stem>_smap.png below it as there; a path, s3:// or
-    gs://."""
+    """Folder for the maps, outside the source, with the same subfolders: <stem>_smap.png; a path,
+    s3:// or gs://."""
     model: str = f"models:/{mlflow_registry.NAME}@{mlflow_registry.CHAMPION}"
     """Folder, archive or address of a model, models:/emlnet@ALIAS, ... or runs:/RUN_ID."""
     format: Format = "png"
@@ -56,7 +56,7 @@ class PredictCommand:
     overlay: bool = False
     """Also write <stem>_overlay.png."""
     batch_size: int = 64
-    """Pictures of one Ray task."""
+    """Pictures per Ray task."""
     precision: Literal["auto", "full", "half"] = "auto"
     """Bits in which backbones compute: `full`, 32; `half`, 16; `auto`, 16 on a GPU only."""
     compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
@@ -75,9 +75,9 @@ class PictureSource:
     is_shards: bool
 
     def items(self) -> list[tuple[str, str]]:
-        """The name of each picture, and the stem of its maps.
+        """Return each picture's name and the stem of its maps.
 
-        Raises ValueError when there is none, or when two maps would have one name.
+        Raises ValueError if there are no pictures, or two maps would have the same name.
         """
         if self.is_shards:
             found = [
@@ -96,7 +96,7 @@ class PictureSource:
         return found
 
     def read(self, name: str) -> NDArray[np.uint8]:
-        """A picture as (H, W, 3).  Raises ValueError that names it when it cannot be read."""
+        """Read a picture (H, W, 3).  Raises ValueError that names it if it cannot be read."""
         if self.is_shards:
             split, _, position = name.rpartition("/")
             sample = _open_split(self.url, split).sample(int(position))
@@ -112,7 +112,7 @@ _open_split = lru_cache(maxsize=8)(ShardReader)
 
 
 def run(command: PredictCommand) -> int:
-    """Predict the pictures that have no map yet; return 1 when one could not be read."""
+    """Predict the pictures that have no map yet; return 1 if one could not be read."""
     source, out = (Store(location(folder)) for folder in (command.source, command.out))
     if f"{real_place(out)}/".startswith(f"{real_place(source)}/"):
         raise ValueError(
@@ -144,7 +144,7 @@ def run(command: PredictCommand) -> int:
         model,
         pictures,
         out.url,
-        np.array(left),  # Tasks read an array in place, and would copy a list.
+        np.array(left),  # Ray tasks share an array, but copy a list.
         command,
         title="maps",
         unit="picture",
@@ -166,7 +166,7 @@ def predict_part(
     left: NDArray[np.str_],
     command: PredictCommand,
 ) -> list[str]:
-    """Predict some pictures and write their maps; return what could not be read.
+    """Predict some pictures and write their maps; return an error for each unreadable one.
 
     part: rows of `left`, (N, 2) names and stems.
     """
@@ -199,9 +199,9 @@ def write(
 
 
 def open_out(out: Store, about: dict[str, Any]) -> set[str]:
-    """The files that OUT holds.
+    """Return the names of the files in OUT; create OUT if it is new.
 
-    Raises ValueError when they are of another model, source or format, or no maps at all.
+    Raises ValueError if it holds maps of another model, source or options, or other files.
     """
     names = set(visible(out))
     known = json.loads(out.read(MARKER)) if MARKER in names else None
@@ -219,10 +219,10 @@ def open_out(out: Store, about: dict[str, Any]) -> set[str]:
 
 
 def visible(store: Store) -> list[str]:
-    """The files below a folder as relative paths in order, without hidden ones."""
+    """Return the files below a folder as sorted relative paths, without hidden ones."""
     return sorted(name for name in store.find() if "/." not in f"/{name}")
 
 
 def real_place(store: Store) -> str:
-    """The path of a folder with links resolved, or its URL."""
+    """Return a folder's path with links resolved, or its URL."""
     return str(Path(store.url).resolve()) if store.is_local else store.url

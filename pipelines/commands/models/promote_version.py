@@ -1,4 +1,4 @@
-"""`python -m pipelines promote | rollback`: aliases of the registry, changed by a person."""
+"""`python -m pipelines promote | rollback`: change the registry's aliases by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PromoteCommand:
     alias: str = mlflow_registry.CHAMPION
     """Alias to give."""
     force: str | None = None
-    """Give it without a comparison; the reason, which is kept."""
+    """Reason to give the alias without a comparison; kept in the alias's history."""
     compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
@@ -45,7 +45,7 @@ class RollbackCommand:
     """Give an alias back to the version that held it before."""
 
     reason: str = "by hand"
-    """Why; it is kept."""
+    """Reason, kept in the alias's history."""
     alias: str = mlflow_registry.CHAMPION
     """Alias to give back."""
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)

@@ -26,10 +26,10 @@ class ReadoutsCommand:
     """Compute and cache the readouts of frozen encoders, which decoders train from."""
 
     data: tuple[Path, ...]
-    """Folder or URL (s3://, gs://, https://) of shards; several as the decoder trains on them."""
+    """Folders or URLs (s3://, gs://, https://) of shards, the same as the decoder trains on."""
     encoders: tuple[str, ...]
     """Encoders: MLflow runs, folders, or model URIs, which stand for all encoders of a model;
-    `best`: of each backbone the best run on this very data."""
+    `best`: the best run of each backbone on this data set."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to compute."""
     readouts: Path | None = None
@@ -39,7 +39,7 @@ class ReadoutsCommand:
 
 
 def run(command: ReadoutsCommand) -> None:
-    """Compute what is not cached yet."""
+    """Compute the readouts that are not cached yet."""
     if number_of_best(command.encoders):
         raise ValueError(
             f"{command.encoders[0]} is chosen by training decoders: `decoder` does that; readouts "

@@ -31,9 +31,9 @@ PATH_FLAGS = ("--data", "--out", "--json", "--readouts", "--storage")
 SECONDS_TO_ANSWER = 10
 JOB_ENV = {
     "PYTHONUNBUFFERED": "1",
-    # Time for the checkpoint of a job that is stopped; Ray gives 3 s.
+    # Time for a stopped job to save a checkpoint; Ray's default is 3 s.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
-    # MLflow prints an address that only the job's machine knows, at the end of each run.
+    # After each run MLflow would print an address that only the job's machine can reach.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
@@ -42,7 +42,7 @@ JOB_ENV = {
 class SubmitCommand:
     """Send a command to a Ray cluster as a job, with the code of this checkout.
 
-    It returns when the job is accepted, and prints how to follow and stop it.
+    Return when the job is accepted, and print how to follow and stop it.
     """
 
     command: Positional[str]
@@ -55,10 +55,10 @@ class SubmitCommand:
 
 
 def run(command: SubmitCommand) -> None:
-    """Check and send a command; print the job's name, and the lines that follow and stop it.
+    """Check and send a command; print the job's id and the commands to follow and stop it.
 
-    Raises ValueError for a command that could not work on a cluster, RuntimeError when the job
-    server refuses it.
+    Raises ValueError for a command that cannot work on a cluster, RuntimeError if the job server
+    refuses it.
     """
     words = shlex.split(command.command)
     if words[:1] == ["pipelines"]:
@@ -92,10 +92,10 @@ def run(command: SubmitCommand) -> None:
 
 
 def check(words: Sequence[str]) -> str:
-    """Return the MLflow server that the job will use, empty for a command that needs none.
+    """Return the job's MLflow server; empty for a command that needs none.
 
-    words: the command, without its room when it is of pipelines.  Raises ValueError for what could
-    not work on a cluster, and for secrets, which its pages would show.
+    words: the command, without `pipelines`.  Raises ValueError for options that cannot work on a
+    cluster, and for secrets, which Ray's dashboard would show.
     """
     values, needs_server = flag_values(words), words[0] not in WITHOUT_SERVER
     given = values.get("--tracking-uri") or [os.environ.get("MLFLOW_TRACKING_URI") or ""]
@@ -141,10 +141,7 @@ def flag_values(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def pack(into: Path) -> Path:
-    """Copy the code of the checkout into a folder; return the folder.
-
-    Data, weights, environments and anything else that lies in the checkout's folders stay here.
-    """
+    """Copy the checkout's code, without data, weights or environments, into a folder; return it."""
 
     def leave(folder: str, names: list[str]) -> list[str]:
         paths = {name: Path(folder, name) for name in names}
@@ -169,19 +166,19 @@ def entrypoint(words: Sequence[str]) -> str:
 def connect(address: str) -> JobSubmissionClient:
     """Return a client of the job server at an address.
 
-    Raises ValueError when none answers there within seconds, or when it refuses the token.
+    Raises ValueError if none answers within seconds, or if it refuses the token.
     """
     import requests
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    # Ray prefers this variable to an address that is passed, and to RAY_ADDRESS.
+    # This variable has precedence over the argument and RAY_ADDRESS.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     try:
-        if address.startswith("http"):  # Ray's own request waits for minutes.
+        if address.startswith("http"):  # Ray itself would wait for minutes.
             requests.get(f"{address.rstrip('/')}/api/version", timeout=SECONDS_TO_ANSWER)
         return JobSubmissionClient(address)
     except AuthenticationError as error:

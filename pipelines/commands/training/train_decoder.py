@@ -1,4 +1,4 @@
-"""`python -m pipelines decoder`: join encoders by a decoder, all of them or those that do best."""
+"""`python -m pipelines decoder`: join all encoders, or the best subset, by a decoder."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class DecoderCommand(TrainingCommand):
     )  # fmt: skip
     encoders: tuple[str, ...]
     """Encoders to join: MLflow runs, folders, or model URIs, which stand for all encoders of a
-    model.  `best`: of each backbone the best run on this very data; `best:3`: the three of them
-    that do best together."""
+    model.  `best`: the best run of each backbone on this data set; `best:3`: those three of them
+    that are best together."""
     select_encoders: bool = False
-    """Try subsets of the encoders (all subsets, or of more than four encoders greedily), show the
-    table, and keep the best."""
+    """Try subsets of the encoders (all, or greedily for more than four encoders), show a table, and
+    keep the best subset."""
     readouts: Path | None = None
     """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
     decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
