@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def join_sent(argv: Sequence[str]) -> list[str]:
-    """Join the command that `submit` sends: its flags are not those of `submit`."""
+    """Join the command after `submit` to one argument, so that its flags are not parsed here."""
     words = list(argv)
     if words[:1] == ["submit"]:
         words = [word for word in words if word != "--"]

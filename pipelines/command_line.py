@@ -18,10 +18,10 @@ import tyro
 from emlnet import exits
 from emlnet.public_url import public_url
 
-# Ray Train says this of an actor of its own (PreemptionWatcher) in each run; it is harmless.
+# Ray Train warns in each run about its own actor PreemptionWatcher; it is harmless.
 NOISE = "has constructor arguments in the object store and max_restarts"
 RAY_LOG_FILTER = {
-    # Print every line of a worker but the noise: stacks of several ranks are not repetitions.
+    # Keep equal lines of several ranks, such as their stack traces; drop only the noise.
     "RAY_DEDUP_LOGS_ALLOW_REGEX": f"^(?!.*{NOISE})",
     "RAY_DEDUP_LOGS_SKIP_REGEX": NOISE,
 }
@@ -29,10 +29,10 @@ RAY_LOG_FILTER = {
 
 @dataclass(frozen=True)
 class Program:
-    """A program by its name, what it does, and its commands.
+    """A program of several commands.
 
-    commands: by verb, `module:function`, which is imported only when the command is chosen, and a
-    line of help.
+    commands: verb to `module:function` and a line of help.  A module is imported only when its
+    command runs.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Program:
 
     def _load(self, argv: Sequence[str]) -> tuple[Callable[[Any], object], Any]:
         verb = self._verb(argv)
-        # Ray reads these when it is imported, which the command's module may do.
+        # Set before the command's module imports Ray, which reads them at import.
         for name, value in RAY_LOG_FILTER.items():
             os.environ.setdefault(name, value)
         function = pkgutil.resolve_name(self.commands[verb][0])
@@ -86,8 +86,8 @@ class Program:
 def parse_flags(config_type: type, prog: str, words: Sequence[str]) -> Any:
     """Parse flags to a dataclass.
 
-    `--preset NAME` starts from a preset, where the dataclass is `FullCommand` or derived from it.
-    Where the dataclass has `common_flags`, `--help` shows these only and `--help-all` all flags.
+    `--preset NAME` starts from a preset, for `FullCommand` and its subclasses.
+    If the dataclass has `common_flags`, `--help` shows only those and `--help-all` all flags.
     """
     from pipelines.config import flags, presets
 
@@ -107,14 +107,14 @@ def parse_flags(config_type: type, prog: str, words: Sequence[str]) -> Any:
 
 
 def hide_flags(rules: tyro.constructors.ConstructorRegistry, common: Sequence[str]) -> None:
-    """Leave the flags out of the help that are not common.  Flags without a prefix are meant."""
+    """Hide from the help all flags that are not common; only flags without a prefix count."""
     resolving: list[type] = []
 
     @rules.struct_rule
     def hide(info: tyro.constructors.StructTypeInfo) -> Any:
         if not is_dataclass(info.type) or info.type in resolving:
             return None
-        resolving.append(info.type)  # tyro asks this rule again for its own answer.
+        resolving.append(info.type)  # get_struct_spec calls this rule again.
         spec: Any = rules.get_struct_spec(info)
         resolving.remove(info.type)
         fields = [
@@ -129,8 +129,8 @@ def hide_flags(rules: tyro.constructors.ConstructorRegistry, common: Sequence[st
 def exit_code(command: Callable[[], object]) -> int:
     """Run a command and return its exit code, as `emlnet.exits.exit_code` does.
 
-    A failed training or MLflow call and a missing package are one line on stderr and 1; SIGTERM
-    gives 143.
+    A failed training or MLflow call and a missing package print one line on stderr and return 1;
+    SIGTERM returns 143.
     """
 
     def run() -> object:
@@ -142,7 +142,7 @@ def exit_code(command: Callable[[], object]) -> int:
                 "checkout, on a cluster in the image of its machines (deploy/Dockerfile)"
             ) from error
         except Exception as error:
-            # Both imports take seconds, which only an error is worth.
+            # These imports take seconds, so only after an error.
             from mlflow.exceptions import MlflowException
 
             from pipelines.ray_cluster.stop_signal import StoppedError, stopped_exit_code

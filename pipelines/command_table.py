@@ -1,4 +1,4 @@
-"""All commands of `python -m pipelines`.  A new one is a file in `commands/` and a line here."""
+"""All commands of `python -m pipelines`.  Add one by a file in `commands/` and a line here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TRAINING = "pipelines.commands.training"
 EVALUATING = "pipelines.commands.evaluating"
 MODELS = "pipelines.commands.models"
 ROOMS = ("pipelines", "tune", "shards")
-"""Programs whose commands `submit` sends."""
+"""Programs whose commands `submit` can send."""
 
 PIPELINES = Program(
     name="python -m pipelines",

@@ -20,9 +20,9 @@ RUN = re.compile("[0-9a-f]{32}")
 
 
 def registry(argv: Sequence[str] = ()) -> tyro.constructors.ConstructorRegistry:
-    """The rule by which tyro parses loss weights such as `kl=10,cc=2,nss=1`.
+    """Return tyro's registry with a rule that parses loss weights such as `kl=10,cc=2,nss=1`.
 
-    argv: all arguments; `--tracking-uri` names the store of the run in `@RUN`.
+    argv: all arguments; `--tracking-uri` among them names the store of `@RUN`.
     """
     uri, _ = take_flag(argv, "--tracking-uri")
     rules = tyro.constructors.ConstructorRegistry()
@@ -47,7 +47,7 @@ def registry(argv: Sequence[str] = ()) -> tyro.constructors.ConstructorRegistry:
 def read_loss_weights(text: str, tracking_uri: str | None = None) -> LossWeights:
     """Parse `kl=10,cc=2,nss=1`, or read `@FILE` or `@RUN_ID`, the result of a search.
 
-    tracking_uri: the MLflow store of the run.  Raises ValueError when there are no loss weights.
+    tracking_uri: the MLflow store of the run.  Raises ValueError if there are no loss weights.
     """
     if not text.startswith("@"):
         return LossWeights.parse(text)
@@ -73,7 +73,7 @@ def _loss_weights_of(path: Path, name: str) -> LossWeights:
 
 
 def take_flag(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
-    """The value of `FLAG VALUE` or `FLAG=VALUE`, and the arguments without it."""
+    """Return the flag's value (`FLAG VALUE` or `FLAG=VALUE`) and the other arguments."""
     rest = list(argv)
     for position, word in enumerate(rest):
         if word == flag and position + 1 < len(rest):

@@ -1,4 +1,4 @@
-"""Names and digests of configurations: what is logged, and what tells one run from another."""
+"""Names and digests of configurations, to log runs and to tell them apart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emlnet.public_url import public_url
 
 
 def digest(**parts: Any) -> str:
-    """SHA-256 in hex of JSON values, dataclasses and paths; equal for equal content."""
+    """Return the SHA-256 in hex of JSON values, dataclasses and paths."""
 
     def plain(value: Any) -> Any:
         return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
@@ -23,14 +23,14 @@ def digest(**parts: Any) -> str:
 
 
 def slug(text: str, length: int = 60, keep: str = "+-_.") -> str:
-    """A text as a file name: letters, digits and `keep`; dashes stand for all else."""
+    """Turn a text into a file name: other characters than letters, digits and `keep` become -."""
     return "".join(c if c.isalnum() or c in keep else "-" for c in text)[:length]
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A config tree as dotted names and plain values, for logs and MLflow parameters.
+    """Flatten a config tree to dotted names and plain values, for logs and MLflow parameters.
 
-    Paths lose what may be secret in an address; the MLflow store is left out.
+    Secrets in URLs are removed; the MLflow store is left out.
     """
     flat: dict[str, Any] = {}
     for item in fields(tree):

@@ -1,4 +1,4 @@
-"""Options that several commands, the stages, presets or `tune` share."""
+"""Options that commands, stages, presets and `tune` share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
-    """Where a command runs."""
+    """The Ray cluster of a command."""
 
     use_gpu: bool | None = None
     """Work on GPUs, one per worker; default: when the cluster has any."""
@@ -33,7 +33,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(ClusterOptions):
-    """Where and how a command trains."""
+    """Workers, resources and checkpoints of training."""
 
     num_workers: int | str = 0
     """Ray workers, which share each batch; 0: one per GPU, or one without GPUs.  `2:8`: as many as
@@ -71,13 +71,13 @@ class Compute(ClusterOptions):
 
     @property
     def storage_folder(self) -> Path | None:
-        """Where checkpoints go, when that is a folder."""
+        """Folder of checkpoints, absolute; None for a URL and for the default."""
         local = self.storage and "://" not in self.storage
         return Path(self.storage).absolute() if self.storage and local else None
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        """The least and the greatest number of workers."""
+        """Smallest and largest number of workers."""
         found = re.fullmatch(r"(\d+)|([1-9]\d*):(\d+)", str(self.num_workers))
         if found is None:
             raise ValueError(
@@ -89,7 +89,7 @@ class Compute(ClusterOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
-    """Where MLflow keeps runs and models."""
+    """The MLflow store of runs and models."""
 
     tracking_uri: str | None = None
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else ./mlflow.db."""
@@ -102,7 +102,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking(StoreOptions):
-    """Where a command writes."""
+    """The run's folder and its MLflow experiment."""
 
     out: Path | None = None
     """The run's own folder; the same command resumes from it.  Default: runs/<name>."""
@@ -112,7 +112,7 @@ class Tracking(StoreOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCommand:
-    """What every command that trains has in common."""
+    """Options of every command that trains."""
 
     data: tuple[Path, ...]
     """Folder or URL (s3://, gs://, https://) of shards; several train together."""
@@ -151,7 +151,7 @@ class FullCommand(TrainingCommand):
     readouts: Path | None = None
     """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
     flip_scores: bool = True
-    """Score models averaged with the mirrored picture's map."""
+    """Average each model's map with that of the mirrored picture before it is scored."""
     preset: Suppress[str] = ""
     """Name of the preset that the command started from."""
 
@@ -175,5 +175,5 @@ class FullCommand(TrainingCommand):
 
 
 def num_cpus() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Whole named configurations as Python values: `--preset NAME`; flags change them."""
+"""Named configurations for `--preset NAME`; flags override their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 from pipelines.config.options import DECODER_PLAN, FullCommand
 
-# Of EML-NET's published training (its code): SGD with momentum 0.9, one learning rate for all.
+# EML-NET's training, from its published code: SGD with momentum 0.9, one learning rate for all.
 PAPER_PLAN = Plan(
     epochs=10,
     batch_size=8,
@@ -25,7 +25,7 @@ PAPER_PLAN = Plan(
     loss_weights=LossWeights(kl=1, cc=1, nss=1),
     terms="reference",
 )
-# Its NASNet saw the squared error alone.
+# Its NASNet was trained with the squared error only.
 NASNET_PLAN = replace(
     PAPER_PLAN, lr=0.1, step_epochs=3, loss_weights=LossWeights(kl=0, cc=0, nss=0, mse=1)
 )
@@ -46,7 +46,7 @@ PRESETS: dict[str, FullCommand] = {
         plan=Plan(epochs=3),
         decoder_plan=replace(DECODER_PLAN, epochs=3),
     ),
-    # EML-NET as published: docs/train.md says where Places365's own file comes from.
+    # EML-NET as published; docs/train.md says where to get the Places365 weights.
     "paper": FullCommand(
         data=tyro.MISSING,
         backbones=("resnet50", "resnet50"),
@@ -78,16 +78,16 @@ PRESETS: dict[str, FullCommand] = {
 
 
 def find_preset(name: str) -> FullCommand:
-    """The preset of that name.  Raises ValueError that lists the names."""
+    """Return a preset.  Raises ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     return replace(PRESETS[name], preset=name)
 
 
 def start_from(config_type: type, name: str) -> FullCommand:
-    """The preset of that name as a `FullCommand` or a class derived from it.
+    """Return a preset as `FullCommand` or a subclass.
 
-    Raises ValueError for another class and for an unknown name.
+    Raises ValueError for another class or an unknown name.
     """
     if not issubclass(config_type, FullCommand):
         raise ValueError("--preset goes with `full` only")
