@@ -1,4 +1,4 @@
-"""A Ray cluster: joining it, its size, its nodes, tasks on it, and the signal to stop.
+"""The Ray cluster: connection, sizing, checks of the nodes, tasks and the stop signal.
 
 Imports `pipelines.config`.
 """

@@ -15,10 +15,10 @@ SECONDS_TO_ANSWER = 180
 def check(
     paths: Sequence[Path | str], folder: Path | str | None = None, storage: Path | None = None
 ) -> None:
-    """Raise ValueError when a node of a cluster of several does not see a path or a folder.
+    """Raise ValueError if a node of the cluster does not see a path; a single node is not checked.
 
-    paths: what workers read; URLs are not checked.  folder: where they write, and storage: where
-    checkpoints go; a file put there must be seen everywhere.
+    paths: read by workers; URLs are not checked.  folder, storage: written by workers (storage:
+    checkpoints); all nodes must see a file that is written there.
     """
     if not ray.is_initialized():
         return
@@ -59,9 +59,9 @@ def find_missing(paths: Sequence[str]) -> list[str]:
 
 
 def describe_missing(node: str, paths: Sequence[str], probes: Sequence[str]) -> str:
-    """Say which of the paths that a node does not see matters most.
+    """Return the error for paths that a node does not see; a probe comes first.
 
-    probes: the files that this process wrote.
+    probes: files that this process wrote.
     """
     for path in set(paths).intersection(probes):
         return (

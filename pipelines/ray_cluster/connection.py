@@ -21,10 +21,10 @@ from pipelines.ray_cluster.stop_signal import handle_signals
 
 SECONDS_TO_ANSWER = 5
 
-# Freed memory stays with the process, in one arena (training runs in a thread, whose own arena
-# would give large blocks back): page faults cost a CPU worker up to half of its time.  Blocks of
-# more than 32 MiB do go back: kept, they leave gaps that cost a third more memory.  Backing large
-# blocks with huge pages cuts page faults about 40-fold.
+# Keep freed memory in the process: page faults cost a CPU worker up to half of its time.  Use one
+# arena, because training runs in a thread, and a thread's own arena returns large blocks.  Return
+# blocks above 32 MiB: if kept, they leave gaps that cost a third more memory.  Backing large blocks
+# with huge pages cuts page faults about 40-fold.
 WORKER_ENV = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_ARENA_MAX": "1",
@@ -45,9 +45,9 @@ def connect(
 ) -> None:
     """Join the Ray cluster that the config names, or start one on this machine.
 
-    include_dashboard: of a cluster that is started; Ray Train frees the workers of a stopped Tune
-    trial only where there is one.  log_to_driver: print what workers print.
-    Raises ValueError when no cluster answers at the address.
+    include_dashboard: start a dashboard with a new cluster; Ray Train needs it to free the workers
+    of a stopped Tune trial.  log_to_driver: print the output of workers.
+    Raises ValueError if no cluster answers at the address.
     """
     if ray.is_initialized():
         return
@@ -80,7 +80,7 @@ def connect(
 
 
 def _check_answers(address: str) -> None:
-    """Raise ValueError unless a Ray head answers soon: `ray.init` alone tries for ten minutes."""
+    """Raise ValueError unless a Ray head answers soon; `ray.init` would try for ten minutes."""
     if address.startswith(("http://", "https://")):
         raise _no_cluster(address, "it is a job server's; `python -m pipelines submit` sends jobs")
     try:
@@ -97,9 +97,9 @@ def _check_answers(address: str) -> None:
 
 
 def protect_token(path: Path) -> None:
-    """Let only the owner read Ray's token, which Ray itself writes readable for everybody.
+    """Make Ray's token readable for its owner only; Ray would let everybody read it.
 
-    path: where Ray looks for the token when no variable names one.
+    path: where Ray looks for the token if no variable names one.
     """
     named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.intersection(os.environ)
     if named or os.environ.get("RAY_AUTH_MODE") == "disabled":
@@ -111,7 +111,7 @@ def protect_token(path: Path) -> None:
 
 
 def _no_cluster(address: str, reason: str) -> ValueError:
-    # Neither may show a password, and Ray's reasons repeat the address.
+    # Remove passwords from both: Ray's reasons repeat the address.
     address, reason = (re.sub(r"[^\s/@]*@|\?\S*", "", text) for text in (address, reason))
     return ValueError(
         f"no Ray cluster answers at {address} ({reason}); give the head's HOST:6379 as --address "
@@ -120,7 +120,7 @@ def _no_cluster(address: str, reason: str) -> ValueError:
 
 
 def _make_setup_hook() -> Callable[[], None]:
-    """Return what every worker process runs first; nested, so that Ray sends it by value."""
+    """Return the setup function of worker processes; nested, so that Ray sends it by value."""
 
     def setup() -> None:
         import logging
@@ -128,10 +128,10 @@ def _make_setup_hook() -> Callable[[], None]:
 
         import ray
 
-        # Without it, Ray's state API asks any cluster of this machine, and Ray Train removes the
-        # workers of a run that the other cluster does not know.
+        # Else Ray's state API may ask another cluster on this machine.  That one does not know the
+        # run, so Ray Train removes the run's workers.
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        # Its requests are repeated; the first one fails while a busy machine starts the receiver.
+        # This client retries; on a busy machine its first request comes before the receiver is up.
         client = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
         logging.getLogger(client).setLevel(logging.ERROR)
 

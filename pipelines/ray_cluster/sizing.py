@@ -16,9 +16,9 @@ SECONDS_BETWEEN_RESIZES = 60
 
 
 def has_gpu(choice: bool | None = None) -> bool:
-    """Whether to work on GPUs: as chosen, else when the cluster has any.
+    """Whether to use GPUs: as chosen; by default, if the cluster has any.
 
-    Raises ValueError when a GPU is chosen and the cluster has none.
+    Raises ValueError if GPUs are chosen and the cluster has none.
     """
     found = ray.cluster_resources().get("GPU", 0) > 0
     if choice and not found:
@@ -27,9 +27,9 @@ def has_gpu(choice: bool | None = None) -> bool:
 
 
 def scaling_config(compute: Compute) -> ScalingConfig:
-    """Return the number of workers and what each gets.
+    """Return the number of workers and the resources of each.
 
-    Raises ValueError when the cluster has too little, after `compute.wait` seconds in which an
+    Raises ValueError if the cluster is still too small after `compute.wait` seconds, in which an
     autoscaler may add machines.
     """
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -55,9 +55,9 @@ def scaling_config(compute: Compute) -> ScalingConfig:
 
 
 def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> str | None:
-    """Return the resource that the least number of workers still lacks after some seconds.
+    """Wait for the resources of `least` workers; return one that is still lacking, or None.
 
-    worker: the resources of one.  most: workers to ask an autoscaler for.
+    worker: resources of one worker.  most: number of workers to request from an autoscaler.
     """
 
     def lacking() -> str | None:
@@ -78,10 +78,10 @@ def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> 
 
 
 def plan_concurrency(compute: Compute, num_stages: int) -> tuple[int, Compute]:
-    """Return how many of some equal stages the cluster holds at once, and what each gets.
+    """Return how many equal stages fit the cluster at once, and the options of each.
 
-    On GPUs a stage takes as many as it has workers.  On CPUs a worker uses all cores of its
-    machine, so a stage takes whole machines.
+    A GPU stage takes one GPU per worker.  A CPU worker uses all cores of its machine, so a CPU
+    stage takes whole machines.
     """
     scaling = scaling_config(compute)
     if scaling.use_gpu:
@@ -97,7 +97,7 @@ def plan_concurrency(compute: Compute, num_stages: int) -> tuple[int, Compute]:
 
 
 def check_batch(batch_size: int, compute: Compute) -> None:
-    """Raise ValueError when a batch has too few images for all workers."""
+    """Raise ValueError if a batch has fewer images than there are workers."""
     num_workers = scaling_config(compute).max_workers
     if batch_size < num_workers:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The signal from a command to its workers: save and stop, or give up, with the reason."""
+"""The signal between a command and its workers: save and stop, or give up for a reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TERMINATED = 143
 received: list[int] = []
 """SIGTERM and SIGINT that this process received, in order."""
 _trainings: list[StopSignal] = []
-"""Those of this process that run; each saves and stops at the first signal."""
+"""Stop signals of the trainings that run in this process."""
 
 
 class StoppedError(RuntimeError):
@@ -27,7 +27,7 @@ class StoppedError(RuntimeError):
 
 
 class _State:
-    """Whether to stop, and why to give up: an actor beside the command, which outlives workers."""
+    """Actor with the stop request and the reason to give up; it outlives the workers."""
 
     def __init__(self) -> None:
         self.stop, self.reason = False, ""
@@ -43,7 +43,7 @@ class _State:
 
 
 class StopSignal:
-    """Shared by a command and its workers: made in the command, pickled to the workers."""
+    """Stop request that a command shares with its workers; it is pickled to them."""
 
     def __init__(self) -> None:
         node = ray.get_runtime_context().get_node_id()
@@ -52,11 +52,11 @@ class StopSignal:
         self._stop, self._asked, self._answer = False, 0.0, None
 
     def request_stop(self) -> None:
-        """Ask workers to save a checkpoint and stop; returns at once."""
+        """Ask workers to save a checkpoint and stop; do not wait for them."""
         self._state.request_stop.remote()
 
     def is_stop_requested(self) -> bool:
-        """Whether workers were asked to stop, by the latest answer; never waits for one."""
+        """Whether a stop was requested, by the latest answer; does not wait for a new one."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             self._stop, _ = ray.get(self._answer)
             self._answer = None
@@ -65,18 +65,18 @@ class StopSignal:
         return self._stop
 
     def give_up(self, reason: str) -> None:
-        """Note why another attempt would fail too; the first reason is kept."""
+        """Record why another attempt would fail too; the first reason is kept."""
         ray.get(self._state.give_up.remote(reason))
 
     def reason(self) -> str:
-        """Return why a worker gave up, empty when none did."""
+        """Return why a worker gave up; empty if none did."""
         _, reason = ray.get(self._state.get.remote())
         return str(reason)
 
 
 @contextmanager
 def forward_signals(stop_signal: StopSignal) -> Iterator[None]:
-    """While the body trains, SIGTERM or Ctrl-C asks its workers to stop and ends no process."""
+    """Within the body, the first SIGTERM or Ctrl-C only asks the workers to stop."""
     _trainings.append(stop_signal)
     if received:
         stop_signal.request_stop()
@@ -87,10 +87,10 @@ def forward_signals(stop_signal: StopSignal) -> Iterator[None]:
 
 
 def handle_signals() -> None:
-    """Make SIGTERM and Ctrl-C end this process in order: a checkpoint first, where workers train.
+    """Let SIGTERM and Ctrl-C end this process, after running trainings have saved a checkpoint.
 
-    A second one ends it at once: where machines are gone, no worker may answer.  Call this in the
-    main thread after Ray has started, because Ray installs a handler that aborts.
+    A second signal ends it at once: workers on lost machines never answer.  Call this in the main
+    thread after Ray has started, because Ray installs a handler that aborts.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -102,7 +102,7 @@ def handle_signals() -> None:
         name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         print(f"{name}: saving a checkpoint, then stopping; send it again to stop now", flush=True)
         for training in _trainings:
-            # The handler may have interrupted a call that holds Ray's locks; a thread waits.
+            # Use a thread: the handler may have interrupted a call that holds Ray's locks.
             threading.Thread(target=training.request_stop, daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):

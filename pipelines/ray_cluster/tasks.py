@@ -1,4 +1,4 @@
-"""Work that needs no trainer, spread over the cluster as Ray tasks, with progress."""
+"""Run functions over the cluster as Ray tasks, with progress lines."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ def spread(
     use_gpu: bool | None = None,
     num_workers: int = 0,
 ) -> list[Answer]:
-    """Call `function(part, device, *shared)` on each part, many at once; answers in order.
+    """Call `function(part, device, *shared)` on each part in parallel; return results in order.
 
     parts: positions of samples.  shared: sent to each node once.  title, unit: of the progress
-    lines.  use_gpu: a GPU for each call; default: when the cluster has one.  num_workers: calls at
-    once; 0: as many as the cluster has room for.
-    The first error ends all.
+    lines.  use_gpu: one GPU per call; default: if the cluster has any.  num_workers: parallel
+    calls; 0: as many as fit the cluster.  The first error ends all.
     """
     gpu = has_gpu(use_gpu)
     device, references = "cuda" if gpu else "cpu", [ray.put(value) for value in shared]
@@ -57,10 +56,10 @@ def spread(
 def each(
     function: Callable[[Any], Answer], items: Iterable[Any], num_workers: int = 0, **options: Any
 ) -> Iterator[Answer]:
-    """Call the function on each item, a CPU for each call; answers as they come, in no order.
+    """Call the function on each item, one CPU per call; yield results as they finish.
 
-    num_workers: calls at once; 0: as many as the cluster has room for.  options: of Ray's tasks.
-    Raises what the first failing call raised; ValueError and OSError without Ray's traceback.
+    num_workers: parallel calls; 0: as many as fit the cluster.  options: of Ray's tasks.
+    Raises the error of the first call that fails; ValueError and OSError without Ray's traceback.
     """
     task = ray.remote(num_cpus=1, max_retries=2, **options)(function)
     waiting = list(items)[::-1]
