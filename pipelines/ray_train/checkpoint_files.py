@@ -1,4 +1,4 @@
-"""Checkpoints in a run's storage: how a worker uploads one, and which of them is whole."""
+"""Checkpoints in a run's storage: upload one, find the newest complete one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SECONDS_AFTER_ATTEMPTS = (1, 4, 0)
 
 
 class CheckpointUploader:
-    """Copies a checkpoint to the run's storage; ends training when that refuses every attempt.
+    """Uploads checkpoints to the run's storage; ends training if every attempt fails.
 
-    Only one is uploaded at a time: where storage is slower than training, training waits.
+    One upload runs at a time, so training waits for slow storage.
     """
 
     def __init__(self, stop_signal: StopSignal) -> None:
@@ -30,21 +30,21 @@ class CheckpointUploader:
         self.uploading = threading.Lock()
 
     def wait(self) -> None:
-        """Wait for the previous checkpoint; to be called before each one.
+        """Wait for the previous upload; call this before each new one.
 
-        When that one was refused, it waits until Ray ends the worker.
+        If the previous upload failed, it waits until Ray ends the worker.
         """
         self.uploading.acquire()
 
     def __call__(self, saved: Checkpoint, name: str) -> Checkpoint:
-        """Copy a checkpoint to the folder of that name; OSError after the last attempt."""
+        """Upload a checkpoint to the folder `name`.  Raises OSError after the last attempt."""
         storage = ray.train.get_context().get_storage()
         for pause in SECONDS_AFTER_ATTEMPTS:
             try:
                 copied = storage.persist_current_checkpoint(saved, name)
             except (OSError, RuntimeError) as error:
                 refused = error
-                with suppress(OSError):  # Half a checkpoint.
+                with suppress(OSError):  # Of a partial upload.
                     folder = storage.build_checkpoint_path_from_name(name)
                     storage.storage_filesystem.delete_dir(folder)
                 time.sleep(pause)
@@ -57,7 +57,7 @@ class CheckpointUploader:
 
 
 def describe_refusal(storage: str, error: Exception) -> str:
-    """Say that storage takes no checkpoint, why, and what to do."""
+    """Return the error message for storage that takes no checkpoint."""
     refused = str(error).partition("\n")[0] or type(error).__name__
     return (
         f"{storage} takes no checkpoint ({refused}); the last good one is kept. When it takes "
@@ -66,9 +66,9 @@ def describe_refusal(storage: str, error: Exception) -> str:
 
 
 def drop_broken_list(folder: Path) -> None:
-    """Delete Ray Train's list of a run's checkpoints when a kill cut it short.
+    """Delete Ray Train's list of a run's checkpoints if it is truncated, as after a kill.
 
-    Ray Train refuses half a list at every later start; training resumes from `find_newest`.
+    Ray Train cannot start with such a list; training resumes from `find_newest`.
     """
     path = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     if path.is_file():
@@ -79,7 +79,7 @@ def drop_broken_list(folder: Path) -> None:
 
 
 def find_newest(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint of a run, which Ray names by their time."""
+    """Return the newest complete checkpoint of a run; Ray names them by time."""
     for path in sorted(folder.glob("checkpoint_2*"), reverse=True):
         with suppress(ValueError):
             checkpoint.read(path)

@@ -1,4 +1,4 @@
-"""In a worker: end the process, and say where it was, when training hangs."""
+"""In a worker: if training hangs, print the threads' stacks and end the process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import threading
 import time
 
 EXIT_CODE = 75
-"""Exit code of a worker that hung: a temporary failure, which a restart may mend."""
+"""Exit code of a worker that hung: EX_TEMPFAIL, because a restart may help."""
 SECONDS_TO_FORWARD = 5
-"""Ray forwards to the command what a process wrote only while that process lives."""
+"""Time for Ray to forward the output, which it does only while the process lives."""
 
 
 class HangWatchdog:
-    """Ends this process after `timeout` seconds without progress, with the stacks of its threads.
+    """Ends this process after `timeout` seconds without progress, and prints its threads' stacks.
 
-    Ray Train then restarts all workers.  The other ranks wait in a collective, which fails when
+    Ray Train then restarts all workers.  The other ranks wait in a collective, which fails because
     this process is gone.
     """
 

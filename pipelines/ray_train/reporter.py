@@ -1,4 +1,4 @@
-"""In a worker: report to Ray, print progress, and save early when the worker is about to go."""
+"""In a worker: report to Ray, print progress, and save early before a stop or preemption."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pipelines.tracking import figures
 from shards.files.progress import SECONDS_BETWEEN_LINES
 
 SECONDS_BETWEEN_PREEMPTION_CHECKS = 2.0
-"""All workers wait for one another in a check."""
+"""Checks are rare because each is a barrier for all workers."""
 
 
 class Reporter(Hooks):
-    """Reports metrics and checkpoints to Ray, and prints a line now and then.
+    """Reports metrics and checkpoints to Ray, and prints progress.
 
-    It saves early when the command was asked to stop, and when a node is about to go.
+    It saves early if a stop is requested or a node is about to be preempted.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Reporter(Hooks):
         self.stops = False
         """Whether training stops after the next save."""
         self.leaving: set[str] = set()
-        """Ids of the nodes that are about to go."""
+        """Ids of the nodes that are about to be preempted."""
 
     def report(self, entry: EpochReport, state: TrainState) -> None:
-        """Report an epoch; a barrier, which every rank calls."""
+        """Report an epoch.  A barrier: every rank must call it."""
         scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.scores.items())
         best = ", best so far" if entry.best else ""
         loss = f"loss {entry.train_loss['total']:.3f}, " if entry.train_loss else "untrained, "
@@ -68,11 +68,11 @@ class Reporter(Hooks):
         self.first_step = None
 
     def save(self, state: TrainState) -> None:
-        """Report a checkpoint within an epoch; a barrier, which every rank calls."""
+        """Report a checkpoint within an epoch.  A barrier: every rank must call it."""
         self._report({"step": state.step}, state)
 
     def save_now(self) -> bool:
-        """Whether the command must stop or a node is about to go; the same on all ranks."""
+        """Whether to stop, or a node is about to be preempted; equal on all ranks."""
         is_due = time.monotonic() - self.last_check > SECONDS_BETWEEN_PREEMPTION_CHECKS
         own = [self.rank == 0 and self.stop_signal.is_stop_requested(), self.rank == 0 and is_due]
         flags = torch.tensor(own, dtype=torch.int32, device=self.source.device)
@@ -81,7 +81,7 @@ class Reporter(Hooks):
         return self.stops or (check and self._is_node_leaving())
 
     def _is_node_leaving(self) -> bool:
-        """Whether a node is about to go that was not before."""
+        """Whether a further node is about to be preempted."""
         self.last_check = time.monotonic()
         news = ray.train.get_preemption_info()
         if news is None or self.leaving.issuperset(news.preempted_node_ids):
@@ -111,7 +111,7 @@ class Reporter(Hooks):
             print(f"{self.job.title}: {line}", flush=True)
 
     def _pictures(self, state: TrainState) -> str:
-        """Return predictions of the validated model as a JPEG in base64, empty where none."""
+        """Return predictions of the validated model as a JPEG in base64; empty without examples."""
         if self.rank or not self.job.num_examples:
             return ""
         file = io.BytesIO()
@@ -122,7 +122,7 @@ class Reporter(Hooks):
     def _report(self, metrics: dict[str, Any], state: TrainState) -> None:
         """Report metrics with a checkpoint, which is uploaded while training continues.
 
-        Raises StoppedError when training is to stop.
+        Raises StoppedError if a stop was requested.
         """
         folder = None if self.rank else Path(tempfile.mkdtemp(prefix="checkpoint-"))
         checkpoint.save(state, folder)

@@ -1,4 +1,4 @@
-"""Ray Train around a job; returns the state of its last checkpoint."""
+"""Train a job with Ray Train."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from pipelines.ray_train.training_job import TrainingJob
 TRACE = "trace.json.gz"
 """A trace of training steps, in the stage's own folder."""
 SECONDS_TO_START_SMALLER = "30"
-"""How long a range of workers that lost a machine waits for another before it shrinks."""
+"""Time that an elastic group waits to replace a lost machine before it shrinks."""
 COLLECTIVE_GRACE = 60
-"""Seconds that a collective waits after a hung rank has ended itself."""
+"""Seconds that collectives wait longer than the watchdog, which ends a rank that hangs."""
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer without two of its habits."""
+    """Ray's trainer without its Ctrl-C handler and, in a command, its cleaner of trials."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command: Ray would end the workers without a checkpoint."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Leave out the process that frees the workers of a trial when Ray Tune stops it.
+        """Drop the callback that frees the workers of a stopped trial, except in a trial.
 
-        It asks a dashboard whether the run lives.  A command has none, and its end frees all.
+        It needs a dashboard.  A command has none, and its end frees all workers.
         """
         callbacks = super()._create_default_callbacks()
         if ray.get_runtime_context().get_actor_id():
@@ -67,12 +67,11 @@ def train(
 ) -> dict[str, Any]:
     """Train a job and return its last checkpoint's content (emlnet.training.checkpoint).
 
-    storage: the stage's own folder, absolute.  Called again with it, training resumes from the last
-    checkpoint, which lies there unless `compute.storage` says otherwise.
-    start_failures: how often to wait again for workers that found no room; -1 without end.
-    Raises ValueError when an input is refused, DivergedError when the loss is no longer finite,
-    StoppedError when the command was asked to stop, RuntimeError when workers failed more often
-    than allowed.
+    storage: an absolute folder, from whose last checkpoint training resumes; `compute.storage` may
+    move the checkpoints elsewhere.
+    start_failures: how often to wait again for workers that found no room; -1: without limit.
+    Raises ValueError for a refused input, DivergedError for a loss that is not finite, StoppedError
+    after a stop request, RuntimeError if workers fail more often than allowed.
     """
     check_batch(job.plan.batch_size, compute)
     scaling = scaling_config(compute)
@@ -81,7 +80,7 @@ def train(
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START_SMALLER)
     root = checkpoint_storage(storage, compute)
     checkpoints = None if "://" in root else Path(root) / storage.name
-    if checkpoints:  # A bucket replaces a file in one step.
+    if checkpoints:  # A bucket replaces files atomically, a folder may not.
         drop_broken_list(checkpoints)
     stop_signal = StopSignal()
     config = worker.WorkerConfig(
@@ -131,9 +130,9 @@ def train(
 
 
 def checkpoint_storage(storage: Path, compute: Compute) -> str:
-    """Return the folder or URL that holds a stage's checkpoints, in a folder of the stage's name.
+    """Return the folder or URL under which Ray Train makes the folder of checkpoints.
 
-    storage: the stage's own folder, which gives the name where many runs share a place.
+    storage: the local folder of a stage; in a shared storage its path names a folder of its own.
     """
     if compute.storage is None:
         return str(storage.parent)
@@ -143,7 +142,7 @@ def checkpoint_storage(storage: Path, compute: Compute) -> str:
 
 
 def limit_micro_batch(job: TrainingJob, max_workers: int) -> TrainingJob:
-    """Return the job with micro-batches that need no more memory when fewer workers train."""
+    """Limit micro-batches to a full group's share: fewer workers then need no more memory."""
     plan = job.plan
     share = -(-plan.batch_size // max_workers)
     if not plan.micro_batch or plan.micro_batch > share:

@@ -1,4 +1,4 @@
-"""A model and its batches: a job is made in the command and sent to every worker."""
+"""Training jobs: a model and its batches, made in the command and sent to every worker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from shards.read.reader import ShardReader, step_keys
 class TrainingJob:
     """A model to train, and the data to train it on.
 
-    data: folders of shards or their URLs.  mix: the share of each.  title: its name in tables and
-    progress lines.  num_examples: validation images to draw after each epoch.
+    data: folders or URLs of shards.  mix: the share of each.  title: name in tables and progress
+    lines.  num_examples: validation images to draw after each epoch.
     """
 
     data: tuple[Path | str, ...]
@@ -59,12 +59,12 @@ class WorkerSource(BatchSource):
         self.readers = {split: job.reader(split) for split in ("train", "val")}
 
     def keys(self, epoch: int, step: int) -> list[str]:
-        """Return the images of all ranks in a step of an epoch, both from 0."""
+        """Return the keys of all ranks' images in a step; epoch and step count from 0."""
         job, reader = self.job, self.readers["train"]
         return step_keys(reader, job.plan.batch_size, job.seed, epoch, step, job.mix)
 
     def example_inputs(self, position: int, sample: Decoded) -> Inputs:
-        """Return what the model is called with to predict a validation image."""
+        """Return the model's inputs for a validation image."""
         raise NotImplementedError
 
     def examples(self) -> Iterable[figures.Example]:

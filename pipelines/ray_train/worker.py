@@ -1,4 +1,4 @@
-"""In a Ray Train worker: device, model, this rank's batches; calls `fit`."""
+"""In a Ray Train worker: prepare device, model and batches, and call `fit`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from pipelines.ray_train.reporter import Reporter
 from pipelines.ray_train.training_job import TrainingJob, WorkerSource
 
 MAX_NAMED = 16
-"""Samples that an error names at most."""
+"""Most samples that an error names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     """The settings that every worker gets.
 
-    checkpoints: the folder of this run's checkpoints, None in a bucket.  trace: file for rank 0's
+    checkpoints: folder of this run's checkpoints; None for a bucket.  trace: file for rank 0's
     trace of a few steps, or None.
     """
 
@@ -50,12 +50,12 @@ class WorkerConfig:
 
 
 def run(given: dict[str, WorkerConfig]) -> Exception | None:
-    """Train a job from its last checkpoint when there is one; return what ended it early.
+    """Train a job from its last checkpoint, if any; return the error that ended it early.
 
-    given: the config, by the name `config`.  A loss that diverged or an input that was refused is
-    returned, not raised: another attempt would end the same.
+    given: the config under the key `config`.  A stop, a diverged loss and a refused input are
+    returned, not raised, because Ray would start another attempt.
     """
-    logging.disable(logging.INFO)  # Ray's line at each report repeats ours.
+    logging.disable(logging.INFO)  # Ray prints a line per report, which repeats ours.
     config = given["config"]
     job, stop_signal = config.job, config.stop_signal
     if reason := stop_signal.reason():
@@ -91,7 +91,7 @@ def run(given: dict[str, WorkerConfig]) -> Exception | None:
 def load_state(
     config: WorkerConfig, source: WorkerSource, print_line: Callable[[str], None]
 ) -> TrainState:
-    """Build the model to train; return its state, from the last checkpoint when there is one."""
+    """Build the model; return its state, from the last checkpoint if there is one."""
     job, compute = config.job, config.compute
     rank, world_size, device = source.rank, source.world_size, source.device
     torch.manual_seed(job.seed)
