@@ -13,16 +13,16 @@ from pipelines.evaluation.intervals import Estimate, estimate
 from pipelines.evaluation.score_table import ScoreTable, number
 
 METRIC = "tuebingen_ig"
-"""Metric that decides between two models by default: information gain, in bits per fixation."""
+"""Default metric to compare models by: information gain, in bits per fixation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """The difference of two models in one metric.
 
-    first, second: their means over the images where both have a value.  gain: of the first over the
-    second; above 0 means that the first is better, also where less is better.  wins: share of the
-    images on which the first is better; a draw counts half.
+    first, second: means over the images where both have a value.  gain: of the first over the
+    second; above 0 the first is better, also if lower values are better.  wins: share of the images
+    on which the first is better; a draw counts half.
     """
 
     metric: str
@@ -38,12 +38,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the first is: better, worse, or empty where the 95 % interval includes 0."""
+        """The first is `better` or `worse`; empty if the 95 % interval includes 0."""
         return "better" if self.better else "worse" if self.gain.high < 0 else ""
 
 
 def gains(first: ScoreTable, second: ScoreTable, metric: str) -> pd.Series[float]:
-    """Return the gain per image where both have a value, above 0 where the first is better."""
+    """Return the gain on each image where both have a value; above 0 the first is better."""
     one, two = (table.of(table.models[0])[metric] for table in (first, second))
     return (METRICS[metric].sign * (one - two)).dropna()
 
@@ -51,7 +51,7 @@ def gains(first: ScoreTable, second: ScoreTable, metric: str) -> pd.Series[float
 def compare(first: ScoreTable, second: ScoreTable, metrics: Sequence[str] = ()) -> list[Difference]:
     """Compare two tables of one model each.
 
-    metrics: full names; all that both tables have when empty.
+    metrics: names with their rule book; empty: all that both tables have.
     Raises ValueError unless both were scored on the same images in the same way.
     """
     check_alike(first, second)

@@ -35,16 +35,16 @@ COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
 NOT_MODELS = set(BASELINES) - {CENTRE}
 """Baselines that get neither calibration nor the best map per metric."""
 NUM_OTHERS = 10
-"""Images whose fixations are the `mit` sAUC's negatives; all others where a split has fewer."""
+"""Other images whose fixations are the negatives of `mit` sAUC; all, if there are fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoringContext:
-    """What the scores of every image need.
+    """Inputs that the scores of all images share.
 
-    prior: (H, W) mean training density, the baseline of IG; None for uniform.  best_maps: whether
-    each `tuebingen` metric gets the map that is best for it.  sigma: of the data's density maps, in
-    pixels.  num_fixations: per image, on average.
+    prior: (H, W) mean training density, the baseline of IG; None: uniform.  best_maps: score each
+    `tuebingen` metric on the map that is best for it.  sigma: blur of the data's density maps in
+    pixels.  num_fixations: mean per image.
     """
 
     gaze: SplitFixations
@@ -54,7 +54,7 @@ class ScoringContext:
     num_fixations: int
 
     def nonfixations(self, position: int, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the negatives of each rule book's sAUC, (1, 1, H, W) counts; {} for one image."""
+        """Return the negatives of each rule book's sAUC, (1, 1, H, W) counts; {} without others."""
         num_others = min(NUM_OTHERS, len(self.gaze) - 1)
         if not num_others:
             return {}
@@ -81,9 +81,9 @@ def evaluate(
 ) -> ScoreTable:
     """Score the maps of the sources, and the baselines, on every image of a split.
 
-    best_maps: give each `tuebingen` metric of a density the map that is best for it.  sigma:
-    pixels, of the blur in the data's density maps; estimated when not given.  num_workers: tasks at
-    once, 0 for as many as the cluster runs.  about: more to keep with the table.
+    best_maps: score each `tuebingen` metric of a density on the map that is best for it.
+    sigma: blur of the data's density maps in pixels; default: estimated.
+    num_workers: parallel tasks; 0: as many as fit the cluster.  about: facts to add to the table's.
     Raises ValueError for a map that cannot be scored.
     """
     gaze = read_fixations(reader, num_workers)
@@ -203,7 +203,7 @@ def score_image(
 
 
 def _notes(table: ScoreTable, reader: ShardReader) -> list[str]:
-    """Return what a reader of the scores should know about the data."""
+    """Return notes on left-out fixations and samples, and on constant maps."""
     notes = []
     frame = table.of(table.models[0])
     empty = frame.index[frame["num_fixations"] == 0]

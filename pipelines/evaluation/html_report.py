@@ -1,4 +1,4 @@
-"""Reports on scores: HTML files that need nothing else."""
+"""Reports on scores as self-contained HTML files."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from shards.read.reader import ShardReader
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 NUM_PICTURES = 4
-"""Pictures of the worst and of the best that a report shows."""
+"""Pictures at either end of the ranking that a report shows."""
 
 Draw = Callable[[str, SplitImage], tuple[str, Panels]]
-"""From an image and its key to a title and pictures."""
+"""Function that draws an image, given its key, as a title and pictures."""
 
 
 def write_report(
     path: Path, table: ScoreTable, title: str, source: MapSource, reader: ShardReader
 ) -> None:
-    """Write the report on a table, whole or not at all.
+    """Write the report on a table atomically.
 
-    source, reader: of the first row of the table, for the pictures.
+    source, reader: maps and images of the table's first model, for the pictures.
     """
     main, about = table.models[0], table.about
     metric = "tuebingen_ig" if "tuebingen_ig" in table.estimates[main] else "mit_nss"
@@ -76,9 +76,9 @@ def write_comparison(
     sources: tuple[MapSource | None, MapSource | None],
     reader: ShardReader,
 ) -> None:
-    """Write the comparison of two tables of one model each, whole or not at all.
+    """Write the comparison of two tables of one model each atomically.
 
-    metric: by which pictures are chosen.  sources: of both; without both there are no pictures.
+    metric: chooses the pictures.  sources: of the maps; if one is None, there are no pictures.
     """
     names = [table.models[0] for table in tables]
     scores = [table.of(name)[metric] for table, name in zip(tables, names, strict=True)]
@@ -126,7 +126,7 @@ def _facts(table: ScoreTable) -> dict[str, str]:
 
 
 def _book(rules: str, table: ScoreTable) -> pd.DataFrame:
-    """Return a rule book's scores: in each cell a line with the mean, and one with its interval."""
+    """Return a rule book's scores; each cell is a line with the mean and one with its interval."""
     cells = {
         label(name): [
             f"{number(e.mean)}\n{number(e.low)} to {number(e.high)}" if e else "-"
@@ -145,7 +145,7 @@ def _answer(source: MapSource, shown: SplitImage) -> ScoredMap:
 def _two_ends(
     ordered: pd.Series[float], headings: Sequence[str], draw: Draw, reader: ShardReader
 ) -> dict[str, list[tuple[str, Panels]]]:
-    """Draw the first few images in an order, and the last few from the end, under headings."""
+    """Draw the first and the last few images of an order, each group under its heading."""
     num = min(NUM_PICTURES, len(ordered) // 2)
     ends = ordered.index[:num], ordered.index[::-1][:num]
     drawn = {}

@@ -16,8 +16,8 @@ _VALUES_AT_ONCE = 10_000_000
 class Estimate:
     """The mean over the images that have a value.
 
-    num: their number.  se: standard error of the mean.  low, high: ends of the 95 % interval.
-    All but num are NaN without any value, se with one.
+    num: number of these images.  se: standard error.  low, high: ends of the 95 % interval.
+    Without values all but num are NaN; with one value se is NaN.
     """
 
     mean: float
@@ -34,8 +34,8 @@ class Estimate:
 def estimate(values: NDArray[np.float64]) -> Estimate:
     """Estimate the mean of values (N,), one per image; NaN means that an image has none.
 
-    The interval is that of the percentile bootstrap (Efron and Tibshirani 1993): images are drawn
-    with repeats, `NUM_RESAMPLES` times from one seed, so equal values have equal intervals.
+    The interval is that of the percentile bootstrap (Efron and Tibshirani 1993).  Its seed is
+    fixed, so equal values have equal intervals.
     """
     values = values[~np.isnan(values)]
     num = len(values)

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart without colour vision by their lightness and by the marks.
+# Okabe and Ito's colours; lightness and markers differ too.
 MODEL_COLOUR, BASELINE_COLOUR = "#0072b2", "#e69f00"
 
 Panels = list[tuple[str, str]]
-"""Pictures of one image: the name and data URI of each."""
+"""Pictures of one image, each a name and a data URI."""
 
 
 def label(metric: str, rules: bool = False, arrow: bool = True) -> str:
@@ -45,7 +45,7 @@ def label(metric: str, rules: bool = False, arrow: bool = True) -> str:
 
 
 def boxes(table: ScoreTable, metric: str) -> str:
-    """Draw a metric's values over the images, one box per row; weak baselines are left out."""
+    """Draw a box plot of a metric over the images, one box per model, without weak baselines."""
     columns = {m: _finite(table.of(m)[metric]) for m in table.models if m not in (UNIFORM, OTHER)}
     columns = {model: values for model, values in columns.items() if len(values)}
     figure, axes = _figure(4.6, 0.7 + 0.33 * len(columns))
@@ -66,9 +66,9 @@ def boxes(table: ScoreTable, metric: str) -> str:
 
 
 def calibration(table: ScoreTable) -> str | None:
-    """Draw the share of fixations over the share of the density, of the first model.
+    """Draw the first model's share of fixations over its share of the density.
 
-    None when it is not a density.
+    Returns None if its maps are no densities.
     """
     main = table.models[0]
     if COVERAGES[0] not in table.estimates[main]:
@@ -120,7 +120,7 @@ def svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    # Text stays text; ids are the same each time.
+    # Keep text as text, and make ids reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -130,10 +130,10 @@ def svg(figure: Figure) -> str:
 def draw_panels(
     shown: SplitImage, answers: Sequence[tuple[str, ScoredMap]], baseline: Tensor | None = None
 ) -> Panels:
-    """Draw an image, its fixations, each map, and where the first map gains information.
+    """Draw an image, its fixations, each map, and the first map's information gain by pixel.
 
-    answers: maps by title.  baseline: log-density (1, 1, H, W) over which information is gained;
-    the second map when not given.
+    answers: titles and maps.  baseline: log-density (1, 1, H, W) that the gain is relative to;
+    default: the second map.
     """
     photograph, truth = shown.sample.image, shown.targets.density.cpu()
     found = [_as_densities(row) for _, row in answers]

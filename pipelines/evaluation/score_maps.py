@@ -1,7 +1,6 @@
 """Maps of any model from files: pictures, .npy, .mat, or one HDF5 file of log-densities.
 
-A saliency map has no scale of its own: it is divided by its greatest value, so 8 and 16 bits of a
-picture keep their levels and count alike.
+A saliency map is divided by its maximum, so that 8-bit and 16-bit files score alike.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ natural log, exp sums to 1."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IN_FOLDERS = (*PICTURES, ".npy", ".mat")
-"""Formats of maps that are a file each."""
+"""Formats with one map per file."""
 HDF5 = (".h5", ".hdf5", ".hdf")
 SUFFIX = "_smap"
-"""What `emlnet predict` puts after a picture's name."""
+"""Suffix that `emlnet predict` adds to a picture's name."""
 SUM_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MapFiles:
-    """The maps of a split, one an image, as a source of rows.
+    """The maps of a split, one per image.
 
-    path: a folder of files, or an HDF5 file.  places: for each image in order its file, relative to
-    the folder, or its data set in the HDF5 file.  notes: what is not scored, counted and named.
+    path: a folder or an HDF5 file.  places: per image, the file's path in the folder or the dataset
+    in the HDF5 file.  notes: on files that are not scored.
     """
 
     name: str
@@ -55,11 +54,11 @@ class MapFiles:
     def find(
         cls, path: Path, keys: Sequence[str], kind: MapKind | None = None, resize: bool = False
     ) -> MapFiles:
-        """Pair maps with images by name, with or without `_smap` at its end.
+        """Match maps to images by name, with or without the suffix `_smap`.
 
-        path: a folder, or its part for the split, or an HDF5 file.  keys: of the images,
-        `split/stem`.  kind: default log-density for HDF5, saliency for all else.  resize: maps of
-        other sizes are resized, else refused.
+        path: a folder, with or without subfolders of splits, or an HDF5 file.  keys: `split/stem`
+        of each image.  kind: default: log-density for HDF5, else saliency.  resize: resize maps of
+        another size than their image, else refuse them.
         Raises ValueError for an image without a map or with two.
         """
         path = path.absolute()
@@ -91,7 +90,7 @@ class MapFiles:
         )
 
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
-        """Return the map of an image.  Raises ValueError that names the file at fault."""
+        """Yield the map of an image.  Raises ValueError that names a faulty file."""
         targets = shown.targets
         maps = self.read(shown.position, targets.size).to(targets.density.device)
         if self.kind == "saliency":
@@ -191,12 +190,12 @@ def _data_sets(path: Path) -> list[str]:
 def _pair(
     path: Path, keys: Sequence[str], known: Sequence[str], unknown: Sequence[str]
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Find each image's map among those known; return their places, and what is left out."""
+    """Match maps to images; return their places in the images' order, and notes."""
     stems = {key.split("/", 1)[1]: key for key in keys}
     found: dict[str, str] = {}
     surplus = []
     for place in known:
-        # A picture in a folder is called after both: Action/001.jpg is Action-001.
+        # A picture in a subfolder is named by both: Action/001.jpg is Action-001.
         whole = str(PurePosixPath(place).with_suffix("")).strip("/").replace("/", "-")
         named = whole, Path(place).stem
         names = [*named, *(name.removesuffix(SUFFIX) for name in named)]

@@ -29,9 +29,9 @@ Means = dict[str, dict[str, float]]
 class ScoreTable:
     """Scores of some models, and baselines, on the images of one split.
 
-    frame: a row for each model and image, models together, images in the split's order; columns
-    `ABOUT_ROW`, then `METRICS` and the coverages, NaN where there is none.
-    about: what was scored on what: split, data_digest, ig_baseline, notes; JSON values.
+    frame: one row per model and image, grouped by model, images in the split's order; columns
+    `ABOUT_ROW`, `METRICS` and coverages, NaN for a missing score.
+    about: facts such as split, data_digest, ig_baseline and notes; JSON values.
     """
 
     frame: pd.DataFrame
@@ -117,7 +117,7 @@ def make_frame(records: Sequence[dict[str, Any]], coverages: Sequence[str]) -> p
 
 
 def write_parquet(path: Path, table: ScoreTable) -> None:
-    """Write the scores per image, with `about` in the file's metadata; whole or not at all."""
+    """Write the scores per image atomically, with `about` in the file's metadata."""
     frame = table.frame.copy()
     frame.attrs.update(table.about)
     with replace_file(path) as temporary:
@@ -136,7 +136,7 @@ def read_parquet(path: Path) -> ScoreTable:
 
 
 def as_metrics(scores: dict[str, float]) -> dict[str, float]:
-    """Return a model's means by their MLflow names, which have a chart section of their own."""
+    """Return a model's means by their MLflow names, `scores/<metric>`."""
     return {f"scores/{name}": value for name, value in scores.items() if name in METRICS}
 
 

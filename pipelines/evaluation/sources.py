@@ -1,4 +1,4 @@
-"""The maps that are scored for one image: those of a model and of the baselines."""
+"""Sources of maps to score: models and baselines."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ BASELINES = (UNIFORM, CENTRE, OTHER, HALF, TRUTH)
 class ScoredMap:
     """A map for one image.
 
-    name: of the row in the table.  saliency: (1, 1, H, W), any scale.  log_density: the same as a
-    log-density, None if the map is not a density.  targets: what it is scored against, None for the
-    image's own fixations and density map.
+    name: the row of the table.  saliency: (1, 1, H, W), any scale.  log_density: the same map as a
+    log-density; None if it is no density.  targets: ground truth to score against; None: the
+    image's own.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ScoredMap:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitImage:
-    """An image of a split.  sample: its pixels and fixations; targets: the latter on the device."""
+    """An image of a split.  targets: its ground truth on the device."""
 
     position: int
     sample: Decoded
@@ -57,7 +57,7 @@ class SplitImage:
 
 
 class MapSource(Protocol):
-    """A source of maps; it is made in the driver and sent to every worker."""
+    """A source of maps, made in the driver and sent to every worker."""
 
     def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
         """Return its maps for an image, on the device of the image's targets."""
@@ -81,7 +81,7 @@ def show(position: int, sample: Decoded, device: torch.device) -> SplitImage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSource:
-    """A model and, when it joins encoders, their plain average and each of them.
+    """The maps of a model and, if it joins encoders, of each encoder and of their average.
 
     flip: average each map with the mirrored picture's.  alone: only the model's own map.
     """
@@ -108,7 +108,7 @@ class ModelSource:
             )
 
     def outputs(self, image: Tensor) -> Iterable[tuple[str, Tensor, Kind]]:
-        """Return the name, output and kind of each map of images (B, 3, H, W), its own first."""
+        """Yield name, output and kind of each map of images (B, 3, H, W), the model's own first."""
         if isinstance(self.model, Encoder) or self.alone:
             yield MODEL, self.model(image), self.model.kind
             return
@@ -126,8 +126,8 @@ class ModelSource:
 class BaselineSource:
     """The baselines: maps that need no model.
 
-    prior: (H, W) mean training density, None without a train split.  sigma: pixels, of the data's
-    density maps.
+    prior: (H, W) mean training density; None without a train split.  sigma: blur of the data's
+    density maps in pixels.
     """
 
     prior: NDArray[np.float32] | None
@@ -179,5 +179,5 @@ class BaselineSource:
 
 
 def _map_row(name: str, density: Tensor) -> ScoredMap:
-    """Make a map of a density map; its log-density has 1 % uniform, since a map has zeros."""
+    """Score a density map; its log-density gets 1 % uniform, because the map has zeros."""
     return ScoredMap(name=name, saliency=density, log_density=baselines.mixed_log_density(density))

@@ -1,4 +1,4 @@
-"""The fixations of a whole split, which shuffled AUC needs of the other images, and its blur."""
+"""The fixations of a whole split, for shuffled AUC, and the blur of its density maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FIT_WIDTH = 160
 class SplitFixations:
     """The fixations in all images of a split.
 
-    points: of each image (N, 2) int32 (x, y).  sizes: (I, 2) int64 (H, W).
+    points: per image, (N, 2) int32 (x, y).  sizes: (I, 2) int64 (H, W).
     """
 
     points: list[NDArray[np.int32]]
@@ -97,10 +97,10 @@ def estimate_sigma(reader: ShardReader, gaze: SplitFixations, num_images: int = 
 
 
 def fit_sigma(fixations: Tensor, density: Tensor) -> float:
-    """Return the sigma, in pixels, of the Gaussian that turned fixations into this density map.
+    """Return the sigma, in pixels, of the Gaussian that blurred fixations to a density map.
 
-    fixations, density: (1, 1, H, W), the density of any scale and not constant.  It is the sigma
-    with which the blurred fixations correlate best with the density, to about 1 %.
+    fixations, density: (1, 1, H, W); the density has any scale and is not constant.
+    The sigma maximises the correlation of blurred fixations and density, to about 1 %.
     """
     scale = max(1, round(fixations.shape[-1] / _FIT_WIDTH))
     counts, wanted = (F.avg_pool2d(maps.float(), scale) for maps in (fixations, density))
