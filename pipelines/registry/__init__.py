@@ -1,4 +1,4 @@
-"""The registered model: versions, aliases, promotion, and what serves them.
+"""The registered model: versions, aliases, promotion and serving.
 
 Imports `pipelines.config`, `pipelines.evaluation` and `pipelines.tracking`.
 """

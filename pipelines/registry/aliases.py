@@ -1,8 +1,8 @@
 """The aliases of the registered model, and their history.
 
 The registered model's tag `<alias>_holders` is a JSON list of all holders, the present one last.
-A rollback removes entries.  When two publishers set an alias at the same time, the later one holds
-it, and the history may lack the earlier one.
+A rollback removes the last entry.  If two publishers set an alias at the same time, the later one
+wins, and the history may lack the earlier one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Holder = dict[str, str]
 
 
 def holder(client: MlflowClient, alias: str) -> str | None:
-    """Return the version that holds an alias, None when nobody does."""
+    """Return the version that holds an alias; None if none does."""
     try:
         return str(client.get_model_version_by_alias(NAME, alias).version)
     except MlflowException as error:
@@ -38,7 +38,7 @@ def holder(client: MlflowClient, alias: str) -> str | None:
 
 
 def history(client: MlflowClient, alias: str) -> list[Holder]:
-    """Return the versions that held an alias in turn, the one that holds it last."""
+    """Return all holders of an alias in order, the present one last; empty if there is none."""
     held = holder(client, alias)
     if held is None:
         return []
@@ -52,10 +52,10 @@ def history(client: MlflowClient, alias: str) -> list[Holder]:
 def give(
     client: MlflowClient, alias: str, version: str, reason: str, past: Sequence[Holder]
 ) -> None:
-    """Give an alias to a version and note it.
+    """Give an alias to a version and add it to the history.
 
-    past: the holders before it, as `history` returns them.  Raises RuntimeError when another
-    publisher gave the alias away at the same time.
+    past: earlier holders, from `history`.  Raises RuntimeError if another publisher set the alias
+    at the same time.
     """
     client.set_registered_model_alias(NAME, alias, version)
     found = holder(client, alias)
@@ -72,7 +72,7 @@ def give(
 
 
 def describe(client: MlflowClient, alias: str) -> str:
-    """Say who holds an alias, since when, after whom, and why."""
+    """Describe the holder of an alias: version, date, predecessor, reason."""
     holders = history(client, alias)
     if not holders:
         return f"nobody holds {alias!r}"
@@ -83,7 +83,7 @@ def describe(client: MlflowClient, alias: str) -> str:
 
 
 def data_alias(name: str) -> str:
-    """Return the alias of the best version on a data set: its name, as MLflow takes it."""
+    """Return the alias of the best version on a data set: its name, made valid for MLflow."""
     alias = slug(name, length=250, keep="-_")
-    # `latest` and v1, v2, ... are MLflow's own.
+    # MLflow reserves `latest` and v1, v2, ...
     return f"data-{alias}" if alias == "latest" or re.fullmatch(r"v\d+", alias) else alias

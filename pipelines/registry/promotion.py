@@ -1,4 +1,4 @@
-"""The rule by which a version takes an alias: better, image by image, than its holder."""
+"""Promotion: a version takes an alias if it beats the holder image by image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.tracking.mlflow_runs import Tracker
 from shards.read.reader import ShardReader
 
 FOLDER = "scores"
-"""The folder among a run's artifacts that holds its scores per image."""
+"""Artifact folder of a run's scores per image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ def promote(
 ) -> Promotion:
     """Give a version an alias if its gain over the holder has a 95 % interval above 0.
 
-    scores: of the version, per image of the reader's split.  flip: each map was averaged with the
-    mirrored picture's.
+    scores: of the version on the reader's split.  flip: each map was averaged with the mirrored
+    picture's.
     """
     client = tracker.client
     past = aliases.history(client, alias)
@@ -79,12 +79,12 @@ def keep_scores(
 
 
 def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -> ScoreTable:
-    """Return a version's scores per image on a split: those its run kept, or computed now."""
+    """Return a version's scores per image on a split: from its run, else computed now."""
     from mlflow.exceptions import MlflowException
 
     weights, name = version.tags.get("weights_sha256"), f"version {version.version}"
     with tempfile.TemporaryDirectory() as scratch:
-        with suppress(MlflowException, OSError, ValueError):  # None were kept, or they are gone.
+        with suppress(MlflowException, OSError, ValueError):  # The run has no scores.
             file = f"{FOLDER}/{_file_name(reader, flip)}"
             path = tracker.client.download_artifacts(version.run_id, file, scratch)
             kept = read_parquet(Path(path))

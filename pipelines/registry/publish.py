@@ -1,4 +1,4 @@
-"""The stage that registers a model, and promotes it if it beats the champion."""
+"""Register a model, and promote it if it beats the champion."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def publish(
 
     folder: the package.  run_id: its run, which keeps the scores per image.  scores: of this model
     only, on the reader's split.
-    The version becomes `champion` if there is none yet, or if the 95 % interval of its gain over
-    the champion in `metric` is above 0; else it becomes `challenger`.  It takes the alias of its
-    data set by the same rule.  Calling this again after a crash registers nothing twice.
+    The version becomes `champion` if there is none, or if the 95 % interval of its gain over the
+    champion in `metric` is above 0; else `challenger`.  The same rule gives it the alias of its
+    data set.  A second call, as after a crash, registers nothing twice.
     """
     client = tracker.client
     described = package.read_description(folder)
@@ -85,7 +85,7 @@ def publish(
 def register(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
     """Log a package as an MLflow model of its run and register it, once; return the version.
 
-    name: of the model on MLflow's pages.
+    name: shown on MLflow's pages.
     """
     client = tracker.client
     known = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
@@ -118,7 +118,7 @@ def _log(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={PACKAGE: str(folder)},
             code_paths=[str(Path(emlnet.__file__).parent)],
-            # The versions in use; a local part such as +cpu is not on PyPI.
+            # The installed versions; PyPI has no local part such as +cpu.
             pip_requirements=[
                 f"{name}=={installed_version(name).partition('+')[0]}" for name in PACKAGES
             ],
@@ -126,13 +126,13 @@ def _log(folder: Path, name: str, tracker: Tracker, run_id: str) -> int:
             input_example=(example(), {"flip": False}),
             registered_model_name=NAME,
         )
-    if ended:  # Else the run's duration would include the time until now.
+    if ended:  # Keep the end, or the run's duration would include the time until now.
         tracker.client.set_terminated(run_id, "FINISHED", ended)
     return int(logged.registered_model_version)
 
 
 def show_version(tracker: Tracker, version: int, run_id: str) -> None:
-    """Show a registered version on the page of a run that did not log its model."""
+    """Link a registered version from the page of a run that did not log its model."""
     from mlflow.entities import LoggedModelOutput
 
     client = tracker.client
@@ -143,7 +143,7 @@ def show_version(tracker: Tracker, version: int, run_id: str) -> None:
 
 
 def example() -> pd.DataFrame:
-    """An input of the model: one row, a small drawn picture as PNG."""
+    """Return an example input of the model: one row with a small PNG."""
     y, x = np.mgrid[:48, :64]
     spot = np.exp(-((x - 40) ** 2 + (y - 20) ** 2) / 60)[..., None]
     picture = Image.fromarray((60 + spot * (180, 120, 20)).astype(np.uint8))

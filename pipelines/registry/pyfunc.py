@@ -1,7 +1,7 @@
 """The registered model as an MLflow pyfunc: pictures in, maps out.
 
-MLflow copies this file beside the weights and runs it to load the model, so of this project it
-imports only `emlnet`.
+MLflow copies this file beside the weights and runs it to load the model.  It imports only `emlnet`
+of this project.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from emlnet.data.images import UPLOAD_FORMATS, decode_picture
 from emlnet.inference.predictor import bound_layer_cache
 
 MAX_PICTURES = 16
-"""Pictures of one request."""
+"""Most pictures per request."""
 MAX_PIXELS = 50_000_000
-"""Of one picture; more are refused before they are decoded."""
+"""Most pixels per picture; larger ones are refused before decoding."""
 
 
 class SaliencyModel(PythonModel):  # type: ignore[misc]
     """Returns the map of each picture of the column `image` (encoded bytes).
 
-    Pictures are computed one at a time, whatever the number of clients, so that memory is bounded
-    by the largest picture.  Anything that is not a picture gets HTTP 400 and the reason.
+    Pictures are computed one at a time, so the largest one bounds the memory.  Input that is not a
+    picture gets HTTP 400 and the reason.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -50,8 +50,7 @@ class SaliencyModel(PythonModel):  # type: ignore[misc]
         """Return a row per picture: `saliency_png`, its map as an 8-bit PNG in base64.
 
         The map is scaled min-max to 0..255.
-
-        params: `flip`, average with the mirrored picture's map.
+        params: `flip`: average with the mirrored picture's map.
         """
         flip = bool((params or {}).get("flip", False))
         pictures = list(model_input["image"])
