@@ -1,4 +1,4 @@
-"""Runs: their folders, their MLflow records, where they come from, their figures.
+"""Runs: folders, MLflow records, provenance and figures.
 
 Imports `pipelines.config` and `pipelines.ray_cluster`.
 """

@@ -11,11 +11,11 @@ from emlnet.training.state import better
 
 BEST = re.compile(r"best(?::(\d+))?")
 MOST_RUNS = 50_000
-"""As many as MLflow returns at once."""
+"""The most runs that MLflow returns at once."""
 
 
 def number_of_best(encoders: Sequence[str]) -> int:
-    """N of `best:N`; 0 for everything else."""
+    """Return N of `best:N`; 0 for anything else."""
     found = BEST.fullmatch(encoders[0]) if len(encoders) == 1 else None
     return int(found[1] or 0) if found else 0
 
@@ -23,10 +23,10 @@ def number_of_best(encoders: Sequence[str]) -> int:
 def resolve_best(
     encoders: Sequence[str], tracking_uri: str, data_digest: str, metric: str
 ) -> tuple[str, ...]:
-    """The encoders that a command names; for `best` and `best:N` those of all backbones.
+    """Return the encoders as given; for `best` and `best:N` the best run of each backbone.
 
-    data_digest: of the data set that encoders must be trained on.  metric: of their validation.
-    Raises ValueError when the store holds too few.
+    data_digest: of the encoders' training data.  metric: validation metric to compare them by.
+    Raises ValueError if the store has fewer than N.
     """
     if len(encoders) != 1 or BEST.fullmatch(encoders[0]) is None:
         return tuple(encoders)
@@ -38,9 +38,9 @@ def resolve_best(
 
 
 def best_encoders(tracking_uri: str, data_digest: str, metric: str) -> list[str]:
-    """The run of each backbone that is best by the metric on this very data, best first.
+    """Return the best run of each backbone on a data set, best first.
 
-    Runs count that finished and hold a packaged model.  Raises ValueError when there is none.
+    Only finished runs with a packaged model count.  Raises ValueError if there is none.
     """
     client = connect(tracking_uri)
     order = "ASC" if better({metric: 0.0}, {metric: 1.0}, metric) else "DESC"

@@ -11,9 +11,9 @@ from pipelines.tracking.mlflow_runs import Tracker, one_line
 
 
 class EpochLogger(UserCallback):  # type: ignore[misc]
-    """Logs each epoch once: it runs in Ray Train's controller, which sees no epoch twice.
+    """Logs each epoch once, from Ray Train's controller.
 
-    The stage sends the metrics that MLflow did not take when it ends.
+    At its end the stage sends the metrics that MLflow did not receive.
     """
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:
@@ -30,7 +30,7 @@ class EpochLogger(UserCallback):  # type: ignore[misc]
             self.tracker.epoch(self.run_id, report)
             if pictures:
                 self.tracker.pictures(self.run_id, base64.b64decode(pictures), report["epoch"])
-        except Exception as error:  # Whatever it is, it must not stop training.
+        except Exception as error:  # No error may stop training.
             print(
                 f"MLflow does not answer ({one_line(error)}); the scores of epoch "
                 f"{report['epoch']} are sent later, its pictures are not"

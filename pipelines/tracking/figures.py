@@ -1,4 +1,4 @@
-"""Figures of runs: curves over the epochs, and predictions in rows beside photographs."""
+"""Figures of runs: curves over the epochs, and grids of predictions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NUM_EXAMPLES = 6
 """Pictures that a stage shows after each epoch."""
 
 Example = tuple[Decoded, Inputs]
-"""A sample to draw, and what the model is called with to predict it."""
+"""A sample to draw, and the model's inputs for it."""
 Row = tuple[str, Sequence[NDArray[np.generic]]]
-"""A picture's name, and what is drawn in its row: pictures (H, W, 3) uint8 and maps (H, W)."""
+"""A row's name, and its pictures (H, W, 3) uint8 and maps (H, W)."""
 
 
 def curves(history: Sequence[EpochReport], title: str) -> Figure:
-    """Loss and each validation score over the epochs, the kept epoch marked."""
+    """Draw the loss and each validation score over the epochs, and mark the kept epoch."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -55,9 +55,9 @@ def curves(history: Sequence[EpochReport], title: str) -> Figure:
 def examples(
     reader: ShardReader, num: int, prepare: Callable[[int, Decoded], Inputs]
 ) -> Iterator[Example]:
-    """At most `num` pictures of a split, evenly chosen, the same ones each time.
+    """Yield at most `num` samples of a split, evenly spaced, the same ones each time.
 
-    prepare: position and sample to what the model is called with.
+    prepare: makes the model's inputs from position and sample.
     """
     for position in np.linspace(0, len(reader) - 1, min(num, len(reader))).round().astype(int):
         sample = reader.decoded(int(position))
@@ -65,15 +65,15 @@ def examples(
 
 
 def photograph_input(sample: Decoded, device: torch.device | str = "cpu") -> Inputs:
-    """The photograph as a model that sees photographs takes it: (1, 3, H, W) in 0..1."""
+    """Return the photograph as a model's input: (1, 3, H, W) in [0, 1]."""
     return (to_tensor(sample.image)[None].to(device),)
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, chosen: Iterable[Example], title: str) -> Figure:
-    """Rows of photograph, ground truth and prediction.
+    """Draw rows of photograph, ground truth and prediction.
 
-    model: answers a log-density, or a map when its `kind` is `eml`.
+    model: returns a log-density, or a saliency map if its `kind` is `eml`.
     """
     model.eval()
     rows: list[Row] = []
@@ -85,9 +85,9 @@ def predictions(model: nn.Module, chosen: Iterable[Example], title: str) -> Figu
 
 
 def grid(rows: Sequence[Row], columns: Sequence[str], title: str) -> Figure:
-    """Pictures in named rows, under the names of their columns.
+    """Draw pictures and maps in named rows and columns.
 
-    Each map is coloured from its own least to its greatest value, as the title says.
+    Each map is coloured from its own minimum to its maximum.
     """
     from matplotlib.figure import Figure
 

@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 RUN_ID = "mlflow-run.json"
 EPOCH_SECONDS = "epoch_seconds"
 EXPERIMENT_TAGS = {
-    # MLflow has two kinds of pages; these are for training.
+    # Open MLflow's pages for training, not those for agents.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "A run of `full` is a parent; its stages are its children. "
     "The scores and the report are among the parent's artifacts.",
 }
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Training does not wait for a server; what a server did not get is sent later."""
+"""Training does not wait long for a server; unsent records are sent later."""
 SECONDS_BETWEEN_TRIES = 3
 STOPS = (StoppedError, KeyboardInterrupt, SystemExit)
 PICTURES = "pictures"
-"""The folder among a run's artifacts that holds a picture for each epoch."""
+"""Artifact folder of a run's pictures, one per epoch."""
 
 
 def away() -> tuple[type[Exception], ...]:
-    """The errors of a store that does not answer."""
-    # Workers import this file and log nothing: MLflow is imported at first use.
+    """Return the types of errors of a store that does not answer."""
+    # Import MLflow at first use: workers import this file and log nothing.
     from mlflow.exceptions import MlflowException
 
     return MlflowException, OSError, ValueError
@@ -55,14 +55,14 @@ class Tracker:
 
     uri: str
     experiment_id: str = ""
-    """Empty where no run is begun."""
+    """Empty for a tracker that begins no run."""
 
     @classmethod
     def open(cls, uri: str, experiment: str) -> Tracker:
-        """Open a store and its experiment; make the experiment, and a SQLite store, if missing.
+        """Open a store and its experiment; create the experiment, and a SQLite store, if missing.
 
-        A SQLite store is made here, in one process: several that make it at once fail.  Its
-        artifacts go beside it.  Raises ValueError when no server answers.
+        Several processes that create a SQLite store at once fail, so it is created here.  Its
+        artifacts lie beside it.  Raises ValueError if no server answers.
         """
         location = None
         if uri.startswith("sqlite:///"):
@@ -83,7 +83,7 @@ class Tracker:
 
     @property
     def client(self) -> MlflowClient:
-        """A client of the store.  Raises ValueError when it is not there or does not answer."""
+        """A client of the store.  Raises ValueError if it is missing or does not answer."""
         for variable, value in SHORT_WAITS.items():
             os.environ.setdefault(variable, value)
         return connect(self.uri)
@@ -98,9 +98,9 @@ class Tracker:
         parent: str | None = None,
         data: tuple[Path | str, Manifest] | None = None,
     ) -> str:
-        """Begin a run and return its id; the folder's earlier run is continued.
+        """Begin a run, or resume the folder's earlier one; return its id.
 
-        parent: id of the run that it is a child of.  data: the shards that it works on.
+        parent: id of the parent run.  data: shards that the run uses, and their manifest.
         """
         from mlflow.entities import Param
 
@@ -126,10 +126,10 @@ class Tracker:
 
     @contextmanager
     def run(self, folder: Path, name: str, **options: Any) -> Iterator[str]:
-        """A run, by its id, from `begin` (which takes the options) to `end`.
+        """Begin a run, yield its id, and end it after the body.  options: of `begin`.
 
-        While the body runs, the machine's load is logged.  When it raises, the run is marked as
-        FAILED, or KILLED when it was asked to stop, with the reason as its description.
+        System metrics are logged meanwhile.  If the body raises, the run is marked as FAILED, or as
+        KILLED after a stop request, with the reason as its description.
         """
         run_id = self.begin(folder, name, **options)
         with self._watched(run_id):
@@ -138,7 +138,7 @@ class Tracker:
 
     @contextmanager
     def run_if_there(self, folder: Path, name: str, **options: Any) -> Iterator[str]:
-        """As `run`, but left RUNNING, and with an empty id when the store does not answer."""
+        """As `run`, but leave it RUNNING; yield an empty id if the store does not answer."""
         try:
             run_id = self.begin(folder, name, **options)
         except away() as error:
@@ -167,7 +167,7 @@ class Tracker:
             monitor.finish()
 
     def wait(self, seconds: float) -> bool:
-        """Whether the store answers, now or within some seconds."""
+        """Whether the store answers within some seconds."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -180,7 +180,7 @@ class Tracker:
                 return True
 
     def _known(self, folder: Path) -> str | None:
-        """The run that the folder names, None when the store does not have it."""
+        """Return the folder's run id; None if the store does not have that run."""
         from mlflow.exceptions import MlflowException
 
         known = read_json(folder / RUN_ID)
@@ -239,5 +239,5 @@ class Tracker:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error, at most 200 characters, without secrets of addresses."""
+    """Return an error's first line, at most 200 characters, without secrets in URLs."""
     return public_url(first_line(error))

@@ -1,4 +1,4 @@
-"""Where a run comes from: the commit, the machine, the data; what its MLflow tags say."""
+"""The provenance of a run, for its MLflow tags: commit, machines and data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 COMMIT = "EMLNET_COMMIT"
-"""Environment variable that tells a job the commit of its code: it brings no git history."""
+"""Environment variable with the commit of a job's code, which has no git history."""
 DIGEST_LENGTH = 36
 """Characters of a data set's digest that MLflow keeps."""
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, with `-dirty` when files differ from it; None outside a checkout."""
+    """Return the commit, with `-dirty` if files differ from it; None outside a checkout."""
     if os.environ.get(COMMIT):
         return os.environ[COMMIT]
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
@@ -45,7 +45,7 @@ def git_commit() -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """The commit, and whether files differ from it, as tags of a run; empty outside a checkout."""
+    """Return tags for the commit and whether files differ from it; empty outside a checkout."""
     commit = git_commit()
     if commit is None:
         return {}
@@ -54,7 +54,7 @@ def code_tags() -> dict[str, str]:
 
 
 def host_kind() -> str:
-    """The machines of a run, in words: those of the Ray cluster, else this one."""
+    """Describe the machines of a run: the Ray cluster, else this machine."""
     if ray.is_initialized():
         resources = ray.cluster_resources()
         num_nodes = sum(node["Alive"] for node in ray.nodes())
@@ -70,13 +70,13 @@ def host_kind() -> str:
 
 
 def data_tags(stage: str, manifest: Manifest) -> dict[str, str]:
-    """A run's tags: its stage and its data."""
+    """Return the tags for a run's stage and data."""
     edition = {"data_edition": manifest.edition} if manifest.edition else {}
     return {"stage": stage, "data": manifest.name, "data_digest": manifest.digest, **edition}
 
 
 def dataset_input(folder: Path | str, manifest: Manifest) -> DatasetInput:
-    """A folder of shards as an MLflow data set: name, digest, place, columns, counts."""
+    """Describe a folder of shards as an MLflow dataset: name, digest, source, columns, counts."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     counts = {f"{name} pictures": len(split.samples) for name, split in manifest.splits.items()}

@@ -1,4 +1,4 @@
-"""A run's own folder: finished work is found again, other runs and foreign files are left alone."""
+"""A run's folder: its identity, its lock and the results of finished stages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 
 IDENTITY, RESULT, LOCK, OWNER = "run.json", "result.json", "lock", "owner"
 _held: dict[Path, FileLock] = {}
-"""The locks of this process, which end with it."""
+"""Locks that this process holds until it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a training stage gave.
+    """The result of a training stage.
 
-    name: its row in tables.  run_id: its MLflow run.  package: folder of the packaged model.
-    epoch: the best epoch, which was kept.  scores: of that epoch on val.  seconds: wall time.
+    name: in tables.  run_id: of its MLflow run.  package: folder of the packaged model.
+    epoch: the kept one.  scores: of that epoch on val.  seconds: wall time.
     """
 
     name: str
@@ -40,10 +40,10 @@ class StageResult:
 
 
 def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
-    """Make or re-open a run's folder; return its absolute path.
+    """Create or reopen a run's folder; return its absolute path.
 
-    identity: what makes the run this one; JSON values.  Raises ValueError when the folder holds
-    another run or anything else, or another process works in it.
+    identity: JSON values that identify the run.  Raises ValueError if the folder holds another run
+    or other files, or another process uses it.
     """
     folder = folder.absolute()
     marker = folder / IDENTITY
@@ -70,7 +70,7 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
 
 
 def _hold(folder: Path) -> None:
-    """Keep other processes out of a run's folder until this process ends, however it ends."""
+    """Lock a run's folder until this process ends."""
     if folder in _held:
         return
     lock = FileLock(folder / LOCK, timeout=0)
@@ -85,12 +85,12 @@ def _hold(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all; make the folder that it lies in."""
+    """Write JSON atomically; create its folder if missing."""
     write_text(path, json.dumps(content, indent=1, default=str))
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON in a file; None when there is no file, or an empty one, which is logged."""
+    """Read a JSON file; None if it is missing, or empty, which is logged."""
     if not path.is_file():
         return None
     text = path.read_text()
@@ -101,12 +101,12 @@ def read_json(path: Path) -> Any | None:
 
 
 def save_result(folder: Path, result: StageResult) -> None:
-    """Mark a stage as done."""
+    """Save a stage's result, which marks the stage as done."""
     write_json(folder / RESULT, asdict(result))
 
 
 def find_result(folder: Path) -> StageResult | None:
-    """The result of a stage that is done and whose model is still there."""
+    """Return a finished stage's result; None if it is unfinished or its model is missing."""
     found = read_json(folder / RESULT)
     if found is None or not (folder / PACKAGE / MODEL).is_file():
         return None
