@@ -22,7 +22,7 @@ OBJECTIVES = metric_names(
 HELD_OUT = "held_out_"
 """Prefix of the scores on the half of val that no trial is tuned on."""
 VAL_SEED = 20
-"""Decides the halves of val; the same in every search, so that results can be compared."""
+"""Seed of the halves of val; equal in all searches, so that results can be compared."""
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:

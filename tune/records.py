@@ -26,9 +26,9 @@ time was up."""
 class TrialRecord:
     """The outcome of a trial, or of a final run.
 
-    number: in the order in which they began.  other: further numbers that were searched, by name.
-    history: its epochs, each an EpochReport as a dict.  epoch, scores: of the best epoch by the
-    first objective.  reason: why it failed.
+    number: place in the order of proposal.  other: searched values that are no weights, by name.
+    history: an EpochReport per epoch, as dicts.  epoch, scores: of the best epoch by the first
+    objective.  reason: why it failed.
     """
 
     number: int = 0
@@ -53,7 +53,7 @@ class TrialRecord:
         number: int = 0,
         reason: str = "",
     ) -> TrialRecord:
-        """Return the record of a trial that ended; without a trained epoch it is unfinished."""
+        """Return a trial's record; without a trained epoch its state is `unfinished`."""
         job = settings.make_job(config)
         other = {"lr": job.plan.lr, "width": float(job.width)}
         trained = [report for report in history if report["epoch"] > 0]
@@ -85,7 +85,7 @@ class TrialRecord:
 
     @property
     def name(self) -> str:
-        """Its weights and what else was searched, for tables."""
+        """Its weights and other searched values, as text."""
         other = [f"{name}={value:g}" for name, value in self.other.items()]
         return " ".join([short(self.weights), *other])
 
@@ -115,14 +115,14 @@ def load_record(folder: Path) -> TrialRecord | None:
 
 
 def read_records(folder: Path) -> list[TrialRecord]:
-    """Return the records of all trials in a folder, in the order in which they began."""
+    """Return the records of all trials in a folder, by number."""
     found = [load_record(path.parent) for path in folder.glob(f"*/{RECORD}")]
     return sorted((record for record in found if record), key=lambda record: record.number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The winner of a search.  front: all trials that no other beats.  reason: in words."""
+    """The winner of a search.  front: the Pareto front.  reason: in words."""
 
     winner: TrialRecord
     front: list[TrialRecord]
@@ -132,7 +132,7 @@ class Choice:
 def rank(records: Sequence[TrialRecord], objective: str) -> list[TrialRecord]:
     """Return the trials with scores, the best by one objective first.
 
-    Finished trials come before those that were stopped early, whose scores are of fewer epochs.
+    Finished trials come before those stopped early, which were scored after fewer epochs.
     """
     sign = BY_NAME[objective].sign
     scored = [record for record in records if record.scores and record.state != "failed"]
@@ -140,7 +140,7 @@ def rank(records: Sequence[TrialRecord], objective: str) -> list[TrialRecord]:
 
 
 def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice | None:
-    """Return the winner: of the finished trials if there are any; None when none has scores."""
+    """Return the winner, a finished trial if there is one; None if no trial has scores."""
     ranked = rank(records, objectives[0])
     ranked = [record for record in ranked if record.state == "finished"] or ranked
     if not ranked:
@@ -165,9 +165,7 @@ def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Tri
 
 
 def knee(records: Sequence[TrialRecord], objectives: Sequence[str]) -> TrialRecord:
-    """Return the trial of a front that is nearest to the best of each objective, in units of the
-    objective's range on the front.
-    """
+    """Return the trial nearest to the best of each objective, scaled by its range on the front."""
     values = _values(records, objectives)
     ranges = np.ptp(values, axis=0)
     losses = (values.max(0) - values) / np.where(ranges, ranges, 1)
@@ -175,5 +173,5 @@ def knee(records: Sequence[TrialRecord], objectives: Sequence[str]) -> TrialReco
 
 
 def _values(records: Sequence[TrialRecord], objectives: Sequence[str]) -> NDArray[np.float64]:
-    """Return (trials, objectives); more is better."""
+    """Return scores (trials, objectives), with signs so that higher is better."""
     return np.array([[BY_NAME[o].sign * r.scores[o] for o in objectives] for r in records])

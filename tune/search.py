@@ -42,14 +42,14 @@ from tune.trial import DecoderTrialJob, EncoderTrialJob, TrialSettings
 from tune.tuner import OpenSearch
 
 NOT_LOGGED = ("plan.loss_weights", "plan.select", "search.retry_failed")
-"""Fields of the command that say nothing about a search."""
+"""Fields of the command that do not describe a search."""
 PAGE, SUMMARY = "search.html", "summary.txt"
 
 
 def loss_weights(command: LossWeightsCommand) -> Path:
     """Search, or resume the search in the same folder; return the file of the best weights.
 
-    Raises ValueError when every trial failed, with the first reason.
+    Raises ValueError with the first reason if every trial failed.
     """
     check(command)
     data = location(command.data)
@@ -76,7 +76,7 @@ def decoder_weights(command: DecoderWeightsCommand) -> Path:
 
 
 def is_done(command: LossWeightsCommand, best: Path) -> bool:
-    """Whether the command asks for no more than what is there."""
+    """Whether the folder already holds the result of this command."""
     if not best.is_file() or command.search.retry_failed:
         return False
     return bool(json.loads(best.read_text())["asked"] == command.search.lengths)
@@ -85,16 +85,16 @@ def is_done(command: LossWeightsCommand, best: Path) -> bool:
 def open_folder(
     command: LossWeightsCommand, manifest: Manifest
 ) -> tuple[Path, list[FrozenEncoder]]:
-    """Return the search's folder, absolute, and the encoders whose decoder is tuned, if any.
+    """Return the search's folder, absolute, and the encoders if a decoder is tuned.
 
-    The folder is `--out`, or one under runs/ that is the same each time.
+    The folder is `--out`, or one under runs/ named by the search's identity.
     """
     frozen: list[FrozenEncoder] = []
     if command.decoder:
         pulled = Path("runs") / "pulled" / digest(encoders=command.decoder)[:8]
         packages = find_packages(command.decoder, command.tracking.uri, pulled.absolute())
         frozen = open_encoders(packages, manifest, Path())
-    # Encoders count by their weights, not by their names; the search may be extended.
+    # Identify encoders by weights, not names.  Limits are left out: a search may be extended.
     config = replace(command, decoder=(), search=command.search.unlimited)
     identity = identify(
         config,
@@ -121,13 +121,13 @@ def open_search(
 ) -> Iterator[OpenSearch]:
     """Connect to Ray, open the MLflow run, and prepare the trials.
 
-    Raises ValueError when trials would be stopped in a cluster that does not free their workers.
+    Raises ValueError if trials may be stopped and the cluster would not free their workers.
     """
     search, data = command.search, location(command.data)
     manifest = Manifest.load(data)
     tracker = Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name)
     stops = not frozen and bool(search.ranked_by or search.max_hours)
-    # Lines of workers would tear the table.
+    # Output of workers would mix with the search's own lines.
     connection.connect(command.compute, include_dashboard=stops, log_to_driver=False)
     if stops:
         check_dashboard()
@@ -159,11 +159,11 @@ def open_search(
 def check_dashboard() -> None:
     """Raise ValueError unless the cluster's dashboard answers.
 
-    Ray Train asks it whether a trial was stopped, and else never frees the trial's workers.
+    Without it Ray Train never frees the workers of a stopped trial.
     """
     try:
         list_actors(ray.get_runtime_context().gcs_address, limit=1)
-    except Exception as error:  # Of several kinds.
+    except Exception as error:  # Ray raises errors of several types.
         raise ValueError(
             "this Ray cluster has no dashboard, without which the workers of a stopped trial are "
             "never freed; install ray[default] on its head and restart it, or give --stop-by none "
@@ -174,9 +174,9 @@ def check_dashboard() -> None:
 def prepare_job(
     command: LossWeightsCommand, context: RunContext, frozen: Sequence[FrozenEncoder]
 ) -> tuple[EncoderTrialJob | DecoderTrialJob, int]:
-    """Return the training in full, and how many trials the free resources hold at once.
+    """Return the job of a full training, and how many trials fit the free resources at once.
 
-    Raises ValueError when they hold none, or the workers can't share a batch.
+    Raises ValueError if none fits, or the workers cannot share a batch.
     """
     compute = command.compute
     scaled = sizing.scaling_config(compute)
@@ -214,9 +214,9 @@ def prepare_job(
 
 
 def num_at_once(needs: Mapping[str, int], free: Mapping[str, float]) -> int:
-    """Return how many trials the free resources hold at once; needs: of one trial.
+    """Return how many trials fit the free resources at once.
 
-    Raises ValueError when not even one fits.
+    needs: resources of one trial.  Raises ValueError if none fits.
     """
     for resource, number in needs.items():
         if free.get(resource, 0) < number:
@@ -228,9 +228,9 @@ def num_at_once(needs: Mapping[str, int], free: Mapping[str, float]) -> int:
 
 
 def run_search(search: OpenSearch) -> tuple[list[TrialRecord], Choice]:
-    """Run the trials that are left; return all of them and the winner.
+    """Run the remaining trials; return all trials and the winner.
 
-    Raises ValueError when none has scores, with the first reason.
+    Raises ValueError with the first reason if no trial has scores.
     """
     settings, asked = search.settings, search.command.search
     may_stop = asked.ranked_by and asked.grace_epochs < settings.trial_epochs
@@ -266,7 +266,7 @@ def split_records(
 
 
 def first_points(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> list[Point]:
-    """Return the points of 1:1:1 and of the weights that are named, without those tried before."""
+    """Return the points of 1:1:1 and of `--first`, without those tried before."""
     space, tried = command.search.space, [record.point for record in known]
     points = [space.point(weights) for weights in (EQUAL, *command.search.first)]
     return [point for point in points if point not in tried]
@@ -292,7 +292,7 @@ def compare_in_full(search: OpenSearch, choice: Choice) -> list[TrialRecord]:
 def train_in_full(
     search: OpenSearch, runs: Sequence[tuple[Point, int]], *, retry_failed: bool = False
 ) -> list[TrialRecord]:
-    """Train at points, each with a seed, unless it was done before; return all final runs."""
+    """Train each point and seed in full, unless done before; return all final runs."""
     folder = search.settings.folder / "finals"
     finals, _ = split_records(folder, retry_failed=retry_failed)
     done = [(record.point, record.seed) for record in finals]

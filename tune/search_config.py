@@ -1,4 +1,4 @@
-"""One frozen tree per command, built from the configs of the rooms below."""
+"""The options of the commands, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tune.space import EQUAL, KL_LED, Space, short
 
 ENCODER_SCALE, DECODER_SCALE = 0.5, 0.25
 UNGUARDED_PLAN = replace(DECODER_PLAN, guard=())
-"""Training of a decoder's trials: the best epoch is kept by the objective."""
+"""Plan of a decoder's trials: only the objective chooses the best epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How weights are searched."""
+    """Options of a search."""
 
     num_trials: int = 32
     """Weights to try, 1:1:1 among them; the same command with more extends the search."""
     objective: str = "ig"
-    """What trials are compared by: ig, nss, cc, kl, sim or auc on val, `tuebingen` rules; several,
-    as nss,kl, give a Pareto front whose knee wins."""
+    """Metric to compare trials by: ig, nss, cc, kl, sim or auc on val, `tuebingen` rules; several,
+    such as nss,kl, give a Pareto front whose knee wins."""
     sampler: Literal["tpe", "random"] = "tpe"
     """How Optuna proposes weights: `tpe` learns from earlier trials, `random` does not."""
     first: tuple[LossWeights, ...] = (KL_LED,)
-    """Weights to try before any that the sampler draws, after 1:1:1."""
+    """Weights to try after 1:1:1 and before those that the sampler draws."""
     trial_epochs: int = 0
     """Epochs of a trial; 0: as many as --epochs."""
     trial_scale: float = 0.0
@@ -47,7 +47,7 @@ class Search:
     grace_epochs: int = 1
     """Epochs before a trial may be stopped."""
     reduction: int = 3
-    """Of so many trials, ASHA lets one continue at each of its stops."""
+    """ASHA's reduction factor: at each of its stops, one of this many trials continues."""
     max_hours: float = 0.0
     """Hours after which each call of the command stops its trials; 0: no limit."""
     final_seeds: int = 3
@@ -77,17 +77,17 @@ class Search:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """How many trials and final runs are asked for."""
+        """Requested numbers of trials and of final seeds."""
         return {"num_trials": self.num_trials, "final_seeds": self.final_seeds}
 
     @property
     def unlimited(self) -> Search:
-        """The search without what may change when the command is given again."""
+        """The search without the options that may change when it is resumed."""
         return replace(self, num_trials=1, final_seeds=0, retry_failed=False, first=())
 
     @property
     def ranked_by(self) -> str | None:
-        """The metric by which bad trials are stopped early; None when none is."""
+        """The metric by which bad trials are stopped early; None: no trial is stopped."""
         if self.stop_by == "auto":
             return self.objectives[0] if len(self.objectives) == 1 else None
         return None if self.stop_by == "none" else self.stop_by
@@ -119,7 +119,7 @@ class LossWeightsCommand:
 
     @property
     def scale(self) -> float:
-        """Of the pictures in trials."""
+        """Scale of the pictures in trials."""
         default = DECODER_SCALE if self.decoder else ENCODER_SCALE
         return self.search.trial_scale or default
 
@@ -131,14 +131,14 @@ class LossWeightsCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderWeightsCommand(LossWeightsCommand):
-    """Search the loss weights of the decoder over encoders that are named."""
+    """Search the loss weights of a decoder over the named encoders."""
 
     plan: OmitArgPrefixes[Plan] = UNGUARDED_PLAN
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedFullCommand(FullCommand):
-    """Search the loss weights on one backbone, then all stages of `pipelines full` with them."""
+    """Search the loss weights on one backbone, then run `pipelines full` with them."""
 
     common_flags: ClassVar[tuple[str, ...]] = (
         "search_on", "num_trials", "objective", "max_hours", "final_seeds",
@@ -146,7 +146,7 @@ class SearchedFullCommand(FullCommand):
     )  # fmt: skip
     search: OmitArgPrefixes[Search] = field(default_factory=Search)
     search_on: str | None = None
-    """Which of the backbones the weights are searched on; default: the first."""
+    """Backbone to search the weights on; default: the first."""
 
     @property
     def backbone(self) -> str:
@@ -155,7 +155,7 @@ class SearchedFullCommand(FullCommand):
 
     @property
     def full(self) -> FullCommand:
-        """The stages after the search."""
+        """The command for the stages after the search."""
         return FullCommand(**{each.name: getattr(self, each.name) for each in fields(FullCommand)})
 
 
@@ -169,7 +169,7 @@ def check(command: LossWeightsCommand) -> None:
     if plan.select != Plan().select or plan.guard:
         raise ValueError("trials keep the best epoch by --objective: leave --select, --guard out")
     for weights in search.first:
-        # The default is tried as far as the space contains it.
+        # The default may lie outside the space; only its terms in the space are tried then.
         if (excluded := search.space.excluded(weights)) and weights != KL_LED:
             shares = ", ".join(f"{term} with {s:.0%} of the sum" for term, s in excluded.items())
             raise ValueError(

@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 COLUMNS = ("ig", "nss", "cc", "kl", "sim", "auc")
 MIN_TRIALS = 8
-"""With fewer, an importance says nothing."""
+"""Fewest trials for which an importance is drawn."""
 
 
 Comparison = dict[str, pd.DataFrame]
 """The winner against 1:1:1, trained in full with the same seeds, on the held-out half of val.
 
-`winner` and `equal` have a row for each seed and a column for each metric.  `gain`: by how much the
-winner is better, seed by seed, so that what a seed does to both cancels.  `untrained`: one row, the
-scores of a decoder before any training, if one was trained.
+`winner`, `equal`: a row per seed and a column per metric.  `gain`: of the winner, paired by seed,
+so that a seed's effect on both cancels.  `untrained`: one row, the scores of a decoder before
+training, for searches of a decoder.
 """
 
 
 def compare(finals: Sequence[TrialRecord], winner: TrialRecord) -> Comparison:
-    """Compare the final runs of the seeds that both sides have; empty when there are none."""
+    """Compare the final runs on the seeds that both sides have; empty without such seeds."""
     done = [record for record in finals if record.state == "finished"]
     ours = _held_out({r.seed: r.scores for r in done if r.point == winner.point})
     theirs = _held_out({r.seed: r.scores for r in done if r.is_baseline})
@@ -68,7 +68,7 @@ def _held_out(scores: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
 
 
 def spread(scores: pd.DataFrame, sign: str = "") -> pd.Series[str]:
-    """Return each metric's mean and, of several seeds, standard deviation, as text."""
+    """Format each metric's mean and, for several seeds, standard deviation."""
     means = scores.mean().map(f"{{:{sign}.4f}}".format)
     return means if len(scores) == 1 else means + scores.std().map(" ± {:.4f}".format)
 
@@ -80,7 +80,7 @@ def count(number: int, thing: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The result of a search.  finals: final runs."""
+    """The result of a search, with its texts, tables and figures."""
 
     search: OpenSearch
     trials: Sequence[TrialRecord]
@@ -89,17 +89,17 @@ class SearchResult:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The metrics that trials are compared by, the first one before the others."""
+        """The metrics that trials are compared by; the first one ranks them."""
         return self.search.settings.search.objectives
 
     @cached_property
     def comparison(self) -> Comparison:
-        """The winner against 1:1:1, trained in full; empty when there is nothing to compare."""
+        """The winner against 1:1:1, trained in full; empty if there is nothing to compare."""
         return compare(self.finals, self.choice.winner)
 
     @property
     def is_lost(self) -> bool:
-        """Whether 1:1:1 is better than the winner in the final runs, by every objective."""
+        """Whether 1:1:1 beats the winner in the final runs, by every objective."""
         if not self.comparison:
             return False
         return bool((self.comparison["gain"][list(self.objectives)].mean() < 0).all())
@@ -161,7 +161,7 @@ class SearchResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers that MLflow's table of runs shows."""
+        """Metrics of the search's MLflow run."""
         values = {f"best_{name}": value for name, value in self.choice.winner.scores.items()}
         if final := self.comparison:
             values |= {f"final_{name}": mean for name, mean in final["winner"].mean().items()}
@@ -211,7 +211,7 @@ class SearchResult:
         return ", ".join(note for note, holds in found.items() if holds)
 
     def final_table(self) -> pd.DataFrame:
-        """Return the winner against 1:1:1: mean and, of several seeds, standard deviation."""
+        """Return the winner against 1:1:1: mean and, for several seeds, standard deviation."""
         names = {
             "winner": f"{self.choice.winner.name} (winner)",
             "equal": f"{short(EQUAL)} (baseline)",
@@ -234,7 +234,7 @@ class SearchResult:
         )
 
     def closing_lines(self, best: Path, page: Path) -> str:
-        """Return the verdict, the cost, and where to find what."""
+        """Return the verdict, the cost and the paths of the results."""
         content = self.content
         lines = [
             self.verdict,
@@ -246,7 +246,7 @@ class SearchResult:
         return "\n".join(lines)
 
     def write_page(self, path: Path) -> None:
-        """Write the search as one HTML file that needs nothing else, whole or not at all."""
+        """Write the report as one self-contained HTML file, atomically."""
         states = [record.state for record in self.trials]
         content, data = self.content, self.search.context.manifest
         template = Path(__file__).with_name("search.html").read_text()
@@ -276,7 +276,7 @@ class SearchResult:
         write_text(path, text)
 
     def figures(self) -> list[dict[str, str]]:
-        """Return each figure's title, caption and SVG, or instead of that why it is missing."""
+        """Return each figure's title, caption, and SVG or the reason why it is missing."""
         import matplotlib.pyplot as plt
         from optuna.visualization import matplotlib as plots
 
@@ -331,7 +331,7 @@ class SearchResult:
         return figures
 
     def study(self) -> optuna.Study:
-        """Return Optuna's study of the trials with scores, over the shares and the factors."""
+        """Return an Optuna study of the scored trials, over shares and factors, for its plots."""
         study = create_study(self.objectives)
         for record in rank(self.trials, self.objectives[0]):
             weights = shares(asdict(record.weights))
@@ -350,7 +350,7 @@ class SearchResult:
 
 
 def _html(table: pd.DataFrame) -> str:
-    """Return a table as HTML, whose lines break after the commas in the names of rows."""
+    """Return a table as HTML; names of rows can wrap after commas."""
     spaced = table.rename_axis(None).rename(lambda name: name.replace(",", ", "))
     return str(spaced.to_html(border=0))
 
@@ -370,7 +370,7 @@ def _name_axes(axes: Axes, metric: str) -> Axes:
 
 
 def _svg(axes: Axes) -> str:
-    """Return a figure without its title as an element of a page; close it."""
+    """Return a figure without its title as an SVG element; close it."""
     import matplotlib.pyplot as plt
 
     buffer, figure = io.StringIO(), cast("Figure", axes.figure)

@@ -35,13 +35,13 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
     data = Path(full.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
     best = json.loads(loss_weights(search).read_text())
-    # A search that was extended may find another winner.
+    # An extended search may find another winner, so the winner names the folder.
     found = digest(weights=best["weights"], other=best["other"])[:8]
     return full.run(with_winner(command, best, data, folder / f"full-{found}"))
 
 
 def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
-    """Return the command of the search; weights that the command names are tried first."""
+    """Return the command of the search, which tries weights given in the command first."""
     chosen, search = command.full, command.search
     if chosen.plan.loss_weights != EQUAL:
         search = replace(search, first=(chosen.plan.loss_weights, *search.first))

@@ -33,7 +33,7 @@ class SmallReader(ShardReader):
 
 
 def shrink(sample: Decoded, scale: float) -> Decoded:
-    """Return a sample with smaller pictures; a fixation falls on the pixel that covers it."""
+    """Return a sample at a scale; each fixation moves to the pixel that covers it."""
     if scale == 1:
         return sample
     old, new = np.array(sample.density.shape), scaled(sample.density.shape, scale)
@@ -54,6 +54,6 @@ def _reduce(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def scaled(size: tuple[int, ...], scale: float, multiple: int = 1) -> Size:
-    """Return (H, W) at a scale, each a multiple of a number of pixels."""
+    """Return (H, W) at a scale, each rounded to a multiple of `multiple` pixels."""
     height, width = (max(1, round(scale * side / multiple)) * multiple for side in size)
     return height, width

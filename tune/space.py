@@ -15,10 +15,10 @@ EQUAL = LossWeights()
 KL_LED = LossWeights(kl=10, cc=2, nss=1)
 """Close to the weights of TranSalNet and SUM: KL 10, CC 2, SIM 1, NSS 1."""
 TOTAL = sum(asdict(EQUAL).values())
-"""Sum of the weights of every trial.  Under AdamW only their ratios matter; under SGD a common
-factor is a learning rate, and gradient clipping sees it too."""
+"""Sum of the weights of every trial.  It is fixed because a common factor acts as a learning rate
+under SGD and changes gradient clipping.  Under AdamW only the ratios matter."""
 FACTORS = {"lr": (1 / 3, 3.0), "width": (0.5, 2.0)}
-"""Range of each factor of the command's own value; drawn evenly in its logarithm."""
+"""Range of each factor on the command's own value; sampled log-uniformly."""
 
 Point = Mapping[str, float]
 """A number for each dimension, as a sampler draws it."""
@@ -26,7 +26,7 @@ Point = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Loss weights, and what else is searched; all shares of the sum are equally likely."""
+    """Values to search; all shares of the sum of the loss weights are equally likely."""
 
     extra_terms: tuple[Literal["sim", "mse"], ...] = ()
     """Loss terms to weigh beside kl, cc and nss."""
@@ -49,7 +49,7 @@ class Space:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The terms that are weighed; all others have weight 0."""
+        """The terms whose weights are searched; all others have weight 0."""
         return ("kl", "cc", "nss", *self.extra_terms)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -62,15 +62,15 @@ class Space:
         return replace(plan, loss_weights=self.weights(point), lr=lr)
 
     def width(self, point: Point, width: int) -> int:
-        """Return the hidden channels: the given ones times the point's factor, a multiple of 4."""
+        """Return the hidden channels times the point's factor, rounded to a multiple of 4."""
         factor = point.get("width", 1.0)
         return width if factor == 1 else max(4, 4 * round(width * factor / 4))
 
     def weights(self, point: Point) -> LossWeights:
         """Return the loss weights at a point; they sum to TOTAL, rounded to 4 decimals.
 
-        Uniform numbers become exponential ones, so that their shares of the sum are uniform on the
-        simplex (Dirichlet with all concentrations 1).
+        The point's uniform numbers become exponential ones.  Their shares of the sum are then
+        uniform on the simplex (Dirichlet, all concentrations 1).
         """
         drawn = shares({term: -math.log1p(-point[term]) for term in self.terms})
         kept = shares({t: share if share >= self.min_share else 0.0 for t, share in drawn.items()})
@@ -78,9 +78,7 @@ class Space:
         return LossWeights(**zeros | {t: round(share * TOTAL, 4) for t, share in kept.items()})
 
     def excluded(self, weights: LossWeights) -> dict[str, float]:
-        """Return the shares, by term, that the space excludes: of terms that it does not weigh,
-        and those below the smallest share.
-        """
+        """Return the shares of terms that are not searched, and shares below `min_share`."""
         return {
             term: share
             for term, share in shares(asdict(weights)).items()
@@ -88,7 +86,7 @@ class Space:
         }
 
     def point(self, weights: LossWeights) -> dict[str, float]:
-        """Return a point with these weights, up to a common factor, and all factors 1."""
+        """Return a point with these weights, up to a common scale, and all factors 1."""
         terms = {name: value for name, value in asdict(weights).items() if name in self.terms}
         point = {term: -math.expm1(-share) for term, share in shares(terms).items()}
         return point | dict.fromkeys(self.also, 1.0)

@@ -41,11 +41,11 @@ from tune.small_pictures import SmallReader, scaled, shrink
 EPOCH, REPORT = "epoch", "report"
 """Names of a trial's results beside its scores; `report` is an EpochReport as a dict."""
 KINDS = ("trials", "finals")
-"""Folders in the search's: records of trials, and of final runs."""
+"""Subfolders of the search: records of trials and of final runs."""
 CHECKPOINTS = "training"
-"""Folder in the search's: checkpoints of the encoders' trials that run."""
+"""Subfolder of the search: checkpoints of running encoder trials."""
 SECONDS_TO_START = "180"
-"""A trial fails when its workers find no room for so long."""
+"""A trial fails if its workers find no room within this time."""
 
 
 class ReportToTune(Hooks):
@@ -68,16 +68,16 @@ class ReportFromTrain(TuneReportCallback):  # type: ignore[misc]
 
 
 def as_result(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an epoch as Ray Tune takes it: the scores by name, and all of its report, a dict."""
+    """Return an epoch as a result of Ray Tune: scores by name, and the report as a dict."""
     return {EPOCH: entry["epoch"], **entry["scores"], REPORT: dict(entry)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialJob:
-    """The options of a trial, of an encoder as of a decoder.
+    """The options that trials of encoders and decoders share.
 
-    scale: of the pictures' sides.  final: score the held-out half of val too.  finite: the metrics
-    that have to be finite.
+    scale: of the pictures' sides.  final: score the held-out half of val too.  finite: metrics that
+    must be finite.
     """
 
     data: tuple[Path | str, ...]
@@ -90,7 +90,7 @@ class TrialJob:
     ) -> dict[str, float]:
         """Return a model's scores on the tuned half of val and, with a prefix, on the held-out one.
 
-        Raises ValueError when one is not finite.
+        Raises ValueError if a score in `finite` is not finite.
         """
         baseline = centre_baseline(self.data[0])
         scores = evaluate(model, tuned, "tuebingen", baseline=baseline)
@@ -106,18 +106,18 @@ class TrialJob:
 class EncoderTrialJob(TrialJob, EncoderJob):
     """An encoder's training in a trial, which is a Ray Train run.
 
-    half: of val that it is scored on; 0 is the one that trials are tuned on.
+    half: of val to score on; 0: the tuned one, 1: the held-out one.
     """
 
     compute: Compute
     half: int = 0
 
-    # A process whose training was stopped from outside cannot run another.
+    # A process whose training was stopped cannot run another one.
     reuse_actors: ClassVar[bool] = False
 
     @property
     def resources(self) -> dict[str, float]:
-        """The resources of a trial's own process: no CPU, since it only waits for its workers."""
+        """The resources of a trial's own process: no CPU, because it only waits for workers."""
         return {"CPU": 0, "node:__internal_head__": 0.01}
 
     @property
@@ -135,7 +135,7 @@ class EncoderTrialJob(TrialJob, EncoderJob):
         """Train under Ray Train, from the last checkpoint in the folder if there is one."""
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SECONDS_TO_START)
         content = trainer.train(self, folder, self.compute, [ReportFromTrain()], start_failures=0)
-        # The last epoch's report may be lost when training ends; a second one counts once.
+        # The last epoch's report may be lost when training ends; reporting it twice does no harm.
         tune.report(as_result(content["history"][-1]))
 
     def reader(self, split: str) -> ShardReader:
@@ -225,7 +225,7 @@ class DecoderTrialSource(CacheSource):
         self.canvas = {}  # All pictures have one size.
 
     def gaze(self, split: str, position: int) -> Decoded:
-        """Return where people looked in a smaller picture."""
+        """Return a sample without its photograph, at the trial's scale."""
         return shrink(super().gaze(split, position), self.job.scale)
 
     def val(self) -> Iterator[TrainBatch]:
@@ -241,7 +241,7 @@ class DecoderTrialSource(CacheSource):
 
 
 class CoarseDecoder(Decoder):
-    """A decoder that is given smaller readouts: those above `scale` of the finest are reduced."""
+    """A decoder on reduced readouts: none is larger than `scale` times the finest."""
 
     def __init__(self, decoder: Decoder, scale: float) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ def _size(maps: Tensor) -> Size:
 
 
 def trial_size(encoder: EncoderConfig, scale: float) -> Size:
-    """Return the (H, W) at which the backbone sees pictures at a scale, a size that it accepts."""
+    """Return the backbone's input size (H, W) at a scale, one that it accepts."""
     row = find_backbone(encoder.backbone)
     if scale == 1 or row.only_size:
         return encoder.size
@@ -273,10 +273,10 @@ def trial_size(encoder: EncoderConfig, scale: float) -> Size:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """What all trials of a search share; sent to their processes.
+    """Settings that all trials of a search share; sent to their processes.
 
-    folder: of the search.  title: of the tuned model, for tables.  job: its training in full, with
-    1:1:1.  trial_epochs, trial_scale: of a trial.
+    folder: of the search.  title: of the tuned model, for tables.  job: the full training at 1:1:1.
+    trial_epochs, trial_scale: of a trial.
     """
 
     folder: Path
@@ -287,12 +287,12 @@ class TrialSettings:
     trial_scale: float
 
     def folder_of(self, config: Mapping[str, Any]) -> Path:
-        """Return the folder of a trial, the same whenever it is run; config: of Ray Tune."""
+        """Return the folder of a trial, which depends only on its Ray Tune config."""
         kind = KINDS["final" in config]
         return self.folder / kind / digest(**config)[:12]
 
     def make_job(self, config: Mapping[str, Any]) -> EncoderTrialJob | DecoderTrialJob:
-        """Return the job of a config of Ray Tune.
+        """Return the job of a Ray Tune config.
 
         config: `point` of a trial, or `final` with the `point` and `seed` of a final run.
         """
@@ -301,7 +301,7 @@ class TrialSettings:
         plan = replace(
             space.plan(point, job.plan),
             epochs=job.plan.epochs if final else self.trial_epochs,
-            select=self.search.objectives[0],  # `ig` is scored here.
+            select=self.search.objectives[0],  # `ig` too: trials score it.
         )
         return job.changed(
             plan=plan,
@@ -314,7 +314,7 @@ class TrialSettings:
 
 
 def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
-    """Train a config's job; Ray Tune calls it.  Raises RuntimeError with the reason in a line."""
+    """Train the job of a Ray Tune config.  Raises RuntimeError with a one-line reason."""
     folder = settings.folder / CHECKPOINTS / settings.folder_of(config).name
     try:
         settings.make_job(config).train(folder)
@@ -323,7 +323,7 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the last line of an error, of the worker that failed first if one did."""
+    """Return the last line of an error; if workers failed, of the first worker's error."""
     failures = getattr(error.__cause__, "worker_failures", None)
     root = next(iter(failures.values())) if failures else error
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Trials under Ray Tune: run, kept as records, and logged to MLflow."""
+"""Run trials under Ray Tune, keep their records and log them to MLflow."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tune.trial import CHECKPOINTS, EPOCH, KINDS, REPORT, TrialSettings, run_tri
 STUDY, POINT = "search", "point/"
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 MAX_FAILED = 5
-"""A search ends when so many trials failed before any had a score."""
+"""A search ends if its first trials, this many, all failed."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}
-"""MLflow's names of the ends of a trial; all others are KILLED."""
+"""MLflow status by a trial's state; all other states are KILLED."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenSearch:
-    """A search whose MLflow run is open.  at_once: number of trials that may run at once."""
+    """A search whose MLflow run is open.  at_once: number of trials in parallel."""
 
     command: LossWeightsCommand
     settings: TrialSettings
@@ -49,10 +49,9 @@ class OpenSearch:
 
 
 def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Sequence[Point]) -> None:
-    """Run the trials that are left, at points that Optuna proposes.
+    """Run the remaining trials at points that Optuna proposes.
 
-    known: trials that ended, which the sampler learns from.  first: points to try before any that
-    the sampler draws.
+    known: ended trials, from which the sampler learns.  first: points to try before the sampler's.
     """
     settings, options = search.settings, search.settings.search
     names, is_single = options.objectives, len(options.objectives) == 1
@@ -69,7 +68,7 @@ def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Seque
             params = in_optuna(record.point)
             study.add_trial(optuna.create_trial(params=params, distributions=space, values=values))
     seed = settings.job.seed * 10_007 + len(known)
-    # TPE draws at random first, by default as often as a short search has trials.
+    # TPE first draws at random; its default number would use up a short search.
     tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, num_trials // 4)))
     modes = [direction(name) for name in names]
     searcher = OptunaSearch(
@@ -85,7 +84,7 @@ def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Seque
         time_attr=EPOCH,
         metric=options.ranked_by,
         mode=direction(options.ranked_by),
-        # Past the last epoch: a trial that gets there ends by itself.
+        # Above the last epoch, after which a trial ends by itself.
         max_t=settings.trial_epochs + 1,
         grace_period=options.grace_epochs,
         reduction_factor=options.reduction,
@@ -98,7 +97,7 @@ def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Seque
         reuse_actors=settings.job.reuse_actors,
         time_budget_s=options.max_hours * 3600 or None,
     )
-    # Epochs of trials that take as long as the final runs.
+    # The cost of the final runs, in epochs of trials.
     epochs_after = 2 * options.final_seeds * settings.job.plan.epochs / settings.trial_scale**2
     _run(config, TrialCallback(search, options.num_trials, known, epochs_after))
 
@@ -112,12 +111,12 @@ def create_study(objectives: Sequence[str], **options: Any) -> optuna.Study:
 
 
 def in_optuna(point: Point) -> dict[str, float]:
-    """Return a point under the names that Ray Tune makes `config["point"]` of."""
+    """Return a point under the names that Ray Tune nests into `config["point"]`."""
     return {f"{POINT}{name}": value for name, value in point.items()}
 
 
 def run_finals(search: OpenSearch, runs: Sequence[tuple[Point, int]]) -> None:
-    """Train in full at points, each with a seed."""
+    """Train each point and seed in full."""
     config = tune.TuneConfig(
         max_concurrent_trials=min(search.at_once, len(runs)),
         reuse_actors=search.settings.job.reuse_actors,
@@ -129,7 +128,7 @@ def run_finals(search: OpenSearch, runs: Sequence[tuple[Point, int]]) -> None:
 def _run(
     config: tune.TuneConfig, callback: TrialCallback, param_space: dict[str, Any] | None = None
 ) -> None:
-    """Run trials.  Raises KeyboardInterrupt when they are interrupted."""
+    """Run trials.  Raises KeyboardInterrupt if they are interrupted."""
     settings = callback.settings
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
@@ -148,8 +147,8 @@ def _run(
         ),
     )
     results = tuner.fit()
-    # Tune's controller removes placement groups when it is collected.  Collected later, in a thread
-    # of Ray, it would wait for that thread, which is itself.
+    # Tune's controller removes placement groups when it is garbage-collected.  If a thread of Ray
+    # collected it later, that thread would wait for itself.
     gc.collect()
     if results.num_terminated + results.num_errors < len(results):
         raise KeyboardInterrupt
@@ -159,10 +158,10 @@ def _run(
 
 
 class TrialCallback(tune.Callback):  # type: ignore[misc]
-    """Keeps each trial's record, logs it to an MLflow run, and prints a line when it ended.
+    """Keeps each trial's record, logs it to an MLflow run, and prints a line at its end.
 
-    A store that does not answer stops no search.  num_trials: of the search.  known: trials of
-    earlier calls.  epochs_after: epochs of trials that take as long as what comes after it.
+    If MLflow does not answer, the search continues.  num_trials: of the search.  known: trials of
+    earlier calls.  epochs_after: the cost of the final runs, in epochs of trials.
     """
 
     def __init__(
@@ -183,9 +182,9 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         self.began = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Begin the trial's record and run, or find them again.
+        """Begin or resume the trial's record and MLflow run.
 
-        trials: all of this call, in the order in which Tune made them.
+        trials: all trials of this call, in the order of proposal.
         """
         self.running[trial.trial_id] = trial
         folder, job = self.settings.folder_of(trial.config), self.settings.make_job(trial.config)
@@ -215,7 +214,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Add an epoch to the trial's record and run; later epochs of an earlier try are void."""
+        """Add an epoch to the trial's record and run; drop later epochs of an earlier attempt."""
         report, record = result[REPORT], self._record(trial)
         earlier = [each for each in record.history if each["epoch"] < report["epoch"]]
         record = replace(record, state="unfinished", history=[*earlier, report])
@@ -228,14 +227,14 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """End a trial that failed, if need be before it started."""
+        """End a trial that failed, perhaps before it started."""
         if trial.trial_id not in self.running:
             self.on_trial_start(iteration, trials, trial)
         path = trial.pickled_error_file
         self._end(trial, reason_of(ray.cloudpickle.loads(Path(path).read_bytes())))
 
     def end_all(self) -> None:
-        """End the trials that were stopped because time was up: Tune reports none of them."""
+        """End the trials that ran when time was up; Tune does not report them."""
         for trial in list(self.running.values()):
             self._end(trial)
 
@@ -267,7 +266,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
         if trial.trial_id in self.run_ids:
             self._log(end)
-        record.save(folder)  # Last: until then, the trial is run again and its run ended again.
+        record.save(folder)  # Last: if this process dies before, the trial runs again.
         if record.state != "unfinished":
             self.ended.append(record)
             print(self.line(), flush=True)
@@ -281,7 +280,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
             self.is_warned = True
 
     def line(self) -> str:
-        """Return how the last trial ended, the best so far, and the time left."""
+        """Describe the end of the last trial, the best so far, and the time left."""
         last, names = self.ended[-1], self.settings.search.objectives
         kind = f"final run, seed {last.seed}," if last.final else "trial"
         parts = [f"{kind} {last.name}: " + (last.reason or _scores(last, names))]
@@ -313,7 +312,7 @@ class FirstTrialsFailed(tune.Stopper):  # type: ignore[misc]
         self.callback = callback
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stop no trial for its result."""
+        """Never stop a single trial."""
         return False
 
     def stop_all(self) -> bool:
@@ -326,7 +325,7 @@ def _scores(record: TrialRecord, names: Sequence[str]) -> str:
 
 
 def reason_of(error: Any) -> str:
-    """Return in one line why a trial failed."""
+    """Return a trial's reason of failure in one line."""
     if isinstance(error, ray.exceptions.RayActorError):
         return "its process died"
     return one_line(getattr(error, "cause", error))
