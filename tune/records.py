@@ -107,7 +107,7 @@ class TrialRecord:
 
 
 def load_record(folder: Path) -> TrialRecord | None:
-    """Return the record in a trial's folder; None when there is none."""
+    """Return the record in a trial's folder; None if there is none."""
     content = read_json(folder / RECORD)
     if content is None:
         return None

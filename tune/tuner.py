@@ -296,7 +296,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         return "; ".join(parts)
 
     def seconds_left(self, elapsed: float) -> float:
-        """Estimate the time left from the epochs of this call's trials; 0 when it is unknown."""
+        """Estimate the time left from the epochs of this call's trials; 0 if unknown."""
         new = self.ended[self.num_known :]
         trained = sum(record.num_trained for record in new)
         if not trained:

@@ -50,7 +50,7 @@ class Compute(ClusterOptions):
     """Seconds without progress after which workers print where they hang, and all start again from
     the last checkpoint."""
     storage: str | None = None
-    """Where checkpoints go: s3://BUCKET/PATH, gs://BUCKET/PATH, or a folder that all nodes share;
+    """Storage of checkpoints: s3://BUCKET/PATH, gs://BUCKET/PATH, or a folder that all nodes share;
     default: the run's own folder."""
     wait: int = 0
     """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""

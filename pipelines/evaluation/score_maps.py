@@ -23,7 +23,7 @@ from pipelines.evaluation.sources import ScoredMap, SplitImage
 from shards.files.mat_files import read_matrix
 
 MapKind = Literal["saliency", "density", "log-density"]
-"""What the values are: `saliency`, any scale; `density`, >= 0 with a sum of 1; `log-density`,
+"""Kind of values: `saliency`, any scale; `density`, >= 0 with a sum of 1; `log-density`,
 natural log, exp sums to 1."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

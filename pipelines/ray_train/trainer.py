@@ -67,8 +67,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a job and return its last checkpoint's content (emlnet.training.checkpoint).
 
-    storage: an absolute folder, from whose last checkpoint training resumes; `compute.storage` may
-    move the checkpoints elsewhere.
+    storage: the stage's folder, absolute.  Training resumes from its last checkpoint.  With
+    `compute.storage` the checkpoints lie there instead.
     start_failures: how often to wait again for workers that found no room; -1: without limit.
     Raises ValueError for a refused input, DivergedError for a loss that is not finite, StoppedError
     after a stop request, RuntimeError if workers fail more often than allowed.

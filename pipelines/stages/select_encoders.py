@@ -152,7 +152,7 @@ def describe_choice(
 
 
 class SubsetSource(CacheSource):
-    """Batches whose validation images are a part of val."""
+    """Batches with a part of val as validation images."""
 
     def __init__(self, job: DecoderJob, device: torch.device, positions: Positions) -> None:
         super().__init__(job, 0, 1, device)

@@ -37,7 +37,7 @@ class CompareCommand(ScoringCommand):
     flip: bool = False
     """Average each map of a model with that of the mirrored picture."""
     kind: MapKind | None = None
-    """What the values of map files are; default: log-density in HDF5, else saliency."""
+    """Kind of values in map files; default: log-density in HDF5, else saliency."""
     resize: bool = False
     """Resize maps whose size is not their picture's; without it they are an error."""
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)

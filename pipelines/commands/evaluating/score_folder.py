@@ -19,7 +19,7 @@ class ScoreCommand(ScoringCommand):
     maps: Positional[Path]
     """Folder of maps named as the pictures, with or without `_smap`; or HDF5 of log-densities."""
     kind: MapKind | None = None
-    """What the values are; default: log-density in HDF5, else saliency."""
+    """Kind of values; default: log-density in HDF5, else saliency."""
     resize: bool = False
     """Resize maps whose size is not their picture's; without it they are an error."""
 

@@ -52,7 +52,7 @@ class RollbackCommand:
 
 
 def promote(command: PromoteCommand) -> int:
-    """Promote a version, or say why not; return 1 when it was not promoted."""
+    """Promote a version, or print why not; return 1 if it was not promoted."""
     tracker = Tracker(uri=command.tracking.uri)
     client, version = tracker.client, str(command.version)
     found = mlflow_registry.find_version(client, version=command.version)
@@ -74,7 +74,7 @@ def promote(command: PromoteCommand) -> int:
 
 
 def rollback(command: RollbackCommand) -> None:
-    """Roll an alias back.  Raises ValueError when no version held it before."""
+    """Roll an alias back.  Raises ValueError if no version held it before."""
     client = Tracker(uri=command.tracking.uri).client
     past = aliases.history(client, command.alias)
     if len(past) < 2:
