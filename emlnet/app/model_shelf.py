@@ -49,7 +49,7 @@ class ModelShelf:
 def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, str]:
     """Return the sources of the models by name: `models`, or else the registry's, champion first.
 
-    Raises ValueError if none is named and there is no registry.
+    Raises ValueError if `models` is empty and there is no registry.
     """
     if models:
         return {name: name for name in models}
