@@ -19,7 +19,7 @@ from tune.objective import parse_objectives
 from tune.space import EQUAL, KL_LED, Space, short
 
 ENCODER_SCALE, DECODER_SCALE = 0.5, 0.25
-UNGUARDED_PLAN = replace(DECODER_PLAN, guard=())
+UNGUARDED_PLAN = replace(DECODER_PLAN, guard=(), loss_weights=EQUAL)
 """Plan of a decoder's trials: only the objective chooses the best epoch."""
 
 

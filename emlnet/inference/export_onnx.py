@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -130,16 +130,20 @@ def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size:
     else:
         batch = {"image": {0: torch.export.Dim("batch", min=1)}}
         options |= {"dynamo": True, "dynamic_shapes": batch, "external_data": False}
-    resizes = {f"aten::_upsample_bi{mode}2d_aa": mode for mode in ("linear", "cubic")}
-    for name, mode in resizes.items():
-        register_custom_op_symbolic(name, partial(_smooth_resize, mode=mode), OPSET)
+    lacking: dict[str, Callable[..., Any]] = {
+        f"aten::_upsample_bi{mode}2d_aa": partial(_smooth_resize, mode=mode)
+        for mode in ("linear", "cubic")
+    }
+    lacking["aten::feature_dropout"] = lambda g, features, *_: features
+    for name, symbolic in lacking.items():
+        register_custom_op_symbolic(name, symbolic, OPSET)
     try:
         torch.onnx.export(model, example, str(path), verbose=False, **options)
     except Exception as error:  # Exporters raise errors of many kinds.
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model cannot be exported: {reason}") from error
     finally:
-        for name in resizes:
+        for name in lacking:
             unregister_custom_op_symbolic(name, OPSET)
 
 

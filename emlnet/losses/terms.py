@@ -76,6 +76,15 @@ def mse(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
     return (p - q / q.amax(PIXELS, keepdim=True)).square().mean(PIXELS)
 
 
+def nll(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
+    """Mean negative log-likelihood of the fixations, nats per fixation; 0 without fixations."""
+    image, counts = targets.index // output[0].numel(), targets.counts.to(output)
+    fixated = to_log_density(output, kind).flatten()[targets.index]
+    zeros = output.new_zeros(len(output))
+    num_fixations = zeros.index_add(0, image, counts)
+    return -zeros.index_add(0, image, fixated * counts) / num_fixations.clamp_min(1)
+
+
 def z_scores(maps: Tensor, correction: int = 0) -> Tensor:
     """Scale maps (B, 1, H, W) to mean 0, deviation 1, constants to 0; correction: torch.var's."""
     mean = maps.mean(PIXELS, keepdim=True)
@@ -109,5 +118,6 @@ TERMS = {
         LossTerm("nss", 1.0, nss, nss_reference),
         LossTerm("sim", 0.0, sim),
         LossTerm("mse", 0.0, mse),
+        LossTerm("nll", 0.0, nll),
     )
 }

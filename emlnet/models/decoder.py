@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emlnet.data.maps import Kind, gaussian_blur, log_softmax, resize
+from emlnet.data.maps import Kind, log_softmax, resize
 from emlnet.models.encoder import eml_conv, eml_readout
+
+LOG_DENSITY_SPREAD = 3.0
+"""The standard deviation over a picture of an encoder's log-density, nats, roughly."""
+DROPOUT = 0.2
+"""Share of the hidden channels of a `density` decoder that a training step leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +24,8 @@ class DecoderConfig:
 
     readout: Kind = "density"
     """`density`: the encoders' average density, corrected.  `eml`: the paper's decoder."""
-    width: int = 16
-    """Hidden channels of the `density` decoder's correction."""
+    width: int = 32
+    """Hidden channels of the `density` decoder's correction; its gate has half as many."""
 
 
 class Decoder(nn.Module):
@@ -85,49 +90,46 @@ def convolve_upsampled(maps: Sequence[Tensor], conv: nn.Conv2d, size: tuple[int,
 
 
 class DensityDecoder(Decoder):
-    """The weighted average of the encoders' densities, corrected by their readouts.
+    """The average of the encoders' densities, weighted pixel by pixel, and corrected.
 
-    log p = log sum_k w_k p_k + correction, renormalised.  Weights start equal and corrections at
-    zero: an untrained decoder is the plain average.  There is no temperature: the encoders have
-    seen the training pictures, so a learned temperature would be too sharp.
+    log p = log sum_k w_k p_k + correction, renormalised.  The weights are the softmax of a gate.
+    Gate and correction see the densities and the readouts.  Both start at zero: an untrained
+    decoder is the plain average.  With one encoder only the correction has an effect.
     """
-
-    radius = 12
-    """Radius at which the blur is truncated, in pixels of the correction's grid."""
 
     def __init__(self, num_readouts: list[int], width: int) -> None:
         super().__init__()
-        inputs = sum(num_readouts) + len(num_readouts)
-        self.weight = nn.Parameter(torch.zeros(len(num_readouts)))
-        self.blur = nn.Parameter(torch.zeros(()))
-        self.centre_bias = nn.Parameter(torch.zeros(1, 1, 15, 20))
-        self.correct = nn.Sequential(
-            nn.BatchNorm2d(inputs),
-            nn.Conv2d(inputs, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 1, 3, padding=1, bias=False),
-        )
-        for parameter in self.correct[-1].parameters():
-            nn.init.zeros_(parameter)
+        num_encoders, num_maps = len(num_readouts), sum(num_readouts)
+        # Frozen encoders: the mean of all steps' statistics is that of the training set.
+        self.normalise = nn.BatchNorm2d(num_maps, momentum=None)
+        inputs, half = num_encoders + num_maps, -(-width // 2)
+        self.gate = _two_layers(inputs, nn.Conv2d(half, num_encoders, 1))
+        self.correct = _two_layers(inputs, nn.Conv2d(width, 1, 3, padding=1, bias=False))
 
     def forward(
         self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: tuple[int, int]
     ) -> Tensor:
         """Return the log-density (B, 1, H, W)."""
-        stacked = torch.cat(log_densities, 1)
-        weight = self.weight.log_softmax(0).view(1, -1, 1, 1)
-        average = torch.logsumexp(stacked + weight, 1, keepdim=True)
         # Half the size of the finest readout: a quarter of the input of a stride-2 backbone.
         finest = max((r for given in readouts for r in given), key=lambda r: r.shape[-1])
         grid = (-(-finest.shape[-2] // 2), -(-finest.shape[-1] // 2))
-        maps = [resize(stacked, grid)] + [resize(r, grid) for given in readouts for r in given]
-        coarse = resize(average, grid)
-        correction = (
-            self.correct(torch.cat(maps, 1)).float()
-            + resize(self.centre_bias, grid, "bicubic")
-            + self.blur * (gaussian_blur(coarse, 3.0, self.radius, "replicate") - coarse)
-        )
-        return log_softmax(average + resize(correction, size))
+        maps = torch.cat([resize(r, grid) for given in readouts for r in given], 1)
+        stacked = torch.cat(log_densities, 1)
+        coarse = resize(stacked, grid)
+        # Relative to the uniform density they are the same at every size.
+        relative = coarse - coarse.exp().mean((2, 3), keepdim=True).log()
+        inputs = torch.cat([relative / LOG_DENSITY_SPREAD, self.normalise(maps)], 1)
+        log_weights = resize(self.gate(inputs), size).log_softmax(1)
+        average = torch.logsumexp(stacked + log_weights, 1, keepdim=True)
+        return log_softmax(average + resize(self.correct(inputs), size))
+
+
+def _two_layers(inputs: int, last: nn.Conv2d) -> nn.Sequential:
+    """Return a 3x3 convolution, ReLU, dropout, and the last convolution, set to zero."""
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    first = nn.Conv2d(inputs, last.in_channels, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), nn.Dropout2d(DROPOUT), last)
 
 
 def build_decoder(config: DecoderConfig, num_readouts: list[int]) -> Decoder:

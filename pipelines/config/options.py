@@ -11,13 +11,22 @@ from typing import ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, Suppress
 
 from emlnet.data.maps import Kind
+from emlnet.losses.weighted import LossWeights
 from emlnet.models.encoder import EncoderConfig
 from emlnet.models.finetune import Finetune
 from emlnet.registry.mlflow_registry import find_tracking_uri
 from emlnet.training.state import Plan
 from shards.read.loader import ErrorPolicy
 
-DECODER_PLAN = Plan(epochs=4, lr=1e-3, weight_decay=1e-2, ema=0.98, guard=("nss", "cc", "kl"))
+DECODER_PLAN = Plan(
+    epochs=6,
+    batch_size=16,
+    lr=2e-3,
+    weight_decay=0.05,
+    warmup=0.15,
+    loss_weights=LossWeights(kl=2, cc=1, nss=1, nll=1),
+    guard=("nss", "cc", "kl"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +139,8 @@ class FullCommand(TrainingCommand):
     """All stages in order: shards, encoders, decoder, scores, registry; one MLflow parent run."""
 
     common_flags: ClassVar[tuple[str, ...]] = (
-        "data", "backbones", "weights", "size", "epochs", "batch_size", "lr", "loss_weights",
-        "num_workers", "use_gpu", "seed", "out", "tracking_uri",
+        "data", "backbones", "weights", "size", "folds", "epochs", "batch_size", "lr",
+        "loss_weights", "num_workers", "use_gpu", "seed", "out", "tracking_uri",
     )  # fmt: skip
 
     data: tuple[Path, ...]
@@ -147,6 +156,10 @@ class FullCommand(TrainingCommand):
     """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
     path."""
     finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
+    folds: int | None = None
+    """Train each encoder also without each of so many folds of the training pictures, so that the
+    decoder learns from readouts of pictures that an encoder has not seen.  0: it learns from those
+    that the encoders were trained on, in half the time of 2.  Default: 2, for `eml` 0."""
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None
     """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
@@ -158,12 +171,20 @@ class FullCommand(TrainingCommand):
     def __post_init__(self) -> None:
         if not self.backbones:
             raise ValueError("name at least one backbone")
+        if self.num_folds < 0 or self.num_folds == 1:
+            raise ValueError(f"folds are at least 2, or 0 for none, not {self.folds}")
         if len(self.weights) not in (1, len(self.backbones)):
             raise ValueError(
                 f"{len(self.weights)} weights for {len(self.backbones)} backbones; "
                 "give one for all, or one each"
             )
         self.encoders()
+
+    @property
+    def num_folds(self) -> int:
+        """Number of folds, 0 for none."""
+        default = 2 if self.readout == "density" else 0
+        return default if self.folds is None else self.folds
 
     def encoders(self) -> list[EncoderConfig]:
         """The config of each encoder."""

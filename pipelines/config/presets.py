@@ -36,7 +36,6 @@ PRESETS: dict[str, FullCommand] = {
         data=tyro.MISSING,
         size=(360, 480),
         plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1), select="nss"),
-        decoder_plan=replace(DECODER_PLAN, epochs=3, loss_weights=LossWeights(kl=2, cc=1.3, nss=1)),
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
     "demo": FullCommand(
@@ -44,7 +43,6 @@ PRESETS: dict[str, FullCommand] = {
         backbones=("efficientnet_lite0", "efficientnet_lite1"),
         size=(192, 256),
         plan=Plan(epochs=3),
-        decoder_plan=replace(DECODER_PLAN, epochs=3),
     ),
     # EML-NET as published; docs/train.md says where to get the Places365 weights.
     "paper": FullCommand(
@@ -72,6 +70,7 @@ PRESETS: dict[str, FullCommand] = {
         weights=("none",),
         size=(96, 128),
         plan=Plan(epochs=1),
+        folds=0,
         decoder_plan=replace(DECODER_PLAN, epochs=1),
     ),
 }

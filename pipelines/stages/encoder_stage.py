@@ -26,18 +26,28 @@ from pipelines.ray_train.training_job import TrainingJob, WorkerSource
 from pipelines.stages.run_context import RunContext
 from pipelines.stages.stage import Stage
 from pipelines.tracking import figures
+from shards.read.folds import Fold
 from shards.read.loader import ErrorPolicy, Loader
 from shards.read.reader import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderJob(TrainingJob):
-    """One encoder to finetune."""
+    """One encoder to finetune.
+
+    fold: of the training images that it does not see.
+    """
 
     encoder: EncoderConfig
     finetune: Finetune = field(default_factory=Finetune)
     loader_workers: int = 0
     errors: ErrorPolicy = field(default_factory=ErrorPolicy)
+    fold: Fold | None = None
+
+    def reader(self, split: str) -> ShardReader:
+        """Return the samples of a split, of train without the fold."""
+        reader = super().reader(split)
+        return self.fold.leave_out(reader) if self.fold and split == "train" else reader
 
     def build(self) -> nn.Module:
         """Return the encoder with the weights to start from."""
@@ -170,11 +180,13 @@ def encoder_stage(
     config: EncoderConfig,
     finetune: Finetune,
     seed: int,
+    fold: Fold | None = None,
 ) -> Stage:
     """Return the stage that finetunes one encoder.
 
     title: in tables and progress lines.  folder: a subfolder of the run's folder.
-    A `density` encoder letterboxes if the images have several sizes.
+    fold: training images to leave out.  A `density` encoder letterboxes if the images have several
+    sizes.
     """
     config = checked(config, finetune)
     sizes = {size for split in ("train", "val") for size in ShardReader(context.data, split).sizes}
@@ -191,13 +203,15 @@ def encoder_stage(
         finetune=finetune,
         loader_workers=context.compute.loader_workers,
         errors=context.compute.errors,
+        fold=fold,
     )
+    params = {**flatten(config), **flatten(finetune), **flatten(job.plan), "seed": seed}
     return Stage(
-        kind="encoder",
+        kind="fold" if fold else "encoder",
         job=job,
         context=context,
         folder=context.folder / folder,
-        params={**flatten(config), **flatten(finetune), **flatten(job.plan), "seed": seed},
+        params={**params, "left_out": str(fold)} if fold else params,
         backbones=config.backbone,
         licence=licence_of(config),
     )

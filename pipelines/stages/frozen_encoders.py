@@ -3,13 +3,16 @@
 Readouts are computed once and shared by all decoders.  Each encoder has a folder, named by a digest
 of everything that its readouts depend on.  A file holds `PART` samples of a split: for each tapped
 layer one tensor (samples, 2, h, w), float16.  Index 1 of the second axis is the mirrored image.
+
+With folds, each training image is read by the encoder that has not seen it.  So a decoder learns
+from readouts like those of new images.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from pipelines.config.flags import RUN
 from pipelines.config.identity import digest, slug
 from pipelines.ray_cluster import tasks
 from shards.files.manifest import Manifest
+from shards.read.folds import fold_of
 from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
 
@@ -43,12 +47,26 @@ class FrozenEncoder:
 
     cache: folder of its readouts, which may not be computed yet.  weights: SHA-256 of its weights
     as a safetensors file.  licence: of the weights, from the package.
+    folds: encoders that each left out one fold of the training images, and read that fold; empty if
+    `encoder` reads all images.
     """
 
     encoder: Encoder
     cache: Path
     weights: str
     licence: str
+    folds: tuple[Encoder, ...] = ()
+
+    def cross_fitted(self, folds: Sequence[FrozenEncoder]) -> FrozenEncoder:
+        """Return the encoder with those of its folds, in order, to read the training images."""
+        if not folds:
+            return self
+        suffix = digest(folds=[fold.weights for fold in folds])[:16]
+        return replace(
+            self,
+            cache=self.cache.with_name(f"{self.cache.name}-{suffix}"),
+            folds=tuple(fold.encoder for fold in folds),
+        )
 
 
 def open_encoders(
@@ -95,7 +113,7 @@ def compute_readouts(
     """Compute those readouts of the encoders that are not cached yet."""
     names = encoder_names([each.encoder.config.backbone for each in encoders])
     for name, each in zip(names, encoders, strict=True):
-        build_cache(each.cache, data, splits, each.encoder, use_gpu, name)
+        build_cache(each.cache, data, splits, each.encoder, use_gpu, name, each.folds)
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:
@@ -116,10 +134,12 @@ def build_cache(
     encoder: Encoder,
     use_gpu: bool | None = None,
     name: str = "",
+    folds: Sequence[Encoder] = (),
 ) -> Path:
     """Compute an encoder's readouts of whole splits; skip files that exist.
 
     folder: named by `cache_name`.  data: folders of shards.  name: in progress lines.
+    folds: as in `FrozenEncoder`.
     Raises ValueError if the readouts would have several sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,9 +152,10 @@ def build_cache(
             print(f"readouts of {name}, {split}: already in {folder}", flush=True)
             continue
         check_canvas(reader, encoder)
+        encoders = list(folds) if folds and split == "train" else [encoder]
         title = f"readouts of {name}, {split}"
         tasks.spread(
-            _compute, missing, encoder, reader, split, folder, title=title, use_gpu=use_gpu
+            _compute, missing, encoders, reader, split, folder, title=title, use_gpu=use_gpu
         )
     return folder
 
@@ -156,17 +177,18 @@ def check_canvas(reader: ShardReader, encoder: Encoder) -> None:
 def _compute(
     part: list[int],
     device: torch.device,
-    encoder: Encoder,
+    encoders: list[Encoder],
     reader: ShardReader,
     split: str,
     folder: Path,
 ) -> None:
-    """Compute and write the readouts of one part."""
-    encoder = to_channels_last(encoder, device).eval()
+    """Compute and write the readouts of one part, of each image by the encoder of its fold."""
+    encoders = [to_channels_last(encoder, device).eval() for encoder in encoders]
     rows: list[list[Tensor]] = []
     for position in part:
         sample = reader.decoded(position)
         batch = collate([sample, sample], np.ones(2, np.float32), np.array([False, True]))
+        encoder = encoders[fold_of(sample.key, len(encoders))]
         readouts = encoder.readouts(prepare_image(batch, device))
         rows.append([readout[:, 0].half().cpu() for readout in readouts])
     taps = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}

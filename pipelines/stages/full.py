@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ from shards.build.writer import build
 from shards.files.manifest import MANIFEST, Manifest
 from shards.files.store import location
 from shards.layouts.all_layouts import walk
+from shards.read.folds import Fold, split_in_folds
 from shards.read.reader import ShardReader
 
+Trained = tuple[Stage, StageResult]
+"""A stage that ran, and its result."""
 DONE = "done.json"
 """Written last, when MLflow has everything."""
 SECONDS_FOR_MLFLOW = 120
@@ -62,8 +66,9 @@ def run(command: FullCommand) -> dict[str, Any]:
     data = tuple(map(pack, sources, (folder / name for name in names)))
     with open_parent(command, folder, data) as context:
         encoders = finetune(command, context)
-        decoder = join(command, context, [result for _, result in encoders])
-        results = send([*encoders, (decoder, decoder.run())])
+        decoder = join(command, context, encoders)
+        trained = send([*chain.from_iterable(encoders), (decoder, decoder.run())])
+        results = [result for stage, result in trained if stage.kind != "fold"]
         scores = score(context, results, command.flip_scores)
         best = pick_best(scores, results)
         published = publish(
@@ -74,7 +79,7 @@ def run(command: FullCommand) -> dict[str, Any]:
             ShardReader(data[0], "val"),
             command.flip_scores,
         )
-        seconds = {result.name: result.seconds for result in results}
+        seconds = {result.name: result.seconds for _, result in trained}
         seconds["all"] = time.monotonic() - began
         report = full_report.write_report_files(context, scores, best, published, seconds)
     run_folder.write_json(folder / DONE, {"run_id": context.parent})
@@ -133,47 +138,65 @@ def open_parent(
         yield replace(context, parent=run_id)
 
 
-def finetune(command: FullCommand, context: RunContext) -> list[tuple[Stage, StageResult]]:
-    """Finetune the encoders, as many at a time as fit the cluster."""
+def finetune(command: FullCommand, context: RunContext) -> list[list[Trained]]:
+    """Finetune the encoders, as many at a time as fit the cluster.
+
+    Returns for each backbone the encoder trained on all pictures, then one per fold: from the same
+    seed and starting weights, each without the pictures of its fold.
+    """
+    folds: list[Fold | None] = [None]
+    if command.num_folds:
+        folds += split_in_folds(ShardReader(context.data, "train"), command.num_folds)
     names = encoder_names(command.backbones)
-    at_once, compute = sizing.plan_concurrency(context.compute, len(names))
-    print(f"encoders: {at_once} of {len(names)} at a time", flush=True)
-    stages = [
-        encoder_stage(
-            replace(context, compute=compute),
-            command,
-            name,
-            f"encoder-{number}-{config.backbone.replace(':', '-')}",
-            config,
-            command.finetune,
-            command.seed + number,
-        )
-        for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True))
-    ]
+    at_once, compute = sizing.plan_concurrency(context.compute, len(names) * len(folds))
+    stages = []
+    for number, (name, config) in enumerate(zip(names, command.encoders(), strict=True)):
+        folder = f"encoder-{number}-{config.backbone.replace(':', '-')}"
+        for fold in folds:
+            stage = encoder_stage(
+                replace(context, compute=compute),
+                command,
+                f"{name}, {fold} left out" if fold else name,
+                f"{folder}-fold-{fold.number + 1}" if fold else folder,
+                config,
+                command.finetune,
+                command.seed + number,
+                fold,
+            )
+            stages.append(stage)
+    print(f"encoders: {at_once} of {len(stages)} at a time", flush=True)
     if at_once == 1:  # Not in a pool: a second Ctrl-C interrupts this thread.
-        return [(stage, stage.run()) for stage in stages]
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(zip(stages, pool.map(Stage.run, stages), strict=True))
+        trained = [(stage, stage.run()) for stage in stages]
+    else:
+        with ThreadPoolExecutor(at_once) as pool:
+            trained = list(zip(stages, pool.map(Stage.run, stages), strict=True))
+    return [trained[at : at + len(folds)] for at in range(0, len(stages), len(folds))]
 
 
-def join(command: FullCommand, context: RunContext, encoders: Sequence[StageResult]) -> Stage:
-    """Compute the encoders' readouts; return the stage that trains a decoder on them."""
-    packages = [encoder.package for encoder in encoders]
+def join(command: FullCommand, context: RunContext, encoders: Sequence[list[Trained]]) -> Stage:
+    """Compute the encoders' readouts; return the stage that trains a decoder on them.
+
+    encoders: as `finetune` returns them.
+    """
     caches = cache_folder(command.readouts, context.folder)
-    frozen = open_encoders(packages, context.manifest, caches)
+    frozen = []
+    for trained in encoders:
+        packages = [result.package for _, result in trained]
+        whole, *folds = open_encoders(packages, context.manifest, caches)
+        frozen.append(whole.cross_fitted(folds))
     config = DecoderConfig(readout=command.readout)
     return decoder_stage(context, command, command.decoder_plan, config, frozen)
 
 
-def send(trained: Sequence[tuple[Stage, StageResult]]) -> list[StageResult]:
-    """Send to MLflow whatever it lacks; return the results.
+def send(trained: Sequence[Trained]) -> list[Trained]:
+    """Send to MLflow whatever it lacks; return the stages and results.
 
     Raises RuntimeError that names the unsent stages if MLflow still does not answer.
     """
     context = trained[0][0].context
     if not all(stage.is_sent for stage, _ in trained):
         context.tracker.wait(SECONDS_FOR_MLFLOW)
-    sent = [stage.send(result) for stage, result in trained]
+    sent = [(stage, stage.send(result)) for stage, result in trained]
     kept = [stage.job.title for stage, _ in trained if not stage.is_sent]
     if kept:
         raise RuntimeError(

@@ -30,11 +30,12 @@ CURVES, PICTURES = "curves.png", "pictures.png"
 class Stage:
     """One training stage: its job, its folder and the facts for its MLflow run.
 
+    kind: `fold` is an encoder that left out one fold of the training images.
     folder: below the run's folder.  licence: of the starting weights.
     notes: Markdown to add to the description.  artifacts: further files to log.
     """
 
-    kind: Literal["encoder", "decoder"]
+    kind: Literal["encoder", "fold", "decoder"]
     job: TrainingJob
     context: RunContext
     folder: Path
@@ -142,7 +143,7 @@ class Stage:
                 "name": manifest.name,
                 "digest": manifest.digest,
                 "licence": manifest.licence or "unknown",
-                "num_images": len(manifest.splits["train"].samples),
+                "num_images": len(self.job.reader("train")),
             },
             "config": dict(self.params),
             "commit": git_commit(),

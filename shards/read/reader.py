@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from emlnet.data.framing import Size
 from emlnet.data.samples import Decoded, Sample
 from shards.files.codec import decode, unpack
@@ -60,7 +62,9 @@ class ShardReader:
         for cached in ("keys", "sizes"):
             part.__dict__.pop(cached, None)
         part.entries = tuple(self.entries[position] for position in positions)
-        part.parts = (len(part.entries),)
+        ends = np.cumsum(self.parts)
+        numbers = np.searchsorted(ends, np.array(positions, int), side="right")
+        part.parts = tuple(np.bincount(numbers, minlength=len(ends)).tolist())
         return part
 
     def sample(self, position: int) -> Sample:

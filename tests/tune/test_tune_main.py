@@ -67,7 +67,7 @@ def test_trials_are_stopped_by_the_objective_unless_there_are_several(flags, met
 def test_a_decoders_search_starts_from_the_decoders_plan():
     command = search("--decoder a b")
     assert command.decoder == ("a", "b")
-    assert (command.plan.ema, command.plan.guard, command.scale) == (0.98, (), 0.25)
+    assert (command.plan.ema, command.plan.guard, command.scale) == (0, (), 0.25)
     assert search("").scale == 0.5
 
 

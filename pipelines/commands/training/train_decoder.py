@@ -33,7 +33,8 @@ class DecoderCommand(TrainingCommand):
     encoders: tuple[str, ...]
     """Encoders to join: MLflow runs, folders, or model URIs, which stand for all encoders of a
     model.  `best`: the best run of each backbone on this data set; `best:3`: those three of them
-    that are best together."""
+    that are best together.  The decoder may learn from pictures that the encoders were trained on,
+    where they are overconfident; `full --folds` avoids this."""
     select_encoders: bool = False
     """Try subsets of the encoders (all, or greedily for more than four encoders), show a table, and
     keep the best subset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,9 +77,20 @@ def test_nss_of_a_one_hot_map_at_its_only_fixation_is_as_written():
     assert values.item() == pytest.approx(-math.sqrt(NUM_PIXELS - 1), rel=1e-5)
 
 
-def test_an_image_without_fixations_has_an_nss_term_of_zero():
+@pytest.mark.parametrize("kind", ["density", "eml"])
+def test_nll_is_the_mean_over_fixations_of_minus_log_p(targets, kind):
+    output = noise() if kind == "eml" else log_softmax(noise())
+    log_p = to_density(output, kind).log().flatten(1)
+    counted = replace(targets, counts=torch.tensor([3.0, 1.0, 2.0]))
+    expected = torch.stack([-(3 * log_p[0, 5] + log_p[0, 90]) / 4, -log_p[1, 33]])
+    torch.testing.assert_close(compute("nll", output, counted, kind), expected)
+    everywhere = torch.full((2,), math.log(NUM_PIXELS))
+    torch.testing.assert_close(compute("nll", uniform(kind), counted, kind), everywhere)
+
+
+def test_an_image_without_fixations_has_terms_of_zero():
     targets = make_targets(noise(1), pixels=[(1, 3)])
-    for function in (TERMS["nss"].function, nss_reference):
+    for function in (TERMS["nss"].function, TERMS["nll"].function, nss_reference):
         values = function(noise(), targets, "eml")
         assert values[0] == 0
         assert values[1] != 0

@@ -8,7 +8,7 @@ import torch
 from emlnet.losses import TERMS, LossWeights, saliency_loss
 from tests.emlnet.losses.loss_inputs import noise, uniform
 
-ALL = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1)
+ALL = LossWeights(kl=1, cc=1, nss=1, sim=1, mse=1, nll=1)
 
 
 def test_the_total_is_the_weighted_sum_and_other_terms_are_not_computed(targets):
@@ -46,7 +46,7 @@ def test_each_row_of_the_table_has_a_weight():
 
 def test_weights_are_written_and_read():
     weights = LossWeights(kl=10, cc=2.5, nss=1)
-    assert str(weights).startswith("kl=10,cc=2.5,nss=1,sim=0,mse=0")
+    assert str(weights).startswith("kl=10,cc=2.5,nss=1,sim=0,mse=0,nll=0")
     assert LossWeights.parse(str(weights)) == weights
     assert LossWeights.parse(" cc=1.2345678 , sim=2") == LossWeights(
         kl=0, cc=1.2345678, nss=0, sim=2
@@ -57,7 +57,7 @@ def test_weights_are_written_and_read():
     "text", ["", "kl", "kl=", "kl=x", "auc=1", "kl=1,,cc=1", "kl:1", "kl=1,kl=2"]
 )
 def test_weights_that_cannot_be_read_are_refused_with_an_example(text):
-    with pytest.raises(ValueError, match="are written kl=W,cc=W,nss=W,sim=W,mse=W"):
+    with pytest.raises(ValueError, match="are written kl=W,cc=W,nss=W,sim=W,mse=W,nll=W"):
         LossWeights.parse(text)
 
 

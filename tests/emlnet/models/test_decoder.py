@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from emlnet.data.maps import log_softmax, resize, to_log_density
 from emlnet.models.decoder import (
@@ -52,27 +53,61 @@ def test_either_decoder_joins_encoders_of_either_kind(make_net, image, kinds, re
         assert 0 <= answer.min() < answer.max() <= 1
 
 
-def test_every_correction_of_a_density_decoder_changes_its_answer():
-    for name in ("weight", "blur", "centre_bias", "correct.3.weight"):
-        torch.manual_seed(0)
-        decoder = DensityDecoder([2, 2], width=4).eval()
-        given = readouts(2), log_densities(2), (20, 30)
-        with torch.no_grad():
-            before = decoder(*given)
-            parameter = decoder.get_parameter(name)
-            parameter.add_(torch.rand(parameter.shape))
-            after = decoder(*given)
-        assert (after - before).abs().max() > 1e-3, name
-        torch.testing.assert_close(after.exp().sum((1, 2, 3)), torch.ones(2))
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_an_untrained_density_decoder_is_the_plain_average_in_training_too(num):
+    decoder, own = DensityDecoder([2] * num, width=4).train(), log_densities(num)
+    answer = decoder(readouts(num), own, (20, 30))
+    torch.testing.assert_close(answer, average_density(own), rtol=0, atol=1e-5)
 
 
-def test_the_gradient_of_an_untrained_density_decoder_is_not_zero():
+@pytest.mark.parametrize("name", ["gate.3.weight", "gate.3.bias", "correct.3.weight"])
+def test_gate_and_correction_of_a_density_decoder_change_its_answer(name):
     torch.manual_seed(0)
-    decoder = DensityDecoder([2, 2], width=4).train()
-    answer = decoder(readouts(2), log_densities(2), (20, 30))
-    (answer * torch.rand(answer.shape)).sum().backward()
-    for name in ("weight", "blur", "centre_bias", "correct.3.weight"):
-        assert decoder.get_parameter(name).grad.abs().sum() > 0, name
+    decoder = DensityDecoder([2, 2], width=4).eval()
+    given = readouts(2), log_densities(2), (20, 30)
+    with torch.no_grad():
+        before = decoder(*given)
+        parameter = decoder.get_parameter(name)
+        parameter.copy_(torch.randn(parameter.shape))
+        after = decoder(*given)
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after.exp().sum((1, 2, 3)), torch.ones(2))
+
+
+def test_one_encoder_is_corrected_without_a_gate():
+    torch.manual_seed(0)
+    decoder = DensityDecoder([2], width=4).eval()
+    given, (own,) = readouts(1), log_densities(1)
+    nn.init.normal_(decoder.gate[-1].weight)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(given, [own], (20, 30)), own, rtol=0, atol=1e-5)
+        nn.init.normal_(decoder.correct[-1].weight)
+        assert (decoder(given, [own], (20, 30)) - own).abs().max() > 1e-3
+
+
+def test_the_gate_learns_which_encoder_is_better_where():
+    """One encoder is right on the left half of the picture, the other on the right half."""
+    torch.manual_seed(0)
+    left = (torch.arange(30) < 15).expand(8, 1, 20, 30)
+    truth = torch.rand(8, 1, 20, 30) ** 4
+    q = truth / truth.sum((2, 3), keepdim=True)
+    wrong = torch.rand(8, 1, 20, 30) ** 4
+    own = [torch.where(good, truth, wrong).add(1e-3).log() for good in (left, ~left)]
+    own = [log_softmax(each) for each in own]
+    given = [[good[..., ::2, ::2].float()] for good in (left, ~left)]
+
+    def divergence(log_p):
+        return (q * ((q + 1e-12).log() - log_p)).sum() / len(q)
+
+    decoder = DensityDecoder([1, 1], width=8).train()
+    optimizer = torch.optim.AdamW(decoder.gate.parameters(), lr=0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        divergence(decoder(given, own, (20, 30))).backward()
+        optimizer.step()
+    with torch.no_grad():
+        learned = divergence(decoder.eval()(given, own, (20, 30)))
+        assert learned < 0.5 * divergence(average_density(own))
 
 
 def test_an_eml_decoder_refuses_readouts_of_another_number():

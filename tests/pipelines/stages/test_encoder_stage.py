@@ -11,6 +11,8 @@ from emlnet.models.encoder import Encoder, EncoderConfig
 from emlnet.models.finetune import Finetune
 from emlnet.training.state import Plan, trained_weights
 from pipelines.stages.encoder_stage import EncoderJob, licence_of, start_encoder
+from shards.read.folds import Fold, fold_of
+from shards.read.reader import ShardReader
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(48, 64))
 
@@ -58,3 +60,19 @@ def test_a_package_without_such_an_encoder_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"model holds tiny \(density\): 0 encoders like tiny"):
         start_encoder(config)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_encoder_of_a_fold_trains_on_the_other_pictures_of_each_data_set(
+    data: Path, number: int
+) -> None:
+    fold = Fold(number=number, total=2)
+    plan = Plan(batch_size=4)
+    job = EncoderJob(data=(data, data), mix=(0.5, 0.5), encoder=TINY, plan=plan, seed=0, fold=fold)
+    source = job.source(0, 1, torch.device("cpu"))
+    others = [key for key in ShardReader(data, "train").keys if fold_of(key, 2) != number]
+    assert source.readers["train"].parts == (len(others), len(others))
+    steps = range(source.steps_per_epoch)
+    assert sorted(key for step in steps for key in source.keys(0, step)) == sorted(others * 2)
+    assert len(list(source.train(0, 0))) == len(steps)
+    assert len(source.readers["val"]) == 6
