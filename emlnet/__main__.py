@@ -83,10 +83,11 @@ class Predict(Model):
     images: Positional[tuple[str, ...]]
     """Picture files, folders (searched through) and glob patterns in quotes."""
     out: Path
-    """Folder for the maps; the shape of searched folders is kept below it."""
+    """Folder for the maps; keeps the structure of searched folders."""
     format: Literal["png", "png16", "npy", "log-npy"] = "png"
-    """`png`: the map min-max to 0..255, <stem>_smap.png; `png16`: to 0..65535.  `npy`: the map
-    itself, float32; a density sums to 1.  `log-npy`: the log-density, natural log, float32."""
+    """`png`: the map scaled from its range to 0..255, <stem>_smap.png; `png16`: to 0..65535.
+    `npy`: the map itself, float32; a density sums to 1.  `log-npy`: the log-density, natural log,
+    float32."""
     flip: bool = False
     """Average with the mirrored picture's map."""
     overlay: bool = False
@@ -100,7 +101,7 @@ class Predict(Model):
     """Draw the maps of all pictures on one scale, from 0 to the highest value of all, so that they
     can be compared; takes twice the time."""
     batch_size: int = 8
-    """Pictures of one size to compute together."""
+    """Largest batch of equally sized pictures."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N`; default: the GPU when there is one."""
     precision: Literal["auto", "full", "half"] = "auto"
@@ -115,9 +116,9 @@ class Predict(Model):
         from emlnet.registry import mlflow_registry
 
         if self.batch_size < 1:
-            raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
+            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
         pictures, left_out = predict_files.find_pictures(self.images, self.out)
-        predict_files.say_left_out(left_out)
+        predict_files.print_left_out(left_out)
         device = find_device(self.device)
         bound_layer_cache()
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
@@ -125,16 +126,16 @@ class Predict(Model):
             set_precision("float32")
         model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
         self.out.mkdir(parents=True, exist_ok=True)
-        drawing = predict_files.Drawing(
+        output_files = predict_files.OutputFiles(
             format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure,
             model=str(model.about.get("name") or self.model),
         )  # fmt: skip
         failed = predict_files.predict_all(
-            model, pictures, drawing, self.flip, self.batch_size, self.same_scale
+            model, pictures, output_files, self.flip, self.batch_size, self.same_scale
         )
-        predict_files.say_failed(failed)
+        predict_files.print_failed(failed)
         num = len(pictures) - len(failed)
-        print(f"{num} maps in {self.out}: NAME{drawing.ending} is the map of NAME")
+        print(f"{num} maps in {self.out}: NAME{output_files.ending} is the map of NAME")
         return 1 if failed else 0
 
 
@@ -147,7 +148,7 @@ class Export(Model):
     out: Path = Path("emlnet.onnx")
     """File to write."""
     dynamic_size: bool = False
-    """Take any height and width; the backbones see the picture as it is."""
+    """Take any height and width; pictures are not resized."""
 
     def execute(self) -> int:
         """Export the model and print the result of the check."""
@@ -183,16 +184,16 @@ class App(Registry):
     def execute(self) -> int:
         """Serve the page until interrupted."""
         print("loading the page", flush=True)
-        from emlnet.app import model_shelf, web_page
+        from emlnet.app import model_pool, web_page
         from emlnet.inference.predictor import bound_layer_cache
 
         bound_layer_cache()
-        shelf = model_shelf.ModelShelf(
-            sources=model_shelf.find_sources(self.models, self.tracking_uri),
+        pool = model_pool.ModelPool(
+            sources=model_pool.find_sources(self.models, self.tracking_uri),
             tracking_uri=self.tracking_uri,
             device=find_device(self.device),
         )
-        web_page.serve(shelf, self.host, self.port, lambda line: print(line, flush=True))
+        web_page.serve(pool, self.host, self.port, lambda line: print(line, flush=True))
         return 0
 
 
@@ -205,7 +206,7 @@ def find_device(name: str | None) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not here: {error}") from None
+        raise ValueError(f"device {name!r} is not available: {error}") from None
     return name
 
 

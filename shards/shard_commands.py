@@ -59,7 +59,7 @@ class BuildShards(BuildOptions):
 
     def run(self) -> None:
         """Build the data set and print what was packed and dropped."""
-        say_built(self.build(threads(self.num_workers)))
+        print_built(self.build(threads(self.num_workers)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class VerifyShards:
         from shards.inspect.verify import verify
 
         manifest = verify(self.out, self.full, threads(self.num_workers))
-        say(f"ok, {describe(manifest)}", manifest)
+        print_with_warnings(f"ok, {describe(manifest)}", manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,11 @@ class ShowShards:
     out: Location
     """Folder that `build` wrote, here or at s3:// or gs://."""
     num: int = 12
-    """Photographs on the sheet, evenly over the split."""
+    """Photographs on the sheet, evenly spread over the split."""
     split: str | None = None
-    """Split to show; the first when not given."""
+    """Split to show; default: the first."""
     png: Path | None = None
-    """File to write; OUT's name with -sheet.png, in this folder, when not given."""
+    """File to write; default: OUT's name with -sheet.png, in the current folder."""
 
     def run(self) -> None:
         """Write the sheet and print its path."""
@@ -116,7 +116,7 @@ class ShardStats:
         from shards.inspect.stats import table
 
         manifest = Manifest.load(self.out)
-        say(table(manifest, self.out), manifest)
+        print_with_warnings(table(manifest, self.out), manifest)
 
 
 def describe(manifest: Manifest) -> str:
@@ -129,9 +129,9 @@ def describe(manifest: Manifest) -> str:
     return f"{manifest.name}{edition}: {counts}; digest {manifest.digest[:12]}"
 
 
-def say_built(manifest: Manifest) -> None:
+def print_built(manifest: Manifest) -> None:
     """Print what was packed and what was dropped."""
-    say(describe(manifest), manifest)
+    print_with_warnings(describe(manifest), manifest)
     dropped = manifest.dropped
     print(
         f"dropped: {len(dropped.samples)} samples, "
@@ -142,7 +142,7 @@ def say_built(manifest: Manifest) -> None:
         print(f"without gaze, so left out: {', '.join(dropped.unlabelled_splits)}")
 
 
-def say(text: str, manifest: Manifest) -> None:
+def print_with_warnings(text: str, manifest: Manifest) -> None:
     """Print a text, and warnings about the data set on stderr."""
     from shards.inspect.stats import warnings
 

@@ -64,11 +64,11 @@ class Search:
             if "," in self.stop_by:
                 raise ValueError(f"trials are stopped by one metric, not {self.stop_by}")
         if self.num_trials < 1 or self.reduction < 2 or self.grace_epochs < 1:
-            raise ValueError("num_trials and grace_epochs are at least 1, reduction at least 2")
+            raise ValueError("num_trials and grace_epochs must be at least 1, reduction at least 2")
         if not 0 <= self.trial_scale <= 1:
             raise ValueError(f"a scale is above 0 and at most 1, not {self.trial_scale}")
         if min(self.trial_epochs, self.final_seeds, self.max_hours) < 0:
-            raise ValueError("epochs, seeds and hours are at least 0")
+            raise ValueError("epochs, seeds and hours must be at least 0")
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Space:
             if len(set(names)) < len(names):
                 raise ValueError(f"give each name once, not {' '.join(names)}")
         if self.min_share < 0:
-            raise ValueError(f"a share is at least 0, not {self.min_share}")
+            raise ValueError(f"a share must be at least 0, not {self.min_share}")
         if self.min_share >= 1 / len(self.terms):
             raise ValueError(
                 f"{len(self.terms)} terms cannot each have a share of at least {self.min_share}"

@@ -29,7 +29,7 @@ KEEP_SECONDS = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ResultFiles:
     """Files of a prediction; the page redraws it from them when a slider moves."""
 
     photograph: Path
@@ -59,7 +59,7 @@ class PageFiles:
             raise ValueError(f"send a picture of at most {MAX_BYTES // 10**6} MB")
         return decode_picture(data, found.name, MAX_PIXELS, UPLOAD_FORMATS)
 
-    def keep(self, photograph: Path, prediction: Prediction) -> Result:
+    def keep(self, photograph: Path, prediction: Prediction) -> ResultFiles:
         """Write a prediction's files into the folder and remove expired ones."""
         for old in self.folder.glob("result-*"):
             with suppress(FileNotFoundError):  # Another request removed it.
@@ -69,9 +69,9 @@ class PageFiles:
         png, npy = Path(f"{stem}.png"), Path(f"{stem}.npy")
         Image.fromarray(prediction.picture()).save(png)
         np.save(npy, prediction.saliency, allow_pickle=False)
-        return Result(photograph=photograph, png=png, npy=npy)
+        return ResultFiles(photograph=photograph, png=png, npy=npy)
 
-    def overlay(self, result: Result, strength: float, contour: bool) -> NDArray[np.uint8]:
+    def overlay(self, result: ResultFiles, strength: float, contour: bool) -> NDArray[np.uint8]:
         """Return the picture (H, W, 3) under its map; ValueError if the files have expired."""
         if not (result.npy.exists() and result.photograph.exists()):
             raise ValueError("the result has expired; drop the picture again")

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from emlnet.app.model_shelf import ModelShelf
-from emlnet.app.page_files import KEEP_SECONDS, MAX_BYTES, PageFiles, Result
-from emlnet.data.drawing import INFERNO, heat
+from emlnet.app.model_pool import ModelPool
+from emlnet.app.page_files import KEEP_SECONDS, MAX_BYTES, PageFiles, ResultFiles
+from emlnet.data.drawing import INFERNO, colour_map
 from emlnet.exits import TERMINATED
 from emlnet.extras import require_extra
 
@@ -42,11 +42,11 @@ LEGEND = (
 )
 
 
-def build(shelf: ModelShelf, files: PageFiles) -> Any:
+def build(pool: ModelPool, files: PageFiles) -> Any:
     """Return the page, a gradio.Blocks."""
     import gradio as gr
 
-    names = list(shelf.sources)
+    names = list(pool.sources)
     with gr.Blocks(
         title="EML-NET", analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)
     ) as page:
@@ -93,19 +93,19 @@ def build(shelf: ModelShelf, files: PageFiles) -> Any:
                 unusable = gr.update(value=None, interactive=False)
                 return [None, None, None, unusable, unusable]
             with _page_errors(gr):
-                prediction = shelf.predict(name, files.read(path), flip)
+                prediction = pool.predict(name, files.read(path), flip)
                 result = files.keep(Path(path), prediction)
                 laid = files.overlay(result, strength, contour)
             buttons = [gr.update(value=str(f), interactive=True) for f in (result.png, result.npy)]
-            return [result, laid, heat(prediction.grey()), *buttons]
+            return [result, laid, colour_map(prediction.grey()), *buttons]
 
-        def draw(result: Result | None, strength: float, contour: bool) -> Any:
+        def draw(result: ResultFiles | None, strength: float, contour: bool) -> Any:
             with _page_errors(gr):
                 return None if result is None else files.overlay(result, strength, contour)
 
         def card(name: str) -> str:
             with _page_errors(gr):
-                return "" if name == NONE else shelf.card(name)
+                return "" if name == NONE else pool.card(name)
 
         for model, (_, *outputs, about) in zip((first, second), panels, strict=True):
             result = gr.State(None, time_to_live=KEEP_SECONDS)
@@ -156,7 +156,7 @@ def _panel(gr: Any, name: str, visible: bool = True) -> tuple[Any, ...]:
     return column, laid, drawn, *buttons, card
 
 
-def serve(shelf: ModelShelf, host: str, port: int, ready: Callable[[str], None] = print) -> None:
+def serve(pool: ModelPool, host: str, port: int, ready: Callable[[str], None] = print) -> None:
     """Serve the page until Ctrl-C or SIGTERM, then delete its folder.
 
     ready: called with a line that contains the address.
@@ -169,7 +169,7 @@ def serve(shelf: ModelShelf, host: str, port: int, ready: Callable[[str], None] 
         os.environ["GRADIO_TEMP_DIR"] = folder
         import gradio as gr
 
-        page = build(shelf, PageFiles(folder=Path(folder)))
+        page = build(pool, PageFiles(folder=Path(folder)))
         try:
             _, address, _ = page.launch(
                 server_name=host,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emlnet.backbones.feature_extractor import FeatureExtractor, SequentialFeatureExtractor
 from emlnet.backbones.row import Backbone
-from emlnet.backbones.taps import SequentialTaps, Taps
 from emlnet.extras import require_extra
 
 URL = "http://data.lip6.fr/cadene/pretrainedmodels/"
@@ -34,7 +34,7 @@ def _plain(name: str) -> Any:
     return getattr(pretrainedmodels, name)(num_classes=1000, pretrained=None)
 
 
-class NASNetTaps(Taps):
+class NASNetFeatureExtractor(FeatureExtractor):
     """NASNet-A-Large, tapped as in EML-NET.
 
     Taps: cell_stem_1, reduction_cell_0, reduction_cell_1 and cell_17.  Each cell takes the outputs
@@ -63,7 +63,7 @@ class NASNetTaps(Taps):
         return [*taps, latest]
 
 
-class PNASNetTaps(Taps):
+class PNASNetFeatureExtractor(FeatureExtractor):
     """PNASNet-5-Large, tapped at its stem, before each reduction and at its end."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ def _senet(name: str) -> nn.Module:
         "pool": pool[1],
         **{f"layer{n}": getattr(model, f"layer{n}") for n in range(1, 5)},
     }
-    return SequentialTaps(layers, ("layer0", "layer1", "layer2", "layer3", "layer4"))
+    return SequentialFeatureExtractor(layers, ("layer0", "layer1", "layer2", "layer3", "layer4"))
 
 
 def _dpn(name: str, at: Sequence[str]) -> nn.Module:
@@ -102,7 +102,7 @@ def _dpn(name: str, at: Sequence[str]) -> nn.Module:
     layers = dict(_plain(name).features.named_children())
     *stem, pool = layers.pop("conv1_1").named_children()
     stem_layers = nn.Sequential(OrderedDict(stem))
-    return SequentialTaps({"conv1_1": stem_layers, "pool": pool[1], **layers}, at)
+    return SequentialFeatureExtractor({"conv1_1": stem_layers, "pool": pool[1], **layers}, at)
 
 
 def _row(name: str, file: str, **more: Any) -> Backbone:
@@ -113,7 +113,7 @@ ROWS = (
     _row(
         "nasnetalarge",
         "nasnetalarge-a1897284.pth",
-        build=NASNetTaps,
+        build=NASNetFeatureExtractor,
         channels=(336, 1344, 2688, 4032),
         reductions=(8, 16, 32, 32),
         mean=HALF,
@@ -125,7 +125,7 @@ ROWS = (
     _row(
         "pnasnet5large",
         "pnasnet5large-bf079911.pth",
-        build=PNASNetTaps,
+        build=PNASNetFeatureExtractor,
         channels=(96, 270, 1080, 2160, 4320),
         mean=HALF,
         std=HALF,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from emlnet.backbones import pretrainedmodels_rows, timm_rows, torchvision_rows
+from emlnet.backbones.feature_extractor import TinyFeatureExtractor
 from emlnet.backbones.row import Backbone
-from emlnet.backbones.taps import TinyTaps
 
-TINY = Backbone(name="tiny", build=TinyTaps, channels=(8, 8), reductions=(2, 4))
+TINY = Backbone(name="tiny", build=TinyFeatureExtractor, channels=(8, 8), reductions=(2, 4))
 
 BACKBONES: dict[str, Backbone] = {
     row.name: row

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from emlnet.backbones.feature_extractor import SequentialFeatureExtractor
 from emlnet.backbones.row import Backbone
-from emlnet.backbones.taps import SequentialTaps
 
 URL = "https://download.pytorch.org/models/"
 
@@ -34,7 +34,7 @@ def _resnet(name: str, digest: str, channels: tuple[int, ...]) -> Backbone:
     def build() -> nn.Module:
         layers = dict(_plain(name).named_children())
         del layers["avgpool"], layers["fc"]
-        return SequentialTaps(layers, ("relu", "layer1", "layer2", "layer3", "layer4"))
+        return SequentialFeatureExtractor(layers, ("relu", "layer1", "layer2", "layer3", "layer4"))
 
     return _row(name, digest, build=build, channels=channels)
 
@@ -54,7 +54,7 @@ def _features(
         layers = dict(_plain(name).features.named_children())
         names = list(layers)
         kept = names[: names.index(at[-1]) + 1]
-        return SequentialTaps({key: layers[key] for key in kept}, at, channels_last)
+        return SequentialFeatureExtractor({key: layers[key] for key in kept}, at, channels_last)
 
     return _row(name, digest, build=build, rename=rename, **more)
 

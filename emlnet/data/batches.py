@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emlnet.data.augment import change_colour
-from emlnet.data.framing import Box, cut, frames, show
+from emlnet.data.framing import Box, crop, draw_on_canvas, frames
 from emlnet.data.samples import Batch
 from emlnet.data.targets import Targets
 
@@ -16,7 +16,7 @@ from emlnet.data.targets import Targets
 def prepare_image(batch: Batch, device: torch.device | str = "cpu") -> Tensor:
     """Return a batch's augmented images, (B, 3, H, W) float32 in 0..1, channels last."""
     pictures = batch.image.to(device, non_blocking=True)
-    image = show(pictures, 3, batch.views, batch.canvas, batch.flip, divisor=255)
+    image = draw_on_canvas(pictures, 3, batch.views, batch.canvas, batch.flip, divisor=255)
     if batch.colour is not None:
         image = change_colour(image, batch.colour.to(device, non_blocking=True))
     return image.contiguous(memory_format=torch.channels_last)
@@ -28,7 +28,7 @@ def prepare_targets(batch: Batch, device: torch.device | str = "cpu") -> Targets
     Each density is scaled to a sum of 1; a density of zeros becomes uniform.
     """
     pictures = batch.density.to(device, non_blocking=True)
-    density = show(pictures, 1, batch.views, batch.canvas, batch.flip)
+    density = draw_on_canvas(pictures, 1, batch.views, batch.canvas, batch.flip)
     boxes = frames(batch.views, batch.canvas)
     return Targets(
         density=_normalise(density, boxes),
@@ -48,5 +48,5 @@ def _normalise(density: Tensor, boxes: Sequence[Box] | None) -> Tensor:
         return density.add_((total == 0) / (height * width))
     for row, frame, empty in zip(density, boxes, (total == 0).flatten().tolist(), strict=True):
         if empty:
-            cut(row, frame).fill_(1 / (frame.height * frame.width))
+            crop(row, frame).fill_(1 / (frame.height * frame.width))
     return density

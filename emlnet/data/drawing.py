@@ -25,7 +25,7 @@ INFERNO = np.array(
 )
 
 
-def heat(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
+def colour_map(saliency: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Colour a map (H, W) in 0..1 with inferno, dark to light; return (H, W, 3) uint8."""
     position = saliency.clip(0, 1) * (len(INFERNO) - 1)
     steps = np.arange(len(INFERNO))
@@ -68,7 +68,7 @@ def draw_contours(picture: NDArray[np.uint8], density: NDArray[np.floating]) -> 
 def side_by_side(
     panels: Sequence[tuple[str, NDArray[np.uint8]]], caption: str = "", height: int = 480
 ) -> Image.Image:
-    """Join pictures (H, W, 3) of one size in a row, `height` pixels at most, with titles.
+    """Join equally sized pictures (H, W, 3) in a row, `height` pixels at most, with titles.
 
     caption: a line below them.
     """
@@ -96,5 +96,5 @@ def overlay(
     strength: 0 to 1; 0 shows only the picture.  Where the map is 0, the picture keeps its colours.
     """
     alpha = (1.7 * strength * saliency[..., None]).clip(0, 1)
-    mixed: NDArray[np.float64] = picture * (1 - alpha) + heat(saliency) * alpha
+    mixed: NDArray[np.float64] = picture * (1 - alpha) + colour_map(saliency) * alpha
     return mixed.round().clip(0, 255).astype(np.uint8)

@@ -38,7 +38,7 @@ class View(NamedTuple):
     frame: Box
 
 
-def letterbox(size: Size, canvas: Size) -> Box:
+def letterbox_box(size: Size, canvas: Size) -> Box:
     """Return the largest centred frame on the canvas with the picture's aspect ratio."""
     scale = min(canvas[0] / size[0], canvas[1] / size[1])
     height, width = (
@@ -47,20 +47,20 @@ def letterbox(size: Size, canvas: Size) -> Box:
     return Box((canvas[0] - height) // 2, (canvas[1] - width) // 2, height, width)
 
 
-def onto_canvas(image: Tensor, canvas: Size) -> Tensor:
-    """Letterbox pictures (B, C, h, w) of one size on a canvas of zeros, (B, C, H, W)."""
-    top, left, height, width = letterbox((image.shape[-2], image.shape[-1]), canvas)
+def letterbox(image: Tensor, canvas: Size) -> Tensor:
+    """Letterbox equally sized pictures (B, C, h, w) on a canvas of zeros, (B, C, H, W)."""
+    top, left, height, width = letterbox_box((image.shape[-2], image.shape[-1]), canvas)
     right, bottom = canvas[1] - left - width, canvas[0] - top - height
     return F.pad(resize(image, (height, width)), (left, right, top, bottom))
 
 
-def off_canvas(output: Tensor, size: Size, kind: Kind) -> Tensor:
+def unletterbox(output: Tensor, size: Size, kind: Kind) -> Tensor:
     """Cut the letterboxed part out of an output (B, 1, H, W), resized to the pictures' size.
 
     A density is scaled to a sum of 1.
     """
     canvas = (output.shape[-2], output.shape[-1])
-    part = resize(cut(output, letterbox(size, canvas)), size)
+    part = resize(crop(output, letterbox_box(size, canvas)), size)
     return part - part.logsumexp((2, 3), keepdim=True) if kind == "density" else part
 
 
@@ -76,7 +76,7 @@ def random_part(size: Size, crop: float, draws: Sequence[float]) -> Box:
     return Box(top, left, height, width)
 
 
-def show(
+def draw_on_canvas(
     pictures: Tensor,
     channels: int,
     views: Sequence[View],
@@ -94,8 +94,8 @@ def show(
     flat = torch.split(pictures, [channels * view.size[0] * view.size[1] for view in views])
     # One picture at a time fits the processor's cache.
     for row, values, view, mirrored in zip(shown, flat, views, flip.tolist(), strict=True):
-        part = cut(values.view(*view.size, channels).permute(2, 0, 1), view.part)
-        frame = cut(row, view.frame)
+        part = crop(values.view(*view.size, channels).permute(2, 0, 1), view.part)
+        frame = crop(row, view.frame)
         if part.shape != frame.shape:
             part = resize(part[None].float(), (view.frame.height, view.frame.width))[0]
         frame.copy_(part.flip(-1) if mirrored else part)
@@ -104,7 +104,7 @@ def show(
     return shown
 
 
-def show_points(
+def points_on_canvas(
     points: NDArray[np.int32], view: View, canvas: Size, mirrored: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the fixated pixels (P,), positions in the canvas (H, W), and their counts (P,).
@@ -127,7 +127,7 @@ def frames(views: Sequence[View], canvas: Size) -> tuple[Box, ...] | None:
     return None if all(frame == (0, 0, *canvas) for frame in found) else found
 
 
-def cut(maps: Tensor, frame: Box) -> Tensor:
+def crop(maps: Tensor, frame: Box) -> Tensor:
     """Return the part of maps (..., H, W) inside a frame, as a view."""
     rows = slice(frame.top, frame.top + frame.height)
     return maps[..., rows, frame.left : frame.left + frame.width]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.data.framing import Box, Size, View, letterbox, show_points
+from emlnet.data.framing import Box, Size, View, letterbox_box, points_on_canvas
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,9 +106,9 @@ def collate(
     views, index, counts = [], [], []
     for position, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
         part = _part(sample, parts[position]) if parts else Box(0, 0, *size)
-        frame = Box(0, 0, *canvas) if stretch else letterbox(size, canvas)
+        frame = Box(0, 0, *canvas) if stretch else letterbox_box(size, canvas)
         views.append(View(size, part, frame))
-        pixels, number = show_points(sample.points, views[-1], canvas, bool(flip[position]))
+        pixels, number = points_on_canvas(sample.points, views[-1], canvas, bool(flip[position]))
         index.append(pixels + position * height * width)
         counts.append(number.astype(np.float32))
     return Batch(

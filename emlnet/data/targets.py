@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from emlnet.data.framing import Box, cut
+from emlnet.data.framing import Box, crop
 from emlnet.data.maps import Kind
 
 
@@ -55,21 +55,21 @@ def by_frame(
         return measure(output, targets)
     parts = []
     for row, frame in enumerate(targets.frames):
-        part = cut(output[row : row + 1], frame)
+        part = crop(output[row : row + 1], frame)
         if kind == "density":
             part = part - part.logsumexp((2, 3), keepdim=True)
-        parts.append(measure(part, _cut_targets(targets, row, frame)))
+        parts.append(measure(part, _crop_targets(targets, row, frame)))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _cut_targets(targets: Targets, row: int, frame: Box) -> Targets:
+def _crop_targets(targets: Targets, row: int, frame: Box) -> Targets:
     height, width = targets.size
     own = targets.index // (height * width) == row
     index = targets.index[own] - row * height * width
     y, x = index // width - frame.top, index % width - frame.left
     return replace(
         targets,
-        density=cut(targets.density[row : row + 1], frame).contiguous(),
+        density=crop(targets.density[row : row + 1], frame).contiguous(),
         index=y * frame.width + x,
         counts=targets.counts[own],
         weight=targets.weight[row : row + 1],

@@ -114,7 +114,7 @@ class Package:
     def predict_batch(
         self, images: Sequence[Picture] | NDArray[Any] | Tensor, flip: bool = False
     ) -> list[Prediction]:
-        """Predict where people look in each picture; those of one size are computed together.
+        """Predict where people look in each picture; equally sized ones are computed together.
 
         images: pictures of any sizes, or an array (B, H, W, 3) or tensor (B, 3, H, W).
         """
@@ -206,8 +206,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu", half: bool = Fa
     for name, digest in description.files.items():
         path = folder / name
         if not path.is_file() or file_digest(path) != digest:
-            problem = "not the file that was saved" if path.is_file() else "missing"
-            raise ValueError(f"{path} is {problem}; pull the model again")
+            problem = "has changed since it was saved" if path.is_file() else "is missing"
+            raise ValueError(f"{path} {problem}; pull the model again")
     path = folder / WEIGHTS
     with torch.device("meta"):
         expected = description.build().state_dict()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emlnet.atomic_files import replace_file
-from emlnet.data.drawing import draw_contours, heat, overlay, side_by_side
+from emlnet.data.drawing import colour_map, draw_contours, overlay, side_by_side
 from emlnet.data.images import FORMATS, SUFFIXES, files_below, read_picture
 from emlnet.inference.package import Package
 from emlnet.inference.predictor import Prediction
@@ -28,7 +28,7 @@ Format = Literal["png", "png16", "npy", "log-npy"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class OutputFiles:
     """The files to write for each picture; see the flags of `emlnet predict`.
 
     top: the value drawn as white, see `Prediction.grey`; None: each map's maximum.
@@ -62,7 +62,7 @@ class Drawing:
             if self.top is not None:
                 unit = " times a uniform density" if prediction.kind == "density" else ""
                 scale = f"0 to {self.top:.3g}{unit}, the same for all pictures"
-            panels = [("photograph", picture), ("map", heat(grey)), ("overlay", laid)]
+            panels = [("photograph", picture), ("map", colour_map(grey)), ("overlay", laid)]
             caption = f"{stem.name}, by {self.model}. Dark to light: {scale}"
             _save(np.asarray(side_by_side(panels, caption)), stem, "_figure.png")
         # Write the map last: if it exists, the other files do, too.
@@ -122,8 +122,8 @@ def check_stems(stems: Sequence[str]) -> None:
     twice = sorted(Path(stem).name for stem, count in Counter(stems).items() if count > 1)
     if twice:
         raise ValueError(
-            f"maps of pictures of one name would overwrite each other: {', '.join(twice[:5])}; "
-            "rename them, or predict them into different folders"
+            "pictures with the same name would overwrite each other's maps: "
+            f"{', '.join(twice[:5])}; rename them, or predict them into different folders"
         )
 
 
@@ -152,7 +152,7 @@ def _listed(files: Sequence[Path], num: int = 10) -> str:
 def predict_all(
     model: Package,
     pictures: Sequence[tuple[Path, Path]],
-    drawing: Drawing,
+    output_files: OutputFiles,
     flip: bool = False,
     batch_size: int = 8,
     same_scale: bool = False,
@@ -165,7 +165,7 @@ def predict_all(
         print("predicting everything twice: once for the scale, once for the maps", flush=True)
         every = _predict(model, pictures, flip, batch_size)
         tops = [each[2].values().max() for each in every if not isinstance(each, str)]
-        drawing = replace(drawing, top=float(max(tops, default=1)))
+        output_files = replace(output_files, top=float(max(tops, default=1)))
     began, done, failed = time.perf_counter(), 0, []
     last = began
     with ThreadPoolExecutor(2) as writers:
@@ -174,7 +174,7 @@ def predict_all(
             if isinstance(each, str):
                 failed.append(each)
             else:
-                writing.append(writers.submit(drawing.write, *each))
+                writing.append(writers.submit(output_files.write, *each))
             done += 1
             while len(writing) > 2 * batch_size or (writing and done == len(pictures)):
                 writing.pop(0).result()
@@ -208,13 +208,13 @@ def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
         return str(error)
 
 
-def say_left_out(files: Sequence[Path]) -> None:
+def print_left_out(files: Sequence[Path]) -> None:
     """Print to stderr the files in folders that are skipped for their format."""
     if files:
         print(f"left out, of other formats: {_listed(files)}", file=sys.stderr)
 
 
-def say_failed(failed: Sequence[str]) -> None:
+def print_failed(failed: Sequence[str]) -> None:
     """Print to stderr which pictures could not be read, and why."""
     if failed:
         print("could not be read:", *failed, sep="\n  ", file=sys.stderr)

@@ -105,7 +105,7 @@ def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
     if not all(tap.isfinite().all() for taps in whole for tap in taps):
         return _output(model, image, half=False)
     if isinstance(model, Encoder):
-        answer = model.own_map(whole[0], size)
+        answer = model.predict_map(whole[0], size)
         return answer
     return model.decode(whole, size)
 
@@ -154,5 +154,7 @@ def _unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
             return pixels.astype(np.float32)
         raise ValueError(f"floats must lie in 0..1, found {low:.4g} to {high:.4g}")
     if pixels.dtype not in (np.bool_, np.uint8, np.uint16):
-        raise ValueError(f"pixels are uint8, uint16, bool or floats in 0..1, found {pixels.dtype}")
+        raise ValueError(
+            f"pixels must be uint8, uint16, bool or floats in 0..1, found {pixels.dtype}"
+        )
     return to_unit_range(pixels, "an array")

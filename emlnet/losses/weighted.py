@@ -76,7 +76,7 @@ def saliency_loss(
     """
     by_name = weights.nonzero
     losses = by_frame(
-        output.float(), targets, kind, lambda maps, gaze: _losses(maps, gaze, by_name, kind, terms)
+        output.float(), targets, kind, lambda maps, part: _losses(maps, part, by_name, kind, terms)
     )
     return losses[TOTAL], {name: losses[name] for name in by_name}
 

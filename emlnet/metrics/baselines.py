@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emlnet.data.maps import resize
-from emlnet.metrics.roc import draw
+from emlnet.metrics.roc import random_integers
 
 UNIFORM_SHARE = 0.01
 """Share of a uniform density in a mixture, so that no pixel is 0."""
@@ -40,6 +40,6 @@ def first_half(observers: NDArray[np.int32], seed: int) -> NDArray[np.bool_]:
     observers: (N,) the observer of each fixation.  seed: of the draw, such as the image's position.
     """
     known = np.unique(observers)
-    keys = draw(torch.tensor(seed), torch.from_numpy(known.astype(np.int64))).numpy()
+    keys = random_integers(torch.tensor(seed), torch.from_numpy(known.astype(np.int64))).numpy()
     chosen = known[np.argsort(keys)[: len(known) // 2]]
     return np.isin(observers, chosen)

@@ -15,7 +15,7 @@ PIXELS_AT_ONCE = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
-class FlatMaps:
+class FlattenedMaps:
     """Maps (B, N), one image per row; values that several metrics need are computed once.
 
     raw: (B, N) float32 or float64, the given values.  low, high: (B, 1), minimum and maximum.
@@ -26,7 +26,7 @@ class FlatMaps:
     high: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor) -> FlatMaps:
+    def of(cls, maps: Tensor) -> FlattenedMaps:
         """Flatten maps (B, ...)."""
         raw = maps.flatten(1)
         raw = raw if raw.dtype in (torch.float32, torch.float64) else raw.float()

@@ -70,10 +70,10 @@ def area_in_steps(
         splits = torch.arange(start, min(start + step, num_splits), device=device)
         if others is None or candidates is None:
             columns = torch.arange(width, device=device)
-            drawn = draw(seeds[:, None, None], splits[:, None], columns) % num_pixels
+            drawn = random_integers(seeds[:, None, None], splits[:, None], columns) % num_pixels
             used = found[:, None]
         else:
-            keys = draw(seeds[:, None, None], splits[:, None], candidates)
+            keys = random_integers(seeds[:, None, None], splits[:, None], candidates)
             keys = keys.masked_fill_(candidates < 0, _LARGEST)
             order = keys.topk(min(found.shape[1], width), dim=-1, largest=False).indices
             drawn = candidates.expand_as(keys).gather(-1, order).clamp_(min=0)
@@ -103,7 +103,7 @@ def _rates(levels: Tensor, weights: Tensor) -> Tensor:
     return torch.cat([ends, above, ends + 1], dim=-1)
 
 
-def draw(seeds: Tensor, *counters: Tensor) -> Tensor:
+def random_integers(seeds: Tensor, *counters: Tensor) -> Tensor:
     """Return pseudo-random int64 in 0..2**63 - 1 for seeds and counters, which broadcast.
 
     They do not depend on the device, the batch or the order.

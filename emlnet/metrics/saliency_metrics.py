@@ -21,12 +21,12 @@ from emlnet.data.maps import TINY
 from emlnet.metrics.flat_maps import (
     PIXELS_AT_ONCE,
     FixatedPixels,
-    FlatMaps,
+    FlattenedMaps,
     dot,
     pad_rows,
     sort_rows,
 )
-from emlnet.metrics.roc import area_at_positives, area_in_steps, area_with_ties, draw
+from emlnet.metrics.roc import area_at_positives, area_in_steps, area_with_ties, random_integers
 
 Rules = Literal["mit", "tuebingen"]
 """The rule book: `mit`, the MIT benchmark's MATLAB; `tuebingen`, pysaliency."""
@@ -38,7 +38,7 @@ EPS = torch.finfo(torch.float64).eps
 """MATLAB's eps, about 2.2e-16, which the `mit` KL and IG add."""
 
 
-def nss_mit(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+def nss_mit(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
     """Mean z-score at the fixated pixels, each once; the variance divides by H * W - 1.
 
     Chance is 0, a constant map scores 0.  Source: Peters et al. 2005.
@@ -47,20 +47,20 @@ def nss_mit(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
     return _per_deviation(mean, saliency, saliency.raw.shape[1] - 1)
 
 
-def nss_tuebingen(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+def nss_tuebingen(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
     """Mean z-score over all fixations; the variance divides by H * W."""
     values = fixations.of_maps(saliency.centred) * fixations.counts
     mean = fixations.total(values) / fixations.num_fixations
     return _per_deviation(mean, saliency, saliency.raw.shape[1])
 
 
-def _per_deviation(mean: Tensor, saliency: FlatMaps, divisor: int) -> Tensor:
+def _per_deviation(mean: Tensor, saliency: FlattenedMaps, divisor: int) -> Tensor:
     variance = saliency.sum_of_squares / divisor
     flat = saliency.constant | (variance == 0)
     return torch.where(flat, mean * 0, mean / torch.where(flat, 1, variance).sqrt())
 
 
-def cc(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+def cc(saliency: FlattenedMaps, density: FlattenedMaps) -> Tensor:
     """Pearson's correlation with the density map, -1..1; 0 where either map is constant."""
     norm = (saliency.sum_of_squares * density.sum_of_squares).sqrt()
     flat = saliency.constant | density.constant | (norm == 0)
@@ -68,7 +68,7 @@ def cc(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     return torch.where(flat, 0, product / torch.where(flat, 1, norm))
 
 
-def kl_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+def kl_mit(saliency: FlattenedMaps, density: FlattenedMaps) -> Tensor:
     """KL divergence of the map p from the density map q: sum q log(eps + q / (p + eps)).
 
     Both are divided by their sums.  A map with negative values is shifted to a minimum of 0; a map
@@ -78,7 +78,7 @@ def kl_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     return dot(q, (q / p).add_(EPS).log_())
 
 
-def kl_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+def kl_tuebingen(saliency: FlattenedMaps, density: FlattenedMaps) -> Tensor:
     """KL divergence sum q log(q / p), with 1e-20 added to both maps before they are normalised."""
     p, q = saliency.positive + TINY, density.positive + TINY
     added = p.shape[1] * TINY
@@ -87,25 +87,25 @@ def kl_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
     return dot(q, (q / p).log_()) / q_sum + (p_sum / q_sum).log()
 
 
-def sim_mit(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+def sim_mit(saliency: FlattenedMaps, density: FlattenedMaps) -> Tensor:
     """Mass that both maps share, 0..1; each is scaled to 0..1, then divided by its sum."""
     return torch.minimum(saliency.scaled_density(), density.scaled_density()).sum(1)
 
 
-def sim_tuebingen(saliency: FlatMaps, density: FlatMaps) -> Tensor:
+def sim_tuebingen(saliency: FlattenedMaps, density: FlattenedMaps) -> Tensor:
     """Mass that both maps share, 0..1; each is divided by its sum."""
     p = saliency.positive * (density.total / saliency.total)[:, None]
     return torch.minimum(p, density.positive).sum(1) / density.total
 
 
-def auc(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+def auc(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
     """Area under the ROC curve: all pixels are negatives, every fixation counts, ties count 1/2."""
     values = fixations.rows(fixations.of_maps(saliency.raw), 0)
     counts = fixations.rows(fixations.counts, 0)
     return area_with_ties(values, counts, sort_rows(saliency.raw), saliency.raw.shape[1])
 
 
-def auc_judd(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
+def auc_judd(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
     """AUC-Judd: each fixated pixel once against the other pixels, thresholds at the fixated values.
 
     The curve is linear between thresholds, as in the MATLAB code.  Equal values share one
@@ -115,13 +115,13 @@ def auc_judd(saliency: FlatMaps, fixations: FixatedPixels) -> Tensor:
     return area_at_positives(values, fixations.num_pixels, sort_rows(saliency.raw))
 
 
-def auc_borji(saliency: FlatMaps, fixations: FixatedPixels, seeds: Tensor) -> Tensor:
+def auc_borji(saliency: FlattenedMaps, fixations: FixatedPixels, seeds: Tensor) -> Tensor:
     """AUC-Borji: fixated pixels against as many random ones, thresholds in steps of 0.1."""
     return area_in_steps(saliency.scaled, fixations, None, seeds, NUM_SPLITS)
 
 
 def sauc_mit(
-    saliency: FlatMaps, fixations: FixatedPixels, nonfixations: FixatedPixels, seeds: Tensor
+    saliency: FlattenedMaps, fixations: FixatedPixels, nonfixations: FixatedPixels, seeds: Tensor
 ) -> Tensor:
     """Shuffled AUC: negatives are drawn from the fixated pixels of other images.
 
@@ -132,7 +132,7 @@ def sauc_mit(
 
 
 def sauc_tuebingen(
-    saliency: FlatMaps, fixations: FixatedPixels, nonfixations: FixatedPixels
+    saliency: FlattenedMaps, fixations: FixatedPixels, nonfixations: FixatedPixels
 ) -> Tensor:
     """Shuffled AUC: every fixation of all other images is a negative, ties count 1/2."""
     values = fixations.rows(fixations.of_maps(saliency.raw), 0)
@@ -142,18 +142,20 @@ def sauc_tuebingen(
     return area_with_ties(values, counts, sort_rows(negatives), nonfixations.num_fixations)
 
 
-def ig_mit(saliency: FlatMaps, baseline_log_density: FlatMaps, fixations: FixatedPixels) -> Tensor:
+def ig_mit(
+    saliency: FlattenedMaps, baseline_log_density: FlattenedMaps, fixations: FixatedPixels
+) -> Tensor:
     """Mean gain in log2(eps + map) over the baseline at the fixated pixels.
 
     The map and the baseline's density are scaled to 0..1, then divided by their sums.
     """
-    baseline = FlatMaps.of(baseline_log_density.raw.exp())
+    baseline = FlattenedMaps.of(baseline_log_density.raw.exp())
     p, b = (fixations.of_maps(maps.scaled_density()) for maps in (saliency, baseline))
     return fixations.total((p + EPS).log2() - (b + EPS).log2()) / fixations.num_pixels
 
 
 def ig_tuebingen(
-    log_density: FlatMaps, baseline_log_density: FlatMaps, fixations: FixatedPixels
+    log_density: FlattenedMaps, baseline_log_density: FlattenedMaps, fixations: FixatedPixels
 ) -> Tensor:
     """Mean gain in log-likelihood over the baseline, over all fixations, in bits.
 
@@ -296,7 +298,7 @@ def score(
     return {row.name: torch.cat([part[row.name] for part in parts]).double() for row in rows}
 
 
-def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels | Tensor:
+def _prepare(name: str, tensor: Tensor, start: int) -> FlattenedMaps | FixatedPixels | Tensor:
     """Check an input of `score` and convert it; start: batch position of its first image."""
     if name == "seeds":
         return tensor
@@ -307,7 +309,7 @@ def _prepare(name: str, tensor: Tensor, start: int) -> FlatMaps | FixatedPixels 
             image, found = start + int(pixels.image[wrong][0]), pixels.counts[wrong][0].item()
             raise ValueError(f"{name} of image {image} must be counts, 0 or more, found {found}")
         return pixels
-    maps = FlatMaps.of(tensor)
+    maps = FlattenedMaps.of(tensor)
     lowest = maps.low.clamp_min(0) if name == "log_density" else maps.low
     wrong = ~(lowest.isfinite() & maps.high.isfinite())
     if wrong.any():
@@ -327,7 +329,7 @@ def _check_shapes(maps: dict[str, Tensor]) -> None:
         if given.shape != maps[first].shape:
             raise ValueError(
                 f"{name} is {tuple(given.shape)}, {first} {tuple(maps[first].shape)}: "
-                "they must have one size"
+                "they must have the same size"
             )
 
 
@@ -338,8 +340,10 @@ def other_images(index: Tensor, num_images: int, num_others: int = 10) -> Tensor
     positions, never the image's own; they depend only on the index.
     """
     if num_others >= num_images:
-        raise ValueError(f"{num_images} images have no {num_others} others each")
+        raise ValueError(
+            f"each image needs {num_others} others; there are only {num_images} images"
+        )
     candidates = torch.arange(num_images, device=index.device)
-    keys = draw(index[:, None], candidates)
+    keys = random_integers(index[:, None], candidates)
     keys = keys.scatter(1, index[:, None], torch.iinfo(torch.int64).max)
     return keys.topk(num_others, dim=1, largest=False).indices

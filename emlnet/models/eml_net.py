@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from emlnet.data.framing import off_canvas
+from emlnet.data.framing import unletterbox
 from emlnet.data.maps import Kind, resize, to_log_density
 from emlnet.models.decoder import DecoderConfig, build_decoder
 from emlnet.models.encoder import Encoder
@@ -59,7 +59,7 @@ class EMLNet(SaliencyNetwork):
     ) -> list[tuple[Tensor, Kind]]:
         """Return each encoder's own map (B, 1, H, W), from its readouts, and its kind."""
         return [
-            (encoder.own_map(given, size), encoder.kind)
+            (encoder.predict_map(given, size), encoder.kind)
             for encoder, given in zip(self.encoder_list, readouts, strict=True)
         ]
 
@@ -74,7 +74,7 @@ class EMLNet(SaliencyNetwork):
             else:
                 # The paper decodes at the encoders' input size, for pictures of any size.
                 output = resize(self.decoder(readouts, [], first.input_size(canvas)), canvas)
-            return output if canvas == size else off_canvas(output, size, self.kind)
+            return output if canvas == size else unletterbox(output, size, self.kind)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the map (B, 1, H, W) of images (B, 3, H, W) in 0..1."""

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emlnet.backbones import build_backbone, find_backbone
-from emlnet.data.framing import off_canvas, onto_canvas
+from emlnet.data.framing import letterbox, unletterbox
 from emlnet.data.maps import Kind, gaussian_blur, log_softmax, resize
-from emlnet.models.precision import full_precision, widen
+from emlnet.models.precision import full_precision, to_float32
 from emlnet.models.saliency_network import SaliencyNetwork
 
 
@@ -39,7 +39,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:
-            raise ValueError(f"size is height and width in pixels, at least 32: {self.size}")
+            raise ValueError(f"size (height, width) must be at least 32 pixels, not {self.size}")
         if self.letterbox and self.readout == "eml":
             raise ValueError("an `eml` encoder stretches every picture, as the paper does")
         find_backbone(self.backbone).check_size(self.size)
@@ -112,22 +112,22 @@ class Encoder(SaliencyNetwork):
         size = (image.shape[-2], image.shape[-1])
         canvas = self.canvas(size)
         if canvas != size:
-            image = onto_canvas(image, canvas)
+            image = letterbox(image, canvas)
         image = (resize(image, self.input_size(canvas)) - self.mean) / self.std
         taps = self.backbone(image)
-        return [widen(read(tap)) for read, tap in zip(self.readout, taps, strict=True)]
+        return [to_float32(read(tap)) for read, tap in zip(self.readout, taps, strict=True)]
 
-    def own_map(self, readouts: list[Tensor], size: tuple[int, int]) -> Tensor:
+    def predict_map(self, readouts: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Return the encoder's map (B, 1, H, W) from its readouts of pictures of `size`."""
         canvas = self.canvas(size)
         output: Tensor = self.head(readouts, canvas, self.input_size(canvas))
-        return output if canvas == size else off_canvas(output, size, self.kind)
+        return output if canvas == size else unletterbox(output, size, self.kind)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the encoder's map (B, 1, H, W) of images (B, 3, H, W) in 0..1."""
         readouts = self.readouts(image)
         with full_precision(image.device):
-            return self.own_map(readouts, (image.shape[-2], image.shape[-1]))
+            return self.predict_map(readouts, (image.shape[-2], image.shape[-1]))
 
 
 def density_readout(channels: int, width: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from emlnet.backbones import Backbone, find_backbone
-from emlnet.backbones.taps import Taps
+from emlnet.backbones.feature_extractor import FeatureExtractor
 from emlnet.models.encoder import Encoder
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -29,7 +29,7 @@ class Finetune:
 
     def __post_init__(self) -> None:
         if self.freeze < 0:
-            raise ValueError(f"freeze counts tapped layers, at least 0, not {self.freeze}")
+            raise ValueError(f"freeze must be at least 0, not {self.freeze}")
 
 
 def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
@@ -54,7 +54,7 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
     ]
     if finetune.recompute:
         network: Any = encoder.backbone
-        if not isinstance(network, Taps) and len(encoder.eval_modules) < len(norms):
+        if not isinstance(network, FeatureExtractor) and len(encoder.eval_modules) < len(norms):
             raise ValueError(
                 f"recomputing would update the BatchNorm statistics of timm's {row.name} twice a "
                 "step; pass --eval-batchnorm with --recompute"

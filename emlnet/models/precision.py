@@ -47,15 +47,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()  # torch.autocast cannot be exported.
 
 
-def widen(features: Tensor) -> Tensor:
+def to_float32(features: Tensor) -> Tensor:
     """Return bfloat16 features as float32, others unchanged."""
     return features.float() if features.dtype == torch.bfloat16 else features
 
 
-def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
+def compile_training(model: nn.Module, log: Callable[[str], None]) -> None:
     """Compile the model at its first training step; validation stays uncompiled.
 
-    If compilation fails, the model stays as it is and `say` gets one line.
+    If compilation fails, the model stays as it is and `log` gets one line.
     """
     plain: Callable[..., Any] = model.forward
     compiled: list[Callable[..., Any]] = [torch.compile(plain)]
@@ -67,7 +67,7 @@ def compile_training(model: nn.Module, say: Callable[[str], None]) -> None:
             except Exception as error:  # Compilers raise many kinds of errors.
                 compiled.clear()
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                say(f"training continues without torch.compile, which failed: {reason}")
+                log(f"training continues without torch.compile, which failed: {reason}")
         return plain(*inputs)
 
     model.forward = forward

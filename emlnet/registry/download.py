@@ -76,7 +76,7 @@ def fetch(source: str, folder: Path, sha256: str | None = None) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             if is_remote:
                 local = Path(scratch) / f"archive{Path(address.path).suffix}"
-                _bring(open_url, source, local, MAX_ARCHIVE, shown)
+                _copy(open_url, source, local, MAX_ARCHIVE, shown)
             _check_digest(local, digest, shown)
             with _open_archive(local, shown) as open_file:
                 return assemble(folder, open_file, shown, sha256)
@@ -103,13 +103,13 @@ def assemble(folder: Path, open_file: Open, source: str, sha256: str | None = No
     check_target(folder)
     with replace_folder(folder) as new:
         shown = f"{source}: {MODEL}"
-        _bring(open_file, MODEL, new / MODEL, MAX_TEXT, shown)
+        _copy(open_file, MODEL, new / MODEL, MAX_TEXT, shown)
         _check_digest(new / MODEL, sha256 or "", shown)
         description = parse_description((new / MODEL).read_bytes(), shown)
         for name, digest in description.files.items():
             most = MAX_WEIGHTS if name == WEIGHTS else MAX_TEXT
             limit = min(most, description.sizes.get(name, most))
-            _bring(open_file, name, new / name, limit, f"{source}: {name}")
+            _copy(open_file, name, new / name, limit, f"{source}: {name}")
             _check_digest(new / name, digest, f"{source}: {name}")
         check_target(folder)
     return folder
@@ -117,10 +117,10 @@ def assemble(folder: Path, open_file: Open, source: str, sha256: str | None = No
 
 def _check_digest(path: Path, digest: str, name: str) -> None:
     if digest and file_digest(path) != digest.lower():
-        raise ValueError(f"{name} is not the file that was saved: its SHA-256 is not {digest}")
+        raise ValueError(f"{name} has changed since it was saved: its SHA-256 is not {digest}")
 
 
-def _bring(open_file: Open, name: str, target: Path, limit: int, shown: str) -> None:
+def _copy(open_file: Open, name: str, target: Path, limit: int, shown: str) -> None:
     """Copy a file of a source to `target`, in up to three attempts if the network fails.
 
     limit: in bytes.  shown: its name in error messages.

@@ -125,7 +125,7 @@ def _check_server(tracking_uri: str) -> None:
     status = answer.status_code
     if status != 200 or not answer.text.startswith("{"):
         problem = PROBLEMS.get(status, f"answers with HTTP {status}")
-        raise ValueError(f"{shown} {problem}, not as an MLflow server does for this user")
+        raise ValueError(f"{shown} {problem}; expected an MLflow server that accepts this user")
 
 
 def _check_sqlite(path: Path) -> None:

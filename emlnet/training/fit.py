@@ -21,7 +21,7 @@ from emlnet.training.state import (
     EpochReport,
     Plan,
     TrainState,
-    better,
+    is_better,
     trainable,
     trained_weights,
     unwrap,
@@ -117,7 +117,7 @@ def train_epoch(
             hooks.save(state)
         hooks.progress(state.epoch, state.step, num_steps)
     if state.loss_sums is None:
-        raise ValueError("an epoch without a single step: there are no training images")
+        raise ValueError("no training images")
     *sums, num_images = state.loss_sums.tolist()
     if not num_images:
         raise DivergedError(f"no step of epoch {state.epoch + 1} had a finite gradient")
@@ -191,10 +191,10 @@ def finish_epoch(
         for buffer in [*state.model.buffers(), *model.buffers()]:
             dist.broadcast(buffer, 0)
     scores = source.evaluate(model)
-    best = all(better(scores, past.scores, plan.select) for past in state.history if past.best)
+    best = all(is_better(scores, past.scores, plan.select) for past in state.history if past.best)
     if state.history and state.history[0].epoch == 0:
         untrained = state.history[0].scores
-        best &= not any(better(untrained, scores, metric) for metric in plan.guard)
+        best &= not any(is_better(untrained, scores, metric) for metric in plan.guard)
     if best:
         state.best_weights = trained_weights(model)
     unread = torch.tensor(source.count_unread(), device=trainable(model)[0].device)

@@ -49,7 +49,7 @@ class Plan:
     step_epochs: int = 5
     """Epochs between drops of a `step` schedule."""
     clip_norm: float = 5.0
-    """Largest Euclidean norm of the gradient, which is scaled down to it; 0: no limit."""
+    """Gradients above this Euclidean norm are scaled down to it; 0: no limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
     """Weights of the loss terms, as in kl=10,cc=2,nss=1, or @FILE or @RUN of a search."""
     terms: Terms = "exact"
@@ -68,26 +68,26 @@ class Plan:
     checkpoint_every: int = 0
     """Steps between checkpoints within an epoch; 0: only at the end of each epoch."""
     micro_batch: int = 0
-    """Images that a worker passes through the model at once; a larger share of a batch is split in
-    parts, whose gradients add up.  0: the whole share."""
+    """Images that a worker passes through the model at once; 0: its whole share of the batch.
+    A larger share is split, and the gradients of its parts are summed."""
     on_nan: Literal["stop", "skip"] = "stop"
     """For a loss or gradient that is not finite: `stop` at once, or `skip` and count the step."""
     select: SelectMetric = "kl"
     """Validation metric that chooses the best epoch."""
     guard: tuple[SelectMetric, ...] = ()
-    """Validation metrics in which a decoder's best epoch is not worse than the untrained one."""
+    """Metrics in which the best epoch must not be worse than the untrained decoder."""
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "step_epochs": 1}
         for name in (*least, "micro_batch", "clip_norm", "ema", "warmup"):
             if not getattr(self, name) >= least.get(name, 0):
                 value = getattr(self, name)
-                raise ValueError(f"{name} is at least {least.get(name, 0)}, not {value}")
+                raise ValueError(f"{name} must be at least {least.get(name, 0)}, not {value}")
         for name in ("ema", "warmup"):
             if getattr(self, name) >= 1:
-                raise ValueError(f"{name} is below 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be below 1, not {getattr(self, name)}")
         if self.lr <= 0:
-            raise ValueError(f"lr is above 0, not {self.lr}")
+            raise ValueError(f"lr must be above 0, not {self.lr}")
         _ = self.augmentation  # Checks crop and colour.
 
     @property
@@ -218,7 +218,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def better(scores: dict[str, float], than: dict[str, float], metric: str) -> bool:
+def is_better(scores: dict[str, float], than: dict[str, float], metric: str) -> bool:
     """Whether scores beat others by a metric; a NaN never does."""
     sign = BY_NAME[metric].sign
     first, second = sign * scores[metric], sign * than[metric]

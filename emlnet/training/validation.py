@@ -53,7 +53,7 @@ def evaluate(
         counted = targets.weight.double() * values.isfinite()
         sums.append(torch.stack([(values.nan_to_num() * counted).sum(1), counted.sum(1)]))
     if not sums:
-        raise ValueError("there is nothing to evaluate: no validation images")
+        raise ValueError("no validation images")
     total, number = sum_over_ranks(torch.stack(sums).sum(0))
     return dict(zip(names, (total / number).tolist(), strict=True))
 
@@ -67,11 +67,11 @@ def score_output(
     """
     assert not more or targets.frames is None
 
-    def measure(maps: Tensor, gaze: Targets) -> dict[str, Tensor]:
+    def measure(maps: Tensor, part: Targets) -> dict[str, Tensor]:
         return score(
             to_density(maps, "density") if kind == "density" else maps,
-            gaze.fixation_map(),
-            gaze.density,
+            part.fixation_map(),
+            part.density,
             rules=rules,
             log_density=to_log_density(maps, kind),
             **more,

@@ -76,7 +76,9 @@ class Compute(ClusterOptions):
     def __post_init__(self) -> None:
         least, most = self.worker_range
         if min(self.loader_workers, self.threads) < 0 or most < least:
-            raise ValueError("numbers of workers and threads are at least 0, a range is like `2:8`")
+            raise ValueError(
+                "numbers of workers and threads must be at least 0; write a range as 2:8"
+            )
 
     @property
     def storage_folder(self) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emlnet.metrics import best_maps, saliency_metrics
+from emlnet.metrics import metric_specific_maps, saliency_metrics
 from emlnet.metrics.calibration import LEVELS, coverage
 from pipelines.evaluation.score_table import ScoreTable, make_frame
 from pipelines.evaluation.sources import (
@@ -23,7 +23,7 @@ from pipelines.evaluation.sources import (
     ScoredMap,
     SplitImage,
     ig_baseline,
-    show,
+    split_image,
 )
 from pipelines.evaluation.split_fixations import SplitFixations, estimate_sigma, read_fixations
 from pipelines.ray_cluster import tasks
@@ -143,7 +143,7 @@ def score_part(
     """Return a record for each map and image of a part."""
     records: list[dict[str, Any]] = []
     for position in part:
-        shown = show(position, reader.decoded(position), device)
+        shown = split_image(position, reader.decoded(position), device)
         maps = (row for source in sources for row in source.rows(shown))
         records += score_image(shown, maps, context)
     return records
@@ -184,7 +184,7 @@ def score_image(
             shares = coverage(log_density, seen).tolist()
             coverages = dict(zip(COVERAGES, shares, strict=True))
             if context.best_maps and others:
-                tuebingen = best_maps.score_density_maps(
+                tuebingen = metric_specific_maps.score_density_maps(
                     row.log_density,
                     **inputs,
                     sigma=context.sigma,

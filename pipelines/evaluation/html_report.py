@@ -22,7 +22,7 @@ from pipelines.evaluation.sources import (
     ScoredMap,
     SplitImage,
     ig_baseline,
-    show,
+    split_image,
 )
 from shards.read.reader import ShardReader
 
@@ -152,7 +152,7 @@ def _two_ends(
     for heading, keys in zip(headings, ends, strict=True):
         positions = [reader.keys.index(key) for key in keys]
         drawn[heading] = [
-            draw(key, show(position, reader.decoded(position), torch.device("cpu")))
+            draw(key, split_image(position, reader.decoded(position), torch.device("cpu")))
             for key, position in zip(keys, positions, strict=True)
         ]
     return drawn

@@ -133,7 +133,7 @@ class MapFiles:
             with h5py.File(self.path) as file:
                 data = file[place]
                 if data.external or data.size > MAX_PIXELS:
-                    raise ValueError(f"{where} is {data.shape}, or lies in another file")
+                    raise ValueError(f"{where} is {data.shape}, or is in another file")
                 return np.asarray(data)
         if place.lower().endswith(".npy"):
             return _read_npy(self.path / place)

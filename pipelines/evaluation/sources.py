@@ -73,7 +73,7 @@ def ig_baseline(prior: NDArray[np.float32] | None, size: tuple[int, int]) -> Ten
     return baselines.uniform(size) if prior is None else baselines.centre_prior(prior, size)
 
 
-def show(position: int, sample: Decoded, device: torch.device) -> SplitImage:
+def split_image(position: int, sample: Decoded, device: torch.device) -> SplitImage:
     """Put an image's fixations and density map on the device."""
     batch = collate([sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
     return SplitImage(position=position, sample=sample, targets=prepare_targets(batch, device))
@@ -163,7 +163,7 @@ class BaselineSource:
         if first.all() or not first.any():
             return
         halves = [
-            show(
+            split_image(
                 shown.position,
                 replace(sample, points=sample.points[keep], observers=sample.observers[keep]),
                 centre.device,

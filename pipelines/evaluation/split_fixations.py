@@ -85,7 +85,9 @@ def estimate_sigma(reader: ShardReader, gaze: SplitFixations, num_images: int = 
     found = []
     for place in np.linspace(0, len(seen) - 1, min(num_images, len(seen))).astype(int):
         position = seen[place]
-        targets = sources.show(position, reader.decoded(position), torch.device("cpu")).targets
+        targets = sources.split_image(
+            position, reader.decoded(position), torch.device("cpu")
+        ).targets
         if targets.density.amin() < targets.density.amax():  # A constant map shows no blur.
             found.append(fit_sigma(targets.fixation_map(), targets.density))
     if not found:

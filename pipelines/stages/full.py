@@ -36,7 +36,7 @@ from pipelines.tracking.run_folder import StageResult
 from shards.build.writer import build
 from shards.files.manifest import MANIFEST, Manifest
 from shards.files.store import location
-from shards.layouts.all_layouts import walk
+from shards.layouts.all_layouts import find_samples
 from shards.read.folds import Fold, split_in_folds
 from shards.read.reader import ShardReader
 
@@ -102,7 +102,9 @@ def open_folder(command: FullCommand, sources: Sequence[Path | str]) -> Path:
 
 def fingerprint(source: Path | str) -> str:
     """Return a digest that identifies a data set, packed or raw."""
-    return Manifest.load(source).digest if is_packed(source) else walk(Path(source)).fingerprint
+    if is_packed(source):
+        return Manifest.load(source).digest
+    return find_samples(Path(source)).fingerprint
 
 
 def is_packed(source: Path | str) -> bool:

@@ -20,7 +20,7 @@ from torch import nn
 from emlnet.models.eml_net import encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.training.fit import fit
-from emlnet.training.state import better, start
+from emlnet.training.state import is_better, start
 from emlnet.training.validation import TrainBatch, evaluate
 from pipelines.ray_cluster import tasks
 from pipelines.stages.decoder_stage import CacheSource, DecoderJob
@@ -70,7 +70,7 @@ def choose(
             tried.update({result.members: result for result in train(new)})
         found = subsets[0]
         for members in subsets[1:]:
-            if better(tried[members].choosing, tried[found].choosing, metric):
+            if is_better(tried[members].choosing, tried[found].choosing, metric):
                 found = members
         return found
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from emlnet.public_url import public_url
 from emlnet.registry.mlflow_registry import PACKAGE, connect
-from emlnet.training.state import better
+from emlnet.training.state import is_better
 
 BEST = re.compile(r"best(?::(\d+))?")
 MOST_RUNS = 50_000
@@ -43,7 +43,7 @@ def best_encoders(tracking_uri: str, data_digest: str, metric: str) -> list[str]
     Only finished runs with a packaged model count.  Raises ValueError if there is none.
     """
     client = connect(tracking_uri)
-    order = "ASC" if better({metric: 0.0}, {metric: 1.0}, metric) else "DESC"
+    order = "ASC" if is_better({metric: 0.0}, {metric: 1.0}, metric) else "DESC"
     runs = client.search_runs(
         [found.experiment_id for found in client.search_experiments()],
         f"tags.stage = 'encoder' and tags.data_digest = '{data_digest}' "

@@ -20,16 +20,17 @@ class BuildOptions(SourceOptions):
     pixels_per_degree: float | None = None
     """Pixels of the photograph that one degree of visual angle covers."""
     edition: str | None = None
-    """Edition of the data set to record; SALICON's is told by its number of fixations."""
+    """Edition of the data set to record; default: for SALICON, derived from the number of
+    fixations, else none."""
     licence: str | None = None
     """Licence of the data set, which models trained on it name; default: the first line of SRC's
     file LICENSE."""
     shard_size: int = 100
-    """Samples that one shard holds at most."""
+    """Largest number of samples in a shard."""
     skip_incomplete: bool = False
     """Leave out images that cannot be used; they are counted and recorded in the manifest."""
     drop_duplicates: bool = False
-    """Leave out of val and test the photographs that train has, too, even if encoded again."""
+    """Leave out of val and test the photographs that are also in train, even if encoded again."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -37,9 +38,9 @@ class BuildOptions(SourceOptions):
         if (self.sigma_degrees is None) != (self.pixels_per_degree is None):
             raise ValueError("--sigma-degrees and --pixels-per-degree go together; give both")
         if self.sigma is not None and self.sigma_degrees is not None:
-            raise ValueError("--sigma and --sigma-degrees say the same thing; give one")
+            raise ValueError("--sigma and --sigma-degrees set the same width; give one")
         if self.blur is not None and not 0 < self.blur < math.inf:
-            raise ValueError(f"the sigma of density maps is a number above 0, not {self.blur}")
+            raise ValueError(f"the sigma of density maps must be above 0, not {self.blur}")
 
     @property
     def blur(self) -> float | None:

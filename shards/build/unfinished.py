@@ -34,7 +34,7 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
     foreign = [name for name in found if not known.fullmatch(name)]
     if foreign:
         raise ValueError(
-            f"{store.folder} holds {foreign[0]}, which no unfinished build left; "
+            f"{store.folder} holds {foreign[0]}, which is not from an unfinished build; "
             "choose an empty folder"
         )
     mark = json.dumps({"schema": SCHEMA, **asdict(origin)}).encode()

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from shards.build.build_options import BuildOptions
 from shards.build.parallel import Map
-from shards.build.parts import (
+from shards.build.shard_task import (
     DENSITY_SUM,
-    ShardRecord,
+    ShardContents,
     ShardTask,
     add_density,
-    is_done,
-    write_part,
+    is_complete,
+    write_shard,
 )
 from shards.build.unfinished import clean, unfinished
 from shards.files.manifest import (
@@ -66,13 +66,13 @@ def build(
     that holds anything else.  Raises OSError if the storage fails; finished shards stay.
     """
     options = options or BuildOptions()
-    raw = all_layouts.walk(source, options)
+    raw = all_layouts.find_samples(source, options)
     sigma = raw.layout.sigma if options.blur is None else options.blur
     if sigma is None and not raw.has_maps:
         raise ValueError(
-            f"{source} has no density maps, so they are made from the fixations: say how wide with "
-            "`python -m shards build --sigma PIXELS`, or --sigma-degrees DEGREES "
-            "--pixels-per-degree PIXELS"
+            f"{source} has no density maps, so they are made from the fixations: set the "
+            "Gaussian's width with `python -m shards build --sigma PIXELS`, or "
+            "--sigma-degrees DEGREES --pixels-per-degree PIXELS"
         )
     origin = Origin(
         fingerprint=raw.fingerprint,
@@ -109,9 +109,11 @@ def build(
         raw, duplicates = _without_duplicates(raw)
         emptied = [split for split, samples in raw.splits.items() if not samples]
         if emptied:
-            raise ValueError(f"{source}: train shows every photograph of {', '.join(emptied)}")
+            raise ValueError(
+                f"{source}: no photographs left in {', '.join(emptied)}: all are also in train"
+            )
     with unfinished(store, origin):
-        _write_parts(store, raw, origin, map_, progress)
+        _write_shards(store, raw, origin, map_, progress)
         manifest = _collect(store, raw, origin, options)
         left_out = (*manifest.dropped.samples, *duplicates)
         manifest = replace(manifest, dropped=replace(manifest.dropped, samples=left_out))
@@ -121,7 +123,7 @@ def build(
 
 
 def _without_duplicates(raw: RawFolder) -> tuple[RawFolder, list[Skipped]]:
-    """Drop photographs of other splits that train has, too; reads all photographs."""
+    """Drop photographs of other splits that are also in train; reads all photographs."""
     train = _hashes(raw, raw.splits.get("train", ()))
     splits, dropped = dict(raw.splits), []
     for name in splits.keys() - {"train"}:
@@ -139,7 +141,7 @@ def _hashes(raw: RawFolder, samples: Sequence[RawSample]) -> dict[str, str | Non
     return found
 
 
-def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progress: bool) -> None:
+def _write_shards(store: Store, raw: RawFolder, origin: Origin, map_: Map, progress: bool) -> None:
     # Tasks may run in another working folder, and carry their own samples only.
     folder = replace(raw, path=raw.path.absolute(), splits={}, faults=())
     tasks = [
@@ -155,35 +157,35 @@ def _write_parts(store: Store, raw: RawFolder, origin: Origin, map_: Map, progre
         for position, start in enumerate(range(0, len(samples), origin.shard_size))
     ]
     sizes = store.sizes()
-    missing = [task for task in tasks if not is_done(store, sizes, task.file)]
+    missing = [task for task in tasks if not is_complete(store, sizes, task.file)]
     if len(missing) < len(tasks):
         logger.info("resuming: %d of %d shards are there", len(tasks) - len(missing), len(tasks))
     with progress_bar(raw.num_images, "build", "image", disable=not progress) as bar:
         bar.update(raw.num_images - sum(len(task.samples) for task in missing))
-        for num_samples in map_(write_part, missing):
+        for num_samples in map_(write_shard, missing):
             bar.update(num_samples)
 
 
 def _collect(store: Store, raw: RawFolder, origin: Origin, options: BuildOptions) -> Manifest:
-    """Join the records into a manifest and write the centre prior; ValueError for faults."""
+    """Make the manifest of all shards and write the centre prior; ValueError for faults."""
     faults = list(raw.faults)
     outside = empty = 0
     splits: dict[str, Split] = {}
     prior: NDArray[np.float64] | None = None
     for split, samples in raw.splits.items():
-        parts = [
-            ShardRecord.read(store, _file(split, position))
+        all_contents = [
+            ShardContents.read(store, _file(split, position))
             for position in range(-(-len(samples) // origin.shard_size))
         ]
-        faults += [fault for part in parts for fault in part.faults]
-        outside += sum(part.points_outside for part in parts)
-        empty += sum(part.empty_observers for part in parts)
-        parts = [part for part in parts if part.samples]
-        splits[split] = _join(parts)
+        faults += [fault for contents in all_contents for fault in contents.faults]
+        outside += sum(contents.points_outside for contents in all_contents)
+        empty += sum(contents.empty_observers for contents in all_contents)
+        all_contents = [contents for contents in all_contents if contents.samples]
+        splits[split] = _join(all_contents)
         if split == "train":
-            for part in parts:
-                added = np.load(io.BytesIO(store.read(part.shard.file + DENSITY_SUM)))
-                prior = add_density(prior, added, len(part.samples))
+            for contents in all_contents:
+                added = np.load(io.BytesIO(store.read(contents.shard.file + DENSITY_SUM)))
+                prior = add_density(prior, added, len(contents.samples))
     if faults and not origin.skip_incomplete:
         raise ValueError(_summary(faults, raw.num_images))
     if empty_splits := [split for split, content in splits.items() if not content.samples]:
@@ -207,23 +209,23 @@ def _collect(store: Store, raw: RawFolder, origin: Origin, options: BuildOptions
     )
 
 
-def _join(parts: Sequence[ShardRecord]) -> Split:
+def _join(all_contents: Sequence[ShardContents]) -> Split:
     entries = tuple(
         replace(entry, shard=position)
-        for position, part in enumerate(parts)
-        for entry in part.samples
+        for position, contents in enumerate(all_contents)
+        for entry in contents.samples
     )
     if not entries:
         return Split(shards=(), samples=())
     counts = [entry.num_fixations for entry in entries]
-    mean, squared = np.sum([part.moments for part in parts], axis=0) / sum(counts)
+    mean, squared = np.sum([contents.moments for contents in all_contents], axis=0) / sum(counts)
     deviation = np.sqrt(np.maximum(squared - mean * mean, 0))
     return Split(
-        shards=tuple(part.shard for part in parts),
+        shards=tuple(contents.shard for contents in all_contents),
         samples=entries,
         fixations=FixationStatistics(
             num=sum(counts),
-            num_pixels=sum(part.num_pixels for part in parts),
+            num_pixels=sum(contents.num_pixels for contents in all_contents),
             least=min(counts),
             most=max(counts),
             mean=_rounded(mean),

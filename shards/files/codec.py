@@ -1,9 +1,9 @@
-"""Pack a sample into members of a tar, unpack it, and decode its pictures.
+"""Encode a sample as a record of a shard, decode it, and decode its pictures.
 
-A sample has three members: `<stem>.jpg` (or .png), the photograph byte for byte;
-`<stem>.fixations.npy`, int32 rows of x, y, observer; `<stem>.density.png`, the density map.  If the
-source has times, there is a fourth: `<stem>.timing.npy`, float32 rows of onset and duration in
-milliseconds.
+A record is the part of the tar with the sample's members.  There are three:
+`<stem>.jpg` (or .png), the photograph byte for byte; `<stem>.fixations.npy`, int32 rows of x, y,
+observer; `<stem>.density.png`, the density map.  If the source has times, there is a fourth:
+`<stem>.timing.npy`, float32 rows of onset and duration in milliseconds.
 WebDataset takes everything after the first dot of a name as its extension.  Dots in a stem are
 therefore written as %2E, and percent signs as %25.
 """
@@ -33,10 +33,10 @@ def member_stem(key: str) -> str:
     return key.split("/", 1)[1].replace("%", "%25").replace(".", "%2E")
 
 
-def pack(sample: Sample) -> bytes:
-    """Return the sample as a piece of a tar, without its end; equal samples give equal bytes.
+def encode_record(sample: Sample) -> bytes:
+    """Return the sample's record, without the end of a tar; equal samples give equal bytes.
 
-    Concatenated pieces and then `TAR_END` zero bytes are a tar.
+    Concatenated records and then `TAR_END` zero bytes are a tar.
     Raises ValueError if the photograph is neither JPEG nor PNG, or the key cannot name a file.
     """
     table = np.column_stack([sample.points, sample.observers]).astype(np.int32)
@@ -51,24 +51,24 @@ def pack(sample: Sample) -> bytes:
     not_utf8 = any("\ud800" <= letter <= "\udfff" for letter in stem)
     if not stem or not_utf8 or set(stem) & set("/\\\0"):
         raise ValueError(f"{sample.key!r} cannot name a file in a tar; rename the photograph")
-    piece = io.BytesIO()
+    record = io.BytesIO()
     # TarInfo's defaults fix times, users and modes, so bytes never vary. PAX allows any name.
-    with tarfile.open(fileobj=piece, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=record, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for extension, content in sorted(members.items()):
             info = tarfile.TarInfo(f"{stem}.{extension}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
         length = tar.offset
-    return piece.getvalue()[:length]
+    return record.getvalue()[:length]
 
 
-def unpack(piece: bytes, key: str) -> Sample:
-    """Return the sample `key` (`split/stem`) from the bytes that `pack` returned.
+def decode_record(record: bytes, key: str) -> Sample:
+    """Return the sample `key` (`split/stem`) from its record.
 
     Raises ValueError naming the sample if the bytes are truncated or hold anything else.
     """
     try:
-        members = _members(piece, key)
+        members = _members(record, key)
         images = [extension for extension in PHOTOGRAPHS if extension in members]
         if len(images) != 1 or POINTS not in members or DENSITY not in members:
             raise ValueError(f"holds only {sorted(members)}")
@@ -89,7 +89,7 @@ def unpack(piece: bytes, key: str) -> Sample:
     )
 
 
-def _members(piece: bytes, key: str) -> dict[str, bytes]:
+def _members(record: bytes, key: str) -> dict[str, bytes]:
     """Return the members of sample `key` by extension; ValueError for any other member."""
     # Shards built before dots were escaped have the stem itself.
     extensions = {
@@ -98,18 +98,18 @@ def _members(piece: bytes, key: str) -> dict[str, bytes]:
         for extension in (POINTS, TIMING, DENSITY, *PHOTOGRAPHS)
     }
     members: dict[str, bytes] = {}
-    with tarfile.TarFile(fileobj=io.BytesIO(piece + bytes(TAR_END))) as tar:
+    with tarfile.TarFile(fileobj=io.BytesIO(record + bytes(TAR_END))) as tar:
         for info in tar:
             extension = extensions.get(info.name)
             if extension is None or extension in members or not info.isreg():
                 raise ValueError(f"it holds {info.name!r}")
-            members[extension] = piece[info.offset_data : info.offset_data + info.size]
+            members[extension] = record[info.offset_data : info.offset_data + info.size]
             if len(members[extension]) != info.size:
-                raise ValueError(f"{info.name} is cut")
+                raise ValueError(f"{info.name} is truncated")
     return members
 
 
-def decode(sample: Sample) -> Decoded:
+def decode_pictures(sample: Sample) -> Decoded:
     """Decode the photograph to upright RGB, alpha on white, and the density map.
 
     Raises ValueError naming the sample if a picture is broken or has too many pixels, if the two

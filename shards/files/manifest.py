@@ -252,13 +252,13 @@ class Manifest:
         return prior
 
 
-def check_piece(piece: bytes, entry: IndexEntry, path: Path | str) -> None:
+def check_record(record: bytes, entry: IndexEntry, path: Path | str) -> None:
     """Raise ValueError naming shard and sample if the bytes do not match the manifest."""
-    if len(piece) != entry.length:
+    if len(record) != entry.length:
         raise ValueError(
-            f"{path} is cut: sample {entry.key} has {len(piece)} of {entry.length} bytes"
+            f"{path} is truncated: sample {entry.key} has {len(record)} of {entry.length} bytes"
         )
-    if zlib.crc32(piece) != entry.crc32:
+    if zlib.crc32(record) != entry.crc32:
         raise ValueError(f"{path} has changed: the checksum of sample {entry.key} differs")
 
 
@@ -269,18 +269,18 @@ def _check_index(name: str, split: Split) -> None:
     shard, offset = -1, 0
     for entry in split.samples:
         if not entry.key.startswith(f"{name}/"):
-            raise ValueError(f"the manifest's sample {entry.key} is not of the split {name}")
+            raise ValueError(f"the manifest's sample {entry.key} is not in the split {name}")
         if entry.height * entry.width > MAX_PIXELS:
             raise ValueError(f"sample {entry.key} claims {entry.width} x {entry.height} pixels")
         if entry.shard == shard + 1:
             shard, offset = entry.shard, 0
         if entry.shard != shard or entry.offset != offset or shard >= len(split.shards):
             raise ValueError(
-                f"the manifest's place of {entry.key} does not follow the sample before"
+                f"the offset of {entry.key} in the manifest does not follow the sample before"
             )
         offset += entry.length
         if offset > split.shards[shard].num_bytes:
-            raise ValueError(f"the manifest's place of {entry.key} lies beyond its shard's end")
+            raise ValueError(f"the offset of {entry.key} in the manifest is beyond its shard's end")
     counts = np.bincount([entry.shard for entry in split.samples], minlength=len(split.shards))
     if counts.tolist() != [shard.num_samples for shard in split.shards]:
         raise ValueError(f"the manifest's counts of {name}'s shards do not match its samples")

@@ -50,7 +50,7 @@ def read_matrix(path: Path, name: str) -> NDArray[Any]:
     most = max((matrix.size for matrix in matrices), default=0)
     largest = [matrix for matrix in matrices if matrix.size == most]
     if len(largest) != 1:
-        raise ValueError(f"{name} holds {len(largest)} matrices of one size; a map is one")
+        raise ValueError(f"{name}: expected one largest matrix, found {len(largest)}")
     return largest[0]
 
 
@@ -64,7 +64,7 @@ def _from_hdf5(file: Any, node: Any) -> Any:
     import h5py
 
     if node.file.filename != file.filename:
-        raise ValueError(f"{node.name} lies in another file")
+        raise ValueError(f"{node.name} is in another file")
     if isinstance(node, h5py.Group):
         fields = {field: _from_hdf5(file, node[field]) for field in node}
         if fields and all(isinstance(values, list) for values in fields.values()):
@@ -72,7 +72,7 @@ def _from_hdf5(file: Any, node: Any) -> Any:
             return [dict(zip(fields, row, strict=True)) for row in rows]
         return fields
     if node.size > MAX_PIXELS or node.external:
-        raise ValueError(f"{node.name} has {node.size} values, or they lie in another file")
+        raise ValueError(f"{node.name} has {node.size} values, or they are in another file")
     if h5py.check_ref_dtype(node.dtype) is not None:
         return [_from_hdf5(file, file[reference]) for reference in np.asarray(node).T.ravel("F")]
     if "MATLAB_empty" in node.attrs:  # The dataset holds the sizes instead.

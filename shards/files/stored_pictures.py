@@ -135,7 +135,9 @@ def draw_density(
     return pixels
 
 
-def agreement(density: NDArray[np.uint8], points: NDArray[np.int32], sigma: float | None) -> float:
+def map_correlation(
+    density: NDArray[np.uint8], points: NDArray[np.int32], sigma: float | None
+) -> float:
     """Return Pearson's correlation of a map with one made from the fixations, to three digits.
 
     sigma: of the Gaussian in pixels; None: USUAL_SIGMA of the width.

@@ -25,7 +25,7 @@ def contact_sheet(folder: Path | str, png: Path, num: int = 12, split: str | Non
     Raises ValueError when there is no such split.
     """
     if num < 1:
-        raise ValueError(f"a sheet shows at least 1 photograph, not {num}")
+        raise ValueError(f"--num must be at least 1, not {num}")
     reader = ShardReader(folder, split or next(iter(Manifest.load(folder).splits)))
     chosen = np.linspace(0, len(reader) - 1, min(num, len(reader))).round().astype(int)
     figure = draw([reader.decoded(int(position)) for position in chosen])

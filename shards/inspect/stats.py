@@ -48,7 +48,7 @@ def warnings(manifest: Manifest) -> Iterator[str]:
 
 
 def _duplicates(manifest: Manifest) -> Iterator[str]:
-    """Yield warnings about photographs of other splits that train has, too."""
+    """Yield warnings about photographs of other splits that are also in train."""
     hashes = {
         name: {entry.key: entry.picture_hash for entry in split.samples}
         for name, split in manifest.splits.items()

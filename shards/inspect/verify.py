@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from shards.build.parallel import Map
-from shards.files.codec import decode, unpack
-from shards.files.manifest import IndexEntry, Manifest, Shard, check_piece
+from shards.files.codec import decode_pictures, decode_record
+from shards.files.manifest import IndexEntry, Manifest, Shard, check_record
 from shards.files.store import Store
 
 
@@ -44,10 +44,10 @@ def check_shard(folder: str, check: tuple[Shard, list[IndexEntry]]) -> None:
     place = store.place(shard.file)
     content = store.read(shard.file)
     for entry in entries:
-        piece = content[entry.offset : entry.offset + entry.length]
-        check_piece(piece, entry, place)
+        record = content[entry.offset : entry.offset + entry.length]
+        check_record(record, entry, place)
         try:
-            decoded = decode(unpack(piece, entry.key))
+            decoded = decode_pictures(decode_record(record, entry.key))
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
         found = {

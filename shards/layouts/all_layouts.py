@@ -19,7 +19,7 @@ LAYOUTS: dict[str, Layout] = {
 VAL_SHARE = 0.1
 
 
-def walk(source: Path, options: SourceOptions | None = None) -> RawFolder:
+def find_samples(source: Path, options: SourceOptions | None = None) -> RawFolder:
     """Find the samples of a source folder in any known layout.
 
     Raises ValueError if no layout or more than one matches, or for files that the layout cannot
@@ -66,12 +66,12 @@ def walk(source: Path, options: SourceOptions | None = None) -> RawFolder:
 
 def find_layout(source: Path) -> str:
     """Return the layout of a folder.  Raises ValueError if none or more than one matches."""
-    fitting = [name for name, layout in LAYOUTS.items() if layout.is_here(source)]
+    fitting = [name for name, layout in LAYOUTS.items() if layout.matches(source)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise ValueError(f"{source} may be {' or '.join(fitting)}; name it with --format")
-    known = "; ".join(f"{name}: {layout.looks}" for name, layout in LAYOUTS.items())
+        raise ValueError(f"{source} matches {' and '.join(fitting)}; choose one with --format")
+    known = "; ".join(f"{name}: {layout.expected_folders}" for name, layout in LAYOUTS.items())
     raise ValueError(f"{source} has no known layout ({known}); name it with --format")
 
 

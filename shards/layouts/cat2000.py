@@ -37,7 +37,7 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
     return found
 
 
-def read_gaze(path: Path, name: str) -> RawFixations:
+def read_fixations(path: Path, name: str) -> RawFixations:
     """Read the fixated pixels of one .mat file.  Raises ValueError starting with `name`."""
     locations = np.asarray(read_mat(path, name, ("fixLocs",))["fixLocs"])
     if locations.ndim != 2 or locations.dtype.kind not in "biuf":
@@ -47,8 +47,8 @@ def read_gaze(path: Path, name: str) -> RawFixations:
 
 LAYOUT = Layout(
     name="cat2000",
-    looks="trainSet/Stimuli/, trainSet/FIXATIONLOCS/",
-    is_here=partial(has_all, names=("Stimuli", "FIXATIONLOCS"), within="trainSet"),
+    expected_folders="trainSet/Stimuli/, trainSet/FIXATIONLOCS/",
+    matches=partial(has_all, names=("Stimuli", "FIXATIONLOCS"), within="trainSet"),
     find=find,
-    read_gaze=read_gaze,
+    read_fixations=read_fixations,
 )

@@ -42,36 +42,39 @@ SHORTEST = 10
 """Milliseconds; a shorter median duration is probably in seconds."""
 
 
-def is_here(source: Path) -> bool:
+def matches(source: Path) -> bool:
     """Whether the folder has one table."""
     return len(files_in(source, SUFFIXES)) == 1
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:
-    """Find the samples and read their gaze; ValueError naming the table and, if known, the line."""
+    """Find the samples and read their fixations.
+
+    Raises ValueError naming the table and, if known, the line.
+    """
     path = options.table.expanduser() if options.table else _only_table(source)
     table = read_table(path)
     paths = {file.relative_to(source).as_posix(): file for file in photographs_below(source)}
     table["image"] = table["image"].map(_match(path, set(table["image"]), paths))
     pairs = table[["image", "split"]].drop_duplicates()
     for line, image, split in pairs[pairs["image"].duplicated()].itertuples():
-        raise ValueError(f"{path}: line {line}: {image} is in {split!r}, and in another above")
+        raise ValueError(f"{path}: line {line}: {image} is in two splits, the second is {split!r}")
     splits = dict(zip(pairs["image"], pairs["split"], strict=True))
     if "" in splits.values() and len(set(splits.values())) > 1:
         image = min(image for image, split in splits.items() if not split)
-        raise ValueError(f"{path}: {image} has no split, others have; fill it in")
-    gaze = {str(image): _gaze(rows) for image, rows in table.groupby("image")}
+        raise ValueError(f"{path}: {image} has no split; fill in its column `split`")
+    fixations = {str(image): _fixations(rows) for image, rows in table.groupby("image")}
     if not options.trust_coordinates:
-        sizes = {image: upright_size(paths[image]) for image in gaze if image in paths}
-        known = [(gaze[image].points, size) for image, size in sizes.items() if size]
-        if reason := doubt(known, options.coordinates):
-            raise ValueError(f"{path}: {reason}; if it is right as it is, pass --trust-coordinates")
+        sizes = {image: upright_size(paths[image]) for image in fixations if image in paths}
+        known = [(fixations[image].points, size) for image, size in sizes.items() if size]
+        if reason := find_coordinate_fault(known, options.coordinates):
+            raise ValueError(f"{path}: {reason}; if the table is right, pass --trust-coordinates")
     maps = None
     if (folder := maps_folder(source, "maps", options)) is not None:
         stems = by_stem(files_in(folder, DENSITY_MAPS))
-        maps = {image: stems[_stem(image)] for image in gaze if _stem(image) in stems}
+        maps = {image: stems[_stem(image)] for image in fixations if _stem(image) in stems}
     found = FoundSamples(tables=[str(path.absolute())], read_as=repr(options.coordinates))
-    found.pair(source, splits, paths, gaze, maps, table=path, rename=_stem)
+    found.pair(source, splits, paths, fixations, maps, table=path, rename=_stem)
     return found
 
 
@@ -96,8 +99,8 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _gaze(rows: pd.DataFrame) -> RawFixations:
-    """Return the gaze on one photograph, by observer (numbers first) and, if known, by time."""
+def _fixations(rows: pd.DataFrame) -> RawFixations:
+    """Return one photograph's fixations, by observer (numbers first) and, if known, by time."""
     names = sorted(set(rows["observer"]), key=_natural)
     positions = np.array([names.index(name) for name in rows["observer"]], np.int32)
     numbers = rows[list(NUMBERS)].to_numpy(np.float64)
@@ -120,23 +123,25 @@ def _match(table: Path, names: set[str], paths: Mapping[str, Path]) -> dict[str,
     for name, files in found.items():
         if len(files) > 1:
             raise ValueError(
-                f"{table}: {name} may be {' or '.join(files)}; write its path or rename one"
+                f"{table}: {name} matches {' and '.join(files)}; write its path or rename one"
             )
     if not any(found.values()):
         raise ValueError(
-            f"{table} names no photograph: it says {min(names)!r}, the {len(paths)} photographs "
-            f"that are there begin with {min(paths, default='none')!r} (read are "
+            f"{table} names no photograph: its first name is {min(names)!r}, the first of "
+            f"{len(paths)} photographs is {min(paths, default='none')!r} (formats that are read: "
             f"{', '.join(PHOTOGRAPHS)})"
         )
     return {name: files[0] if files else name for name, files in found.items()}
 
 
-def doubt(gaze: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSystem) -> str | None:
-    """Return the reason to doubt that gaze is in this coordinate system, or None.
+def find_coordinate_fault(
+    fixations: Sequence[tuple[NDArray[np.float64], Size]], system: CoordinateSystem
+) -> str | None:
+    """Return why the fixations cannot be in this coordinate system, or None.
 
-    gaze: for each photograph the points (N, 2) as in the source, and the size (H, W).
+    fixations: for each photograph the points (N, 2) as in the source, and the size (H, W).
     """
-    shown = [(points[np.isfinite(points).all(1)], size) for points, size in gaze]
+    shown = [(points[np.isfinite(points).all(1)], size) for points, size in fixations]
     shown = [(points, size) for points, size in shown if len(points)]
     if not shown:
         return None
@@ -217,8 +222,8 @@ def _only_table(source: Path) -> Path:
 
 LAYOUT = Layout(
     name="csv",
-    looks="one .csv table beside images/",
-    is_here=is_here,
+    expected_folders="one .csv table beside images/",
+    matches=matches,
     find=find,
     coordinates=None,
 )

@@ -30,21 +30,21 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
         source,
         "",
         images=by_stem(files_in(child(source, "ALLSTIMULI"), PHOTOGRAPHS)),
-        gaze=ending("_fixPts"),
+        fixations=ending("_fixPts"),
         maps=maps if with_maps else None,
     )
     return found
 
 
-def read_gaze(path: Path, name: str) -> RawFixations:
+def read_fixations(path: Path, name: str) -> RawFixations:
     """Read the fixated pixels of a picture.  Raises ValueError starting with `name`."""
     return RawFixations.of_mask(to_grey(open_picture(path.read_bytes(), name)) > 127)
 
 
 LAYOUT = Layout(
     name="mit1003",
-    looks="ALLSTIMULI/, ALLFIXATIONMAPS/",
-    is_here=partial(has_all, names=("ALLSTIMULI", "ALLFIXATIONMAPS")),
+    expected_folders="ALLSTIMULI/, ALLFIXATIONMAPS/",
+    matches=partial(has_all, names=("ALLSTIMULI", "ALLFIXATIONMAPS")),
     find=find,
-    read_gaze=read_gaze,
+    read_fixations=read_fixations,
 )

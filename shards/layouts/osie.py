@@ -21,7 +21,10 @@ from shards.layouts.source_options import ONE_BASED, SourceOptions
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:
-    """Find the samples and read their gaze.  Raises ValueError for a missing or broken file."""
+    """Find the samples and read their fixations.
+
+    Raises ValueError for a missing or broken file.
+    """
     if options.maps == "files":
         raise ValueError(f"{source}: OSIE has no density maps; leave out --maps files")
     data = root(source, "data")
@@ -33,15 +36,15 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
 
 
 def read_table(path: Path) -> dict[str, RawFixations]:
-    """Return each photograph's gaze by its stem.  Raises ValueError if the file is not OSIE's."""
+    """Return each photograph's fixations by its stem; ValueError if the file is not OSIE's."""
     cells = read_mat(path, str(path), ("fixations",))["fixations"]
     try:
-        return {Path(cell["img"]).stem: _gaze(cell) for cell in items(cells)}
+        return {Path(cell["img"]).stem: _fixations(cell) for cell in items(cells)}
     except Exception as error:  # numpy raises many kinds of errors for malformed values
         raise ValueError(f"{path} does not hold OSIE's cell `fixations`: {error!r}") from error
 
 
-def _gaze(cell: dict[str, Any]) -> RawFixations:
+def _fixations(cell: dict[str, Any]) -> RawFixations:
     observers, durations = [], [np.empty(0, np.float32)]
     for subject in items(cell["subjects"]):
         x, y, duration = (np.ravel(subject[f"fix_{name}"]) for name in ("x", "y", "duration"))
@@ -49,15 +52,15 @@ def _gaze(cell: dict[str, Any]) -> RawFixations:
             raise ValueError(f"{len(x)} x, {len(y)} y and {len(duration)} durations")
         observers.append(np.stack([x, y], axis=1).astype(np.float64))
         durations.append(duration.astype(np.float32))
-    gaze = RawFixations.of_observers(observers)
-    unknown = np.full(len(gaze.points), np.nan, np.float32)
-    return replace(gaze, timing=np.stack([unknown, np.concatenate(durations)], axis=1))
+    fixations = RawFixations.of_observers(observers)
+    unknown = np.full(len(fixations.points), np.nan, np.float32)
+    return replace(fixations, timing=np.stack([unknown, np.concatenate(durations)], axis=1))
 
 
 LAYOUT = Layout(
     name="osie",
-    looks="data/stimuli/, data/eye/fixations.mat",
-    is_here=partial(has_all, names=("stimuli", "eye"), within="data"),
+    expected_folders="data/stimuli/, data/eye/fixations.mat",
+    matches=partial(has_all, names=("stimuli", "eye"), within="data"),
     find=find,
     coordinates=ONE_BASED,
     sigma=24,

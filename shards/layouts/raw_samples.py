@@ -1,6 +1,6 @@
 """Pair, read and check the samples of a source folder in any layout.
 
-Each layout has a file beside this one, with a `LAYOUT` that finds samples and reads gaze.
+Each layout has a file beside this one, with a `LAYOUT` that finds samples and reads fixations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RawFixations:
 
     points: (N, 2) float64 (x, y) in the source's coordinates.  observers: (N,) int32.
     timing: (N, 2) float32 onset and duration in ms, or None.
-    size: (H, W) of the photograph as the gaze file states it, or None.
+    size: (H, W) of the photograph as the file of fixations states it, or None.
     """
 
     points: NDArray[np.float64]
@@ -71,26 +71,26 @@ class RawFixations:
 
 
 FixationReader = Callable[[Path, str], RawFixations]
-"""(file, its name in messages) -> gaze; raises ValueError starting with the name."""
+"""(file, its name in messages) -> fixations; raises ValueError starting with the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawSample:
-    """One sample: its files relative to the source folder, and its gaze.
+    """One sample: its files relative to the source folder, and its fixations.
 
-    key: `split/stem`.  gaze: the fixations, or their file.  density: None if missing or unwanted.
+    key: `split/stem`.  fixations: themselves, or their file.  density: None if missing or unwanted.
     """
 
     key: str
     image: str
-    gaze: str | RawFixations
+    fixations: str | RawFixations
     density: str | None
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files that belong only to this sample."""
         return tuple(
-            file for file in (self.image, self.gaze, self.density) if isinstance(file, str)
+            file for file in (self.image, self.fixations, self.density) if isinstance(file, str)
         )
 
 
@@ -100,7 +100,7 @@ class FoundSamples:
 
     splits: samples by split; a single split "" if the source has none.  faults: images that lack a
     file, and files that lack their image.  unlabelled: splits of images only.
-    tables: files with the gaze of many samples.  read_as: options that change their meaning.
+    tables: files with the fixations of many samples.  read_as: options that change their meaning.
     """
 
     splits: dict[str, list[RawSample]] = field(default_factory=dict)
@@ -114,27 +114,27 @@ class FoundSamples:
         source: Path,
         split: str | Mapping[str, str],
         images: Mapping[str, Path],
-        gaze: Mapping[str, Path | RawFixations],
+        fixations: Mapping[str, Path | RawFixations],
         maps: Mapping[str, Path] | None,
         *,
         table: Path | None = None,
         rename: Callable[[str], str] = str,
     ) -> None:
-        """Add a sample for each set of files with one name, in the order of `gaze`.
+        """Add a sample for each set of files with one name, in the order of `fixations`.
 
         split: of all, or by name.  maps: None if unwanted.
-        table: the file that `gaze` is from, for messages.  rename: returns a sample's name.
+        table: the file that `fixations` are from, for messages.  rename: returns a sample's name.
         """
 
         def relative(path: Path) -> str:
             return path.relative_to(source).as_posix()
 
-        splits = dict.fromkeys(gaze, split) if isinstance(split, str) else split
+        splits = dict.fromkeys(fixations, split) if isinstance(split, str) else split
         for own in [split] if isinstance(split, str) else split.values():
             self.splits.setdefault(own, [])
-        for name in dict.fromkeys((*gaze, *images, *(maps or ()))):
-            fixations = gaze.get(name)
-            files = {"photograph": images.get(name), "fixations": fixations}
+        for name in dict.fromkeys((*fixations, *images, *(maps or ()))):
+            found = fixations.get(name)
+            files = {"photograph": images.get(name), "fixations": found}
             if maps is not None:
                 files["density map"] = maps.get(name)
             missing = [kind for kind, file in files.items() if file is None]
@@ -143,12 +143,12 @@ class FoundSamples:
                 what = (others or [name])[0] + (f", in {table}" if table else "")
                 self.faults.append(Skipped(file=what, reason=f"have no {missing[0]}"))
                 continue
-            assert fixations is not None
+            assert found is not None
             self.splits[splits[name]].append(
                 RawSample(
                     key=f"{splits[name]}/{rename(name)}",
                     image=relative(images[name]),
-                    gaze=relative(fixations) if isinstance(fixations, Path) else fixations,
+                    fixations=relative(found) if isinstance(found, Path) else found,
                     density=None if maps is None else relative(maps[name]),
                 )
             )
@@ -158,18 +158,18 @@ class FoundSamples:
 class Layout:
     """A layout of source folders.
 
-    looks: its folders, for messages.  is_here: whether a folder has this layout.
+    expected_folders: its folders, for messages.  matches: whether a folder has this layout.
     find: finds its samples without opening their files.
-    coordinates: None if the user states them.  read_gaze: reads the file of one sample.
+    coordinates: None if the user states them.  read_fixations: reads the file of one sample.
     sigma: of the authors' Gaussian in pixels; None if unknown.
     """
 
     name: str
-    looks: str
-    is_here: Callable[[Path], bool]
+    expected_folders: str
+    matches: Callable[[Path], bool]
     find: Callable[[Path, SourceOptions], FoundSamples]
     coordinates: CoordinateSystem | None = ZERO_BASED
-    read_gaze: FixationReader | None = None
+    read_fixations: FixationReader | None = None
     sigma: float | None = None
 
 
@@ -210,7 +210,7 @@ def maps_folder(folder: Path, name: str, options: SourceOptions) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedSample:
-    """A sample read from the raw folder, and the counts of dropped gaze.
+    """A sample read from the raw folder, and the number of dropped fixations.
 
     density: (H, W) uint8, the decoded density map.
     density_cc: correlation of a map from a file with one made from the fixations, or None.
@@ -235,14 +235,17 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
         image = stored_pictures.as_stored((folder.path / raw.image).read_bytes(), raw.image)
         size = decode_picture(image, raw.image).shape[:2]
         sizes = {raw.image: size}
-        if isinstance(raw.gaze, str):
-            read_gaze = folder.layout.read_gaze
-            assert read_gaze is not None
-            gaze_file, gaze = raw.gaze, read_gaze(folder.path / raw.gaze, raw.gaze)
+        if isinstance(raw.fixations, str):
+            read_fixations = folder.layout.read_fixations
+            assert read_fixations is not None
+            fixation_file, fixations = (
+                raw.fixations,
+                read_fixations(folder.path / raw.fixations, raw.fixations),
+            )
         else:
-            gaze_file, gaze = f"the gaze of {raw.image}", raw.gaze
-        if gaze.size:
-            sizes[gaze_file] = gaze.size
+            fixation_file, fixations = f"the fixations of {raw.image}", raw.fixations
+        if fixations.size:
+            sizes[fixation_file] = fixations.size
         density = None
         if raw.density:
             density = stored_pictures.read_density(folder.path / raw.density, raw.density)
@@ -254,18 +257,18 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
             raise ValueError(f"sizes differ: {listed}")
     except ValueError as error:
         raise IncompleteSampleError(str(error), "cannot be used") from error
-    pixels = np.floor(folder.coordinates.to_pixels(gaze.points, size) + 0.5)
+    pixels = np.floor(folder.coordinates.to_pixels(fixations.points, size) + 0.5)
     inside = ((pixels >= 0) & (pixels < size[::-1])).all(axis=1)
     if not inside.any():
         missing = " in the picture (--units, --origin?)" if len(pixels) else ""
-        raise IncompleteSampleError(gaze_file, f"have no fixations{missing}")
+        raise IncompleteSampleError(fixation_file, f"have no fixations{missing}")
     points = pixels[inside].astype(np.int32)
     density_cc = None
     if density is None:
         assert sigma is not None
         density = stored_pictures.draw_density(points, size, sigma)
     elif density.any():
-        density_cc = stored_pictures.agreement(density, points, sigma)
+        density_cc = stored_pictures.map_correlation(density, points, sigma)
     else:
         raise IncompleteSampleError(str(raw.density), "have a density map of zeros")
     return CheckedSample(
@@ -273,12 +276,12 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
             key=raw.key,
             image=image,
             points=points,
-            observers=gaze.observers[inside],
+            observers=fixations.observers[inside],
             density=stored_pictures.encode_density(density),
-            timing=None if gaze.timing is None else gaze.timing[inside],
+            timing=None if fixations.timing is None else fixations.timing[inside],
         ),
         density=density,
         num_points_outside=int((~inside).sum()),
-        num_empty_observers=gaze.num_empty_observers,
+        num_empty_observers=fixations.num_empty_observers,
         density_cc=density_cc,
     )

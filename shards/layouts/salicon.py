@@ -80,8 +80,8 @@ def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
     return "SALICON 2017" if mean_fixated_pixels > FEWEST_OF_2017 else "SALICON 2015"
 
 
-def read_gaze(path: Path, name: str) -> RawFixations:
-    """Read the gaze of one .mat file, or of a binary picture of the fixated pixels.
+def read_fixations(path: Path, name: str) -> RawFixations:
+    """Read the fixations of one .mat file, or of a binary picture of the fixated pixels.
 
     The array of an observer without fixations may have any shape.
     Raises ValueError starting with `name` if the file is not SALICON's.
@@ -94,10 +94,10 @@ def read_gaze(path: Path, name: str) -> RawFixations:
     content = read_mat(path, name, ("gaze", "resolution"))
     try:
         height, width = (int(value) for value in np.ravel(content["resolution"]))
-        gaze = [_observer(observer["fixations"]) for observer in items(content["gaze"])]
+        observers = [_observer(observer["fixations"]) for observer in items(content["gaze"])]
     except Exception as error:  # numpy raises many kinds of errors for malformed values
         raise ValueError(f"{name} does not hold SALICON's `gaze`: {error!r}") from error
-    return RawFixations.of_observers(gaze, (height, width))
+    return RawFixations.of_observers(observers, (height, width))
 
 
 def _observer(fixations: Any) -> NDArray[np.float64]:
@@ -113,10 +113,10 @@ def _observer(fixations: Any) -> NDArray[np.float64]:
 
 LAYOUT = Layout(
     name="salicon",
-    looks="images/, fixations/, maps/",
-    is_here=partial(has_all, names=("images", "fixations")),
+    expected_folders="images/, fixations/, maps/",
+    matches=partial(has_all, names=("images", "fixations")),
     find=find,
     coordinates=ONE_BASED,
-    read_gaze=read_gaze,
+    read_fixations=read_fixations,
     sigma=SIGMA,
 )

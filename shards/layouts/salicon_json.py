@@ -25,13 +25,16 @@ from shards.layouts.source_options import ONE_BASED, SourceOptions
 TABLE = re.compile(r"fixations_([a-z]+)\d*\.json", re.I)
 
 
-def is_here(source: Path) -> bool:
+def matches(source: Path) -> bool:
     """Whether the folder has this layout."""
     return bool(_tables(source))
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:
-    """Find the samples and read their gaze.  Raises ValueError for a missing or broken file."""
+    """Find the samples and read their fixations.
+
+    Raises ValueError for a missing or broken file.
+    """
     tables = _tables(source)
     if not tables:
         raise ValueError(f"{source} has no table fixations_<split>2014.json")
@@ -40,28 +43,28 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
     images = by_stem(photographs_below(source))
     found = FoundSamples(tables=[path.relative_to(source).as_posix() for path in tables.values()])
     for split, path in tables.items():
-        gaze = read_table(path)
-        own_images = {stem: images[stem] for stem in gaze if stem in images}
-        own_maps = maps and {stem: maps[stem] for stem in gaze if stem in maps}
-        found.pair(source, split, own_images, gaze, own_maps, table=path)
+        fixations = read_table(path)
+        own_images = {stem: images[stem] for stem in fixations if stem in images}
+        own_maps = maps and {stem: maps[stem] for stem in fixations if stem in maps}
+        found.pair(source, split, own_images, fixations, own_maps, table=path)
     return found
 
 
 def read_table(path: Path) -> dict[str, RawFixations]:
-    """Return each photograph's gaze by its stem, sorted.
+    """Return each photograph's fixations by its stem, sorted.
 
     Raises ValueError if the file is not SALICON's, or has a photograph twice.
     """
     try:
         content = json.loads(path.read_bytes())
-        fixations: dict[Any, list[Any]] = defaultdict(list)
+        points_by_id: dict[Any, list[Any]] = defaultdict(list)
         for row in content["annotations"]:
             points = np.asarray(row["fixations"], np.float64).reshape(-1, 2)[:, ::-1]
-            fixations[row["image_id"]].append(points)
+            points_by_id[row["image_id"]].append(points)
         images = {image["id"]: image for image in content["images"]}
-        gaze = {
+        fixations = {
             Path(image["file_name"]).stem: RawFixations.of_observers(
-                fixations[number], (int(image["height"]), int(image["width"]))
+                points_by_id[number], (int(image["height"]), int(image["width"]))
             )
             for number, image in images.items()
         }
@@ -73,7 +76,7 @@ def read_table(path: Path) -> dict[str, RawFixations]:
     for name, num in names.items():
         if num > 1:
             raise ValueError(f"{path} has {num} entries for {name}; leave one")
-    return dict(sorted(gaze.items()))
+    return dict(sorted(fixations.items()))
 
 
 def _tables(source: Path) -> dict[str, Path]:
@@ -83,14 +86,14 @@ def _tables(source: Path) -> dict[str, Path]:
         if match := TABLE.fullmatch(path.name):
             other = found.setdefault(match[1].lower(), path)
             if other != path:
-                raise ValueError(f"{other} and {path} are of one split; remove one")
+                raise ValueError(f"{other} and {path} hold the same split; remove one")
     return found
 
 
 LAYOUT = Layout(
     name="salicon-json",
-    looks="fixations_<split>2014.json",
-    is_here=is_here,
+    expected_folders="fixations_<split>2014.json",
+    matches=matches,
     find=find,
     coordinates=ONE_BASED,
     sigma=salicon.SIGMA,

@@ -20,7 +20,7 @@ class CoordinateSystem:
     units: Literal["pixels", "fraction"] = "pixels"
     """csv: unit of x and y: pixels of the photograph, or fractions of its width and height."""
     origin: Literal["top-left", "bottom-left", "centre"] = "top-left"
-    """csv: where x and y begin; y points down from the top-left, up from the others."""
+    """csv: the origin of x and y; y points down from the top-left, up from the others."""
     first_pixel: Literal[0, 1] = 0
     """csv: the number of the first pixel, where pixels are counted from a corner."""
 
@@ -48,10 +48,10 @@ class SourceOptions:
     """Options for reading a source."""
 
     format: str | None = None
-    """Layout of SRC, found by its folders' names when not given: salicon, salicon-json, osie,
-    mit1003, cat2000 or csv."""
+    """Layout of SRC: salicon, salicon-json, osie, mit1003, cat2000 or csv; default: found by the
+    names of its folders."""
     splits: tuple[str, ...] = ()
-    """Splits to pack; all that have gaze when none is named."""
+    """Splits to pack; default: all that have fixations."""
     seed: int = 0
     """Seed of the 90/10 split that a data set without splits gets."""
     maps: Literal["auto", "files", "fixations"] = "auto"

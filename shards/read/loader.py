@@ -31,11 +31,11 @@ class ErrorPolicy:
     on_error: Literal["strict", "skip"] = "strict"
     """A sample that cannot be read: `strict` stops, `skip` logs, counts and leaves it out."""
     max_skipped: float = 0.01
-    """Share of a split's samples that `skip` may leave out; more stops."""
+    """Largest share of a split's samples that `skip` may leave out; beyond it, reading stops."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_skipped < 1:
-            raise ValueError(f"a share to skip is in 0..1 (below 1), not {self.max_skipped}")
+            raise ValueError(f"--max-skipped must be >= 0 and < 1, not {self.max_skipped}")
 
 
 Unread = dict[int, tuple[float, str]]
@@ -149,7 +149,7 @@ class Loader:
         weights = step.weights * np.array([position in samples for position in positions])
         sizes = [self.reader.sizes[position] for position in positions]
         shown = [
-            samples.get(position) or spares.get(size) or blank(size)
+            samples.get(position) or spares.get(size) or black_sample(size)
             for position, size in zip(positions, sizes, strict=True)
         ]
         parts, colour = None, None
@@ -185,7 +185,7 @@ class Loader:
             )
 
 
-def blank(size: Size) -> Decoded:
+def black_sample(size: Size) -> Decoded:
     """Return a black picture without fixations."""
     return Decoded(
         key="blank",

@@ -111,5 +111,5 @@ def check_mix(parts: Sequence[object], mix: Sequence[float]) -> None:
     """Raise ValueError unless there is one share above 0 for each data set."""
     if len(mix) != len(parts) or not all(share > 0 for share in mix):
         raise ValueError(
-            f"a mix is one share above 0 for each of {len(parts)} data sets, not {tuple(mix)}"
+            f"the mix needs one positive share per data set ({len(parts)}), not {tuple(mix)}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from emlnet.data.framing import Size
 from emlnet.data.samples import Decoded, Sample
-from shards.files.codec import decode, unpack
+from shards.files.codec import decode_pictures, decode_record
 from shards.files.manifest import Manifest
 from shards.read.order import epoch_plan
 from shards.read.remote import ShardFiles
@@ -75,9 +75,9 @@ class ShardReader:
         """
         entry = self.entries[position]
         files, shard = self._files[entry.shard], self.shards[entry.shard]
-        piece = files.read(shard, entry)
+        record = files.read(shard, entry)
         try:
-            return unpack(piece, entry.key)
+            return decode_record(record, entry.key)
         except ValueError as error:
             raise ValueError(f"{files.store.place(shard.file)}: {error}") from error
 
@@ -85,7 +85,7 @@ class ShardReader:
         """Read one sample and decode its pictures; raises the errors of `sample`."""
         sample = self.sample(position)
         try:
-            return decode(sample)
+            return decode_pictures(sample)
         except ValueError as error:
             number = self.entries[position].shard
             place = self._files[number].store.place(self.shards[number].file)

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from filelock import FileLock
 
-from shards.files.manifest import IndexEntry, Manifest, Shard, check_piece
+from shards.files.manifest import IndexEntry, Manifest, Shard, check_record
 from shards.files.store import Store
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,11 @@ class ShardFiles:
                 path.unlink(missing_ok=True)
 
         def fetch() -> bytes:
-            piece = self.store.read(shard.file, entry.offset, entry.offset + entry.length)
-            if len(piece) == shard.num_bytes:  # The server ignored the range.
-                piece = piece[entry.offset : entry.offset + entry.length]
-            check_piece(piece, entry, place)
-            return piece
+            record = self.store.read(shard.file, entry.offset, entry.offset + entry.length)
+            if len(record) == shard.num_bytes:  # The server ignored the range.
+                record = record[entry.offset : entry.offset + entry.length]
+            check_record(record, entry, place)
+            return record
 
         return _retry(fetch, what)
 
@@ -88,7 +88,7 @@ class ShardFiles:
         path = self.folder / shard.file
         try:
             if self._cached is None:
-                self._cached = self._admit()
+                self._cached = self._reserve()
             if shard.file not in self._cached:
                 return None
             os.utime(self.folder / MARK)
@@ -104,7 +104,7 @@ class ShardFiles:
             return None
         return path
 
-    def _admit(self) -> set[str]:
+    def _reserve(self) -> set[str]:
         """Remove unused data sets if space is needed; return the shards that fit the cache."""
         shards = self.manifest.shards
         ends = np.cumsum([shard.num_bytes for shard in shards]).tolist()
@@ -134,7 +134,7 @@ class ShardFiles:
             with part.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != shard.sha256:
-                raise ValueError("it has changed, or was cut: its checksum differs")
+                raise ValueError("it has changed or is truncated: its checksum differs")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def cache_limit() -> int:
     try:
         return int(max(0.0, float(text)) * 1e9)
     except (ValueError, OverflowError):
-        raise ValueError(f"{CACHE_BYTES} is a number of gigabytes, not {text!r}") from None
+        raise ValueError(f"{CACHE_BYTES} must be a number of gigabytes, not {text!r}") from None
 
 
 def _retry(fetch: Callable[[], Result], what: str) -> Result:
@@ -171,8 +171,8 @@ def _read_range(path: Path, entry: IndexEntry, place: str) -> bytes:
     """Return a sample's bytes from its shard; ValueError if they do not match the manifest."""
     try:
         with path.open("rb", buffering=0) as tar:
-            piece = os.pread(tar.fileno(), entry.length, entry.offset)
+            record = os.pread(tar.fileno(), entry.length, entry.offset)
     except FileNotFoundError as error:
         raise ValueError(f"{place} is missing: it holds sample {entry.key}") from error
-    check_piece(piece, entry, place)
-    return piece
+    check_record(record, entry, place)
+    return record

@@ -48,7 +48,7 @@ def test_pull_and_predict_need_only_the_variable_and_then_the_folder(store, tmp_
         ("predict nowhere a.jpg --out out", "error: no model at 'nowhere'"),
         ("export nowhere", "error: name a format: --onnx"),
         ("import-reference res_imagenet.pth", "error: name the checkpoints, and then the folder"),
-        ("predict m a.jpg --out out --device cuda:99", "error: device 'cuda:99' is not here"),
+        ("predict m a.jpg --out out --device cuda:99", "error: device 'cuda:99' is not available"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_one(words, said, tmp_path, monkeypatch, capsys):

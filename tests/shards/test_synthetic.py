@@ -8,7 +8,7 @@ import scipy.io
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from shards.layouts.all_layouts import walk
+from shards.layouts.all_layouts import find_samples
 from shards.layouts.raw_samples import read
 from shards.synthetic import write_sample
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_bytes(written, tmp_path):
 
 
 def test_every_sample_reads_without_loss_four_of_five_in_train(written):
-    found = walk(written)
+    found = find_samples(written)
     nums = {split: len(samples) for split, samples in found.splits.items()}
     assert (nums, found.faults) == ({"train": 4, "val": 1}, ())
     for raw in [sample for samples in found.splits.values() for sample in samples]:
@@ -51,7 +51,7 @@ def test_the_mat_has_salicons_fields(written):
 
 
 def test_the_map_is_the_blurred_binary_fixation_map(written):
-    found = walk(written)
+    found = find_samples(written)
     sample = read(found, found.splits["train"][0]).sample
     fixated = np.zeros((480, 640))
     fixated[sample.points[:, 1], sample.points[:, 0]] = 1

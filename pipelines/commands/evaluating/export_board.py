@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from emlnet.atomic_files import replace_file, replace_folder
 from emlnet.data.images import read_picture
 from emlnet.data.maps import log_softmax, resize
-from emlnet.inference.predict_files import find_pictures, say_left_out
+from emlnet.inference.predict_files import find_pictures, print_left_out
 from emlnet.inference.predictor import Prediction
 from emlnet.registry import mlflow_registry
 from pipelines.config.options import StoreOptions
@@ -52,7 +52,7 @@ def run(command: ExportBoardCommand) -> None:
     if not is_salicon and out.suffix.lower() not in HDF5:
         raise ValueError(f"{out} must end in {' or '.join(HDF5[:2])}: the board takes HDF5")
     found, left_out = find_pictures([str(command.pictures)], out)
-    say_left_out(left_out)
+    print_left_out(left_out)
     names = [path.relative_to(command.pictures) for path, _ in found]
     model = mlflow_registry.load(command.model, tracking_uri=command.tracking.uri)
     with progress_bar(len(names), "predict", "image") as bar:

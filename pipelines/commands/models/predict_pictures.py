@@ -19,11 +19,11 @@ from emlnet.data.images import SUFFIXES, decode_picture
 from emlnet.inference import package
 from emlnet.inference.package import Package
 from emlnet.inference.predict_files import (
-    Drawing,
     Format,
+    OutputFiles,
     check_stems,
-    say_failed,
-    say_left_out,
+    print_failed,
+    print_left_out,
 )
 from emlnet.inference.predictor import Prediction
 from emlnet.public_url import public_url
@@ -64,7 +64,7 @@ class PredictCommand:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"a batch holds at least one picture, not {self.batch_size}")
+            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class PictureSource:
         else:
             paths = [PurePosixPath(name) for name in visible(Store(self.url))]
             pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
-            say_left_out([Path(path) for path in paths if path not in pictures])
+            print_left_out([Path(path) for path in paths if path not in pictures])
             found = [(str(path), str(path.with_suffix(""))) for path in pictures]
         if not found:
             raise ValueError(f"{public_url(self.url)} holds no pictures ({', '.join(SUFFIXES)})")
@@ -130,7 +130,7 @@ def run(command: PredictCommand) -> int:
     options = {key: getattr(command, key) for key in ("format", "precision", "flip", "overlay")}
     about = {"weights_sha256": weights, "source": public_url(source.url), **options}
     done = open_out(out, about)
-    ending = Drawing(format=command.format).ending
+    ending = OutputFiles(format=command.format).ending
     left = [(name, stem) for name, stem in everything if f"{stem}{ending}" not in done]
     print(f"{len(everything)} pictures, {len(everything) - len(left)} done before", flush=True)
     if not left:
@@ -151,7 +151,7 @@ def run(command: PredictCommand) -> int:
         use_gpu=command.compute.use_gpu,
     )
     failed = [line for part in parts for line in part]
-    say_failed(failed)
+    print_failed(failed)
     place = public_url(out.url)
     print(f"{len(everything) - len(failed)} maps in {place}: NAME{ending} is the map of NAME")
     return 1 if failed else 0
@@ -172,7 +172,7 @@ def predict_part(
     """
     half = command.precision == "half" or (command.precision == "auto" and device.type == "cuda")
     model = Package(model=model.model.to(device).eval(), half=half)
-    drawing = Drawing(format=command.format, overlay=command.overlay)
+    output_files = OutputFiles(format=command.format, overlay=command.overlay)
     store, failed = Store(out), []
     for name, stem in left[part]:
         try:
@@ -180,20 +180,24 @@ def predict_part(
         except ValueError as error:
             failed.append(str(error))
             continue
-        write(store, str(stem), drawing, picture, model.predict(picture, command.flip))
+        write(store, str(stem), output_files, picture, model.predict(picture, command.flip))
     return failed
 
 
 def write(
-    out: Store, stem: str, drawing: Drawing, picture: NDArray[np.uint8], prediction: Prediction
+    out: Store,
+    stem: str,
+    output_files: OutputFiles,
+    picture: NDArray[np.uint8],
+    prediction: Prediction,
 ) -> None:
     """Write a picture's files, the map last: it marks the picture as done."""
     if out.is_local:
-        drawing.write(Path(out.root) / stem, picture, prediction)
+        output_files.write(Path(out.root) / stem, picture, prediction)
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = PurePosixPath(stem).parent
-        last = drawing.write(Path(scratch) / PurePosixPath(stem).name, picture, prediction)
+        last = output_files.write(Path(scratch) / PurePosixPath(stem).name, picture, prediction)
         for file in sorted(Path(scratch).iterdir(), key=lambda file: file == last):
             out.put(str(folder / file.name), file.read_bytes())
 

@@ -8,7 +8,7 @@ from functools import partial
 from pipelines.config.options import ClusterOptions
 from pipelines.ray_cluster import check_nodes, connection, tasks
 from shards.files.store import location
-from shards.shard_commands import BuildShards, say_built
+from shards.shard_commands import BuildShards, print_built
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,4 +27,4 @@ def run(command: BuildCommand) -> None:
     command = replace(command, src=command.src.expanduser().absolute())
     connection.connect(ClusterOptions(address=command.address))
     check_nodes.check([command.src], location(command.out))
-    say_built(command.build(partial(tasks.each, num_workers=command.num_workers)))
+    print_built(command.build(partial(tasks.each, num_workers=command.num_workers)))

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emlnet.data.drawing import contour_levels, draw_contours, heat, overlay, side_by_side
+from emlnet.data.drawing import colour_map, contour_levels, draw_contours, overlay, side_by_side
 
 
 def test_heat_goes_from_dark_to_light():
-    colours = heat(np.linspace(-0.2, 1.2, 30)[None])
+    colours = colour_map(np.linspace(-0.2, 1.2, 30)[None])
     assert colours.shape == (1, 30, 3)
     assert colours[0, 0].tolist() == [0, 0, 4]
     assert colours[0, -1].tolist() == [252, 255, 164]

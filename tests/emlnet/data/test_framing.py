@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.data.framing import Box, letterbox, random_part
+from emlnet.data.framing import Box, letterbox_box, random_part
 from emlnet.losses import LossWeights, saliency_loss
 from emlnet.training.validation import score_output
 from tests.emlnet.data.small_samples import decoded, joined
@@ -46,7 +46,7 @@ def peak(maps):
     ],
 )
 def test_a_letterbox_is_the_largest_frame_in_the_middle(size, frame):
-    assert letterbox(size, CANVAS) == frame
+    assert letterbox_box(size, CANVAS) == frame
 
 
 def test_a_random_part_keeps_proportions_and_stays_inside():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emlnet.data.batches import prepare_image, prepare_targets
-from emlnet.data.framing import cut
+from emlnet.data.framing import crop
 from emlnet.inference.predictor import predict_output
 from emlnet.models.decoder import DecoderConfig
 from emlnet.models.eml_net import EMLNet
@@ -33,7 +33,7 @@ def trained_map(model):
     batch = joined(tall(), canvas=CANVAS)
     (frame,) = prepare_targets(batch).frames
     assert frame == (0, 14, *TALL)
-    part = cut(model(prepare_image(batch)), frame)
+    part = crop(model(prepare_image(batch)), frame)
     return part - part.logsumexp((2, 3), keepdim=True)
 
 

@@ -58,7 +58,7 @@ def test_the_card_says_what_the_model_is(saved):
 
 def test_a_changed_card_is_refused(saved):
     (saved / CARD).write_text("Use it for everything.")
-    with pytest.raises(ValueError, match=r"README\.md is not the file that was saved"):
+    with pytest.raises(ValueError, match=r"README\.md has changed since it was saved"):
         load(saved)
 
 
@@ -89,7 +89,7 @@ def test_saving_over_a_model_leaves_the_new_one_alone(saved, make_encoder):
 @pytest.mark.parametrize("position", [9, -1])
 def test_a_changed_byte_of_the_weights_is_refused(saved, change_byte, position):
     change_byte(saved / WEIGHTS, position)
-    with pytest.raises(ValueError, match=r"weights\.safetensors is not the file that was saved"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors has changed since it was saved"):
         load(saved)
 
 

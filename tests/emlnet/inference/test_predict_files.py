@@ -44,7 +44,7 @@ def run(model, out, *words):
 # --- where pictures come from
 
 
-def test_a_folder_is_searched_its_shape_kept_and_the_last_line_says_where(
+def test_a_folder_is_searched_its_structure_kept_and_the_last_line_says_where(
     model, album, tmp_path, capsys
 ):
     assert run(model, tmp_path / "out", album) == 0
@@ -116,8 +116,8 @@ def test_a_pattern_is_spread_out(model, album, tmp_path):
     [
         (["*.gif"], "no file matches"),
         (["empty"], "holds no pictures"),
-        (["**/a.jpg"], "would overwrite each other: a"),
-        (["a.jpg", "deep/a.jpg"], "would overwrite each other: a"),
+        (["**/a.jpg"], "would overwrite each other's maps: a"),
+        (["a.jpg", "deep/a.jpg"], "would overwrite each other's maps: a"),
     ],
 )
 def test_nothing_to_do_or_two_of_a_name_is_an_error(model, album, tmp_path, given, message, capsys):
@@ -161,7 +161,7 @@ def test_batches_change_nothing(model, album, tmp_path):
         np.testing.assert_allclose(one, three, rtol=1e-3, atol=1e-8)
 
 
-def test_each_drawing_is_written_under_its_name(model, album, tmp_path):
+def test_each_output_file_is_written_under_its_name(model, album, tmp_path):
     picture = album / "a.jpg"
     assert run(model, tmp_path / "1", picture, "--overlay", "--contour", "--figure") == 0
     assert names(tmp_path / "1") == ["a_figure.png", "a_overlay.png", "a_smap.png"]

@@ -121,7 +121,10 @@ def test_what_is_transparent_in_an_array_lies_on_white():
         (np.zeros((0, 4, 3), np.uint8), r"found \(0, 4, 3\)"),
         (np.full((3, 4, 3), 128.0), r"floats must lie in 0..1, found 128 to 128"),
         (np.full((3, 4, 3), np.nan), r"floats must lie in 0..1, found nan"),
-        (np.zeros((3, 4, 3), np.int64), r"pixels are uint8, uint16, bool or floats.*found int64"),
+        (
+            np.zeros((3, 4, 3), np.int64),
+            r"pixels must be uint8, uint16, bool or floats.*found int64",
+        ),
     ],
 )
 def test_what_is_no_picture_is_refused_with_what_was_found(wrong, message):

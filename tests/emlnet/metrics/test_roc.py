@@ -38,10 +38,10 @@ def _slow_scaled(maps):
 
 
 def test_draws_equal_splitmix_in_python_integers_and_look_uniform():
-    drawn = roc.draw(torch.tensor([[5], [-7]]), torch.tensor(2), torch.arange(3))
+    drawn = roc.random_integers(torch.tensor([[5], [-7]]), torch.tensor(2), torch.arange(3))
     expected = [[_slow_draw(seed, 2, k) for k in range(3)] for seed in (5, -7)]
     assert drawn.tolist() == expected
-    shares = roc.draw(torch.tensor(1), torch.arange(20000)).double() / 2**63
+    shares = roc.random_integers(torch.tensor(1), torch.arange(20000)).double() / 2**63
     assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
     assert shares.std().item() == pytest.approx(math.sqrt(1 / 12), abs=0.01)
 

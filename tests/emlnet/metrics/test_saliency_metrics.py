@@ -240,7 +240,7 @@ def test_other_images_are_ten_distinct_ones_and_never_the_image_itself():
     for own, row in enumerate(others.tolist()):
         assert len(set(row) - {own}) == 10
     assert torch.equal(saliency_metrics.other_images(index[7:9], 40), others[7:9])
-    with pytest.raises(ValueError, match="8 images have no 10 others each"):
+    with pytest.raises(ValueError, match="each image needs 10 others; there are only 8 images"):
         saliency_metrics.other_images(torch.arange(8), 8)
 
 

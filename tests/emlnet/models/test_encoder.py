@@ -74,7 +74,7 @@ def test_new_convolutions_of_an_eml_encoder_are_drawn_as_the_authors_draw():
 
 
 def test_a_size_below_32_pixels_is_refused():
-    with pytest.raises(ValueError, match=r"at least 32: \(16, 48\)"):
+    with pytest.raises(ValueError, match=r"at least 32 pixels, not \(16, 48\)"):
         EncoderConfig(size=(16, 48))
 
 

@@ -128,7 +128,7 @@ def test_an_archive_on_the_web_is_fetched_and_checked(model, target, server, tmp
     digest = package.file_digest(archive)
     download.fetch(f"{server.url}/model.tgz#sha256={digest}", target)
     assert same(target, model)
-    with pytest.raises(ValueError, match=r"model\.tgz is not the file that was saved"):
+    with pytest.raises(ValueError, match=r"model\.tgz has changed since it was saved"):
         download.fetch(f"{server.url}/model.tgz#sha256={'0' * 64}", target)
     assert same(target, model)
 
@@ -174,7 +174,7 @@ def test_a_changed_file_is_refused_and_an_earlier_pull_stays(
     shutil.copytree(model, tmp_path / "before")
     change_byte(model / WEIGHTS, -1)
     for source in (str(model), f"{server.url}/model"):
-        with pytest.raises(ValueError, match=r"weights\.safetensors is not the file that was"):
+        with pytest.raises(ValueError, match=r"weights\.safetensors has changed since it was"):
             download.fetch(source, target)
     assert same(target, tmp_path / "before")
     assert alone(target) == ["model"]
@@ -246,7 +246,7 @@ def test_a_pull_says_what_it_brought_and_how_to_pin_it(model, target, server, ca
     for source in (str(model), f"{server.url}/model"):
         assert main(["pull", str(target), "--from", source, "--sha256", digest]) == 0
         assert main(["pull", str(target), "--from", source, "--sha256", "0" * 64]) == 1
-        assert "model.json is not the file that was saved" in capsys.readouterr().err
+        assert "model.json has changed since it was saved" in capsys.readouterr().err
     assert main(["pull", str(target), "--from", source, "--sha256", "12"]) == 1
     assert "64 hexadecimal digits" in capsys.readouterr().err
     assert main(["pull", str(target), "--from", str(model), "--alias", "champion"]) == 1

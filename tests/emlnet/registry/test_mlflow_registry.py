@@ -97,7 +97,7 @@ def test_what_is_not_there_is_refused_by_name(store, tmp_path, wanted, said):
 
 def test_a_damaged_model_is_refused_and_the_earlier_pull_kept(store, tmp_path):
     folder = mlflow_registry.pull(tmp_path / "m", store.uri, version=1)
-    with pytest.raises(ValueError, match="is not the file that was saved"):
+    with pytest.raises(ValueError, match="has changed since it was saved"):
         mlflow_registry.pull(folder, store.uri, run=store.damaged)
     assert weights(folder) == weights(store.models[1])
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
@@ -189,7 +189,7 @@ def test_a_server_that_refuses_or_is_another_is_told_without_its_password(
 def test_a_pinned_digest_is_held_to_the_registered_model(store, tmp_path):
     digest = package.file_digest(store.models[1] / package.MODEL)
     mlflow_registry.pull(tmp_path / "m", store.uri, sha256=digest)
-    with pytest.raises(ValueError, match=r"model\.json is not the file that was saved"):
+    with pytest.raises(ValueError, match=r"model\.json has changed since it was saved"):
         mlflow_registry.pull(tmp_path / "m", store.uri, version=2, sha256=digest)
 
 
@@ -204,7 +204,7 @@ def test_a_description_that_is_not_the_registered_one_is_refused(store, tmp_path
     shutil.copyfile(store.path, copy)
     client = mlflow_registry.connect(f"sqlite:///{copy}")
     client.set_model_version_tag(mlflow_registry.NAME, "1", mlflow_registry.DIGEST_TAG, "0" * 64)
-    with pytest.raises(ValueError, match=r"model\.json is not the file that was saved"):
+    with pytest.raises(ValueError, match=r"model\.json has changed since it was saved"):
         mlflow_registry.pull(tmp_path / "m", f"sqlite:///{copy}")
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from emlnet.training.fit import fit
-from emlnet.training.state import Plan, better, parameter_groups, start
+from emlnet.training.state import Plan, is_better, parameter_groups, start
 from tests.emlnet.training.small_training import Batches
 
 
@@ -26,7 +26,7 @@ from tests.emlnet.training.small_training import Batches
     ],
 )
 def test_better_knows_each_metrics_direction(metric, first, second, answer):
-    assert better({metric: first}, {metric: second}, metric) is answer
+    assert is_better({metric: first}, {metric: second}, metric) is answer
 
 
 def test_parts_of_an_encoder_learn_at_rates_of_their_own(make_encoder):

@@ -55,9 +55,9 @@ def test_encoder_flags_reach_their_places() -> None:
     ("flags", "named"),
     [
         ("--backbone nothing", "efficientnet_lite0"),
-        ("--size 8 8", "size is height and width"),
+        ("--size 8 8", "size (height, width) must be"),
         ("--loss-weights kl", "loss weights are written"),
-        ("--lr 0", "lr is above 0"),
+        ("--lr 0", "lr must be above 0"),
     ],
 )
 def test_a_wrong_value_ends_with_what_is_expected(

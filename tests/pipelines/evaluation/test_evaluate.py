@@ -93,7 +93,7 @@ def test_baselines_score_what_they_must(scores: score_table.ScoreTable) -> None:
 def test_scores_are_those_of_the_metrics(
     scores: score_table.ScoreTable, reader: ShardReader
 ) -> None:
-    targets = sources.show(1, reader.decoded(1), torch.device("cpu")).targets
+    targets = sources.split_image(1, reader.decoded(1), torch.device("cpu")).targets
     prior = baselines.centre_prior(reader.manifest.centre_prior(reader.folder), targets.size)
     others = torch.zeros_like(targets.density)
     for position in (0, 2):

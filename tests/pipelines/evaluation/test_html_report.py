@@ -81,7 +81,7 @@ def test_each_metric_is_marked_with_its_better_side() -> None:
 
 def test_loss_is_dark_and_gain_light(data: Path) -> None:
     reader = ShardReader(data, "val")
-    shown = sources.show(0, reader.decoded(0), torch.device("cpu"))
+    shown = sources.split_image(0, reader.decoded(0), torch.device("cpu"))
     half = shown.targets.size[1] // 2
     density = torch.ones_like(shown.targets.density)
     density[..., :half] = 3  # It knows more on the left.

@@ -90,7 +90,7 @@ def test_a_mat_file_without_one_largest_matrix_is_refused(
     tmp_path: Path, content: dict[str, object], found: int
 ) -> None:
     scipy.io.savemat(tmp_path / "a.mat", content)
-    with pytest.raises(ValueError, match=rf"a\.mat holds {found} matrices of one size"):
+    with pytest.raises(ValueError, match=rf"a\.mat: expected one largest matrix, found {found}"):
         MapFiles.find(tmp_path, KEYS[:1]).read(0, SIZE)
 
 

@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[3]
 BUILT = """
 import os, signal, sys
 from pathlib import Path
-from shards.build import parts, writer
+from shards.build import shard_task, writer
 calls = []
-def pack(sample, pack=parts.pack):
+def encode(sample, encode=shard_task.encode_record):
     calls.append(sample)
     if len(calls) == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return pack(sample)
-parts.pack = pack
+    return encode(sample)
+shard_task.encode_record = encode
 writer.build(Path(sys.argv[1]), sys.argv[2], writer.BuildOptions(shard_size=3), progress=False)
 """
 
@@ -58,7 +58,7 @@ def test_a_folder_that_holds_anything_else_is_refused(tiny, out, name, is_unfini
     (out / name).write_text("mine")
     if is_unfinished:
         (out / "manifest.json.tmp").touch()
-    with pytest.raises(ValueError, match=f"holds {name}, which no unfinished build left"):
+    with pytest.raises(ValueError, match=f"holds {name}, which is not from an unfinished build"):
         pack_tiny(tiny, out)
     assert (out / name).read_text() == "mine"
 

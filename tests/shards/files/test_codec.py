@@ -10,7 +10,7 @@ import webdataset as wds
 from PIL import Image
 
 from emlnet.data.samples import Sample
-from shards.files.codec import TAR_END, decode, pack, unpack
+from shards.files.codec import TAR_END, decode_pictures, decode_record, encode_record
 from tests.shards.conftest import encode_picture, encode_png
 
 
@@ -39,8 +39,8 @@ def make_tar(members):
     return file.getvalue()
 
 
-def members_of(piece):
-    with tarfile.open(fileobj=io.BytesIO(piece + bytes(1024))) as tar:
+def members_of(record):
+    with tarfile.open(fileobj=io.BytesIO(record + bytes(1024))) as tar:
         return {info.name: tar.extractfile(info).read() for info in tar}
 
 
@@ -48,7 +48,7 @@ def test_a_sample_survives_the_tar(sample):
     """The photograph byte for byte, the density map pixel for pixel."""
     density = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
     sample = replace(sample, density=encode_png(density))
-    back = unpack(pack(sample), "train/a")
+    back = decode_record(encode_record(sample), "train/a")
     assert (back.key, back.image) == (sample.key, sample.image)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(back.density))), density)
     np.testing.assert_array_equal(back.points, sample.points, strict=True)
@@ -56,9 +56,9 @@ def test_a_sample_survives_the_tar(sample):
 
 
 def test_equal_samples_give_equal_bytes_that_are_a_tar(sample):
-    piece = pack(sample)
-    assert piece == pack(replace(sample))
-    members = members_of(piece)
+    record = encode_record(sample)
+    assert record == encode_record(replace(sample))
+    members = members_of(record)
     assert sorted(members) == ["a.density.png", "a.fixations.npy", "a.jpg"]
     rows = np.load(io.BytesIO(members["a.fixations.npy"]), allow_pickle=False)
     assert rows.dtype == np.int32
@@ -67,14 +67,16 @@ def test_equal_samples_give_equal_bytes_that_are_a_tar(sample):
 
 def test_times_survive_the_tar_and_are_missing_where_there_are_none(sample):
     timing = np.array([[0, 210.5], [np.nan, 180], [400, np.nan]], np.float32)
-    back = unpack(pack(replace(sample, timing=timing)), "train/a")
+    back = decode_record(encode_record(replace(sample, timing=timing)), "train/a")
     np.testing.assert_array_equal(back.timing, timing, strict=True)
-    assert unpack(pack(sample), "train/a").timing is None
+    assert decode_record(encode_record(sample), "train/a").timing is None
 
 
 def test_times_of_another_number_of_fixations_are_refused(sample):
     with pytest.raises(ValueError, match=r"timing\.npy has 2 rows for 3 fixations"):
-        unpack(pack(replace(sample, timing=np.zeros((2, 2), np.float32))), "train/a")
+        decode_record(
+            encode_record(replace(sample, timing=np.zeros((2, 2), np.float32))), "train/a"
+        )
 
 
 STEMS = (
@@ -87,9 +89,9 @@ STEMS = (
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_sample_of_any_name_is_read_here_and_by_webdataset(sample, stem, kind, tmp_path):
     named = replace(sample, key=f"train/{stem}", image=encode_picture(kind=kind))
-    piece = pack(named)
-    assert unpack(piece, named.key).image == named.image
-    (tmp_path / "a.tar").write_bytes(piece + bytes(TAR_END))
+    record = encode_record(named)
+    assert decode_record(record, named.key).image == named.image
+    (tmp_path / "a.tar").write_bytes(record + bytes(TAR_END))
     (found,) = wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)
     assert unquote(found["__key__"]) == stem
     suffix = {"JPEG": "jpg", "PNG": "png"}[kind]
@@ -100,8 +102,8 @@ def test_a_sample_of_any_name_is_read_here_and_by_webdataset(sample, stem, kind,
 
 def test_samples_whose_names_differ_only_after_a_dot_stay_apart(sample, tmp_path):
     names = ["shot_0.0", "shot_0.1", "shot_0", "shot_0%2E0"]
-    pieces = [pack(replace(sample, key=f"train/{name}")) for name in names]
-    (tmp_path / "a.tar").write_bytes(b"".join(pieces) + bytes(TAR_END))
+    records = [encode_record(replace(sample, key=f"train/{name}")) for name in names]
+    (tmp_path / "a.tar").write_bytes(b"".join(records) + bytes(TAR_END))
     found = list(wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
     assert [unquote(each["__key__"]) for each in found] == names
 
@@ -109,12 +111,14 @@ def test_samples_whose_names_differ_only_after_a_dot_stay_apart(sample, tmp_path
 @pytest.mark.parametrize("stem", ["", "a/b", "..\\a", "nul\0", "\udcff"])
 def test_a_stem_that_cannot_name_a_file_is_refused(sample, stem):
     with pytest.raises(ValueError, match="rename the photograph"):
-        pack(replace(sample, key=f"train/{stem}"))
+        encode_record(replace(sample, key=f"train/{stem}"))
 
 
 def test_a_sample_packed_before_dots_were_escaped_is_still_read(sample):
-    content = {f"shot.1{name[1:]}": data for name, data in members_of(pack(sample)).items()}
-    assert unpack(make_tar(content), "train/shot.1").image == sample.image
+    content = {
+        f"shot.1{name[1:]}": data for name, data in members_of(encode_record(sample)).items()
+    }
+    assert decode_record(make_tar(content), "train/shot.1").image == sample.image
 
 
 def pickled():
@@ -135,20 +139,20 @@ def pickled():
     ],
 )
 def test_a_piece_with_other_members_is_refused(sample, changes, reason):
-    content = {**members_of(pack(sample)), **changes}
+    content = {**members_of(encode_record(sample)), **changes}
     kept = {name: data for name, data in content.items() if data is not None}
     with pytest.raises(ValueError, match=f"train/a cannot be read.*{reason}"):
-        unpack(make_tar(kept), "train/a")
+        decode_record(make_tar(kept), "train/a")
 
 
 @pytest.mark.parametrize("length", [0, 100, 600, 3000, -512])
 def test_a_cut_piece_is_refused(sample, length):
     with pytest.raises(ValueError, match="train/a cannot be read"):
-        unpack(pack(sample)[:length], "train/a")
+        decode_record(encode_record(sample)[:length], "train/a")
 
 
 def test_decoding_gives_the_pixels_and_the_points(sample):
-    decoded = decode(sample)
+    decoded = decode_pictures(sample)
     np.testing.assert_array_equal(decoded.image, np.asarray(Image.open(io.BytesIO(sample.image))))
     assert decoded.image.shape == (30, 40, 3)
     assert (decoded.density == 7).all()
@@ -157,9 +161,9 @@ def test_decoding_gives_the_pixels_and_the_points(sample):
 
 def test_pictures_of_different_sizes_are_refused(sample):
     with pytest.raises(ValueError, match=r"train/a.*\(30, 40\), its density map \(30, 41\)"):
-        decode(replace(sample, density=encode_png(np.ones((30, 41), np.uint8))))
+        decode_pictures(replace(sample, density=encode_png(np.ones((30, 41), np.uint8))))
 
 
 def test_a_point_outside_is_refused(sample):
     with pytest.raises(ValueError, match="train/a: a fixation lies outside"):
-        decode(replace(sample, points=np.array([[40, 0], [0, 0], [0, 0]], np.int32)))
+        decode_pictures(replace(sample, points=np.array([[40, 0], [0, 0], [0, 0]], np.int32)))

@@ -110,12 +110,12 @@ def shard(**changes):
     [
         (lambda split: split["samples"].pop(), "counts of train's shards do not match"),
         (lambda split: split["samples"].append(split["samples"][0]), "names a sample of train twi"),
-        (lambda split: split["shards"].pop(), "place of train/t6"),
-        (sample(2, offset=0), "place of train/t2"),
-        (sample(-1, shard=9), "place of train/t6"),
-        (sample(0, length=1 << 40), "place of train/t"),
+        (lambda split: split["shards"].pop(), "offset of train/t6"),
+        (sample(2, offset=0), "offset of train/t2"),
+        (sample(-1, shard=9), "offset of train/t6"),
+        (sample(0, length=1 << 40), "offset of train/t"),
         (shard(num_bytes=9), "beyond its shard's end"),
-        (sample(0, key="val/t0"), "is not of the split train"),
+        (sample(0, key="val/t0"), "is not in the split train"),
         (sample(0, height=90_000_000), "claims 40 x 90000000 pixels"),
         *(
             (shard(file=file), "shards.0.file: ")

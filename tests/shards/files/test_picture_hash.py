@@ -85,5 +85,5 @@ def test_it_is_left_out_of_val_when_asked_and_recorded(leaking, out):
 
 def test_a_val_that_train_shows_whole_is_an_error(leaking, out):
     leaking.put("images/val/v1.jpg", encoded(photograph(4, (30, 40)), quality=60))
-    with pytest.raises(ValueError, match="train shows every photograph of val"):
+    with pytest.raises(ValueError, match="no photographs left in val: all are also in train"):
         pack(leaking.path, out, drop_duplicates=True)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from emlnet.data.images import decode_picture
 from shards.files import stored_pictures
-from shards.files.codec import decode, pack, unpack
+from shards.files.codec import decode_pictures, decode_record, encode_record
 from shards.files.stored_pictures import decode_density, decode_photograph, encode_density
-from shards.layouts.all_layouts import walk
+from shards.layouts.all_layouts import find_samples
 from shards.layouts.raw_samples import read
 
 ORIENTATION = 0x0112
@@ -33,9 +33,9 @@ def stored(raw, image, points=([[1, 1]],), size=(30, 40)):
     raw.add("train/a", points, size)
     (raw.path / "images/train/a.jpg").unlink()
     raw.put("images/train/a.tif" if image[:2] == b"II" else "images/train/a.png", image)
-    folder = walk(raw.path)
+    folder = find_samples(raw.path)
     sample = read(folder, folder.splits["train"][0]).sample
-    return decode(unpack(pack(sample), "train/a")), sample.image
+    return decode_pictures(decode_record(encode_record(sample), "train/a")), sample.image
 
 
 def picture(mode, colour, size=(40, 30)):
@@ -122,10 +122,10 @@ def test_a_map_agrees_with_its_own_fixations_and_not_with_others():
     rng = np.random.default_rng(0)
     one, other = (rng.integers((10, 10), (310, 230), (8, 2)).astype(np.int32) for _ in range(2))
     drawn = stored_pictures.draw_density(one, (240, 320), 9)
-    assert stored_pictures.agreement(drawn, one, 9) > 0.99
-    assert stored_pictures.agreement(drawn, one, None) > 0.95
-    assert stored_pictures.agreement(drawn, other, 9) < 0.5
-    assert stored_pictures.agreement(np.full((240, 320), 7, np.uint8), one, 9) == 0
+    assert stored_pictures.map_correlation(drawn, one, 9) > 0.99
+    assert stored_pictures.map_correlation(drawn, one, None) > 0.95
+    assert stored_pictures.map_correlation(drawn, other, 9) < 0.5
+    assert stored_pictures.map_correlation(np.full((240, 320), 7, np.uint8), one, 9) == 0
 
 
 def noise(size):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shards.files.manifest import Manifest
 from shards.inspect.verify import verify
-from shards.layouts.all_layouts import LAYOUTS, find_layout, walk
+from shards.layouts.all_layouts import LAYOUTS, find_layout, find_samples
 from shards.layouts.raw_samples import IncompleteSampleError, read
 from shards.layouts.source_options import SourceOptions
 from tests.shards import raw_layouts as layouts
@@ -21,7 +21,7 @@ from tests.shards.conftest import encode_mat, encode_picture, encode_png, pack
 
 def samples(folder, **options):
     """Every sample of a source by its stem, read."""
-    found = walk(folder, SourceOptions(**options))
+    found = find_samples(folder, SourceOptions(**options))
     return {
         raw.key.split("/")[1]: read(found, raw, found.layout.sigma or 3)
         for split in found.splits.values()
@@ -42,16 +42,16 @@ def test_every_layout_is_known_by_its_names_and_builds(tmp_path, name):
 
 def test_a_layout_that_is_not_known_is_refused_with_those_that_are(tmp_path):
     with pytest.raises(ValueError, match=r"has no known layout \(salicon: images/, .*--format"):
-        walk(tmp_path)
+        find_samples(tmp_path)
     with pytest.raises(ValueError, match="unknown format: SALICON, known: salicon, salicon-json"):
-        walk(tmp_path, SourceOptions(format="SALICON"))
+        find_samples(tmp_path, SourceOptions(format="SALICON"))
 
 
 def test_a_folder_of_two_layouts_asks_for_the_format(tiny):
     layouts.put(tiny.path / "fixations.csv", b"image,x,y\n")
-    with pytest.raises(ValueError, match="may be salicon or csv; name it with --format"):
-        walk(tiny.path)
-    assert walk(tiny.path, SourceOptions(format="salicon")).layout.name == "salicon"
+    with pytest.raises(ValueError, match="matches salicon and csv; choose one with --format"):
+        find_samples(tiny.path)
+    assert find_samples(tiny.path, SourceOptions(format="salicon")).layout.name == "salicon"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_folder_of_two_layouts_asks_for_the_format(tiny):
 )
 def test_a_sample_that_misses_a_file_is_a_fault(tmp_path, layout, lost, reason):
     (getattr(layouts, layout)(tmp_path) / lost).unlink()
-    (fault,) = walk(tmp_path).faults
+    (fault,) = find_samples(tmp_path).faults
     assert re.match(f"have {reason}", f"{fault.reason}: {fault.file}")
 
 
@@ -83,7 +83,7 @@ def test_a_sample_that_misses_a_file_is_a_fault(tmp_path, layout, lost, reason):
 def test_a_broken_table_is_named(tmp_path, layout, table, text, reason):
     layouts.put(getattr(layouts, layout)(tmp_path) / table, text.encode())
     with pytest.raises(ValueError, match=f"{table} {reason}"):
-        walk(tmp_path)
+        find_samples(tmp_path)
 
 
 def test_osies_points_become_zero_based_and_keep_their_durations(tmp_path):
@@ -121,7 +121,7 @@ def test_without_files_of_them_maps_are_made_of_the_fixations(tmp_path, layout, 
     source = getattr(layouts, layout)(tmp_path / "raw")
     for path in source.glob(maps):
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    with pytest.raises(ValueError, match=r"has no density maps, .* say how wide"):
+    with pytest.raises(ValueError, match=r"has no density maps, .* set the Gaussian's width"):
         pack(source, tmp_path / "out")
     manifest = pack(source, tmp_path / "out", sigma=3)
     assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 3)
@@ -132,12 +132,12 @@ def test_cat2000_is_read_by_category_without_its_output_folders(tmp_path):
     found = samples(layouts.cat2000(tmp_path))
     assert sorted(found) == ["Action-001", "Action-002", "Art-001", "Art-002"]
     assert found["Art-002"].sample.points.tolist() == [[5, 2], [39, 29]]
-    assert walk(tmp_path).unlabelled == ("test",)
+    assert find_samples(tmp_path).unlabelled == ("test",)
     assert sorted(samples(tmp_path / "trainSet")) == sorted(found)
 
 
 def test_salicons_json_has_rows_before_columns(tmp_path):
-    found = walk(layouts.salicon_json(tmp_path))
+    found = find_samples(layouts.salicon_json(tmp_path))
     assert list(found.splits) == ["train", "val"]
     reading = read(found, found.splits["train"][0], 3)
     assert reading.sample.key == "train/COCO_train2014_000000000009"
@@ -152,8 +152,8 @@ def test_salicons_json_takes_maps_where_there_are_any(tmp_path):
         name = f"maps/{split}/COCO_{split}2014_000000000009.png"
         layouts.put(tmp_path / name, encode_png(layouts.ramp((30, 40))))
     layouts.put(tmp_path / "images/val/._COCO_val2014_000000000009.jpg", b"of a file manager")
-    assert walk(tmp_path).has_maps
-    assert not walk(tmp_path, SourceOptions(maps="fixations")).has_maps
+    assert find_samples(tmp_path).has_maps
+    assert not find_samples(tmp_path, SourceOptions(maps="fixations")).has_maps
 
 
 def test_a_json_that_has_a_photograph_twice_or_of_another_size_is_named(tmp_path):
@@ -161,13 +161,13 @@ def test_a_json_that_has_a_photograph_twice_or_of_another_size_is_named(tmp_path
     content = json.loads(path.read_text())
     content["images"][0]["height"] = 31
     path.write_text(json.dumps(content))
-    found = walk(tmp_path)
+    found = find_samples(tmp_path)
     with pytest.raises(IncompleteSampleError, match="sizes differ"):
         read(found, found.splits["train"][0], 3)
     content["images"] *= 2
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"train2014\.json has 2 entries for COCO_.*9\.jpg"):
-        walk(tmp_path)
+        find_samples(tmp_path)
 
 
 def test_salicons_editions_are_told_apart_by_their_number_of_fixated_pixels(tmp_path):
@@ -209,7 +209,7 @@ def test_data_sets_that_are_joined_keep_both_licences(packed):
 def test_without_maps_salicons_are_made_with_its_sigma(tiny, tmp_path):
     manifest = pack(tiny.path, tmp_path / "out", maps="fixations", sigma=2)
     assert (manifest.origin.maps, manifest.origin.sigma) == ("fixations", 2)
-    found = walk(tiny.path, SourceOptions(maps="fixations"))
+    found = find_samples(tiny.path, SourceOptions(maps="fixations"))
     reading = read(found, found.splits["train"][1], 2)
     y, x = np.mgrid[:30, :40]
     expected = sum(
@@ -222,7 +222,7 @@ def test_without_maps_salicons_are_made_with_its_sigma(tiny, tmp_path):
 
 def test_maps_that_are_to_come_from_files_but_are_not_there_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="OSIE has no density maps"):
-        walk(layouts.osie(tmp_path), SourceOptions(maps="files"))
+        find_samples(layouts.osie(tmp_path), SourceOptions(maps="files"))
 
 
 def test_two_photographs_that_would_be_one_sample_are_refused(tmp_path):
@@ -235,4 +235,4 @@ def test_two_photographs_that_would_be_one_sample_are_refused(tmp_path):
         layouts.put(root / f"A-B/1.{suffix}", content)
         layouts.put(root / f"A/B-1.{suffix}", content)
     with pytest.raises(ValueError, match=r"A/B-1\.jpg and .*A-B/1\.jpg would both be .*rename one"):
-        walk(tmp_path)
+        find_samples(tmp_path)

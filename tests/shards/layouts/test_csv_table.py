@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shards.inspect.verify import verify
-from shards.layouts.all_layouts import walk
+from shards.layouts.all_layouts import find_samples
 from shards.layouts.raw_samples import read
 from shards.layouts.source_options import CoordinateSystem, SourceOptions
 from tests.shards import raw_layouts as layouts
@@ -22,7 +22,7 @@ b.png,,,Al,300,90
 
 
 def read_all(source, **options):
-    folder = walk(source, SourceOptions(**options))
+    folder = find_samples(source, SourceOptions(**options))
     samples = [raw for split in folder.splits.values() for raw in split]
     return {raw.key.split("/")[1]: read(folder, raw, 3) for raw in samples}
 
@@ -75,7 +75,7 @@ def test_every_unit_and_origin_names_the_same_pixels(tmp_path, coordinates, row,
 def test_the_meaning_of_coordinates_is_part_of_the_fingerprint(tmp_path):
     source = layouts.table(tmp_path, "image,x,y\na,.5,.5\nb,.5,.5\n")
     prints = {
-        walk(source, SourceOptions(coordinates=system, trust_coordinates=True)).fingerprint
+        find_samples(source, SourceOptions(coordinates=system, trust_coordinates=True)).fingerprint
         for system in (CoordinateSystem(), CoordinateSystem(units="fraction"))
     }
     assert len(prints) == 2
@@ -116,14 +116,14 @@ def test_a_table_elsewhere_may_be_named_and_hidden_files_are_ignored(tmp_path):
     source = layouts.table(tmp_path / "raw", ROWS)
     layouts.put(source / "images/._a.jpg", b"of a file manager")
     (source / "fixations.csv").rename(tmp_path / "other.csv")
-    folder = walk(source, SourceOptions(table=tmp_path / "other.csv"))
+    folder = find_samples(source, SourceOptions(table=tmp_path / "other.csv"))
     assert (folder.num_images, folder.faults) == (2, ())
 
 
 def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_path):
     rows = ROWS + "../../etc/passwd,1,1,Al,0,0\nnone.jpg,1,1,Al,0,0\n"
     source = layouts.table(tmp_path, rows, ("a.jpg", "b.png", "c.jpg"))
-    faults = [(fault.reason, fault.file.split(",")[0]) for fault in walk(source).faults]
+    faults = [(fault.reason, fault.file.split(",")[0]) for fault in find_samples(source).faults]
     assert faults == [
         ("have no photograph", "../../etc/passwd"),
         ("have no photograph", "none.jpg"),
@@ -141,9 +141,12 @@ def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_pa
         ("image,x,y\na,1,2\na,left,2\n", "line 3: x is 'left', not a number"),
         ("image,x,y\na,1,2\na,1_0,2\n", "line 3: x is '1_0', not a number"),
         ("image,x,y\na,1,2\nb,\xff,2\n", "line 3: x is 'ÿ', not a number"),
-        ("image,x,y,split\na,1,2,train\na,1,2,val\n", "line 3: images/a.jpg is in 'val', and in"),
+        (
+            "image,x,y,split\na,1,2,train\na,1,2,val\n",
+            "line 3: images/a.jpg is in two splits, the second is 'val'",
+        ),
         ("image,x,y,split\na,1,2,../x\n", r"line 2: '\.\./x' cannot name a split"),
-        ("image,x,y,split\na,1,2,\nb,1,2,val\n", "a.jpg has no split, others have"),
+        ("image,x,y,split\na,1,2,\nb,1,2,val\n", "a.jpg has no split; fill in its column `split`"),
         ("image,x,y\na,20,5,30,5\n", "line 2 has 5 cells, the first line names 3 columns"),
         ("image,x,y,observer\na,1,2,z\n\nb,1,5,2,5,z\n", "line 4 has 6 cells"),
         ("image x y\n1 a.jpg 5 6\n", "line 2 has 4 cells"),
@@ -151,7 +154,7 @@ def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_pa
         ('image,x,y\na,"1,024","1,500"\n', "line 2: '1,024' may be 1.024 or 1024"),
         ("image;x;y\na;1.024;2,5\n", "line 2: '1.024' may be 1.024 or 1024"),
         ("image,x,y\n,1,2\n", "line 2 names no image"),
-        ("image,x,y\nphoto_1.jpg,1,2\n", "names no photograph.* it says 'photo_1.jpg'.*images/a"),
+        ("image,x,y\nphoto_1.jpg,1,2\n", "names no photograph.* name is 'photo_1.jpg'.*images/a"),
         (
             "image,x,y\na,5,6\nc,1,2\nd,1,2\n",
             "1 of 4 images can be used.* have no photograph .*: c, in",
@@ -161,13 +164,13 @@ def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_pa
 def test_a_table_that_cannot_be_read_says_where(tmp_path, rows, reason):
     source = layouts.table(tmp_path, rows)
     with pytest.raises(ValueError, match=reason):
-        walk(source, SourceOptions(format="csv"))
+        find_samples(source, SourceOptions(format="csv"))
 
 
 def test_two_tables_ask_for_one(tmp_path):
     layouts.put(layouts.table(tmp_path, ROWS) / "other.csv", b"image,x,y\n")
     with pytest.raises(ValueError, match=r"not fixations\.csv, other\.csv; name it with --table"):
-        walk(tmp_path, SourceOptions(format="csv"))
+        find_samples(tmp_path, SourceOptions(format="csv"))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_a_missing_value_is_dropped_and_counted(tmp_path, gap):
 def test_columns_that_are_not_read_and_seconds_are_told(tmp_path, caplog):
     rows = "image,x,y,onset,duration\na,5,6,0,0.2\nb,1,2,0,0.3\n"
     with caplog.at_level(logging.INFO):
-        walk(layouts.table(tmp_path, rows))
+        find_samples(layouts.table(tmp_path, rows))
     assert "columns that are not read: onset" in caplog.text
     assert "durations are milliseconds; these look like seconds" in caplog.text
 
@@ -234,16 +237,16 @@ def test_columns_that_are_not_read_and_seconds_are_told(tmp_path, caplog):
 def test_a_name_is_matched_where_one_file_fits(tmp_path, called, file):
     source = layouts.table(tmp_path, f"image,x,y\n{called},5,6\nother,1,2\n", ("other.png",))
     layouts.put(source / "images" / file, encode_picture())
-    folder = walk(source)
-    gaze = {raw.image: raw.gaze for split in folder.splits.values() for raw in split}
-    assert gaze[f"images/{file}"].points.tolist() == [[5, 6]]
+    folder = find_samples(source)
+    found = {raw.image: raw.fixations for split in folder.splits.values() for raw in split}
+    assert found[f"images/{file}"].points.tolist() == [[5, 6]]
 
 
 @pytest.mark.parametrize(
     ("called", "files", "reason"),
     [
-        ("P.jpg", ("p.jpg", "p.JPG"), r"P\.jpg may be images/p\.JPG or images/p\.jpg"),
-        ("p", ("p.jpg", "p.png"), r"p may be images/p\.jpg or images/p\.png; write its path"),
+        ("P.jpg", ("p.jpg", "p.JPG"), r"P\.jpg matches images/p\.JPG and images/p\.jpg"),
+        ("p", ("p.jpg", "p.png"), r"p matches images/p\.jpg and images/p\.png; write its path"),
         ("A/p.jpg", ("B/p.jpg",), "names no photograph"),
         ("p.webm", ("p.jpg",), "names no photograph"),
     ],
@@ -253,7 +256,7 @@ def test_a_name_that_fits_several_files_or_none_is_an_error(tmp_path, called, fi
     for file in files:
         layouts.put(source / "images" / file, encode_picture())
     with pytest.raises(ValueError, match=reason):
-        walk(source)
+        find_samples(source)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,7 @@ def test_a_name_that_fits_several_files_or_none_is_an_error(tmp_path, called, fi
 )
 def test_other_names_of_splits_are_known(tmp_path, split, expected):
     source = layouts.table(tmp_path, f"image,x,y,split\na,5,6,{split}\nb,1,2,Train\n")
-    keys = {raw.key for samples in walk(source).splits.values() for raw in samples}
+    keys = {raw.key for samples in find_samples(source).splits.values() for raw in samples}
     assert f"{expected}/a" in keys
 
 
@@ -283,7 +286,7 @@ def photographs(tmp_path_factory):
 def check(folder, gaze, **options):
     rows = ["image,x,y", *(f"{number % 10},{x:.4f},{y:.4f}" for number, (x, y) in enumerate(gaze))]
     (folder / "fixations.csv").write_text("\n".join(rows))
-    assert not walk(folder, SourceOptions(**options)).faults
+    assert not find_samples(folder, SourceOptions(**options)).faults
 
 
 @pytest.mark.parametrize(

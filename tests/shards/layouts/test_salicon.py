@@ -7,7 +7,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from shards.layouts.all_layouts import walk
+from shards.layouts.all_layouts import find_samples
 from shards.layouts.raw_samples import IncompleteSampleError, read
 from shards.layouts.source_options import SourceOptions
 from tests.shards.conftest import encode_mat, encode_png
@@ -17,11 +17,11 @@ LEVELS = np.arange(1200, dtype=np.float64).reshape(30, 40) / 1199
 
 
 def walk_splits(path, *splits, seed=0):
-    return walk(path, SourceOptions(splits=splits, seed=seed))
+    return find_samples(path, SourceOptions(splits=splits, seed=seed))
 
 
 def read_one(raw):
-    folder = walk(raw.path)
+    folder = find_samples(raw.path)
     (sample,) = folder.splits["train"]
     return read(folder, sample, folder.layout.sigma)
 
@@ -129,7 +129,7 @@ def test_a_flat_folder_gets_a_seeded_split(raw):
 def test_splits_with_images_only_are_left_out_and_told(raw):
     raw.add("train/a")
     raw.put("images/test/b.jpg", b"")
-    found = walk(raw.path)
+    found = find_samples(raw.path)
     assert list(found.splits) == ["train"]
     assert found.unlabelled == ("test",)
 
@@ -142,18 +142,18 @@ def test_only_the_wanted_splits_are_found(tiny):
 
 def test_what_a_folder_misses_is_named(raw):
     with pytest.raises(ValueError, match="raw is not a folder"):
-        walk(raw.path)
+        find_samples(raw.path)
     raw.path.mkdir()
     with pytest.raises(ValueError, match="has no folder images/"):
-        walk(raw.path, SourceOptions(format="salicon"))
+        find_samples(raw.path, SourceOptions(format="salicon"))
     for name in ("images", "fixations", "maps"):
         (raw.path / name).mkdir(parents=True)
     with pytest.raises(ValueError, match="raw holds no samples"):
-        walk(raw.path)
+        find_samples(raw.path)
     for name in ("images", "fixations", "maps"):
         (raw.path / name / "train").mkdir()
     with pytest.raises(ValueError, match=r"images/train is empty: expected \.jpg"):
-        walk(raw.path)
+        find_samples(raw.path)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_photograph_that_may_be_two_is_refused(raw, file, reason):
     raw.add("train/a")
     raw.put(file, b"")
     with pytest.raises(ValueError, match=reason):
-        walk(raw.path)
+        find_samples(raw.path)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_photograph_that_may_be_two_is_refused(raw, file, reason):
 )
 def test_a_sample_that_misses_a_file_is_a_fault(tiny, lost, reason):
     (tiny.path / lost).unlink()
-    found = walk(tiny.path)
+    found = find_samples(tiny.path)
     (fault,) = found.faults
     assert fault.reason == reason
     assert "train/t3" in fault.file
@@ -185,10 +185,10 @@ def test_a_sample_that_misses_a_file_is_a_fault(tiny, lost, reason):
 
 
 def test_the_fingerprint_changes_with_a_file(tiny):
-    before = walk(tiny.path).fingerprint
-    assert walk(tiny.path).fingerprint == before
+    before = find_samples(tiny.path).fingerprint
+    assert find_samples(tiny.path).fingerprint == before
     tiny.add("train/t0", seed=77)
-    assert walk(tiny.path).fingerprint != before
+    assert find_samples(tiny.path).fingerprint != before
 
 
 def test_gaze_of_matlab_7_3_is_read(raw):

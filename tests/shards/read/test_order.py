@@ -119,7 +119,7 @@ def test_a_mix_is_a_function_of_seed_and_epoch_for_any_number_of_ranks():
 
 @pytest.mark.parametrize("mix", [[1.0], [0.5, 0.5, 0.5], [1.0, 0.0], [1.0, -1.0]])
 def test_a_mix_that_does_not_fit_the_data_sets_is_refused(mix):
-    with pytest.raises(ValueError, match="one share above 0 for each of 2 data sets"):
+    with pytest.raises(ValueError, match=r"one positive share per data set \(2\)"):
         mixed_order([5, 15], mix, seed=0, epoch=0)
 
 

@@ -35,7 +35,9 @@ def test_a_shard_cut_while_it_is_read_names_shard_and_sample(packed):
     reader = ShardReader(packed, "train")
     path = packed / "train-000001.tar"
     path.write_bytes(path.read_bytes()[: reader.entries[5].offset + 100])
-    with pytest.raises(ValueError, match=r"train-000001\.tar is cut: sample train/t5 has 100 of"):
+    with pytest.raises(
+        ValueError, match=r"train-000001\.tar is truncated: sample train/t5 has 100 of"
+    ):
         reader.sample(5)
 
 

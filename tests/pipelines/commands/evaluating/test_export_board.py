@@ -122,4 +122,4 @@ def test_two_pictures_of_one_name_are_refused(
     (tmp_path / "a.jpg").touch()
     (tmp_path / "a.png").touch()
     assert export(model, tmp_path, tmp_path / "maps.h5", "mit") == 1
-    assert "would overwrite each other: a" in capsys.readouterr().err
+    assert "would overwrite each other's maps: a" in capsys.readouterr().err

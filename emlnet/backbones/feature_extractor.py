@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Taps(nn.Module):
+class FeatureExtractor(nn.Module):
     """A network that returns its tapped feature maps.
 
     recompute: in training, keep only the input of each layer and recompute the rest in the backward
@@ -61,7 +61,7 @@ def _statistics_kept(layer: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-class SequentialTaps(Taps):
+class SequentialFeatureExtractor(FeatureExtractor):
     """A sequence of named layers, some of them tapped.
 
     channels_last: the layers return (B, H, W, C), and the taps are permuted to (B, C, H, W).
@@ -89,7 +89,7 @@ class SequentialTaps(Taps):
         return taps
 
 
-class TinyTaps(Taps):
+class TinyFeatureExtractor(FeatureExtractor):
     """A backbone with a few hundred weights, for tests and dry runs."""
 
     def __init__(self) -> None:

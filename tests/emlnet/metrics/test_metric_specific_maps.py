@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emlnet.data import maps
-from emlnet.metrics import best_maps, saliency_metrics
+from emlnet.metrics import metric_specific_maps, saliency_metrics
 from tests.emlnet import single_metrics
 
 SIGMA, NUM_FIXATIONS = 1.5, 40
@@ -18,7 +18,7 @@ def _log_density(seed, scale=4.0):
 
 
 def _score(log_density, density, baseline, fixations):
-    return best_maps.score_density_maps(
+    return metric_specific_maps.score_density_maps(
         log_density,
         fixations,
         density,
@@ -32,12 +32,14 @@ def _score(log_density, density, baseline, fixations):
 
 def _samples(log_density, seed):
     row = log_density.exp()[0]
-    return best_maps._sample_density_maps(row, SIGMA, NUM_FIXATIONS, torch.tensor(seed), 200)
+    return metric_specific_maps._sample_density_maps(
+        row, SIGMA, NUM_FIXATIONS, torch.tensor(seed), 200
+    )
 
 
 def test_the_similarity_map_beats_the_density_on_samples_that_it_has_not_seen():
     log_density = _log_density(0)
-    best = best_maps.expected_similarity_map(log_density, SIGMA, NUM_FIXATIONS, SEEDS)
+    best = metric_specific_maps.expected_similarity_map(log_density, SIGMA, NUM_FIXATIONS, SEEDS)
     torch.testing.assert_close(best.sum(dim=(1, 2, 3)), torch.ones(2))
     unseen = _samples(log_density, seed=99)
 
@@ -52,7 +54,7 @@ def test_the_similarity_map_beats_the_density_on_samples_that_it_has_not_seen():
 def test_no_step_between_two_pixels_raises_the_mean_similarity():
     samples = torch.rand(9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples /= samples.sum(1, keepdim=True)
-    best = best_maps._quantile_of_samples(samples)
+    best = metric_specific_maps._quantile_of_samples(samples)
 
     def gain(saliency):
         return torch.minimum(saliency, samples).sum(1).mean()
@@ -103,15 +105,17 @@ def test_a_density_may_be_zero_where_nobody_looks():
 
 def test_a_wide_blur_is_served_as_well_at_a_fraction_of_the_size(monkeypatch):
     log_density = maps.log_softmax(maps.resize(_log_density(0), (120, 160)))[:1]
-    unseen = best_maps._sample_density_maps(
+    unseen = metric_specific_maps._sample_density_maps(
         log_density.exp()[0], 12.0, NUM_FIXATIONS, torch.tensor(99), 60
     )
 
     def similarity():
-        best = best_maps.expected_similarity_map(log_density, 12.0, NUM_FIXATIONS, SEEDS[:1])
+        best = metric_specific_maps.expected_similarity_map(
+            log_density, 12.0, NUM_FIXATIONS, SEEDS[:1]
+        )
         assert best.shape == log_density.shape
         return single_metrics.sim(best.expand_as(unseen), unseen).mean().item()
 
     small = similarity()
-    monkeypatch.setattr(best_maps, "SAMPLED_SIGMA", 100.0)
+    monkeypatch.setattr(metric_specific_maps, "SAMPLED_SIGMA", 100.0)
     assert small == pytest.approx(similarity(), abs=0.003)

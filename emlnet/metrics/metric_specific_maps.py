@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emlnet.data.maps import density_map, resize
-from emlnet.metrics.roc import draw
+from emlnet.metrics.roc import random_integers
 from emlnet.metrics.saliency_metrics import metric_names, score
 
 LOWEST = -1e30
@@ -110,7 +110,7 @@ def _sample_density_maps(
     """Draw fixations from a density (1, H, W) and blur them: (num_samples, 1, H, W) float32."""
     device = density.device
     samples, columns = (torch.arange(n, device=device) for n in (num_samples, num_fixations))
-    share = draw(seed, samples[:, None], columns).double() / 2.0**63
+    share = random_integers(seed, samples[:, None], columns).double() / 2.0**63
     chance = density.double().flatten().cumsum(0)
     pixels = torch.searchsorted(chance, share * chance[-1]).clamp_(max=len(chance) - 1)
     counts = torch.zeros(num_samples, len(chance), device=device)

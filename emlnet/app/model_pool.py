@@ -19,7 +19,7 @@ NUM_LOADED = 2
 """Models kept in memory: as many as the page compares."""
 
 
-class ModelShelf:
+class ModelPool:
     """The models of the page, each loaded at first use.
 
     sources: the source of each model, by its name on the page.

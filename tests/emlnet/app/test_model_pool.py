@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emlnet.app.model_shelf import ModelShelf, find_sources
+from emlnet.app.model_pool import ModelPool, find_sources
 from emlnet.inference import package
 
 
@@ -22,13 +22,13 @@ def test_models_of_the_registry_are_offered_the_champion_first(store):
 
 def test_two_models_are_kept_and_predict_as_the_package_does(models, photo):
     sources = {"a": str(models[0]), "b": str(models[1]), "c": str(models[0])}
-    shelf = ModelShelf(sources)
+    pool = ModelPool(sources)
     picture = np.asarray(Image.open(photo))
     for name in "abc":
         expected = package.load(sources[name]).predict(picture).saliency
-        np.testing.assert_array_equal(shelf.predict(name, picture, False).saliency, expected)
-    assert shelf.card("b").startswith("two: where people look in a picture")
+        np.testing.assert_array_equal(pool.predict(name, picture, False).saliency, expected)
+    assert pool.card("b").startswith("two: where people look in a picture")
     shutil.rmtree(models[0])
-    shelf.card("c")
+    pool.card("c")
     with pytest.raises(ValueError, match="no model at"):
-        shelf.card("a")
+        pool.card("a")

@@ -1,7 +1,7 @@
 """Write one shard of a build: the unit of work, in any thread or on any machine.
 
-A part is a shard and a record of its contents.  The record is written last: a part with a record is
-complete.  A part depends only on its own samples.
+A shard has a file with a description of its contents, which is written last: a shard that has one
+is complete.  A shard depends only on its own samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from emlnet.data import maps
-from shards.files.codec import TAR_END, pack
+from shards.files.codec import TAR_END, encode_record
 from shards.files.manifest import IndexEntry, Shard, Skipped
 from shards.files.picture_hash import picture_hash
 from shards.files.store import Store
@@ -32,7 +32,7 @@ from shards.layouts.raw_samples import (
     read,
 )
 
-RECORD, DENSITY_SUM = ".part.json", ".part.npy"
+CONTENTS, DENSITY_SUM = ".part.json", ".part.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class ShardTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardRecord:
+class ShardContents:
     """The contents of one shard.
 
     samples: their `shard` is 0.  moments: sums over fixations of (x, y) and of their squares, as
@@ -69,15 +69,15 @@ class ShardRecord:
     moments: list[list[float]]
 
     @classmethod
-    def read(cls, store: Store, file: str) -> ShardRecord:
-        """Read the record of a shard."""
-        return TypeAdapter(cls).validate_json(store.read(file + RECORD))
+    def read(cls, store: Store, file: str) -> ShardContents:
+        """Read the contents of a shard from its description."""
+        return TypeAdapter(cls).validate_json(store.read(file + CONTENTS))
 
 
-def write_part(task: ShardTask) -> int:
-    """Write one shard and its record; return the number of samples it was given.
+def write_shard(task: ShardTask) -> int:
+    """Write one shard and its description; return the number of samples it was given.
 
-    Unusable samples are left out and named in the record.
+    Unusable samples are left out and named in the description.
     Raises OSError naming the shard if the storage fails.
     """
     store = Store(task.out)
@@ -94,11 +94,11 @@ def write_part(task: ShardTask) -> int:
             except IncompleteSampleError as fault:
                 faults.append(fault.skipped)
                 continue
-            piece = pack(checked.sample)
-            tar.write(piece)
-            digest.update(piece)
-            entries.append(_entry(checked, piece, offset))
-            offset += len(piece)
+            record = encode_record(checked.sample)
+            tar.write(record)
+            digest.update(record)
+            entries.append(_entry(checked, record, offset))
+            offset += len(record)
             outside += checked.num_points_outside
             empty += checked.num_empty_observers
             num_pixels += len(np.unique(checked.sample.points, axis=0))
@@ -113,7 +113,7 @@ def write_part(task: ShardTask) -> int:
         content = io.BytesIO()
         np.save(content, density_sum.astype(np.float32), allow_pickle=False)
         store.put(task.file + DENSITY_SUM, content.getvalue())
-    part = ShardRecord(
+    contents = ShardContents(
         shard=Shard(
             file=task.file,
             num_samples=len(entries),
@@ -127,7 +127,7 @@ def write_part(task: ShardTask) -> int:
         num_pixels=num_pixels,
         moments=moments.tolist(),
     )
-    store.put(task.file + RECORD, json.dumps(part, default=vars).encode())
+    store.put(task.file + CONTENTS, json.dumps(contents, default=vars).encode())
     return len(task.samples)
 
 
@@ -143,14 +143,14 @@ def add_density(
     return total
 
 
-def is_done(store: Store, sizes: dict[str, int], file: str) -> bool:
-    """Whether the part has a record and a complete shard; sizes: of the store's files."""
-    if file + RECORD not in sizes:
+def is_complete(store: Store, sizes: dict[str, int], file: str) -> bool:
+    """Whether the shard is whole and has a description; sizes: of the store's files."""
+    if file + CONTENTS not in sizes:
         return False
-    return ShardRecord.read(store, file).shard.num_bytes == sizes.get(file)
+    return ShardContents.read(store, file).shard.num_bytes == sizes.get(file)
 
 
-def _entry(checked: CheckedSample, piece: bytes, offset: int) -> IndexEntry:
+def _entry(checked: CheckedSample, record: bytes, offset: int) -> IndexEntry:
     sample = checked.sample
     height, width = checked.density.shape
     known = sample.observers[sample.observers >= 0]
@@ -158,8 +158,8 @@ def _entry(checked: CheckedSample, piece: bytes, offset: int) -> IndexEntry:
         key=sample.key,
         shard=0,
         offset=offset,
-        length=len(piece),
-        crc32=zlib.crc32(piece),
+        length=len(record),
+        crc32=zlib.crc32(record),
         num_fixations=len(sample.points),
         height=height,
         width=width,
