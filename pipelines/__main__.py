@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.command_table import PIPELINES, ROOMS
+from pipelines.command_table import PIPELINES, PROGRAMS
 
 
 def parse(argv: Sequence[str]) -> Any:
@@ -25,7 +25,7 @@ def join_sent(argv: Sequence[str]) -> list[str]:
     words = list(argv)
     if words[:1] == ["submit"]:
         words = [word for word in words if word != "--"]
-        starts = [n for n, word in enumerate(words) if word in (*PIPELINES.commands, *ROOMS)]
+        starts = [n for n, word in enumerate(words) if word in (*PIPELINES.commands, *PROGRAMS)]
         if starts[1:]:
             words[starts[1] :] = [shlex.join(words[starts[1] :])]
     return words

@@ -7,7 +7,7 @@ from pipelines.command_line import Program
 TRAINING = "pipelines.commands.training"
 EVALUATING = "pipelines.commands.evaluating"
 MODELS = "pipelines.commands.models"
-ROOMS = ("pipelines", "tune", "shards")
+PROGRAMS = ("pipelines", "tune", "shards")
 """Programs whose commands `submit` can send."""
 
 PIPELINES = Program(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emlnet.losses.weighted import LossWeights
 from emlnet.metrics.saliency_metrics import BY_NAME
 from pipelines.tracking.run_folder import read_json, write_json
-from tune.space import EQUAL, FACTORS, short
+from tune.space import BASELINE_WEIGHTS, FACTORS, short
 from tune.trial import TrialSettings
 
 RECORD = "trial.json"
@@ -93,7 +93,7 @@ class TrialRecord:
     def is_baseline(self) -> bool:
         """Whether the weights are 1:1:1 and nothing else differs from the command."""
         same = all(self.point.get(name, 1.0) == 1.0 for name in FACTORS)
-        return self.weights == EQUAL and same
+        return self.weights == BASELINE_WEIGHTS and same
 
     @property
     def num_trained(self) -> int:

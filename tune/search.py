@@ -15,7 +15,7 @@ from pipelines.config.flags import BEST_WEIGHTS
 from pipelines.config.identity import digest, flatten
 from pipelines.config.options import num_cpus
 from pipelines.ray_cluster import connection, sizing
-from pipelines.stages.encoder_stage import checked
+from pipelines.stages.encoder_stage import validate_config
 from pipelines.stages.frozen_encoders import (
     FrozenEncoder,
     cache_folder,
@@ -37,7 +37,7 @@ from tune.objective import halves
 from tune.records import Choice, TrialRecord, choose, read_records
 from tune.search_config import DecoderWeightsCommand, LossWeightsCommand, check
 from tune.search_report import SearchResult, count
-from tune.space import EQUAL, Point, short
+from tune.space import BASELINE_WEIGHTS, Point, short
 from tune.trial import DecoderTrialJob, EncoderTrialJob, TrialSettings
 from tune.tuner import OpenSearch
 
@@ -57,7 +57,7 @@ def loss_weights(command: LossWeightsCommand) -> Path:
         check_sizes(ShardReader(data, split))
     halves(len(ShardReader(data, "val")))
     if not command.decoder:
-        command = replace(command, encoder=checked(command.encoder, command.finetune))
+        command = replace(command, encoder=validate_config(command.encoder, command.finetune))
     folder, frozen = open_folder(command, Manifest.load(data))
     best = folder / BEST_WEIGHTS
     if is_done(command, best):
@@ -268,7 +268,7 @@ def split_records(
 def first_points(command: LossWeightsCommand, known: Sequence[TrialRecord]) -> list[Point]:
     """Return the points of 1:1:1 and of `--first`, without those tried before."""
     space, tried = command.search.space, [record.point for record in known]
-    points = [space.point(weights) for weights in (EQUAL, *command.search.first)]
+    points = [space.point(weights) for weights in (BASELINE_WEIGHTS, *command.search.first)]
     return [point for point in points if point not in tried]
 
 
@@ -280,11 +280,12 @@ def compare_in_full(search: OpenSearch, choice: Choice) -> list[TrialRecord]:
         seeds = range(0)
     elif seeds:
         print(
-            f"final: {choice.winner.name} against {short(EQUAL)}, {count(len(seeds), 'seed')} "
-            f"each, {count(command.plan.epochs, 'epoch')} at the full size",
+            f"final: {choice.winner.name} against {short(BASELINE_WEIGHTS)}, "
+            f"{count(len(seeds), 'seed')} each, {count(command.plan.epochs, 'epoch')} "
+            "at the full size",
             flush=True,
         )
-    points = (choice.winner.point, command.search.space.point(EQUAL))
+    points = (choice.winner.point, command.search.space.point(BASELINE_WEIGHTS))
     runs = [(point, seed) for seed in seeds for point in points]
     return train_in_full(search, runs, retry_failed=command.search.retry_failed)
 
@@ -319,7 +320,7 @@ def finish(
     write_json(best, result.content)
     tracker = context.tracker
     for path in (best, page):
-        tracker.file(context.parent, path)
+        tracker.log_file(context.parent, path)
     tracker.describe(context.parent, f"{result.verdict}\n\n```\n{tables}\n```")
-    tracker.metrics(context.parent, result.metrics)
+    tracker.log_metrics(context.parent, result.metrics)
     print(f"\n{summary}", flush=True)

@@ -16,10 +16,10 @@ from emlnet.training.state import Plan
 from pipelines.config.options import DECODER_PLAN, Compute, FullCommand, Tracking
 from shards.read.order import check_mix
 from tune.objective import parse_objectives
-from tune.space import EQUAL, KL_LED, Space, short
+from tune.space import BASELINE_WEIGHTS, KL_LED, Space, short
 
 ENCODER_SCALE, DECODER_SCALE = 0.5, 0.25
-UNGUARDED_PLAN = replace(DECODER_PLAN, guard=(), loss_weights=EQUAL)
+UNGUARDED_PLAN = replace(DECODER_PLAN, guard=(), loss_weights=BASELINE_WEIGHTS)
 """Plan of a decoder's trials: only the objective chooses the best epoch."""
 
 
@@ -42,8 +42,8 @@ class Search:
     """Height and width of the pictures in trials, as a share of the real ones; 0: a half for an
     encoder, a quarter for the decoder."""
     stop_by: str = "auto"
-    """Metric by which ASHA stops bad trials early.  `auto`: the objective if there is one, with
-    several `none`, which stops no trial."""
+    """Metric by which ASHA stops bad trials early.  `auto`: the objective; with several objectives
+    no trial is stopped.  `none`: no trial is stopped."""
     grace_epochs: int = 1
     """Epochs before a trial may be stopped."""
     reduction: int = 3
@@ -52,7 +52,7 @@ class Search:
     """Hours after which each call of the command stops its trials; 0: no limit."""
     final_seeds: int = 3
     """Seeds with which the winner and 1:1:1 are trained in full and compared on the half of val
-    that no trial is tuned on; 0 skips that."""
+    that no trial is tuned on; 0: no final runs."""
     retry_failed: bool = False
     """Run the trials again that failed in an earlier call of the command."""
     space: OmitArgPrefixes[Space] = field(default_factory=Space)
@@ -62,7 +62,7 @@ class Search:
         if self.stop_by not in ("auto", "none"):
             parse_objectives(self.stop_by)
             if "," in self.stop_by:
-                raise ValueError(f"trials are stopped by one metric, not {self.stop_by}")
+                raise ValueError(f"--stop-by takes one metric, not {self.stop_by}")
         if self.num_trials < 1 or self.reduction < 2 or self.grace_epochs < 1:
             raise ValueError("num_trials and grace_epochs must be at least 1, reduction at least 2")
         if not 0 <= self.trial_scale <= 1:
@@ -110,7 +110,7 @@ class LossWeightsCommand:
     finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     decoder_config: DecoderConfig = field(default_factory=DecoderConfig)
     readouts: Path | None = None
-    """Folder of cached readouts, for all decoders; default: readouts/ beside the search."""
+    """Folder of cached readouts, shared by all decoders; default: readouts/ beside the search."""
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of every trial's weights, order and flips, and of the sampler."""
@@ -142,7 +142,7 @@ class SearchedFullCommand(FullCommand):
 
     common_flags: ClassVar[tuple[str, ...]] = (
         "search_on", "num_trials", "objective", "max_hours", "final_seeds",
-        *FullCommand.common_flags,
+        *(name for name in FullCommand.common_flags if name != "loss_weights"),
     )  # fmt: skip
     search: OmitArgPrefixes[Search] = field(default_factory=Search)
     search_on: str | None = None
@@ -162,27 +162,29 @@ class SearchedFullCommand(FullCommand):
 def check(command: LossWeightsCommand) -> None:
     """Raise ValueError for options that contradict each other."""
     search, plan = command.search, command.plan
-    if plan.loss_weights != EQUAL:
+    if plan.loss_weights != BASELINE_WEIGHTS:
         raise ValueError(
-            "the search finds --loss-weights: leave it out, or name weights to try with --first"
+            "the search finds --loss-weights: drop it, or name weights to try with --first"
         )
     if plan.select != Plan().select or plan.guard:
-        raise ValueError("trials keep the best epoch by --objective: leave --select, --guard out")
+        raise ValueError("--objective chooses the best epoch: drop --select and --guard")
     for weights in search.first:
-        # The default may lie outside the space; only its terms in the space are tried then.
+        # A weight of the default below a large --min-share becomes 0.
         if (excluded := search.space.excluded(weights)) and weights != KL_LED:
             shares = ", ".join(f"{term} with {s:.0%} of the sum" for term, s in excluded.items())
             raise ValueError(
-                f"the search excludes {short(weights)}, which weighs {shares}: it weighs "
-                f"{' '.join(search.space.terms)} with at least {search.space.min_share:.0%} each; "
+                f"{short(weights)} is outside the search space ({shares}): it has the terms "
+                f"{' '.join(search.space.terms)}, each with at least {search.space.min_share:.0%}; "
                 "give --extra-terms, a smaller --min-share, or other weights (--first, in `full` "
                 "also --loss-weights)"
             )
     if command.decoder and command.finetune != Finetune():
-        raise ValueError("the encoders of a decoder are frozen: leave out how to finetune one")
+        raise ValueError("the encoders of a decoder are frozen: drop the options of finetuning")
     packaged = Path(command.encoder.weights).expanduser().is_dir()
     if "width" in search.space.also and not command.decoder and packaged:
-        raise ValueError("a packaged encoder has readouts of one width: drop it, or --also width")
+        raise ValueError(
+            "the readout width of a packaged encoder is fixed; drop --also width or the package"
+        )
 
 
 def check_full(command: SearchedFullCommand) -> None:
@@ -198,4 +200,6 @@ def check_full(command: SearchedFullCommand) -> None:
         known = ", ".join(command.backbones)
         raise ValueError(f"--search-on {command.backbone} is not one of the backbones {known}")
     if "width" in command.search.space.also:
-        raise ValueError("`full` has one width of readouts: search it with `loss-weights`")
+        raise ValueError(
+            "`full` does not search the readout width: use `tune loss-weights --also width`"
+        )

@@ -22,7 +22,7 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.metrics.saliency_metrics import BY_NAME
 from tune.objective import HELD_OUT
 from tune.records import Choice, TrialRecord, rank
-from tune.space import EQUAL, FACTORS, shares, short
+from tune.space import BASELINE_WEIGHTS, FACTORS, shares, short
 from tune.tuner import OpenSearch, create_study
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _held_out(scores: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
     return frame.set_axis(COLUMNS, axis="columns")
 
 
-def spread(scores: pd.DataFrame, sign: str = "") -> pd.Series[str]:
+def format_mean_std(scores: pd.DataFrame, sign: str = "") -> pd.Series[str]:
     """Format each metric's mean and, for several seeds, standard deviation."""
     means = scores.mean().map(f"{{:{sign}.4f}}".format)
     return means if len(scores) == 1 else means + scores.std().map(" ± {:.4f}".format)
@@ -118,7 +118,7 @@ class SearchResult:
                 "compares both."
             )
         else:
-            gains = spread(final["gain"], "+")[list(self.objectives)]
+            gains = format_mean_std(final["gain"], "+")[list(self.objectives)]
             text += (
                 f" Trained in full with {count(len(final['gain']), 'seed')} and scored on the half "
                 "of val that no trial was tuned on, its gain over 1:1:1 is "
@@ -138,7 +138,7 @@ class SearchResult:
         """The content of best-weights.json: `weights`, which commands read, and all trials."""
         command, context, winner = self.search.command, self.search.context, self.choice.winner
         return {
-            "weights": asdict(EQUAL if self.is_lost else winner.weights),
+            "weights": asdict(BASELINE_WEIGHTS if self.is_lost else winner.weights),
             "other": {} if self.is_lost else winner.other,
             "objectives": list(self.objectives),
             "subject": self.search.settings.title,
@@ -214,12 +214,12 @@ class SearchResult:
         """Return the winner against 1:1:1: mean and, for several seeds, standard deviation."""
         names = {
             "winner": f"{self.choice.winner.name} (winner)",
-            "equal": f"{short(EQUAL)} (baseline)",
+            "equal": f"{short(BASELINE_WEIGHTS)} (baseline)",
             "gain": "gain",
             "untrained": "untrained: the encoders' average",
         }
         rows = {
-            names[kind]: spread(scores, "+" if kind == "gain" else "")
+            names[kind]: format_mean_std(scores, "+" if kind == "gain" else "")
             for kind, scores in self.comparison.items()
         }
         return pd.DataFrame(rows).T.rename_axis("held-out half of val")

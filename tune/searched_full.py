@@ -15,7 +15,7 @@ from pipelines.stages.run_context import identify, open_run_folder
 from shards.files.store import location
 from tune.search import loss_weights
 from tune.search_config import LossWeightsCommand, SearchedFullCommand, check, check_full
-from tune.space import EQUAL
+from tune.space import BASELINE_WEIGHTS
 
 
 def run(command: SearchedFullCommand) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
 def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
     """Return the command of the search, which tries weights given in the command first."""
     chosen, search = command.full, command.search
-    if chosen.plan.loss_weights != EQUAL:
+    if chosen.plan.loss_weights != BASELINE_WEIGHTS:
         search = replace(search, first=(chosen.plan.loss_weights, *search.first))
     number = chosen.backbones.index(command.backbone)
     return LossWeightsCommand(
@@ -51,7 +51,7 @@ def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossW
         search=search,
         encoder=chosen.encoders()[number],
         finetune=chosen.finetune,
-        plan=replace(chosen.plan, loss_weights=EQUAL, select=Plan().select, guard=()),
+        plan=replace(chosen.plan, loss_weights=BASELINE_WEIGHTS, select=Plan().select, guard=()),
         seed=chosen.seed,
         compute=chosen.compute,
         tracking=replace(chosen.tracking, out=out),

@@ -10,11 +10,11 @@ from typing import Literal
 from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
 
-EQUAL = LossWeights()
+BASELINE_WEIGHTS = LossWeights()
 """The baseline: KL, CC and NSS at 1:1:1."""
 KL_LED = LossWeights(kl=10, cc=2, nss=1)
 """Close to the weights of TranSalNet and SUM: KL 10, CC 2, SIM 1, NSS 1."""
-TOTAL = sum(asdict(EQUAL).values())
+TOTAL = sum(asdict(BASELINE_WEIGHTS).values())
 """Sum of the weights of every trial.  It is fixed because a common factor acts as a learning rate
 under SGD and changes gradient clipping.  Under AdamW only the ratios matter."""
 FACTORS = {"lr": (1 / 3, 3.0), "width": (0.5, 2.0)}
@@ -74,7 +74,7 @@ class Space:
         """
         drawn = shares({term: -math.log1p(-point[term]) for term in self.terms})
         kept = shares({t: share if share >= self.min_share else 0.0 for t, share in drawn.items()})
-        zeros = dict.fromkeys(asdict(EQUAL), 0.0)
+        zeros = dict.fromkeys(asdict(BASELINE_WEIGHTS), 0.0)
         return LossWeights(**zeros | {t: round(share * TOTAL, 4) for t, share in kept.items()})
 
     def excluded(self, weights: LossWeights) -> dict[str, float]:

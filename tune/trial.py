@@ -319,10 +319,10 @@ def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
     try:
         settings.make_job(config).train(folder)
     except Exception as error:
-        raise RuntimeError(one_line(error)) from error
+        raise RuntimeError(root_error_line(error)) from error
 
 
-def one_line(error: BaseException) -> str:
+def root_error_line(error: BaseException) -> str:
     """Return the last line of an error; if workers failed, of the first worker's error."""
     failures = getattr(error.__cause__, "worker_failures", None)
     root = next(iter(failures.values())) if failures else error

@@ -22,7 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.config.identity import flatten
 from pipelines.stages.run_context import RunContext
-from pipelines.tracking.mlflow_runs import Tracker, one_line
+from pipelines.tracking.mlflow_runs import Tracker, public_first_line
 from pipelines.tracking.provenance import data_tags
 from tune.objective import direction
 from tune.records import TrialRecord, choose, load_record, read_records
@@ -220,7 +220,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         record = replace(record, state="unfinished", history=[*earlier, report])
         record.save(self.settings.folder_of(trial.config))
         if run_id := self.run_ids.get(trial.trial_id):
-            self._log(lambda tracker: tracker.epoch(run_id, report))
+            self._log(lambda tracker: tracker.log_epoch(run_id, report))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """End a trial that finished or was stopped."""
@@ -258,8 +258,8 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
         def end(tracker: Tracker) -> None:
             run_id = self.run_ids[trial.trial_id]
-            tracker.missing_epochs(run_id, record.history)
-            tracker.metrics(run_id, {f"best_{name}": v for name, v in record.scores.items()})
+            tracker.log_missing_epochs(run_id, record.history)
+            tracker.log_metrics(run_id, {f"best_{name}": v for name, v in record.scores.items()})
             note = f"Failed: {reason}" if reason else f"{record.state.capitalize()}."
             tracker.describe(run_id, note, state=record.state)
             tracker.client.set_terminated(run_id, status=STATUS.get(record.state, "KILLED"))
@@ -276,7 +276,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
             write(self.context.tracker)
         except Exception as error:  # Its kind depends on the store.
             if not self.is_warned:
-                print(f"MLflow does not answer, the search continues: {one_line(error)}")
+                print(f"MLflow does not answer, the search continues: {public_first_line(error)}")
             self.is_warned = True
 
     def line(self) -> str:
@@ -328,14 +328,14 @@ def reason_of(error: Any) -> str:
     """Return a trial's reason of failure in one line."""
     if isinstance(error, ray.exceptions.RayActorError):
         return "its process died"
-    return one_line(getattr(error, "cause", error))
+    return public_first_line(getattr(error, "cause", error))
 
 
 def no_scores(records: Sequence[TrialRecord]) -> ValueError:
     """Return the error of a search without any score, with the reason of the first failure."""
     failed = [record for record in records if record.state == "failed"]
     if not failed:
-        return ValueError("time was up before any trial had an epoch; allow more --max-hours")
+        return ValueError("--max-hours ended before any trial finished an epoch; raise it")
     return ValueError(
         f"no trial has scores, {len(failed)} failed; the first, {failed[0].name}: "
         f"{failed[0].reason}. When the cause is gone, --retry-failed runs them again"

@@ -54,15 +54,15 @@ class Compute(ClusterOptions):
     sync_bn: bool = False
     """On GPUs: BatchNorm statistics over the images of all workers, not of each worker."""
     loader_workers: int = 0
-    """Threads per worker that read and decode ahead; 0 reads when a batch is asked for."""
+    """Threads per worker that read and decode ahead; 0 reads when a batch is needed."""
     timeout: int = 600
-    """Seconds without progress after which workers print where they hang, and all start again from
-    the last checkpoint."""
+    """Seconds without progress after which a worker counts as hung: it prints its stack, and
+    training restarts from the last checkpoint."""
     storage: str | None = None
     """Storage of checkpoints: s3://BUCKET/PATH, gs://BUCKET/PATH, or a folder that all nodes share;
     default: the run's own folder."""
     wait: int = 0
-    """Seconds to wait for machines that the cluster lacks and an autoscaler may bring."""
+    """Seconds to wait for missing machines that an autoscaler may add."""
     errors: OmitArgPrefixes[ErrorPolicy] = field(default_factory=ErrorPolicy)
     max_failures: int = 2
     """How often a stage restarts from its last checkpoint after a worker died."""
@@ -128,7 +128,8 @@ class TrainingCommand:
     data: tuple[Path, ...]
     """Folder or URL (s3://, gs://, https://) of shards; several train together."""
     mix: tuple[float, ...] = ()
-    """Share of the batches for each of several data sets; default: by their numbers of images."""
+    """Share of the batches for each of several data sets; default: in proportion to image
+    counts."""
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
@@ -164,7 +165,8 @@ class FullCommand(TrainingCommand):
     that the encoders were trained on, in half the time of 2.  Default: 2, for `eml` 0."""
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None
-    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
+    """Folder of cached readouts, shared by all decoders; default: readouts/ beside
+    the run's folder."""
     flip_scores: bool = True
     """Average each model's map with that of the mirrored picture before it is scored."""
     preset: Suppress[str] = ""

@@ -79,7 +79,7 @@ PRESETS: dict[str, FullCommand] = {
 def find_preset(name: str) -> FullCommand:
     """Return a preset.  Raises ValueError for an unknown name."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return replace(PRESETS[name], preset=name)
 
 
@@ -89,5 +89,5 @@ def start_from(config_type: type, name: str) -> FullCommand:
     Raises ValueError for another class or an unknown name.
     """
     if not issubclass(config_type, FullCommand):
-        raise ValueError("--preset goes with `full` only")
+        raise ValueError("--preset works only with `full`")
     return config_type(**vars(find_preset(name)))

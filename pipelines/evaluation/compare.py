@@ -78,8 +78,8 @@ def check_alike(first: ScoreTable, second: ScoreTable) -> None:
         ours, theirs = first.about.get(what), second.about.get(what)
         if ours != theirs:
             raise ValueError(
-                f"the scores cannot be compared: {what} is {ours} of {names[0]}, {theirs} of "
-                f"{names[1]}; score both on the same split alike"
+                f"the scores cannot be compared: {what} is {ours} for {names[0]} and "
+                f"{theirs} for {names[1]}; score both in the same way"
             )
     if not first.of(names[0]).index.equals(second.of(names[1]).index):
         raise ValueError(f"{names[0]} and {names[1]} were scored on different images")

@@ -23,13 +23,13 @@ from pipelines.evaluation.sources import (
     ScoredMap,
     SplitImage,
     ig_baseline,
-    split_image,
+    prepare_split_image,
 )
 from pipelines.evaluation.split_fixations import SplitFixations, estimate_sigma, read_fixations
 from pipelines.ray_cluster import tasks
 from shards.read.reader import ShardReader
 
-PART = 10
+IMAGES_PER_TASK = 10
 """Images per Ray task."""
 COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
 NOT_MODELS = set(BASELINES) - {CENTRE}
@@ -98,9 +98,9 @@ def evaluate(
     )
     if with_baselines:
         sources = [*sources, BaselineSource(prior=prior, reader=reader, sigma=sigma)]
-    answers = tasks.spread(
+    answers = tasks.map_parts(
         score_part,
-        tasks.split(len(reader), PART),
+        tasks.split(len(reader), IMAGES_PER_TASK),
         list(sources),
         reader,
         context,
@@ -143,28 +143,28 @@ def score_part(
     """Return a record for each map and image of a part."""
     records: list[dict[str, Any]] = []
     for position in part:
-        shown = split_image(position, reader.decoded(position), device)
-        maps = (row for source in sources for row in source.rows(shown))
-        records += score_image(shown, maps, context)
+        split_image = prepare_split_image(position, reader.decoded(position), device)
+        maps = (row for source in sources for row in source.rows(split_image))
+        records += score_image(split_image, maps, context)
     return records
 
 
 def score_image(
-    shown: SplitImage, maps: Iterable[ScoredMap], context: ScoringContext
+    split_image: SplitImage, maps: Iterable[ScoredMap], context: ScoringContext
 ) -> Iterator[dict[str, Any]]:
     """Yield a record of each map of an image: its scores under both rule books."""
-    device, size = shown.targets.density.device, shown.targets.size
+    device, size = split_image.targets.density.device, split_image.targets.size
     baseline = ig_baseline(context.prior, size).to(device)
-    seeds = torch.tensor([shown.position], device=device)
+    seeds = torch.tensor([split_image.position], device=device)
     others = {
         rules: counts.to(device)
-        for rules, counts in context.nonfixations(shown.position, size).items()
+        for rules, counts in context.nonfixations(split_image.position, size).items()
     }
     for row in maps:
-        targets = row.targets or shown.targets
+        targets = row.targets or split_image.targets
         if not row.saliency.isfinite().all():
             raise ValueError(
-                f"{shown.sample.key}: the map of {row.name} has values that are not finite"
+                f"{split_image.sample.key}: the map of {row.name} has values that are not finite"
             )
         inputs: dict[str, Any] = {
             "fixations": targets.fixation_map(),
@@ -193,7 +193,7 @@ def score_image(
                 )
         yield {
             "model": row.name,
-            "image": shown.sample.key,
+            "image": split_image.sample.key,
             "num_fixations": int(targets.counts.sum()),
             "constant": bool(row.saliency.amin() == row.saliency.amax()),
             **{f"mit_{name}": value.item() for name, value in mit.items()},

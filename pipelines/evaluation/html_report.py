@@ -22,7 +22,7 @@ from pipelines.evaluation.sources import (
     ScoredMap,
     SplitImage,
     ig_baseline,
-    split_image,
+    prepare_split_image,
 )
 from shards.read.reader import ShardReader
 
@@ -45,12 +45,12 @@ def write_report(
     metric = "tuebingen_ig" if "tuebingen_ig" in table.estimates[main] else "mit_nss"
     scores, prior = table.of(main), find_prior(reader)
 
-    def draw(key: str, shown: SplitImage) -> tuple[str, Panels]:
+    def draw(key: str, split_image: SplitImage) -> tuple[str, Panels]:
         shown_metrics = dict.fromkeys((metric, "mit_nss", "mit_cc", "mit_kl"))
         words = ", ".join(f"{METRICS[m].label} {scores[m][key]:.2f}" for m in shown_metrics)
-        baseline = ig_baseline(prior, shown.targets.size)
-        answers = [(f"map of {main}", _answer(source, shown))]
-        return f"{key}: {words}", plots.draw_panels(shown, answers, baseline)
+        baseline = ig_baseline(prior, split_image.targets.size)
+        answers = [(f"map of {main}", _answer(source, split_image))]
+        return f"{key}: {words}", plots.draw_panels(split_image, answers, baseline)
 
     how = "averaged with the mirrored picture's" if about.get("flip") else "as it is"
     ordered = scores[metric].dropna().sort_values(kind="stable")
@@ -85,14 +85,14 @@ def write_comparison(
     gains = compare.gains(*tables, metric).sort_values(ascending=False, kind="stable")
     known = [source for source in sources if source is not None]
 
-    def draw(key: str, shown: SplitImage) -> tuple[str, Panels]:
+    def draw(key: str, split_image: SplitImage) -> tuple[str, Panels]:
         first, second = (float(values[key]) for values in scores)
         answers = [
-            (f"map of the {which}", _answer(source, shown))
+            (f"map of the {which}", _answer(source, split_image))
             for which, source in zip(("first", "second"), known, strict=True)
         ]
         title = f"{key}: {METRICS[metric].label} {first:.2f} against {second:.2f}"
-        return title, plots.draw_panels(shown, answers)
+        return title, plots.draw_panels(split_image, answers)
 
     headings = ("Where the first is better", "Where the second is better")
     _write(
@@ -138,8 +138,8 @@ def _book(rules: str, table: ScoreTable) -> pd.DataFrame:
 
 
 @torch.inference_mode()
-def _answer(source: MapSource, shown: SplitImage) -> ScoredMap:
-    return next(iter(source.rows(shown)))
+def _answer(source: MapSource, split_image: SplitImage) -> ScoredMap:
+    return next(iter(source.rows(split_image)))
 
 
 def _two_ends(
@@ -152,7 +152,7 @@ def _two_ends(
     for heading, keys in zip(headings, ends, strict=True):
         positions = [reader.keys.index(key) for key in keys]
         drawn[heading] = [
-            draw(key, split_image(position, reader.decoded(position), torch.device("cpu")))
+            draw(key, prepare_split_image(position, reader.decoded(position), torch.device("cpu")))
             for key, position in zip(keys, positions, strict=True)
         ]
     return drawn

@@ -20,7 +20,7 @@ from pipelines.evaluation.score_table import ScoreTable
 from pipelines.evaluation.sources import (
     BASELINES,
     CENTRE,
-    OTHER,
+    OTHER_IMAGE_BASELINE,
     UNIFORM,
     ScoredMap,
     SplitImage,
@@ -46,7 +46,11 @@ def label(metric: str, rules: bool = False, arrow: bool = True) -> str:
 
 def boxes(table: ScoreTable, metric: str) -> str:
     """Draw a box plot of a metric over the images, one box per model, without weak baselines."""
-    columns = {m: _finite(table.of(m)[metric]) for m in table.models if m not in (UNIFORM, OTHER)}
+    columns = {
+        m: _finite(table.of(m)[metric])
+        for m in table.models
+        if m not in (UNIFORM, OTHER_IMAGE_BASELINE)
+    }
     columns = {model: values for model, values in columns.items() if len(values)}
     figure, axes = _figure(4.6, 0.7 + 0.33 * len(columns))
     drawn = axes.boxplot(
@@ -128,14 +132,16 @@ def svg(figure: Figure) -> str:
 
 
 def draw_panels(
-    shown: SplitImage, answers: Sequence[tuple[str, ScoredMap]], baseline: Tensor | None = None
+    split_image: SplitImage,
+    answers: Sequence[tuple[str, ScoredMap]],
+    baseline: Tensor | None = None,
 ) -> Panels:
     """Draw an image, its fixations, each map, and the first map's information gain by pixel.
 
     answers: titles and maps.  baseline: log-density (1, 1, H, W) that the gain is relative to;
     default: the second map.
     """
-    photograph, truth = shown.sample.image, shown.targets.density.cpu()
+    photograph, truth = split_image.sample.image, split_image.targets.density.cpu()
     found = [_as_densities(row) for _, row in answers]
     over = found[1][1] if baseline is None else baseline.cpu()
     gained = (truth * (found[0][1] - over)).nan_to_num(neginf=-1e3)[0, 0].numpy()
@@ -144,7 +150,7 @@ def draw_panels(
     most = max(float(np.quantile(np.abs(gained), 0.995)), 1e-6)
     return [
         ("photograph", _panel(photograph)),
-        ("fixations", _panel(photograph, shown.sample.points)),
+        ("fixations", _panel(photograph, split_image.sample.points)),
         ("ground truth", _panel(truth[0, 0].numpy(), cmap="inferno")),
         *(
             (name, _panel(density[0, 0].numpy(), cmap="inferno"))

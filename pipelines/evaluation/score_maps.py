@@ -89,10 +89,10 @@ class MapFiles:
             resize=resize,
         )
 
-    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
+    def rows(self, split_image: SplitImage) -> Iterable[ScoredMap]:
         """Yield the map of an image.  Raises ValueError that names a faulty file."""
-        targets = shown.targets
-        maps = self.read(shown.position, targets.size).to(targets.density.device)
+        targets = split_image.targets
+        maps = self.read(split_image.position, targets.size).to(targets.density.device)
         if self.kind == "saliency":
             yield ScoredMap(name=self.name, saliency=maps, log_density=None)
         elif self.kind == "density":
@@ -160,7 +160,7 @@ class MapFiles:
         if not abs(linear.sum() - 1) <= SUM_TOLERANCE:
             raise ValueError(
                 f"{where} is not a {self.kind}: it sums to {linear.sum():.4g}, expected 1; "
-                "say what its values are with --kind"
+                "name the kind of its values with --kind"
             )
 
 

@@ -22,14 +22,14 @@ from emlnet.models.precision import to_channels_last
 from shards.read.reader import ShardReader
 
 MODEL, AVERAGE = "model", "average of encoders"
-UNIFORM, CENTRE, OTHER, HALF, TRUTH = (
+UNIFORM, CENTRE, OTHER_IMAGE_BASELINE, HALF_BASELINE, TRUTH_BASELINE = (
     "uniform",
     "centre prior",
     "another image's map",
     "half of the observers",
     "ground-truth map",
 )
-BASELINES = (UNIFORM, CENTRE, OTHER, HALF, TRUTH)
+BASELINES = (UNIFORM, CENTRE, OTHER_IMAGE_BASELINE, HALF_BASELINE, TRUTH_BASELINE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +59,7 @@ class SplitImage:
 class MapSource(Protocol):
     """A source of maps, made in the driver and sent to every worker."""
 
-    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
+    def rows(self, split_image: SplitImage) -> Iterable[ScoredMap]:
         """Return its maps for an image, on the device of the image's targets."""
 
 
@@ -73,7 +73,7 @@ def ig_baseline(prior: NDArray[np.float32] | None, size: tuple[int, int]) -> Ten
     return baselines.uniform(size) if prior is None else baselines.centre_prior(prior, size)
 
 
-def split_image(position: int, sample: Decoded, device: torch.device) -> SplitImage:
+def prepare_split_image(position: int, sample: Decoded, device: torch.device) -> SplitImage:
     """Put an image's fixations and density map on the device."""
     batch = collate([sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
     return SplitImage(position=position, sample=sample, targets=prepare_targets(batch, device))
@@ -83,18 +83,18 @@ def split_image(position: int, sample: Decoded, device: torch.device) -> SplitIm
 class ModelSource:
     """The maps of a model and, if it joins encoders, of each encoder and of their average.
 
-    flip: average each map with the mirrored picture's.  alone: only the model's own map.
+    flip: average each map with the mirrored picture's.  own_map_only: only the model's own map.
     """
 
     model: EMLNet | Encoder
     flip: bool = False
-    alone: bool = False
+    own_map_only: bool = False
 
-    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
+    def rows(self, split_image: SplitImage) -> Iterable[ScoredMap]:
         """Return the model's maps, its own first."""
-        device = shown.targets.density.device
+        device = split_image.targets.density.device
         to_channels_last(self.model, device).eval()  # In place; nothing is moved twice.
-        batch = collate([shown.sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
+        batch = collate([split_image.sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
         image = prepare_image(batch, device)
         if self.flip:
             image = torch.cat([image, image.flip(-1)])
@@ -109,7 +109,7 @@ class ModelSource:
 
     def outputs(self, image: Tensor) -> Iterable[tuple[str, Tensor, Kind]]:
         """Yield name, output and kind of each map of images (B, 3, H, W), the model's own first."""
-        if isinstance(self.model, Encoder) or self.alone:
+        if isinstance(self.model, Encoder) or self.own_map_only:
             yield MODEL, self.model(image), self.model.kind
             return
         size = (image.shape[-2], image.shape[-1])
@@ -134,37 +134,37 @@ class BaselineSource:
     reader: ShardReader
     sigma: float
 
-    def rows(self, shown: SplitImage) -> Iterable[ScoredMap]:
+    def rows(self, split_image: SplitImage) -> Iterable[ScoredMap]:
         """Uniform, centre prior, another image's map, half of the observers, ground-truth map."""
-        targets = shown.targets
+        targets = split_image.targets
         device, size = targets.density.device, targets.size
         yield density_row(UNIFORM, baselines.uniform(size).to(device))
         centre = ig_baseline(self.prior, size).to(device)
         if self.prior is not None:
             yield density_row(CENTRE, centre)
         if len(self.reader) > 1:
-            yield _map_row(OTHER, self._other(shown).to(device))
-        yield from self._halves(shown, centre.exp())
-        yield _map_row(TRUTH, targets.density)
+            yield _map_row(OTHER_IMAGE_BASELINE, self._other(split_image).to(device))
+        yield from self._halves(split_image, centre.exp())
+        yield _map_row(TRUTH_BASELINE, targets.density)
 
-    def _other(self, shown: SplitImage) -> Tensor:
+    def _other(self, split_image: SplitImage) -> Tensor:
         """Return the density map of the image half the split away, at this image's size."""
         num = len(self.reader)
-        other = self.reader.decoded((shown.position + num // 2) % num)
+        other = self.reader.decoded((split_image.position + num // 2) % num)
         density = resize(
-            torch.from_numpy(other.density.copy())[None, None].float(), shown.targets.size
+            torch.from_numpy(other.density.copy())[None, None].float(), split_image.targets.size
         )
         return density / density.sum()
 
-    def _halves(self, shown: SplitImage, centre: Tensor) -> Iterable[ScoredMap]:
+    def _halves(self, split_image: SplitImage, centre: Tensor) -> Iterable[ScoredMap]:
         """Predict half of the observers from the other half and the centre prior."""
-        sample = shown.sample
-        first = baselines.first_half(sample.observers, shown.position)
+        sample = split_image.sample
+        first = baselines.first_half(sample.observers, split_image.position)
         if first.all() or not first.any():
             return
         halves = [
-            split_image(
-                shown.position,
+            prepare_split_image(
+                split_image.position,
                 replace(sample, points=sample.points[keep], observers=sample.observers[keep]),
                 centre.device,
             ).targets
@@ -173,7 +173,7 @@ class BaselineSource:
         seen, unseen = (density_map(half.fixation_map(), self.sigma) for half in halves)
         share = baselines.PRIOR_SHARE
         yield replace(
-            density_row(HALF, ((1 - share) * seen + share * centre).log()),
+            density_row(HALF_BASELINE, ((1 - share) * seen + share * centre).log()),
             targets=replace(halves[1], density=unseen),
         )
 

@@ -64,7 +64,7 @@ def read_fixations(reader: ShardReader, num_workers: int) -> SplitFixations:
     """Read the fixations of a split, on the cluster."""
     parts = tasks.split(len(reader), 200)
     title = f"fixations, {reader.split}"
-    points = tasks.spread(
+    points = tasks.map_parts(
         _read_points, parts, reader, title=title, use_gpu=False, num_workers=num_workers
     )
     each = [image for part in points for image in part]
@@ -85,7 +85,7 @@ def estimate_sigma(reader: ShardReader, gaze: SplitFixations, num_images: int = 
     found = []
     for place in np.linspace(0, len(seen) - 1, min(num_images, len(seen))).astype(int):
         position = seen[place]
-        targets = sources.split_image(
+        targets = sources.prepare_split_image(
             position, reader.decoded(position), torch.device("cpu")
         ).targets
         if targets.density.amin() < targets.density.amax():  # A constant map shows no blur.

@@ -42,8 +42,8 @@ def check(
         missing = ray.get(answers, timeout=SECONDS_TO_ANSWER)
     except ray.exceptions.GetTimeoutError:
         raise ValueError(
-            f"a node of the cluster started no process within {SECONDS_TO_ANSWER} s; its logs "
-            "are in /tmp/ray/session_latest/logs there"
+            f"a node of the cluster started no process within {SECONDS_TO_ANSWER} s; see its logs "
+            "in /tmp/ray/session_latest/logs on that node"
         ) from None
     finally:
         for probe in probes:

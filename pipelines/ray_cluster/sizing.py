@@ -41,9 +41,9 @@ def scaling_config(compute: Compute) -> ScalingConfig:
     if lacking := _wait_for(worker, least, most, compute.wait):
         each = worker[lacking]
         raise ValueError(
-            f"{least} workers want {f'{each} {lacking}s' if each > 1 else f'a {lacking}'} each, "
-            f"the cluster has {ray.cluster_resources().get(lacking, 0):g}; ask for fewer "
-            "--num-workers, or --wait for machines that an autoscaler adds"
+            f"{least} workers need {f'{each} {lacking}s' if each > 1 else f'one {lacking}'} each, "
+            f"the cluster has {ray.cluster_resources().get(lacking, 0):g}; set fewer "
+            "--num-workers, or --wait for machines that an autoscaler may add"
         )
     return ScalingConfig(
         num_workers=most if least == most else (least, most),
@@ -101,6 +101,6 @@ def check_batch(batch_size: int, compute: Compute) -> None:
     num_workers = scaling_config(compute).max_workers
     if batch_size < num_workers:
         raise ValueError(
-            f"a batch of {batch_size} cannot be shared by {num_workers} workers; choose at least "
-            f"{num_workers}"
+            f"a batch of {batch_size} cannot be shared by {num_workers} workers; set --batch-size "
+            f"to at least {num_workers}"
         )

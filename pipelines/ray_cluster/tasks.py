@@ -17,7 +17,7 @@ from shards.files.progress import progress_bar
 Answer = TypeVar("Answer")
 
 
-def spread(
+def map_parts(
     function: Callable[..., Answer],
     parts: Sequence[Sequence[int]],
     *shared: Any,
@@ -46,14 +46,14 @@ def spread(
     items = [(number, part, references) for number, part in enumerate(parts)]
     options = {"num_gpus": int(gpu), "runtime_env": {"env_vars": WORKER_ENV}}
     with progress_bar(total, title, unit) as bar:
-        for number, answer in each(call, items, num_workers, **options):
+        for number, answer in map_unordered(call, items, num_workers, **options):
             answers[number] = answer
             bar.update(len(parts[number]))
     print(f"{title}: {total} {unit}s in {time.monotonic() - began:.0f} s", flush=True)
     return [answers[number] for number in range(len(parts))]
 
 
-def each(
+def map_unordered(
     function: Callable[[Any], Answer], items: Iterable[Any], num_workers: int = 0, **options: Any
 ) -> Iterator[Answer]:
     """Call the function on each item, one CPU per call; yield results as they finish.

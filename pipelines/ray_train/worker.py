@@ -52,8 +52,9 @@ class WorkerConfig:
 def run(given: dict[str, WorkerConfig]) -> Exception | None:
     """Train a job from its last checkpoint, if any; return the error that ended it early.
 
-    given: the config under the key `config`.  A stop, a diverged loss and a refused input are
-    returned, not raised, because Ray would start another attempt.
+    given: the config under the key `config`.  A stop and a diverged loss are returned, not raised,
+    because Ray would start another attempt.  A ValueError is raised, so that ranks that wait for
+    this one end too; the next attempt, if any, returns it.
     """
     logging.disable(logging.INFO)  # Ray prints a line per report, which repeats ours.
     config = given["config"]
@@ -76,7 +77,7 @@ def run(given: dict[str, WorkerConfig]) -> Exception | None:
                 model.register_forward_hook(lambda *_: watchdog.note_progress())
             fit(state, job.plan, source, hooks)
     except StoppedError:
-        return StoppedError(f"{job.title}: stopped as asked; the same command resumes from there")
+        return StoppedError(f"{job.title}: stopped on request; run the same command to resume")
     except DivergedError as error:
         return DivergedError(f"{job.title}: {error}{name_samples(error, source)}")
     except ValueError as error:

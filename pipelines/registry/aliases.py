@@ -27,7 +27,7 @@ Holder = dict[str, str]
 """A version that holds or held an alias: `version`, `since` (ISO 8601) and `reason`."""
 
 
-def holder(client: MlflowClient, alias: str) -> str | None:
+def current_version(client: MlflowClient, alias: str) -> str | None:
     """Return the version that holds an alias; None if none does."""
     try:
         return str(client.get_model_version_by_alias(NAME, alias).version)
@@ -39,7 +39,7 @@ def holder(client: MlflowClient, alias: str) -> str | None:
 
 def history(client: MlflowClient, alias: str) -> list[Holder]:
     """Return all holders of an alias in order, the present one last; empty if there is none."""
-    held = holder(client, alias)
+    held = current_version(client, alias)
     if held is None:
         return []
     tags = client.get_registered_model(NAME).tags
@@ -49,7 +49,7 @@ def history(client: MlflowClient, alias: str) -> list[Holder]:
     return [*past, {"version": held, "since": "", "reason": "set elsewhere"}]
 
 
-def give(
+def set_alias(
     client: MlflowClient, alias: str, version: str, reason: str, past: Sequence[Holder]
 ) -> None:
     """Give an alias to a version and add it to the history.
@@ -58,7 +58,7 @@ def give(
     at the same time.
     """
     client.set_registered_model_alias(NAME, alias, version)
-    found = holder(client, alias)
+    found = current_version(client, alias)
     if found != version:
         raise RuntimeError(
             f"another publisher gave {alias!r} to version {found} at the same time; "
@@ -67,7 +67,7 @@ def give(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     holders = [*past, {"version": version, "since": now, "reason": reason}]
     client.set_registered_model_tag(NAME, f"{alias}_holders", json.dumps(holders))
-    if alias == CHAMPION and holder(client, CHALLENGER) == version:
+    if alias == CHAMPION and current_version(client, CHALLENGER) == version:
         client.delete_registered_model_alias(NAME, CHALLENGER)
 
 
@@ -75,7 +75,7 @@ def describe(client: MlflowClient, alias: str) -> str:
     """Describe the holder of an alias: version, date, predecessor, reason."""
     holders = history(client, alias)
     if not holders:
-        return f"nobody holds {alias!r}"
+        return f"no version has the alias {alias!r}"
     *past, held = holders
     since = f" since {held['since']}" if held["since"] else ""
     after = f" after version {past[-1]['version']}" if past else ""

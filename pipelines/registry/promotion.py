@@ -62,7 +62,7 @@ def promote(
             f"{'' if is_better else 'not '}above 0"
         )
     if is_better:
-        aliases.give(client, alias, version, reason, past)
+        aliases.set_alias(client, alias, version, reason, past)
     return Promotion(version=int(version), promoted=is_better, reason=reason)
 
 
@@ -74,7 +74,7 @@ def keep_scores(
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / _file_name(reader, flip)
         write_parquet(path, kept)
-        tracker.file(run_id, path, FOLDER)
+        tracker.log_file(run_id, path, FOLDER)
     return kept
 
 
@@ -94,7 +94,7 @@ def scores_of(version: Any, reader: ShardReader, flip: bool, tracker: Tracker) -
         pulled = mlflow_registry.pull(
             Path(scratch) / "model", tracker.uri, version=int(version.version)
         )
-        source = ModelSource(model=package.load(pulled).model, flip=flip, alone=True)
+        source = ModelSource(model=package.load(pulled).model, flip=flip, own_map_only=True)
         scores = evaluate.evaluate([source], reader, title=name, with_baselines=False)
     return scores.renamed(MODEL, name)
 

@@ -124,7 +124,7 @@ def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
     return {"canvas": encoder.size if stretch or encoder.letterbox else None, "stretch": stretch}
 
 
-def checked(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
+def validate_config(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
     """Return the config with an absolute path of its weights.
 
     Raises ValueError if the weights do not fit the encoder.
@@ -150,8 +150,8 @@ def start_encoder(config: EncoderConfig) -> Encoder:
     if len(same) != 1:
         kinds = ", ".join(f"{e.config.backbone} ({e.kind})" for e in held)
         raise ValueError(
-            f"{folder} holds {kinds}: {len(same)} encoders like {config.backbone} "
-            f"({config.readout}), expected one; name the folder of one such encoder"
+            f"{folder} has {len(same)} encoders of {config.backbone} ({config.readout}), expected "
+            f"exactly one (it holds {kinds}); name another package"
         )
     encoder = Encoder(config, load_weights=False)
     encoder.load_state_dict(same[0].state_dict())
@@ -188,7 +188,7 @@ def encoder_stage(
     fold: training images to leave out.  A `density` encoder letterboxes if the images have several
     sizes.
     """
-    config = checked(config, finetune)
+    config = validate_config(config, finetune)
     sizes = {size for split in ("train", "val") for size in ShardReader(context.data, split).sizes}
     if config.readout == "density" and len(sizes) > 1:
         config = replace(config, letterbox=True)

@@ -1,8 +1,9 @@
 """Frozen encoders that a decoder joins, and the cache of their readouts.
 
 Readouts are computed once and shared by all decoders.  Each encoder has a folder, named by a digest
-of everything that its readouts depend on.  A file holds `PART` samples of a split: for each tapped
-layer one tensor (samples, 2, h, w), float16.  Index 1 of the second axis is the mirrored image.
+of everything that its readouts depend on.  A file holds `SAMPLES_PER_FILE` samples of a split: for
+each tapped layer one tensor (samples, 2, h, w), float16.  Index 1 of the second axis is the
+mirrored image.
 
 With folds, each training image is read by the encoder that has not seen it.  So a decoder learns
 from readouts like those of new images.
@@ -37,7 +38,7 @@ from shards.read.folds import fold_of
 from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
 
-PART = 50
+SAMPLES_PER_FILE = 50
 """Samples per file; a worker that dies loses at most one file."""
 
 
@@ -146,7 +147,7 @@ def build_cache(
     name = name or encoder.config.backbone
     for split in splits:
         reader = ShardReader(data, split)
-        parts = tasks.split(len(reader), PART)
+        parts = tasks.split(len(reader), SAMPLES_PER_FILE)
         missing = [part for part in parts if not part_file(folder, split, part[0]).is_file()]
         if not missing:
             print(f"readouts of {name}, {split}: already in {folder}", flush=True)
@@ -154,7 +155,7 @@ def build_cache(
         check_canvas(reader, encoder)
         encoders = list(folds) if folds and split == "train" else [encoder]
         title = f"readouts of {name}, {split}"
-        tasks.spread(
+        tasks.map_parts(
             _compute, missing, encoders, reader, split, folder, title=title, use_gpu=use_gpu
         )
     return folder
@@ -169,7 +170,7 @@ def check_canvas(reader: ShardReader, encoder: Encoder) -> None:
     except ValueError as error:
         raise ValueError(
             f"{error}; the encoder {encoder.config.backbone} was trained on pictures of one size: "
-            "train it on these, and it letterboxes"
+            "train it on this data; the new encoder letterboxes"
         ) from None
 
 
@@ -210,13 +211,13 @@ class Cache:
     def __init__(self, folder: Path, split: str, num_samples: int) -> None:
         self.parts: list[list[Tensor]] = []
         """Per file and tapped layer: (samples, 2, h, w) float16."""
-        for first in range(0, num_samples, PART):
+        for first in range(0, num_samples, SAMPLES_PER_FILE):
             path = part_file(folder, split, first)
             try:
                 taps = load_file(path)
             except (OSError, SafetensorError) as error:
                 raise ValueError(
-                    f"{path} is missing or cut short ({error}); delete it, and "
+                    f"{path} is missing or truncated ({error}); delete it, and "
                     "`python -m pipelines readouts` computes it again"
                 ) from error
             self.parts.append([taps[str(tap)] for tap in range(len(taps))])
@@ -224,7 +225,10 @@ class Cache:
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
         """Return the samples' readouts: (B, 1, h, w) float16 per tapped layer."""
         chosen = [
-            [tap[position % PART, int(flip)] for tap in self.parts[position // PART]]
+            [
+                tap[position % SAMPLES_PER_FILE, int(flip)]
+                for tap in self.parts[position // SAMPLES_PER_FILE]
+            ]
             for position, flip in zip(positions, flips, strict=True)
         ]
         return [torch.stack(taps)[:, None] for taps in zip(*chosen, strict=True)]

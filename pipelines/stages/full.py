@@ -61,7 +61,7 @@ def run(command: FullCommand) -> dict[str, Any]:
         known: dict[str, Any] = json.loads((folder / score_table.JSON).read_text())
         full_report.print_summary(known)
         return known
-    run_context.connect(command, command.decoder_plan.batch_size)
+    run_context.connect_and_check(command, command.decoder_plan.batch_size)
     names = ["shards", *(f"shards-{number}" for number in range(2, len(sources) + 1))]
     data = tuple(map(pack, sources, (folder / name for name in names)))
     with open_parent(command, folder, data) as context:
@@ -118,7 +118,7 @@ def pack(source: Path | str, out: Path) -> Path | str:
         return source
     check_nodes.check([source], out)
     print(f"shards: packing {public_url(source)}", flush=True)
-    build(Path(source), out, map_=tasks.each)
+    build(Path(source), out, map_=tasks.map_unordered)
     return out
 
 
@@ -227,7 +227,7 @@ def score(
     ).renamed(MODEL, decoder.name)
     for result in results:
         metrics = score_table.as_metrics(scores.means[result.name])
-        context.tracker.metrics(result.run_id, metrics)
+        context.tracker.log_metrics(result.run_id, metrics)
     return scores
 
 

@@ -53,8 +53,8 @@ def write_report_files(
         reader,
     )
     for file in (score_table.PARQUET, score_table.JSON, REPORT):
-        tracker.file(run_id, folder / file)
-    tracker.metrics(run_id, score_table.as_metrics(report["scores"][best.name]))
+        tracker.log_file(run_id, folder / file)
+    tracker.log_metrics(run_id, score_table.as_metrics(report["scores"][best.name]))
     tracker.describe(run_id, describe(report, context.manifest))
     show_version(tracker, published.version, run_id)
     return report

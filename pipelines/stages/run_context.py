@@ -45,7 +45,7 @@ def start_run(
     kind: `encoder` or `decoder`.  name: part of the default folder's name.  weights: the starting
     weights as the command names them.
     """
-    connect(command)
+    connect_and_check(command)
     data = tuple(location(given) for given in command.data)
     manifest = Manifest.join([Manifest.load(folder) for folder in data])
     identity = identify(command, weights, command=kind, data=manifest.digest)
@@ -53,7 +53,7 @@ def start_run(
     return open_context(command, folder, data)
 
 
-def connect(command: TrainingCommand, *decoder_batches: int) -> None:
+def connect_and_check(command: TrainingCommand, *decoder_batches: int) -> None:
     """Connect to Ray; raise ValueError for options that would fail in a later stage."""
     connection.connect(command.compute)
     for batch_size in (command.plan.batch_size, *decoder_batches):

@@ -32,7 +32,7 @@ MAX_EXHAUSTIVE = 4
 """Above this number of encoders the search is greedy; up to it all subsets are tried."""
 COLUMNS = ("nss", "cc", "kl", "sim", "auc_judd")
 
-Members = tuple[int, ...]
+Subset = tuple[int, ...]
 """Positions of a subset's encoders, ascending."""
 Positions = NDArray[np.int64]
 """Positions of samples in a split."""
@@ -45,7 +45,7 @@ class SubsetResult:
     epoch: the best on the choosing half.  choosing, held_out: its scores on the two halves.
     """
 
-    members: Members
+    members: Subset
     epoch: int
     choosing: dict[str, float]
     held_out: dict[str, float]
@@ -54,10 +54,10 @@ class SubsetResult:
 def choose(
     num_encoders: int,
     metric: str,
-    train: Callable[[Sequence[Members]], list[SubsetResult]],
+    train: Callable[[Sequence[Subset]], list[SubsetResult]],
     size: int = 0,
     known: Sequence[SubsetResult] = (),
-) -> tuple[list[SubsetResult], Members]:
+) -> tuple[list[SubsetResult], Subset]:
     """Try subsets; return their results and the best subset on the choosing half.
 
     train: trains a decoder on each of some subsets.  size: number of encoders to choose; 0: any.
@@ -65,7 +65,7 @@ def choose(
     """
     tried = {result.members: result for result in known}
 
-    def best_of(subsets: Sequence[Members]) -> Members:
+    def best_of(subsets: Sequence[Subset]) -> Subset:
         if new := [members for members in subsets if members not in tried]:
             tried.update({result.members: result for result in train(new)})
         found = subsets[0]
@@ -76,11 +76,11 @@ def choose(
 
     everyone = range(num_encoders)
     sizes = [size] if size else list(range(1, num_encoders + 1))
-    eligible: list[Members] = []
+    eligible: list[Subset] = []
     if num_encoders <= MAX_EXHAUSTIVE:
         eligible = [members for number in sizes for members in combinations(everyone, number)]
     else:
-        grown: Members = ()
+        grown: Subset = ()
         for number in range(1, max(sizes) + 1):
             grown = best_of([tuple(sorted((*grown, m))) for m in everyone if m not in grown])
             eligible += [grown] if number in sizes else []
@@ -91,7 +91,7 @@ def choose(
     return results, choice
 
 
-def select_encoders(stage: Stage, size: int = 0) -> tuple[Members, str]:
+def select_encoders(stage: Stage, size: int = 0) -> tuple[Subset, str]:
     """Train decoders on subsets of a stage's encoders, as Ray tasks.
 
     size: number of encoders to choose; 0: any.  Results in the run's folder are reused.
@@ -105,8 +105,8 @@ def select_encoders(stage: Stage, size: int = 0) -> tuple[Members, str]:
     halves = split_in_halves(len(job.reader("val")), job.seed)
     small = replace(job, encoders=tuple(map(without_backbone, job.encoders)))
 
-    def train(subsets: Sequence[Members]) -> list[SubsetResult]:
-        new = tasks.spread(
+    def train(subsets: Sequence[Subset]) -> list[SubsetResult]:
+        new = tasks.map_parts(
             _train,
             tasks.split(len(subsets), 1),
             list(subsets),
@@ -130,7 +130,7 @@ def select_encoders(stage: Stage, size: int = 0) -> tuple[Members, str]:
 
 def describe_choice(
     results: Sequence[SubsetResult],
-    best: Members,
+    best: Subset,
     names: Sequence[str],
     metric: str,
     halves: Sequence[Sized],
@@ -166,7 +166,7 @@ class SubsetSource(CacheSource):
 def _train(
     part: list[int],
     device: torch.device,
-    subsets: list[Members],
+    subsets: list[Subset],
     job: DecoderJob,
     halves: tuple[Positions, Positions],
 ) -> SubsetResult:

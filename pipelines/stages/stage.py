@@ -18,7 +18,7 @@ from pipelines.ray_train.training_job import TrainingJob
 from pipelines.stages.run_context import RunContext
 from pipelines.tracking import figures, run_folder
 from pipelines.tracking.epoch_logger import EpochLogger
-from pipelines.tracking.mlflow_runs import away, one_line
+from pipelines.tracking.mlflow_runs import public_first_line, tracking_errors
 from pipelines.tracking.provenance import data_tags, git_commit
 from pipelines.tracking.run_folder import StageResult
 
@@ -90,20 +90,20 @@ class Stage:
         try:
             run_id = tracker.begin(self.folder, name, **self._run_options())
             history = json.loads((self.folder / HISTORY).read_text())
-            tracker.missing_epochs(run_id, history)
+            tracker.log_missing_epochs(run_id, history)
             trace = self.folder / "training" / trainer.TRACE
             files = [self.folder / CURVES, self.folder / PICTURES, *self.artifacts]
             for path in [*files, trace] if trace.is_file() else files:
-                tracker.file(run_id, path)
-            tracker.file(run_id, self.folder / PACKAGE, PACKAGE)
-            tracker.metrics(run_id, {f"best_{k}": v for k, v in result.scores.items()})
+                tracker.log_file(run_id, path)
+            tracker.log_file(run_id, self.folder / PACKAGE, PACKAGE)
+            tracker.log_metrics(run_id, {f"best_{k}": v for k, v in result.scores.items()})
             summary = describe_result(result, history[-1]["epoch"], self.job.plan.select)
             tracker.describe(run_id, f"{summary}\n\n{self.notes}".strip())
             tracker.end(run_id)
-        except away() as error:
+        except tracking_errors() as error:
             print(
-                f"{name}: MLflow does not answer ({one_line(error)}); its curves, pictures and "
-                f"package are kept in {self.folder}",
+                f"{name}: MLflow does not answer ({public_first_line(error)}); its curves, "
+                f"pictures and package are kept in {self.folder}",
                 flush=True,
             )
             return result

@@ -33,7 +33,7 @@ def resolve_best(
     found = best_encoders(tracking_uri, data_digest, metric)
     wanted = number_of_best(encoders)
     if wanted > len(found):
-        raise ValueError(f"best:{wanted} of {len(found)} backbones; train more, or ask for less")
+        raise ValueError(f"best:{wanted} needs {wanted} backbones, the store has {len(found)}")
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from pipelines.tracking.mlflow_runs import Tracker, one_line
+from pipelines.tracking.mlflow_runs import Tracker, public_first_line
 
 
 class EpochLogger(UserCallback):  # type: ignore[misc]
@@ -27,11 +27,11 @@ class EpochLogger(UserCallback):  # type: ignore[misc]
         if report is None:
             return
         try:
-            self.tracker.epoch(self.run_id, report)
+            self.tracker.log_epoch(self.run_id, report)
             if pictures:
-                self.tracker.pictures(self.run_id, base64.b64decode(pictures), report["epoch"])
+                self.tracker.log_pictures(self.run_id, base64.b64decode(pictures), report["epoch"])
         except Exception as error:  # No error may stop training.
             print(
-                f"MLflow does not answer ({one_line(error)}); the scores of epoch "
+                f"MLflow does not answer ({public_first_line(error)}); the scores of epoch "
                 f"{report['epoch']} are sent later, its pictures are not"
             )

@@ -93,7 +93,7 @@ def grid(rows: Sequence[Row], columns: Sequence[str], title: str) -> Figure:
 
     size = 2.6 * len(columns) + 0.3, 2 * len(rows) + 0.7
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"{title}\neach map from its own least (dark) to its greatest value", size=10)
+    figure.suptitle(f"{title}\neach map from its own minimum (dark) to its maximum", size=10)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (name, pictures) in zip(axes, rows, strict=True):
         line[0].set_ylabel(name, parse_math=False)

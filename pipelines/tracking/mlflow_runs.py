@@ -41,7 +41,7 @@ PICTURES = "pictures"
 """Artifact folder of a run's pictures, one per epoch."""
 
 
-def away() -> tuple[type[Exception], ...]:
+def tracking_errors() -> tuple[type[Exception], ...]:
     """Return the types of errors of a store that does not answer."""
     # Import MLflow at first use: workers import this file and log nothing.
     from mlflow.exceptions import MlflowException
@@ -141,8 +141,10 @@ class Tracker:
         """As `run`, but leave it RUNNING; yield an empty id if the store does not answer."""
         try:
             run_id = self.begin(folder, name, **options)
-        except away() as error:
-            print(f"{name}: MLflow does not answer ({one_line(error)}); training without it")
+        except tracking_errors() as error:
+            print(
+                f"{name}: MLflow does not answer ({public_first_line(error)}); training without it"
+            )
             yield ""
             return
         with self._watched(run_id):
@@ -172,7 +174,7 @@ class Tracker:
         while True:
             try:
                 self.client.get_experiment(self.experiment_id)
-            except away():
+            except tracking_errors():
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(SECONDS_BETWEEN_TRIES)
@@ -194,7 +196,7 @@ class Tracker:
             return None
         return str(known["run_id"])
 
-    def metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Log values by name at a step."""
         from mlflow.entities import Metric
 
@@ -202,7 +204,7 @@ class Tracker:
         entries = [Metric(name, float(value), now, step) for name, value in values.items()]
         self.client.log_batch(run_id, metrics=entries)
 
-    def epoch(self, run_id: str, report: Mapping[str, Any]) -> None:
+    def log_epoch(self, run_id: str, report: Mapping[str, Any]) -> None:
         """Log an epoch's report at its number."""
         values = {
             **{f"train_{k}": v for k, v in report["train_loss"].items()},
@@ -211,33 +213,33 @@ class Tracker:
             "images_unread": report.get("unread", 0),
             EPOCH_SECONDS: report["seconds"],
         }
-        self.metrics(run_id, values, report["epoch"])
+        self.log_metrics(run_id, values, report["epoch"])
 
-    def missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
+    def log_missing_epochs(self, run_id: str, history: Sequence[Mapping[str, Any]]) -> None:
         """Log the epochs that did not reach the store while training ran."""
         known = {m.step for m in self.client.get_metric_history(run_id, EPOCH_SECONDS)}
         for report in history:
             if report["epoch"] not in known:
-                self.epoch(run_id, report)
+                self.log_epoch(run_id, report)
 
-    def pictures(self, run_id: str, jpeg: bytes, epoch: int) -> None:
+    def log_pictures(self, run_id: str, jpeg: bytes, epoch: int) -> None:
         """Log pictures of an epoch's predictions as `pictures/epoch-<epoch>.jpg`."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / f"epoch-{epoch:02}.jpg"
             path.write_bytes(jpeg)
-            self.file(run_id, path, PICTURES)
+            self.log_file(run_id, path, PICTURES)
 
     def describe(self, run_id: str, text: str, **tags: str) -> None:
         """Set a run's description, Markdown, and tags."""
         for name, value in {"mlflow.note.content": text, **tags}.items():
             self.client.set_tag(run_id, name, value)
 
-    def file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Log a file, or all files of a folder, among the run's artifacts."""
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         log(run_id, str(path), folder)
 
 
-def one_line(error: Exception) -> str:
+def public_first_line(error: Exception) -> str:
     """Return an error's first line, at most 200 characters, without secrets in URLs."""
     return public_url(first_line(error))

@@ -50,7 +50,7 @@ def open_folder(folder: Path, identity: dict[str, Any]) -> Path:
     if marker.is_file():
         if not marker.read_text().strip():
             raise ValueError(
-                f"{marker} is empty, as after a crash of the machine: delete it and the folder's "
+                f"{marker} is empty (the machine may have crashed): delete it and the folder's "
                 "other files, or name another --out"
             )
         found, wanted = json.loads(marker.read_text()), json.loads(json.dumps(identity))
@@ -79,7 +79,7 @@ def _hold(folder: Path) -> None:
     except Timeout:
         owner = folder / OWNER
         name = owner.read_text() if owner.is_file() else "another process"
-        raise ValueError(f"{name} works in {folder}; wait for it, or name another --out") from None
+        raise ValueError(f"{folder} is in use by {name}; wait, or name another --out") from None
     _held[folder] = lock
     write_text(folder / OWNER, f"process {os.getpid()} on {socket.gethostname()}")
 
@@ -95,7 +95,7 @@ def read_json(path: Path) -> Any | None:
         return None
     text = path.read_text()
     if not text.strip():
-        logger.warning("%s is empty, as after a crash of the machine; it counts as missing", path)
+        logger.warning("%s is empty (the machine may have crashed); it counts as missing", path)
         return None
     return json.loads(text)
 

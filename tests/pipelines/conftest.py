@@ -42,11 +42,11 @@ def local_ray() -> Iterator[None]:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray tasks as plain calls in this process, one after another."""
 
-    def spread(
+    def map_parts(
         function: Callable[..., Any], parts: Sequence[list[int]], *shared: Any, **options: Any
     ) -> list[Any]:
         return [function(part, torch.device("cpu"), *shared) for part in parts]
 
-    monkeypatch.setattr(tasks, "spread", spread)
+    monkeypatch.setattr(tasks, "map_parts", map_parts)
     monkeypatch.setattr(connection, "connect", lambda compute: None)
     monkeypatch.setattr(check_nodes, "check", lambda *given: None)

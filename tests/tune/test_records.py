@@ -10,11 +10,11 @@ import pytest
 
 from tests.tune.made_up import make_report, searching
 from tune.records import TrialRecord, choose, front, knee, load_record, rank, read_records
-from tune.space import EQUAL, Space
+from tune.space import BASELINE_WEIGHTS, Space
 
 
 def config(**point: float) -> dict[str, dict[str, float]]:
-    return {"point": {**Space().point(EQUAL), **point}}
+    return {"point": {**Space().point(BASELINE_WEIGHTS), **point}}
 
 
 def test_a_record_has_the_scores_of_the_best_epoch_and_never_of_the_untrained_model(settings):

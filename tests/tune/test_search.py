@@ -31,7 +31,7 @@ from pipelines.ray_cluster import connection
 from tests.tune.made_up import TINY
 from tune.__main__ import main
 from tune.records import read_records
-from tune.space import EQUAL
+from tune.space import BASELINE_WEIGHTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -126,10 +126,10 @@ def test_a_search_tries_1_1_1_first_and_compares_the_winner_with_other_seeds(
     path, content = tmp_path / "search" / "best-weights.json", found(tmp_path)
     trials, finals = content["trials"], content["final_runs"]
     assert [trial["state"] for trial in trials] == ["finished"] * 4
-    assert LossWeights(**trials[0]["weights"]) == EQUAL
+    assert LossWeights(**trials[0]["weights"]) == BASELINE_WEIGHTS
     assert read_loss_weights(f"@{path}") == LossWeights(**content["weights"])
     assert all(len(trial["history"]) == 2 for trial in trials)
-    assert LossWeights(**content["winner"]["weights"]) != EQUAL
+    assert LossWeights(**content["winner"]["weights"]) != BASELINE_WEIGHTS
     assert sorted(run["seed"] for run in finals) == [1, 1, 2, 2]
     assert {"held_out_ig", "ig"} <= set(finals[0]["scores"])
     assert "with 2 seeds" in content["verdict"]

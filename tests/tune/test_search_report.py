@@ -14,8 +14,8 @@ from pipelines.config.flags import read_loss_weights
 from pipelines.tracking.run_folder import write_json
 from tests.tune.made_up import make_report, make_scores, searching
 from tune.records import choose
-from tune.search_report import SearchResult, spread
-from tune.space import EQUAL
+from tune.search_report import SearchResult, format_mean_std
+from tune.space import BASELINE_WEIGHTS
 
 Find = Callable[..., SearchResult]
 
@@ -80,7 +80,7 @@ def test_gains_are_those_of_each_seed_so_that_what_a_seed_does_to_both_cancels(
     assert final["winner"]["ig"].tolist() == [1.3, 2.4, 3.5]
     assert final["gain"]["ig"].tolist() == pytest.approx([0.2, 0.3, 0.4])
     assert final["gain"]["kl"].tolist() == pytest.approx([0.1, 0.15, 0.2])  # Lower, so better.
-    assert spread(final["gain"], "+")["ig"] == "+0.3000 ± 0.1000"
+    assert format_mean_std(final["gain"], "+")["ig"] == "+0.3000 ± 0.1000"
 
 
 def test_only_seeds_that_both_have_are_compared(found, trials, final_runs):
@@ -110,7 +110,7 @@ def test_weights_that_lost_in_the_final_runs_are_not_kept_nor_their_learning_rat
 ):
     trials[1] = replace(trials[1], other={"lr": 0.01})
     lost = found(trials, final_runs((1.0, 1.1), (1.2, 1.3)))
-    assert LossWeights(**lost.content["weights"]) == EQUAL
+    assert LossWeights(**lost.content["weights"]) == BASELINE_WEIGHTS
     assert "1:1:1 is kept" in lost.verdict
     assert lost.content["other"] == {}
     without = found(trials)

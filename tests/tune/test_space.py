@@ -9,7 +9,7 @@ import pytest
 
 from emlnet.losses.weighted import LossWeights
 from emlnet.training.state import Plan
-from tune.space import EQUAL, TOTAL, Space, short
+from tune.space import BASELINE_WEIGHTS, TOTAL, Space, short
 
 
 def draw(space: Space, number: int, seed: int = 0) -> list[dict[str, float]]:
@@ -45,7 +45,7 @@ def test_shares_are_even_over_all_there_are():
 
 @pytest.mark.parametrize(
     "weights",
-    [EQUAL, LossWeights(kl=2, cc=0.75, nss=0.25), LossWeights(kl=0, cc=0, nss=3)],
+    [BASELINE_WEIGHTS, LossWeights(kl=2, cc=0.75, nss=0.25), LossWeights(kl=0, cc=0, nss=3)],
     ids=short,
 )
 @pytest.mark.parametrize("scale", [0.1, 1, 50])
@@ -59,7 +59,7 @@ def test_a_point_changes_the_loss_weights_of_a_plan_and_nothing_else():
     space, plan = Space(), Plan(epochs=7, lr=0.5, loss_weights=LossWeights(mse=1))
     weights = LossWeights(kl=2, cc=1, nss=0)
     assert space.plan(space.point(weights), plan) == replace(plan, loss_weights=weights)
-    assert space.weights(dict.fromkeys(("kl", "cc", "nss"), 0.0)) == EQUAL
+    assert space.weights(dict.fromkeys(("kl", "cc", "nss"), 0.0)) == BASELINE_WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_space_that_cannot_be_is_refused(wrong, reason):
 
 def test_the_space_excludes_small_shares_and_terms_that_it_does_not_weigh():
     space = Space(min_share=0.1)
-    assert space.excluded(EQUAL) == {}
+    assert space.excluded(BASELINE_WEIGHTS) == {}
     assert space.excluded(LossWeights(kl=18, cc=1, nss=1)) == {"cc": 0.05, "nss": 0.05}
     assert space.excluded(LossWeights(kl=1, cc=1, nss=1, sim=1)) == {"sim": 0.25}
 
 
 def test_a_width_that_is_not_changed_is_as_given():
     space = Space(also=("width",))
-    assert space.width(space.point(EQUAL), 30) == 30
+    assert space.width(space.point(BASELINE_WEIGHTS), 30) == 30
     assert space.width({"width": 0.5}, 30) == 16
 
 

@@ -26,14 +26,14 @@ from shards.read.reader import ShardReader
 from tests.tune.made_up import TINY, searching
 from tune import trial
 from tune.objective import halves
-from tune.space import EQUAL, Space
+from tune.space import BASELINE_WEIGHTS, Space
 from tune.trial import (
     EPOCH,
     REPORT,
     DecoderTrialJob,
     EncoderTrialJob,
     TrialSettings,
-    one_line,
+    root_error_line,
     run_trial,
     trial_size,
 )
@@ -136,7 +136,7 @@ def decoder_job(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Decoder
         return [function(part, CPU, *shared) for part in parts]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "spread", run_here)
+        patch.setattr(tasks, "map_parts", run_here)
         build_cache(frozen.cache, (data,), ("train", "val"), frozen.encoder)
     return DecoderTrialJob(
         data=(data,),
@@ -203,7 +203,7 @@ def targets_size(job: DecoderTrialJob) -> tuple[int, int]:
 
 
 def test_both_halves_of_val_score_the_decoder_as_val_does(settings, decoder_job, data):
-    job = make_job(replace(settings, job=decoder_job), final=True, weights=EQUAL)
+    job = make_job(replace(settings, job=decoder_job), final=True, weights=BASELINE_WEIGHTS)
     source, model = job.source(0, 1, CPU), job.build().eval()
     scores, num_val = source.evaluate(model), len(ShardReader(data, "val"))
     whole = evaluate(model, source.val_images(torch.arange(num_val).numpy()), "tuebingen")
@@ -221,7 +221,7 @@ def test_a_score_that_is_not_finite_fails_a_trial(settings, monkeypatch):
 
 
 def test_a_trial_that_fails_says_why_in_one_line(settings, monkeypatch):
-    config = {"point": Space().point(EQUAL)}
+    config = {"point": Space().point(BASELINE_WEIGHTS)}
 
     def fail(job: EncoderTrialJob, folder: Path) -> None:
         assert folder.parent == settings.folder / "training"
@@ -238,5 +238,5 @@ def test_the_reason_of_a_failure_is_that_of_the_worker_that_failed_first():
     cause.worker_failures = {1: ValueError("Traceback:\n  deep\nValueError: no such file\n")}  # type: ignore[attr-defined]
     wrapped = RuntimeError("trial: training failed")
     wrapped.__cause__ = cause
-    assert one_line(wrapped) == "ValueError: no such file"
-    assert one_line(RuntimeError()) == "RuntimeError"
+    assert root_error_line(wrapped) == "ValueError: no such file"
+    assert root_error_line(RuntimeError()) == "RuntimeError"

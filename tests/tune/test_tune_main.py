@@ -20,7 +20,7 @@ from tune.__main__ import parse
 from tune.search import first_points, num_at_once
 from tune.search_config import LossWeightsCommand, SearchedFullCommand, check, check_full
 from tune.searched_full import search_command, with_winner
-from tune.space import EQUAL, KL_LED
+from tune.space import BASELINE_WEIGHTS, KL_LED
 
 
 def search(line: str) -> LossWeightsCommand:
@@ -91,7 +91,7 @@ def test_a_line_without_a_command_or_with_a_meaningless_value_is_refused(line):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ("--loss-weights kl=2", "leave it out"),
+        ("--loss-weights kl=2", "drop it"),
         ("--select nss", "--objective"),
         ("--also width --weights .", "packaged encoder"),
         ("--decoder a --freeze 2", "frozen"),
@@ -116,7 +116,7 @@ def test_as_many_trials_run_at_once_as_the_free_resources_hold():
 
 def test_1_1_1_comes_first_then_the_weights_that_are_named_unless_tried_before(make_record):
     command = search("--min-share 0")
-    points = [command.search.space.point(weights) for weights in (EQUAL, KL_LED)]
+    points = [command.search.space.point(weights) for weights in (BASELINE_WEIGHTS, KL_LED)]
     assert first_points(command, []) == points
     assert first_points(command, [make_record(0, 0.1)]) == points[1:]
 
@@ -129,7 +129,7 @@ def test_full_searches_on_one_backbone_with_the_presets_weights_tried_first():
     assert searched.encoder.backbone == "efficientnet_lite1"
     assert (searched.encoder.size, searched.finetune) == (started.size, Finetune(freeze=2))
     assert searched.search.first == (started.plan.loss_weights, KL_LED)
-    assert searched.plan.loss_weights == EQUAL
+    assert searched.plan.loss_weights == BASELINE_WEIGHTS
     assert (searched.search.num_trials, searched.plan.epochs) == (4, started.plan.epochs)
 
 
@@ -158,7 +158,7 @@ def test_full_extends_its_search_and_trains_with_another_winner_in_another_folde
     data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(full.full, "run", lambda command: command.tracking.out)
-    best = {"weights": asdict(EQUAL), "other": {}}
+    best = {"weights": asdict(BASELINE_WEIGHTS), "other": {}}
     file = tmp_path / "best-weights.json"
     monkeypatch.setattr(full, "loss_weights", lambda command: file)
 

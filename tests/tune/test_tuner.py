@@ -17,7 +17,7 @@ from pipelines.tracking.mlflow_runs import Tracker
 from tests.tune.made_up import make_report, searching
 from tune import tuner
 from tune.records import load_record, read_records
-from tune.space import EQUAL, KL_LED, Point, Space
+from tune.space import BASELINE_WEIGHTS, KL_LED, Point, Space
 from tune.trial import CHECKPOINTS, EPOCH, REPORT
 from tune.tuner import FirstTrialsFailed, OpenSearch, TrialCallback, no_scores
 
@@ -64,7 +64,7 @@ def points_of(
 
 
 def test_named_points_come_first_and_a_seed_repeats_the_drawn_ones(search, monkeypatch):
-    first = [SPACE.point(weights) for weights in (EQUAL, KL_LED)]
+    first = [SPACE.point(weights) for weights in (BASELINE_WEIGHTS, KL_LED)]
     points = points_of(search, monkeypatch, first=first, num_trials=6)
     assert points[:2] == first
     assert len({tuple(point.values()) for point in points}) == 6

@@ -33,7 +33,7 @@ class CompareCommand(ScoringCommand):
     metric: str = compare.METRIC
     """Metric that finds the pictures that differ most, e.g. tuebingen_ig or mit_nss."""
     num_pictures: int = 5
-    """Pictures to list on either side."""
+    """Pictures to list for each of the two models."""
     flip: bool = False
     """Average each map of a model with that of the mirrored picture."""
     kind: MapKind | None = None
@@ -90,7 +90,7 @@ def scores_of(
         return kept.only(kept.models[0]).renamed(kept.models[0], name), None
     if (path / package.MODEL).is_file() or name.startswith(("models:/", "runs:/")):
         model = mlflow_registry.load(name, tracking_uri=command.tracking.uri).model
-        source = ModelSource(model=model, flip=command.flip, alone=True)
+        source = ModelSource(model=model, flip=command.flip, own_map_only=True)
         scores = command.score(source, name, reader, flip=command.flip, with_baselines=False)
         return scores.renamed(MODEL, name), source
     maps = MapFiles.find(path, reader.keys, command.kind, command.resize)

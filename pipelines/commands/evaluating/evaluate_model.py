@@ -39,11 +39,11 @@ def run(command: EvaluateCommand) -> ScoreTable:
     if run_id := find_run(command.model, uri):
         tracker = Tracker(uri=uri)
         for name in (score_table.PARQUET, score_table.JSON, REPORT):
-            tracker.file(run_id, folder / name, promotion.FOLDER)
+            tracker.log_file(run_id, folder / name, promotion.FOLDER)
         tags = tracker.client.get_run(run_id).data.tags
         is_own = tags.get("data_digest") == scores.about["data_digest"]
         if is_own and command.split == "val" and not command.density_maps:
-            tracker.metrics(run_id, score_table.as_metrics(scores.means[MODEL]))
+            tracker.log_metrics(run_id, score_table.as_metrics(scores.means[MODEL]))
         print(f"logged with MLflow run {run_id}, under {promotion.FOLDER}/", flush=True)
     return scores
 

@@ -50,7 +50,7 @@ def run(command: ExportBoardCommand) -> None:
     if out.exists():
         raise ValueError(f"{out} exists; name a new {'folder' if is_salicon else 'file'}")
     if not is_salicon and out.suffix.lower() not in HDF5:
-        raise ValueError(f"{out} must end in {' or '.join(HDF5[:2])}: the board takes HDF5")
+        raise ValueError(f"{out} must end in {' or '.join(HDF5[:2])}: this benchmark needs HDF5")
     found, left_out = find_pictures([str(command.pictures)], out)
     print_left_out(left_out)
     names = [path.relative_to(command.pictures) for path, _ in found]

@@ -42,7 +42,7 @@ class ScoringCommand:
     num_workers: int = 0
     """Ray tasks that score images at the same time; 0: as many as there are CPUs or GPUs."""
     out: Path | None = None
-    """Folder for the results. Default: one under runs/; `compare` then writes nothing."""
+    """Folder for the results. Default: a folder under runs/; for `compare`, none."""
     json: Path | None = None
     """Another file for the content of scores.json or comparison.json."""
     compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)

@@ -52,7 +52,7 @@ def run(command: RunsCommand) -> int:
         max_results=command.num + 1,
     )
     if runs.empty:
-        print("no run fits")
+        print("no run matches the filter")
         return 1
     tags = ("mlflow.runName", "data", "stage", "backbone")
     runs = runs.reindex(columns=[*runs, *({f"tags.{tag}" for tag in tags} - {*runs})])

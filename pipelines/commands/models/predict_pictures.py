@@ -138,7 +138,7 @@ def run(command: PredictCommand) -> int:
     connection.connect(command.compute)
     paths = [Path(store.url) if store.is_local else store.url for store in (source, out)]
     check_nodes.check(paths[:1], paths[1])
-    parts = tasks.spread(
+    parts = tasks.map_parts(
         predict_part,
         tasks.split(len(left), command.batch_size),
         model,

@@ -59,7 +59,7 @@ def promote(command: PromoteCommand) -> int:
     if command.data is None:
         past = aliases.history(client, command.alias)
         if not past or past[-1]["version"] != version:
-            aliases.give(client, command.alias, version, f"by hand: {command.force}", past)
+            aliases.set_alias(client, command.alias, version, f"by hand: {command.force}", past)
     else:
         reader = ShardReader(location(command.data), command.split)
         connection.connect(command.compute)
@@ -78,10 +78,10 @@ def rollback(command: RollbackCommand) -> None:
     client = Tracker(uri=command.tracking.uri).client
     past = aliases.history(client, command.alias)
     if len(past) < 2:
-        first = f"version {past[0]['version']} is the first that" if past else "nobody"
-        raise ValueError(f"{first} holds {command.alias!r}; `promote` names a version")
+        first = f"version {past[0]['version']} is the first that" if past else "no version"
+        raise ValueError(f"{first} has the alias {command.alias!r}; give it with `promote`")
     *kept, before, held = past
     mlflow_registry.find_version(client, version=int(before["version"]))
     reason = f"rolled back from version {held['version']}: {command.reason}"
-    aliases.give(client, command.alias, before["version"], reason, kept)
+    aliases.set_alias(client, command.alias, before["version"], reason, kept)
     print(aliases.describe(client, command.alias))

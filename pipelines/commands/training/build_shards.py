@@ -27,4 +27,4 @@ def run(command: BuildCommand) -> None:
     command = replace(command, src=command.src.expanduser().absolute())
     connection.connect(ClusterOptions(address=command.address))
     check_nodes.check([command.src], location(command.out))
-    print_built(command.build(partial(tasks.each, num_workers=command.num_workers)))
+    print_built(command.build(partial(tasks.map_unordered, num_workers=command.num_workers)))

@@ -33,7 +33,7 @@ class ReadoutsCommand:
     splits: tuple[str, ...] = ("train", "val")
     """Splits to compute."""
     readouts: Path | None = None
-    """Folder of cached readouts, for all decoders; default: runs/readouts."""
+    """Folder of cached readouts, shared by all decoders; default: runs/readouts."""
     compute: OmitArgPrefixes[ClusterOptions] = field(default_factory=ClusterOptions)
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
 
@@ -42,8 +42,8 @@ def run(command: ReadoutsCommand) -> None:
     """Compute the readouts that are not cached yet."""
     if number_of_best(command.encoders):
         raise ValueError(
-            f"{command.encoders[0]} is chosen by training decoders: `decoder` does that; readouts "
-            "can be computed of `best`, the best encoder of each backbone"
+            f"{command.encoders[0]} is chosen by training decoders, which `decoder` does; give "
+            "`best`, the best encoder of each backbone, or name the encoders"
         )
     data = [location(folder) for folder in command.data]
     manifest = Manifest.join([Manifest.load(folder) for folder in data])

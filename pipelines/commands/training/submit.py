@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from emlnet.public_url import public_url
 from emlnet.registry.mlflow_registry import find_tracking_uri
-from pipelines.command_table import PIPELINES, ROOMS
+from pipelines.command_table import PIPELINES, PROGRAMS
 from pipelines.tracking.provenance import COMMIT, git_commit
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def run(command: SubmitCommand) -> None:
         del words[0]
     if not words:
         raise ValueError("name a command to send, e.g. `submit full --data /mnt/salicon`")
-    if words[0] not in ROOMS:
+    if words[0] not in PROGRAMS:
         PIPELINES.parse(words)
     server, commit = check(words), git_commit()
     variables = {**JOB_ENV, "MLFLOW_TRACKING_URI": server, COMMIT: commit}
     known = (os.environ.get(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
     address = command.address or next(filter(None, known), "http://127.0.0.1:8265")
-    client, shown = connect(address), public_url(address)
+    client, public_address = connect(address), public_url(address)
     with tempfile.TemporaryDirectory() as scratch:
         folder = pack(Path(scratch))
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
@@ -86,9 +86,9 @@ def run(command: SubmitCommand) -> None:
             metadata={"command": shlex.join(words)},
         )
     print(f"job {job}: {shlex.join(words)}")
-    print(f"follow it:     ray job logs --follow --address {shown} {job}")
-    print(f"stop it:       ray job stop --address {shown} {job}")
-    print(f"list all jobs: ray job list --address {shown}", flush=True)
+    print(f"follow it:     ray job logs --follow --address {public_address} {job}")
+    print(f"stop it:       ray job stop --address {public_address} {job}")
+    print(f"list all jobs: ray job list --address {public_address}", flush=True)
 
 
 def check(words: Sequence[str]) -> str:
@@ -103,8 +103,8 @@ def check(words: Sequence[str]) -> str:
     for word in (*words, uri):
         if public_url(word) != word:
             raise ValueError(
-                f"{public_url(word)} was given with a user, password or query, which the cluster's "
-                "pages would show; give credentials to its nodes instead, for MLflow as "
+                f"{public_url(word)} contains a user, password or query that Ray's dashboard would "
+                "show; give credentials to the cluster's nodes instead, for MLflow as "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
     for flag in PATH_FLAGS:
@@ -116,7 +116,8 @@ def check(words: Sequence[str]) -> str:
                 )
     if words[0] in ("full", "encoder", "decoder") and "--out" not in values:
         raise ValueError(
-            "a job needs --out, a folder that all nodes see: its own working folder ends with it"
+            "a job needs --out, a folder that all nodes see: the job's working folder is deleted "
+            "at its end"
         )
     if needs_server and not uri.startswith(("http://", "https://", "databricks")):
         raise ValueError(
@@ -159,8 +160,8 @@ def pack(into: Path) -> Path:
 
 def entrypoint(words: Sequence[str]) -> str:
     """Return the shell command of the job."""
-    room, rest = (words[0], words[1:]) if words[0] in ROOMS else ("pipelines", words)
-    return f"exec {shlex.join(['python', '-m', room, *rest])}"
+    program, rest = (words[0], words[1:]) if words[0] in PROGRAMS else ("pipelines", words)
+    return f"exec {shlex.join(['python', '-m', program, *rest])}"
 
 
 def connect(address: str) -> JobSubmissionClient:

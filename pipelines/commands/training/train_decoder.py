@@ -39,7 +39,8 @@ class DecoderCommand(TrainingCommand):
     """Try subsets of the encoders (all, or greedily for more than four encoders), show a table, and
     keep the best subset."""
     readouts: Path | None = None
-    """Folder of cached readouts, for all decoders; default: readouts/ beside the run's folder."""
+    """Folder of cached readouts, shared by all decoders; default: readouts/ beside
+    the run's folder."""
     decoder: OmitArgPrefixes[DecoderConfig] = field(default_factory=DecoderConfig)
     plan: OmitArgPrefixes[Plan] = DECODER_PLAN
 

@@ -37,7 +37,7 @@ def test_a_command_that_is_stopped_and_killed_finishes_the_same_job_when_it_is_g
             wait_for(text, log, process)
             process.send_signal(number)
             assert process.wait(timeout=60) == code, log.read_text()
-        assert "stopped as asked; the same command resumes from there" in log.read_text()
+        assert "stopped on request; run the same command to resume" in log.read_text()
         assert {run.info.status for run in runs_of(uri)} == {"KILLED"}
     with started(words, log) as process:
         wait_for("decoder: epoch 2/8", log, process)

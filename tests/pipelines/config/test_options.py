@@ -87,7 +87,7 @@ def test_loss_weights_come_from_a_searchs_run_in_the_store_that_the_command_name
     tracker = Tracker.open(f"sqlite:///{tmp_path / 'store.db'}", "searches")
     (tmp_path / "best-weights.json").write_text(json.dumps({"weights": {"kl": 3, "nss": 1}}))
     with tracker.run(tmp_path, "search", params={}, tags={}) as run_id:
-        tracker.file(run_id, tmp_path / "best-weights.json")
+        tracker.log_file(run_id, tmp_path / "best-weights.json")
     line = f"encoder --data d --loss-weights @{run_id} --tracking-uri {tracker.uri}"
     command = parse(line.split())
     assert isinstance(command, EncoderCommand)

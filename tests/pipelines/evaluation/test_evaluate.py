@@ -30,16 +30,16 @@ from shards.read.reader import ShardReader
 class Constant:
     """A source that answers every image with the same value."""
 
-    def rows(self, shown: SplitImage) -> list[ScoredMap]:
-        flat = torch.full_like(shown.targets.density, 0.5)
+    def rows(self, split_image: SplitImage) -> list[ScoredMap]:
+        flat = torch.full_like(split_image.targets.density, 0.5)
         return [ScoredMap(name="flat", saliency=flat, log_density=None)]
 
 
 class Broken(Constant):
     """A source whose maps hold a NaN."""
 
-    def rows(self, shown: SplitImage) -> list[ScoredMap]:
-        (row,) = super().rows(shown)
+    def rows(self, split_image: SplitImage) -> list[ScoredMap]:
+        (row,) = super().rows(split_image)
         row.saliency[0, 0, 0, 0] = float("nan")
         return [row]
 
@@ -53,7 +53,9 @@ def reader(data: Path) -> ShardReader:
 def scores(reader: ShardReader) -> score_table.ScoreTable:
     """Of the constant map and the baselines, in one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "spread", lambda f, parts, *s, **o: [f(p, "cpu", *s) for p in parts])
+        patch.setattr(
+            tasks, "map_parts", lambda f, parts, *s, **o: [f(p, "cpu", *s) for p in parts]
+        )
         return evaluate([Constant()], reader)
 
 
@@ -74,7 +76,7 @@ def test_any_number_of_workers_and_images_a_task_gives_the_same_scores(
     local_ray: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation, "PART", 1)
+    monkeypatch.setattr(evaluation, "IMAGES_PER_TASK", 1)
     for num in (1, 2):
         again = evaluate([Constant()], reader, num_workers=num)
         pd.testing.assert_frame_equal(again.frame, scores.frame, rtol=1e-6, atol=1e-6)
@@ -93,7 +95,7 @@ def test_baselines_score_what_they_must(scores: score_table.ScoreTable) -> None:
 def test_scores_are_those_of_the_metrics(
     scores: score_table.ScoreTable, reader: ShardReader
 ) -> None:
-    targets = sources.split_image(1, reader.decoded(1), torch.device("cpu")).targets
+    targets = sources.prepare_split_image(1, reader.decoded(1), torch.device("cpu")).targets
     prior = baselines.centre_prior(reader.manifest.centre_prior(reader.folder), targets.size)
     others = torch.zeros_like(targets.density)
     for position in (0, 2):

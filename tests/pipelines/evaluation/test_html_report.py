@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, and says what was scored."""
+"""The HTML report: one self-contained file that says what was scored."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.pipelines.tables import make_table
 class Flat:
     """A source that answers with a uniform density."""
 
-    def rows(self, shown: SplitImage) -> list[ScoredMap]:
-        return [density_row("model", uniform(shown.targets.size))]
+    def rows(self, split_image: SplitImage) -> list[ScoredMap]:
+        return [density_row("model", uniform(split_image.targets.size))]
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +81,14 @@ def test_each_metric_is_marked_with_its_better_side() -> None:
 
 def test_loss_is_dark_and_gain_light(data: Path) -> None:
     reader = ShardReader(data, "val")
-    shown = sources.split_image(0, reader.decoded(0), torch.device("cpu"))
-    half = shown.targets.size[1] // 2
-    density = torch.ones_like(shown.targets.density)
+    split_image = sources.prepare_split_image(0, reader.decoded(0), torch.device("cpu"))
+    half = split_image.targets.size[1] // 2
+    density = torch.ones_like(split_image.targets.density)
     density[..., :half] = 3  # It knows more on the left.
     answer = density_row("model", (density / density.sum()).log())
-    panels = dict(plots.draw_panels(shown, [("map", answer)], uniform(shown.targets.size)))
+    panels = dict(
+        plots.draw_panels(split_image, [("map", answer)], uniform(split_image.targets.size))
+    )
     assert list(panels) == ["photograph", "fixations", "ground truth", "map", "gain and loss"]
     jpeg = base64.b64decode(panels["gain and loss"].partition(",")[2])
     left, right = np.hsplit(np.asarray(Image.open(io.BytesIO(jpeg)).convert("L")), 2)

@@ -46,7 +46,9 @@ def test_a_range_of_workers_begins_with_what_there_is(has: Any) -> None:
     assert (scaled.min_workers, scaled.max_workers, scaled.use_gpu) == (2, 8, True)
     assert scaled.placement_strategy == "SPREAD"
     has((16, 1))
-    with pytest.raises(ValueError, match=r"2 workers want a GPU each, the cluster has 1; .*--wait"):
+    with pytest.raises(
+        ValueError, match=r"2 workers need one GPU each, the cluster has 1; .*--wait"
+    ):
         sizing.scaling_config(Compute(num_workers="2:8"))
 
 
@@ -63,6 +65,6 @@ def test_machines_that_did_not_come_in_time_are_no_longer_asked_for(
     has((2, 0))
     asked: list[Any] = []
     monkeypatch.setattr(sizing, "request_resources", lambda bundles: asked.append(bundles))
-    with pytest.raises(ValueError, match="3 workers want a CPU each, the cluster has 2"):
+    with pytest.raises(ValueError, match="3 workers need one CPU each, the cluster has 2"):
         sizing.scaling_config(Compute(num_workers=3, wait=1))
     assert asked == [[{"CPU": 1}] * 3, []]

@@ -75,7 +75,7 @@ def test_a_batch_that_workers_cannot_share_is_an_error(data: Path, tmp_path: Pat
 
 
 def test_more_workers_than_cpus_is_an_error(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="999 workers want a CPU each"):
+    with pytest.raises(ValueError, match="999 workers need one CPU each"):
         trainer.train(job(data), tmp_path / "run", Compute(num_workers=999))
 
 

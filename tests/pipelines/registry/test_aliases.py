@@ -39,13 +39,13 @@ def client(store: StoreOptions, tmp_path: Path) -> Iterator[MlflowClient]:
 
 def give(client: MlflowClient, *versions: str, alias: str = "champion") -> None:
     for version in versions:
-        aliases.give(client, alias, version, "better", aliases.history(client, alias))
+        aliases.set_alias(client, alias, version, "better", aliases.history(client, alias))
 
 
 def test_the_history_says_who_held_an_alias_since_when_and_why(client: MlflowClient) -> None:
-    assert aliases.describe(client, "champion") == "nobody holds 'champion'"
+    assert aliases.describe(client, "champion") == "no version has the alias 'champion'"
     give(client, "1", "2")
-    assert aliases.holder(client, "champion") == "2"
+    assert aliases.current_version(client, "champion") == "2"
     tag = client.get_registered_model(NAME).tags["champion_holders"]
     assert aliases.history(client, "champion") == json.loads(tag)
     assert [entry["version"] for entry in json.loads(tag)] == ["1", "2"]
@@ -58,9 +58,9 @@ def test_an_alias_that_another_publisher_gave_away_at_once_is_an_error(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(client, "1")
-    monkeypatch.setattr(aliases, "holder", lambda *_: "3")
+    monkeypatch.setattr(aliases, "current_version", lambda *_: "3")
     with pytest.raises(RuntimeError, match="another publisher gave 'champion' to version 3"):
-        aliases.give(client, "champion", "2", "better", [])
+        aliases.set_alias(client, "champion", "2", "better", [])
 
 
 def test_rolling_back_goes_to_the_one_before_and_further(
@@ -68,14 +68,14 @@ def test_rolling_back_goes_to_the_one_before_and_further(
 ) -> None:
     give(client, "1", "2", "3")
     rollback(RollbackCommand(reason="it misses faces", tracking=store))
-    assert aliases.holder(client, "champion") == "2"
+    assert aliases.current_version(client, "champion") == "2"
     told = capsys.readouterr().out
     assert "after version 1: rolled back from version 3: it misses faces" in told
     rollback(RollbackCommand(tracking=store))
-    assert aliases.holder(client, "champion") == "1"
-    with pytest.raises(ValueError, match="version 1 is the first that holds 'champion'"):
+    assert aliases.current_version(client, "champion") == "1"
+    with pytest.raises(ValueError, match="version 1 is the first that has the alias 'champion'"):
         rollback(RollbackCommand(tracking=store))
-    with pytest.raises(ValueError, match="nobody holds 'best'"):
+    with pytest.raises(ValueError, match="no version has the alias 'best'"):
         rollback(RollbackCommand(alias="best", tracking=store))
 
 
@@ -89,7 +89,7 @@ def test_a_version_that_held_an_alias_twice_is_rolled_back_from_twice(
     seen = []
     for _ in range(3):
         rollback(RollbackCommand(tracking=store))
-        seen.append(aliases.holder(client, "champion"))
+        seen.append(aliases.current_version(client, "champion"))
     assert seen == ["1", "2", "1"]
 
 
@@ -100,7 +100,7 @@ def test_an_alias_that_was_set_in_mlflows_pages_is_rolled_back_too(
     client.set_registered_model_alias(NAME, "champion", "3")
     assert aliases.describe(client, "champion").endswith("after version 1: set elsewhere")
     rollback(RollbackCommand(tracking=store))
-    assert aliases.holder(client, "champion") == "1"
+    assert aliases.current_version(client, "champion") == "1"
 
 
 def test_a_version_is_promoted_by_hand_with_a_reason(

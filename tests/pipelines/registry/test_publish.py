@@ -63,7 +63,7 @@ def register(
     values = [base + gain for base, gain in zip(BASE, gains, strict=True)]
     scores = make_table({"tiny": {metric: values}}, data_digest=reader.manifest.digest)
     with tracker.run(folder, "run", params={}, tags={}) as run_id:
-        tracker.file(run_id, package, PACKAGE)
+        tracker.log_file(run_id, package, PACKAGE)
         return publish.publish(package, tracker, run_id, scores, reader, False, metric)
 
 

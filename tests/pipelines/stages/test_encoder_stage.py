@@ -58,7 +58,7 @@ def test_a_package_without_such_an_encoder_is_refused(tmp_path: Path) -> None:
     config = EncoderConfig(
         backbone="tiny", readout="eml", weights=str(tmp_path / "model"), size=(48, 64)
     )
-    with pytest.raises(ValueError, match=r"model holds tiny \(density\): 0 encoders like tiny"):
+    with pytest.raises(ValueError, match=r"has 0 encoders of tiny .*it holds tiny \(density\)"):
         start_encoder(config)
 
 

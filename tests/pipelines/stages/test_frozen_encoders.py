@@ -52,10 +52,10 @@ def test_a_killed_build_computes_only_the_parts_that_are_missing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(frozen_encoders, "PART", 5)
+    monkeypatch.setattr(frozen_encoders, "SAMPLES_PER_FILE", 5)
     folder = frozen_encoders.build_cache(tmp_path / "key", (data,), ("train", "val"), encoder)
     (folder / "train-000005.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"train-000005\.safetensors is missing or cut short"):
+    with pytest.raises(ValueError, match=r"train-000005\.safetensors is missing or truncated"):
         Cache(folder, "train", 12)
     kept = (folder / "train-000000.safetensors").stat().st_mtime_ns
     capsys.readouterr()
@@ -72,7 +72,7 @@ def test_a_part_that_is_cut_short_is_named(cache: Path, tmp_path: Path) -> None:
     other = shutil.copytree(cache, tmp_path / "tiny")
     cut = other / "train-000000.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"train-000000\.safetensors is missing or cut short"):
+    with pytest.raises(ValueError, match=r"train-000000\.safetensors is missing or truncated"):
         Cache(other, "train", 12)
 
 

@@ -149,7 +149,7 @@ def test_a_run_whose_report_did_not_reach_mlflow_is_not_done_and_finds_its_stage
             raise OSError("the server went away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Tracker, "file", refuse)
+        patched.setattr(Tracker, "log_file", refuse)
         with pytest.raises(OSError, match="went away"):
             full.run(command)
     assert not done.exists()

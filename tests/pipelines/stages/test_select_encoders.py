@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.stages.select_encoders import (
-    Members,
+    Subset,
     SubsetResult,
     choose,
     describe_choice,
@@ -17,7 +17,7 @@ from pipelines.stages.select_encoders import (
 COSTS = (0.5, 0.3, 0.4, 0.35, 0.6, 0.2)
 
 
-def result(members: Members, kl: float, held_out: float = 1.0) -> SubsetResult:
+def result(members: Subset, kl: float, held_out: float = 1.0) -> SubsetResult:
     rest = dict.fromkeys(("nss", "cc", "sim", "auc_judd"), 0.5)
     return SubsetResult(
         members=members, epoch=1, choosing={**rest, "kl": kl}, held_out={**rest, "kl": held_out}
@@ -25,21 +25,21 @@ def result(members: Members, kl: float, held_out: float = 1.0) -> SubsetResult:
 
 
 def judge(
-    kl: Callable[[Members], float], tried: list[Members]
-) -> Callable[[Sequence[Members]], list[SubsetResult]]:
-    def train(subsets: Sequence[Members]) -> list[SubsetResult]:
+    kl: Callable[[Subset], float], tried: list[Subset]
+) -> Callable[[Sequence[Subset]], list[SubsetResult]]:
+    def train(subsets: Sequence[Subset]) -> list[SubsetResult]:
         tried.extend(subsets)
         return [result(members, kl(members)) for members in subsets]
 
     return train
 
 
-def alone_is_worse(members: Members) -> float:
+def alone_is_worse(members: Subset) -> float:
     return float(np.mean([COSTS[m] for m in members])) / len(members)
 
 
 def test_of_up_to_four_encoders_every_subset_is_tried_once() -> None:
-    tried: list[Members] = []
+    tried: list[Subset] = []
     results, best = choose(4, "kl", judge(alone_is_worse, tried))
     expected = [m for number in range(1, 5) for m in combinations(range(4), number)]
     assert sorted(tried) == sorted(expected)
@@ -48,7 +48,7 @@ def test_of_up_to_four_encoders_every_subset_is_tried_once() -> None:
 
 
 def test_of_more_the_best_subset_grows_by_the_best_encoder() -> None:
-    tried: list[Members] = []
+    tried: list[Subset] = []
     _, best = choose(6, "kl", judge(lambda m: abs(sum(COSTS[i] for i in m) - 0.81), tried))
     # 0.6 alone is nearest to .81, then 0.2 comes nearest; each third encoder is too much.
     assert best == (4, 5)
@@ -56,7 +56,7 @@ def test_of_more_the_best_subset_grows_by_the_best_encoder() -> None:
 
 
 def test_a_number_of_encoders_can_be_asked_for() -> None:
-    tried: list[Members] = []
+    tried: list[Subset] = []
     _, best = choose(4, "kl", judge(lambda m: sum(COSTS[i] for i in m), tried), size=2)
     assert best == (1, 3)
     # The pairs, and what is left without one of the chosen.
@@ -69,7 +69,7 @@ def test_of_equals_the_smaller_subset_is_chosen() -> None:
 
 
 def test_a_metric_of_which_more_is_better_is_maximised() -> None:
-    def train(subsets: Sequence[Members]) -> list[SubsetResult]:
+    def train(subsets: Sequence[Subset]) -> list[SubsetResult]:
         return [
             SubsetResult(members=m, epoch=1, choosing={"nss": float(sum(m))}, held_out={})
             for m in subsets
@@ -79,7 +79,7 @@ def test_a_metric_of_which_more_is_better_is_maximised() -> None:
 
 
 def test_trials_of_an_earlier_attempt_are_not_made_again() -> None:
-    tried: list[Members] = []
+    tried: list[Subset] = []
     known = [result((0,), 0.5), result((0, 1), 0.1)]
     choose(2, "kl", judge(alone_is_worse, tried), known=known)
     assert tried == [(1,)]

@@ -31,9 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         tracker = Tracker.open(uri, experiment)
         (folder / name).mkdir()
         with tracker.run(folder / name, name, params={}, tags=tags) as run_id:
-            tracker.metrics(run_id, {"best_kl": kl, "best_nss": 1 / kl})
+            tracker.log_metrics(run_id, {"best_kl": kl, "best_nss": 1 / kl})
             if name != "without a model":
-                tracker.file(run_id, folder / MODEL, "package")
+                tracker.log_file(run_id, folder / MODEL, "package")
         found[name] = run_id
     return found
 
@@ -61,7 +61,7 @@ def test_best_becomes_runs_and_other_names_stay(runs: dict[str, str]) -> None:
     )
     assert resolve_best(["best", "x"], uri, DATA, "kl") == ("best", "x")
     assert [number_of_best([word]) for word in ("best", "best:3", "x")] == [0, 3, 0]
-    with pytest.raises(ValueError, match="best:3 of 2 backbones"):
+    with pytest.raises(ValueError, match="best:3 needs 3 backbones, the store has 2"):
         resolve_best(["best:3"], uri, DATA, "kl")
 
 

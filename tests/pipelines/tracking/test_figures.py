@@ -28,7 +28,7 @@ def test_predictions_have_a_named_row_a_picture(data: Path) -> None:
     assert [panel.get_title() for panel in figure.axes[:3]] == [
         "photograph", "ground truth", "prediction",
     ]  # fmt: skip
-    assert figure.get_suptitle().startswith("encoder tiny\neach map from its own least")
+    assert figure.get_suptitle().startswith("encoder tiny\neach map from its own minimum")
 
 
 def test_a_map_keeps_its_shape_and_has_its_own_scale() -> None:

@@ -29,7 +29,7 @@ def test_artifacts_of_a_sqlite_store_lie_beside_it(tracker: Tracker, tmp_path: P
     (tmp_path / "run").mkdir()
     (tmp_path / "note.txt").write_text("hello")
     with tracker.run(tmp_path / "run", "a", params={}, tags={}) as run_id:
-        tracker.file(run_id, tmp_path / "note.txt")
+        tracker.log_file(run_id, tmp_path / "note.txt")
     store = Path(tracker.uri.removeprefix("sqlite:///"))
     assert list((store.parent / "mlartifacts" / "osie").rglob("note.txt"))
 
@@ -118,7 +118,7 @@ def test_epochs_that_a_store_did_not_get_are_sent_at_the_end(
                 logger.after_report(None, [{"report": report}], None)
             assert "the scores of epoch 2 are sent later" in capsys.readouterr().out
         logger.after_report(None, [{"report": reports[2]}], None)
-        tracker.missing_epochs(run_id, reports)
+        tracker.log_missing_epochs(run_id, reports)
     history = tracker.client.get_metric_history(run_id, "val_kl")
     assert sorted(entry.step for entry in history) == [1, 2, 3]
 

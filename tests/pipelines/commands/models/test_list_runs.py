@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StoreOptions:
         with tracker.run(
             folder / str(number), f"run {number}", params={"lr": "0.1"}, tags=tags
         ) as run:
-            tracker.metrics(run, metrics)
+            tracker.log_metrics(run, metrics)
     return StoreOptions(tracking_uri=uri)
 
 
@@ -82,7 +82,7 @@ def test_a_line_shows_run_backbone_and_scores(
 
 def test_no_run_that_fits_is_said(store: StoreOptions, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs(store, filter="metrics.best_kl < 0") == 1
-    assert capsys.readouterr().out == "no run fits\n"
+    assert capsys.readouterr().out == "no run matches the filter\n"
 
 
 def test_an_unknown_experiment_or_metric_is_an_error(store: StoreOptions) -> None:

@@ -32,8 +32,8 @@ def test_ray_tasks_write_the_bytes_that_one_process_writes(raw, tmp_path, monkey
 
 def test_an_error_of_a_task_is_raised_as_it_was(local_ray):
     with pytest.raises(OSError, match=r"^shard 3: No space left on device$"):
-        list(tasks.each(fail, range(5), num_workers=2))
+        list(tasks.map_unordered(fail, range(5), num_workers=2))
 
 
 def test_every_item_is_answered_once(local_ray):
-    assert sorted(tasks.each(fail, [5, 6, 7, 8], num_workers=3)) == [5, 6, 7, 8]
+    assert sorted(tasks.map_unordered(fail, [5, 6, 7, 8], num_workers=3)) == [5, 6, 7, 8]

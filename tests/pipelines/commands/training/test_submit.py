@@ -100,11 +100,11 @@ def test_this_checkout_is_small(tmp_path: Path) -> None:
         (FULL[:3], "http://m", "a job needs --out"),
         (FULL, "", "a job needs an MLflow server .* the default file"),
         (FULL, "sqlite:////mnt/mlflow.db", "a job needs an MLflow server"),
-        (FULL, "http://me:secret@host", "^http://host was given with"),
-        ([*FULL, "--tracking-uri", "http://me:secret@host"], "", "^http://host was given with"),
-        ([*FULL, "--storage=s3://key:secret@bucket/a"], "", "^--storage=s3://bucket/a was given"),
-        (["full", "--data", "https://host/a?token=secret"], "", "^https://host/a was given"),
-        (["tune", "full", "--data", "s3://me:secret@host/a"], "", "^s3://host/a was given"),
+        (FULL, "http://me:secret@host", "^http://host contains"),
+        ([*FULL, "--tracking-uri", "http://me:secret@host"], "", "^http://host contains"),
+        ([*FULL, "--storage=s3://key:secret@bucket/a"], "", "^--storage=s3://bucket/a contains"),
+        (["full", "--data", "https://host/a?token=secret"], "", "^https://host/a contains"),
+        (["tune", "full", "--data", "s3://me:secret@host/a"], "", "^s3://host/a contains"),
     ],
 )
 def test_what_a_cluster_could_not_do_is_refused(
