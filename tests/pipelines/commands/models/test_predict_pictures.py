@@ -150,7 +150,10 @@ def test_a_bucket_is_read_and_written(
 
 @pytest.mark.parametrize(
     ("files", "message"),
-    [(["notes.txt"], "holds no pictures"), (["c.png", "c.jpg"], "overwrite each other: c; rename")],
+    [
+        (["notes.txt"], "holds no pictures"),
+        (["c.png", "c.jpg"], "overwrite each other's maps: c; rename"),
+    ],
 )
 def test_a_folder_of_no_pictures_or_two_of_one_name_is_refused(
     model: Path, tmp_path: Path, files: list[str], message: str
