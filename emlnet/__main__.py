@@ -68,21 +68,14 @@ class Pull(Registry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(Registry):
-    """A trained model."""
-
-    model: Positional[str]
-    """Folder, archive or http(s) address of a model, models:/emlnet@champion,
-    models:/emlnet/VERSION or runs:/RUN_ID."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predict(Model):
+class Predict(Registry):
     """Predict where people look in pictures, each at its own size."""
 
-    images: Positional[tuple[str, ...]]
-    """Picture files, folders (searched through) and glob patterns in quotes."""
-    out: Path
+    given: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL] PICTURE [PICTURE ...]")]
+    """MODEL: a folder, archive or http(s) address of a model, models:/emlnet@champion,
+    models:/emlnet/VERSION or runs:/RUN_ID; default: builtin, the model that comes with emlnet.
+    PICTURE: a picture file, a folder (searched through) or a glob pattern in quotes."""
+    out: Path = Path("maps")
     """Folder for the maps; keeps the structure of searched folders."""
     format: Literal["png", "png16", "npy", "log-npy"] = "png"
     """`png`: the map scaled from its range to 0..255, <stem>_smap.png; `png16`: to 0..65535.
@@ -109,7 +102,7 @@ class Predict(Model):
 
     def execute(self) -> int:
         """Predict all pictures; return 1 if one of them could not be read."""
-        print(f"loading {public_url(self.model)}", flush=True)
+        print("loading the model", flush=True)
         from emlnet.inference import predict_files
         from emlnet.inference.predictor import bound_layer_cache
         from emlnet.models.precision import set_precision
@@ -117,18 +110,19 @@ class Predict(Model):
 
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
-        pictures, left_out = predict_files.find_pictures(self.images, self.out)
+        source, images = mlflow_registry.split_source(self.given)
+        pictures, left_out = predict_files.find_pictures(images, self.out)
         predict_files.print_left_out(left_out)
         device = find_device(self.device)
         bound_layer_cache()
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         if device != "cpu":
             set_precision("float32")
-        model = mlflow_registry.load(self.model, device, half, self.tracking_uri)
+        model = mlflow_registry.load(source, device, half, self.tracking_uri)
         self.out.mkdir(parents=True, exist_ok=True)
         output_files = predict_files.OutputFiles(
             format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure,
-            model=str(model.about.get("name") or self.model),
+            model=str(model.about.get("name") or source),
         )  # fmt: skip
         failed = predict_files.predict_all(
             model, pictures, output_files, self.flip, self.batch_size, self.same_scale
@@ -140,29 +134,40 @@ class Predict(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Model):
-    """Write a model in another format and check the result."""
+class Export(Registry):
+    """Write a model in another format."""
 
+    model: Positional[str] = "builtin"
+    """Model: as in `predict`."""
     onnx: bool = False
     """ONNX: `image` (B, 3, H, W) float32 RGB in 0..1 to `density` (B, 1, H, W), which sums to 1."""
-    out: Path = Path("emlnet.onnx")
-    """File to write."""
+    half: bool = False
+    """Packaged model with weights in 16 bits, half as large."""
+    out: Path | None = None
+    """File to write, or folder with --half; default: emlnet.onnx or emlnet-half."""
     dynamic_size: bool = False
     """Take any height and width; pictures are not resized."""
 
     def execute(self) -> int:
-        """Export the model and print the result of the check."""
+        """Export the model and print the result."""
         print(f"loading {public_url(self.model)}", flush=True)
+        from emlnet.inference import package
         from emlnet.inference.export_onnx import OPSET, export_onnx
         from emlnet.registry import mlflow_registry
 
-        if not self.onnx:
-            raise ValueError("name a format: --onnx")
-        package = mlflow_registry.load(self.model, tracking_uri=self.tracking_uri)
-        shapes, error = export_onnx(package, self.out, self.dynamic_size)
+        if self.onnx == self.half:
+            raise ValueError("name one format: --onnx or --half")
+        model = mlflow_registry.load(self.model, tracking_uri=self.tracking_uri)
+        out = self.out or Path("emlnet.onnx" if self.onnx else "emlnet-half")
+        if self.half:
+            package.save(out, model.model, model.about, half=True)
+            megabytes = (out / package.WEIGHTS).stat().st_size / 1e6
+            print(f"{out}: weights of {megabytes:.1f} MB")
+            return 0
+        shapes, error = export_onnx(model, out, self.dynamic_size)
         size = " x ".join(map(str, shapes[0][1:]))
         near = "any size, best near" if self.dynamic_size else "size"
-        print(f"{self.out}: opset {OPSET}, {near} {size}")
+        print(f"{out}: opset {OPSET}, {near} {size}")
         checked = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         print(f"same map in onnxruntime within {error:.1e} at (batch x H x W) {checked}")
         return 0
@@ -173,7 +178,8 @@ class App(Registry):
     """Open a web page that predicts a picture and compares models on it."""
 
     models: Positional[tuple[str, ...]] = ()
-    """Folders, archives, addresses, models:/emlnet@ALIAS, ...; default: all of the registry."""
+    """Folders, archives, addresses, models:/emlnet@ALIAS, ...; default: all of the registry
+    and the built-in model."""
     host: str = "127.0.0.1"
     """Address to listen on; only this machine reaches the default."""
     port: int = 7860

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emlnet.inference.model_card import first_lines, write_card
-from emlnet.inference.package import describe
+from emlnet.inference.package import BUILTIN, describe
 from emlnet.inference.predictor import Prediction
 from emlnet.registry import mlflow_registry
 from emlnet.registry.mlflow_registry import CHAMPION, NAME
@@ -47,12 +49,15 @@ class ModelPool:
 
 
 def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, str]:
-    """Return the sources of the models by name: `models`, or else the registry's, champion first.
+    """Return the sources of the models by name.
 
-    Raises ValueError if `models` is empty and there is no registry.
+    The named ones; else the registry's, the champion first, and the built-in one.  Without a
+    tracking URI, and without mlflow.db in this folder, only the built-in one.
     """
     if models:
         return {name: name for name in models}
+    if not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").is_file()):
+        return {BUILTIN: BUILTIN}
     uri = mlflow_registry.find_tracking_uri(tracking_uri)
     client = mlflow_registry.connect(uri)
     with mlflow_registry.store_errors(uri):
@@ -60,6 +65,6 @@ def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, s
         known = client.search_model_versions(f"name='{NAME}'")
     order = sorted(aliases, key=lambda alias: (alias != CHAMPION, alias))
     versions = sorted((int(found.version) for found in known), reverse=True)
-    return {f"{a} (version {aliases[a]})": f"models:/{NAME}@{a}" for a in order} | {
-        f"version {number}": f"models:/{NAME}/{number}" for number in versions
-    }
+    named = {f"{a} (version {aliases[a]})": f"models:/{NAME}@{a}" for a in order}
+    numbered = {f"version {number}": f"models:/{NAME}/{number}" for number in versions}
+    return named | numbered | {BUILTIN: BUILTIN}

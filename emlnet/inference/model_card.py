@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from emlnet.metrics.saliency_metrics import label
@@ -12,10 +13,19 @@ ANSWERS = {
 }
 
 
-def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, Any]) -> str:
-    """Return the card as Markdown; docs/use.md explains each part.
+LICENCES = {"MIT": "mit", "Apache": "apache-2.0", "BSD": "bsd", "CC BY 4.0": "cc-by-4.0"}
+"""Hugging Face's name of a licence, by a word that its text starts with or names."""
+FRONT = "---\n"
+"""The line before and after a card's front matter."""
+
+
+def write_card(
+    encoders: list[dict[str, Any]], readout: str, about: dict[str, Any], weights: str = ""
+) -> str:
+    """Return the card as Markdown with Hugging Face's front matter; docs/use.md explains each part.
 
     encoders: their configs.  readout: the kind of map.  about: the `about` of model.json.
+    weights: SHA-256 of the file of weights.
     """
     name = about.get("name", "model")
     data = about.get("data") or {}
@@ -28,10 +38,12 @@ def write_card(encoders: list[dict[str, Any]], readout: str, about: dict[str, An
         "Scores": _scores(about.get("scores") or {}),
         "Licence": f"code Apache-2.0; weights: {about.get('licence') or 'unknown'}; "
         f"data: {data.get('licence') or 'unknown'}",
-        "Made by": f"emlnet, commit {about.get('commit') or 'unknown'}",
+        "Made by": f"emlnet, commit {about.get('commit') or 'unknown'}{_preset(about)}",
     }
+    if weights:
+        facts["Weights"] = f"SHA-256 {weights}"
     lines = "\n".join(f"- {title}: {text}" for title, text in facts.items())
-    return f"""# {name}: where people look in a picture
+    return f"""{_front_matter(about)}# {name}: where people look in a picture
 
 {lines}
 
@@ -58,13 +70,30 @@ picture's centre as those viewers did. Scores on other data sets will differ.
 
 def first_lines(card: str) -> str:
     """Return the card's title and facts as plain text: all before its first section."""
-    facts = card.partition("\n## ")[0].strip().removeprefix("# ")
+    facts = card.rpartition(FRONT)[2].partition("\n## ")[0].strip().removeprefix("# ")
     return "\n".join(map(printable, facts.splitlines()))
 
 
 def printable(text: object) -> str:
     """Return a model's text with control characters, which could steer a terminal, as spaces."""
     return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def _preset(about: dict[str, Any]) -> str:
+    """Return the command of a preset that made the model."""
+    preset = about.get("preset")
+    return f", `python -m pipelines full --preset {preset}`" if preset else ""
+
+
+def _front_matter(about: dict[str, Any]) -> str:
+    """Return the front matter: YAML that Hugging Face's pages read."""
+    given = str((about.get("data") or {}).get("licence"))
+    licence = next((name for word, name in LICENCES.items() if word in given), "other")
+    metrics = [f"- {json.dumps(printable(name))}" for name in about.get("scores") or {}]
+    lines = ["library_name: emlnet", f"license: {licence}", "tags:", "- saliency", "- eye-tracking"]
+    return "\n".join(
+        [FRONT + lines[0], *lines[1:], *(["metrics:", *metrics] if metrics else []), FRONT]
+    )
 
 
 def _data_facts(data: dict[str, Any]) -> str:

@@ -46,6 +46,9 @@ FILES = (MODEL, WEIGHTS, CARD)
 MAX_TEXT, MAX_WEIGHTS = 16 * 2**20, 8 * 2**30
 """Size limits in bytes: of model.json and the card, and of the weights."""
 MAX_ENCODERS = 32
+BUILTIN = "builtin"
+"""The source of the model that comes with emlnet."""
+BUILTIN_FOLDER = Path(__file__).with_name(BUILTIN)
 EXAMPLE = {
     "format": FORMAT,
     "encoders": [{**asdict(EncoderConfig()), "size": [480, 640]}],
@@ -152,17 +155,22 @@ class Description:
         return EMLNet(encoders, self.decoder) if self.decoder else encoders[0]
 
 
-def save(folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = None) -> Path:
+def save(
+    folder: Path, model: EMLNet | Encoder, about: dict[str, Any] | None = None, half: bool = False
+) -> Path:
     """Write a packaged model, whole or not at all, and return its folder.
 
+    half: store the weights in 16 bits; they are loaded into 32.
     Replaces an earlier package.  Raises ValueError if the folder holds anything else.
     """
     check_target(folder)
     with replace_folder(folder) as new:
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        if half:
+            weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
         save_file(weights, new / WEIGHTS)
-        described = describe(model)
-        (new / CARD).write_text(write_card(described["encoders"], model.kind, about or {}))
+        described, digest = describe(model), file_digest(new / WEIGHTS)
+        (new / CARD).write_text(write_card(described["encoders"], model.kind, about or {}, digest))
         # safetensors makes the file readable by its owner only; others need it, too.
         shutil.copymode(new / CARD, new / WEIGHTS)
         description = {

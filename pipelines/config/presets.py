@@ -7,6 +7,7 @@ from dataclasses import replace
 import tyro
 
 from emlnet.losses.weighted import LossWeights
+from emlnet.models.finetune import Finetune
 from emlnet.training.state import Plan
 from pipelines.config.options import DECODER_PLAN, FullCommand
 
@@ -35,7 +36,16 @@ PRESETS: dict[str, FullCommand] = {
     "osie-cpu": FullCommand(
         data=tyro.MISSING,
         size=(360, 480),
+        finetune=Finetune(freeze=2),
         plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1), select="nss"),
+    ),
+    # The model that comes with `emlnet`: small and fast.  docs/train.md has the whole command.
+    "builtin": FullCommand(
+        data=tyro.MISSING,
+        backbones=("efficientnet_lite0",),
+        size=(288, 384),
+        finetune=Finetune(freeze=2),
+        plan=Plan(epochs=6, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
     "demo": FullCommand(

@@ -26,7 +26,7 @@ class RunContext:
     """The context that the stages of a run share.
 
     folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: of all
-    data joined.  parent: id of the parent MLflow run.
+    data joined.  parent: id of the parent MLflow run.  preset: its name, if the command has one.
     """
 
     folder: Path
@@ -35,6 +35,7 @@ class RunContext:
     tracker: Tracker
     compute: Compute
     parent: str | None = None
+    preset: str = ""
 
 
 def start_run(
@@ -77,6 +78,7 @@ def open_context(
         manifest=manifest,
         tracker=Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name),
         compute=command.compute,
+        preset=getattr(command, "preset", ""),
     )
 
 

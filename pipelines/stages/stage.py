@@ -147,6 +147,7 @@ class Stage:
             },
             "config": dict(self.params),
             "commit": git_commit(),
+            "preset": self.context.preset,
             "licence": self.licence,
         }
         package.save(self.folder / PACKAGE, model, about)
