@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from emlnet.metrics.saliency_metrics import label
@@ -70,7 +71,8 @@ picture's centre as those viewers did. Scores on other data sets will differ.
 
 def first_lines(card: str) -> str:
     """Return the card's title and facts as plain text: all before its first section."""
-    facts = card.rpartition(FRONT)[2].partition("\n## ")[0].strip().removeprefix("# ")
+    text = re.sub(rf"\A{FRONT}.*?\n{FRONT}", "", card, flags=re.DOTALL)
+    facts = text.partition("\n## ")[0].strip().removeprefix("# ")
     return "\n".join(map(printable, facts.splitlines()))
 
 

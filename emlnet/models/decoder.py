@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,9 +29,10 @@ class DecoderConfig:
     """Hidden channels of the `density` decoder's correction; its gate has half as many."""
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Base class of decoders of K encoders."""
 
+    @abstractmethod
     def forward(
         self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: tuple[int, int]
     ) -> Tensor:
@@ -39,7 +41,6 @@ class Decoder(nn.Module):
         readouts: for each encoder, its (B, 1, h, w) readouts.  log_densities: for each encoder, its
         own log-density (B, 1, H, W).  size: (H, W) of the result.
         """
-        raise NotImplementedError
 
 
 class EmlDecoder(Decoder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -32,20 +33,20 @@ STEPS_BETWEEN_CHECKS = 25
 """Steps between reads of the losses on a GPU, where each read waits for the device."""
 
 
-class BatchSource:
+class BatchSource(ABC):
     """One rank's batches, on its device.  Subclasses implement `train` and `val`."""
 
     steps_per_epoch: int
     batches_per_step: int = 1
     """Number of batches whose gradients one step adds up."""
 
+    @abstractmethod
     def train(self, epoch: int, start_step: int) -> Iterable[TrainBatch]:
         """Return the batches of an epoch (from 0), without its first `start_step` steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def val(self) -> Iterable[TrainBatch]:
         """Return this rank's share of the validation batches."""
-        raise NotImplementedError
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return a model's scores after an epoch, over the validation images of all ranks."""

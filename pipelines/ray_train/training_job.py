@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from shards.read.reader import ShardReader, step_keys
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingJob:
+class TrainingJob(ABC):
     """A model to train, and the data to train it on.
 
     data: folders or URLs of shards.  mix: the share of each.  title: name in tables and progress
@@ -38,17 +39,17 @@ class TrainingJob:
         """Return the samples of a split."""
         return ShardReader(self.data, split)
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """Return the model to start from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def source(self, rank: int, world_size: int, device: torch.device) -> WorkerSource:
         """Return the batches of one rank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, weights: dict[str, Tensor]) -> Encoder | EMLNet:
         """Return the whole model, in eval mode, from the weights of the best epoch."""
-        raise NotImplementedError
 
 
 class WorkerSource(BatchSource):
@@ -63,9 +64,9 @@ class WorkerSource(BatchSource):
         job, reader = self.job, self.readers["train"]
         return step_keys(reader, job.plan.batch_size, job.seed, epoch, step, job.mix)
 
+    @abstractmethod
     def example_inputs(self, position: int, sample: Decoded) -> Inputs:
         """Return the model's inputs for a validation image."""
-        raise NotImplementedError
 
     def examples(self) -> Iterable[figures.Example]:
         """Return the validation images to draw, always the same ones."""

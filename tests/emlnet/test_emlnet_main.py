@@ -45,10 +45,12 @@ def test_pull_and_predict_need_only_the_variable_and_then_the_folder(store, tmp_
     ("words", "said"),
     [
         ("pull m --tracking-uri sqlite:///none.db", "error: no MLflow store at "),
-        ("predict nowhere a.jpg --out out", "error: no model at 'nowhere'"),
-        ("export nowhere", "error: name a format: --onnx"),
+        ("predict nowhere a.jpg --out out", "error: no model and no picture at 'nowhere'"),
+        ("predict runs:/nowhere a.jpg", "error: no model at 'runs:/nowhere'"),
+        ("export nowhere", "error: name one format: --onnx or --half"),
+        ("export --half --onnx", "error: name one format: --onnx or --half"),
         ("import-reference res_imagenet.pth", "error: name the checkpoints, and then the folder"),
-        ("predict m a.jpg --out out --device cuda:99", "error: device 'cuda:99' is not available"),
+        ("predict builtin a.jpg --device cuda:99", "error: device 'cuda:99' is not available"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_one(words, said, tmp_path, monkeypatch, capsys):
@@ -73,10 +75,10 @@ def test_help_explains_every_flag(verb, capsys):
 
 
 def test_the_first_line_comes_before_torch_is_imported():
-    words = [sys.executable, "-m", "emlnet", "predict", "nowhere", "a.jpg", "--out", "out"]
+    words = [sys.executable, "-m", "emlnet", "predict", "runs:/nowhere", "a.jpg"]
     began = time.monotonic()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout.readline() == b"loading nowhere\n"
+        assert process.stdout.readline() == b"loading the model\n"
         waited = time.monotonic() - began
         process.stdout.read()
     assert waited < (time.monotonic() - began) / 2

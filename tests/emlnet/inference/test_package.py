@@ -11,6 +11,7 @@ import torch
 
 import emlnet
 from emlnet.backbones import BACKBONES
+from emlnet.inference.model_card import first_lines
 from emlnet.inference.package import CARD, MODEL, WEIGHTS, Description, Package, load, save
 from emlnet.models.encoder import EncoderConfig
 from emlnet.models.precision import to_channels_last
@@ -51,7 +52,9 @@ def test_a_package_is_three_files_and_remembers_what_is_known_of_it(saved):
 
 def test_the_card_says_what_the_model_is(saved):
     card = (saved / CARD).read_text()
-    assert card.startswith("# a test: where people look in a picture")
+    assert card.startswith("---\nlibrary_name: emlnet\nlicense: other\ntags:\n- saliency\n")
+    assert first_lines(card).startswith("a test: where people look in a picture\n")
+    assert first_lines(card.partition("\n---\n")[2]) == first_lines(card)
     for fact in ("tiny (32 x 48 pixels)", "KL 0.500", "weights: none", "## Not meant for"):
         assert fact in card
 
