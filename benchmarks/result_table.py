@@ -35,7 +35,7 @@ class Row:
 
     part: what was measured.  against: what with.  ours, baseline: one value per repetition, or
     per run, less is better.  reach: the least ratio that is wanted, None where none is.
-    unit: of the values.  about: sizes, counts, whatever else the figures depend on.
+    unit: the values' unit.  about: sizes, counts, whatever else the figures depend on.
     """
 
     part: str

@@ -42,7 +42,8 @@ class Side:
     """One side of a comparison in a process of its own, which repeats when it is called.
 
     target: `module:function`; called there once with `options`, it returns what to repeat.
-    threads: torch's and OpenMP's.  env: more of the process's environment.  python: of the process.
+    threads: torch's and OpenMP's.  env: more of the process's environment.  python: its
+    interpreter.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ def compare_memory(part: str, against: str, ours: Side, baseline: Side, **about:
 
 
 def reset_peak() -> int:
-    """Count the peak of this process's memory anew (Linux); return what is in use now, bytes."""
+    """Reset the peak of this process's memory (Linux); return the bytes that are in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 

@@ -26,9 +26,10 @@ time was up."""
 class TrialRecord:
     """The outcome of a trial, or of a final run.
 
-    number: place in the order of proposal.  other: searched values that are no weights, by name.
-    history: an EpochReport per epoch, as dicts.  epoch, scores: of the best epoch by the first
-    objective.  reason: why it failed.
+    number: place in the order of proposal.  other: searched values other than loss weights, by
+    name.
+    history: an EpochReport per epoch, as dicts.  epoch, scores: the best epoch by the first
+    objective, and its scores.  reason: why it failed.
     """
 
     number: int = 0
@@ -122,7 +123,7 @@ def read_records(folder: Path) -> list[TrialRecord]:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The winner of a search.  front: the Pareto front.  reason: in words."""
+    """The winner of a search.  front: the Pareto front.  reason: why it won, in words."""
 
     winner: TrialRecord
     front: list[TrialRecord]

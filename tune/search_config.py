@@ -47,7 +47,7 @@ class Search:
     grace_epochs: int = 1
     """Epochs before a trial may be stopped."""
     reduction: int = 3
-    """ASHA's reduction factor: at each of its stops, one of this many trials continues."""
+    """ASHA's reduction factor: at each of its stops, one in this many trials continues."""
     max_hours: float = 0.0
     """Hours after which each call of the command stops its trials; 0: no limit."""
     final_seeds: int = 3

@@ -160,8 +160,8 @@ def _run(
 class TrialCallback(tune.Callback):  # type: ignore[misc]
     """Keeps each trial's record, logs it to an MLflow run, and prints a line at its end.
 
-    If MLflow does not answer, the search continues.  num_trials: of the search.  known: trials of
-    earlier calls.  epochs_after: the cost of the final runs, in epochs of trials.
+    If MLflow does not answer, the search continues.  num_trials: trials in the search.  known:
+    trials of earlier calls.  epochs_after: the cost of the final runs, in epochs of trials.
     """
 
     def __init__(

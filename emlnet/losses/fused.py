@@ -26,7 +26,7 @@ class FusedLoss(torch.autograd.Function):
     """The weighted sum (B,) of the terms `FUSED`, and the terms (4, B) without gradients.
 
     output: (B, N), a log-density if `is_log`, else a map >= 0.  density: (B, N), sums to 1.
-    index: (P,) int64, fixated pixels in the flattened (B, N), each once.
+    index: (P,) int64, distinct fixated pixels in the flattened (B, N).
     weights: by name; terms without a weight are 0.
     reference: compute KL and NSS as EML-NET's published training does.
     """

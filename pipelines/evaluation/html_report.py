@@ -78,7 +78,8 @@ def write_comparison(
 ) -> None:
     """Write the comparison of two tables of one model each atomically.
 
-    metric: chooses the pictures.  sources: of the maps; if one is None, there are no pictures.
+    metric: chooses the pictures.  sources: where the maps come from; if one is None, there are no
+    pictures.
     """
     names = [table.models[0] for table in tables]
     scores = [table.of(name)[metric] for table, name in zip(tables, names, strict=True)]

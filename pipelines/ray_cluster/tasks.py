@@ -28,9 +28,9 @@ def map_parts(
 ) -> list[Answer]:
     """Call `function(part, device, *shared)` on each part in parallel; return results in order.
 
-    parts: positions of samples.  shared: sent to each node once.  title, unit: of the progress
+    parts: positions of samples.  shared: sent to each node once.  title, unit: shown in progress
     lines.  use_gpu: one GPU per call; default: if the cluster has any.  num_workers: parallel
-    calls; 0: as many as fit the cluster.  The first error ends all.
+    calls; 0: as many as fit the cluster.  The first error ends all calls.
     """
     gpu = has_gpu(use_gpu)
     device, references = "cuda" if gpu else "cpu", [ray.put(value) for value in shared]

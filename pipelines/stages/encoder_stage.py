@@ -35,7 +35,7 @@ from shards.read.reader import ShardReader
 class EncoderJob(TrainingJob):
     """One encoder to finetune.
 
-    fold: of the training images that it does not see.
+    fold: training images that it does not see.
     """
 
     encoder: EncoderConfig
@@ -184,7 +184,7 @@ def encoder_stage(
 ) -> Stage:
     """Return the stage that finetunes one encoder.
 
-    title: in tables and progress lines.  folder: a subfolder of the run's folder.
+    title: its name in tables and progress lines.  folder: a subfolder of the run's folder.
     fold: training images to leave out.  A `density` encoder letterboxes if the images have several
     sizes.
     """

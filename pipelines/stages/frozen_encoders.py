@@ -47,7 +47,7 @@ class FrozenEncoder:
     """An encoder to join.
 
     cache: folder of its readouts, which may not be computed yet.  weights: SHA-256 of its weights
-    as a safetensors file.  licence: of the weights, from the package.
+    as a safetensors file.  licence: the weights' licence, from the package.
     folds: encoders that each left out one fold of the training images, and read that fold; empty if
     `encoder` reads all images.
     """
@@ -139,7 +139,7 @@ def build_cache(
 ) -> Path:
     """Compute an encoder's readouts of whole splits; skip files that exist.
 
-    folder: named by `cache_name`.  data: folders of shards.  name: in progress lines.
+    folder: named by `cache_name`.  data: folders of shards.  name: shown in progress lines.
     folds: as in `FrozenEncoder`.
     Raises ValueError if the readouts would have several sizes.
     """

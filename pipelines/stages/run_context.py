@@ -25,8 +25,8 @@ NOT_IDENTITY = ("tracking", "compute", "data", "readouts", "preset")
 class RunContext:
     """The context that the stages of a run share.
 
-    folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: of all
-    data joined.  parent: id of the parent MLflow run.
+    folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: the
+    joined manifest of all data sets.  parent: id of the parent MLflow run.
     """
 
     folder: Path

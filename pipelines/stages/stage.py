@@ -31,7 +31,7 @@ class Stage:
     """One training stage: its job, its folder and the facts for its MLflow run.
 
     kind: `fold` is an encoder that left out one fold of the training images.
-    folder: below the run's folder.  licence: of the starting weights.
+    folder: below the run's folder.  licence: the starting weights' licence.
     notes: Markdown to add to the description.  artifacts: further files to log.
     """
 

@@ -39,7 +39,7 @@ CONTENTS, DENSITY_SUM = ".part.json", ".part.npy"
 class ShardTask:
     """One shard to write.
 
-    folder: the source, without samples.  samples: those of the shard, in order.
+    folder: the source, without samples.  samples: the shard's samples, in order.
     sigma: of the Gaussian that makes density maps or checks those from files, in pixels.
     with_sum: also add up the densities, for the centre prior.
     """
@@ -144,7 +144,7 @@ def add_density(
 
 
 def is_complete(store: Store, sizes: dict[str, int], file: str) -> bool:
-    """Whether the shard is whole and has a description; sizes: of the store's files."""
+    """Whether the shard is whole and has a description; sizes: bytes of the store's files."""
     if file + CONTENTS not in sizes:
         return False
     return ShardContents.read(store, file).shard.num_bytes == sizes.get(file)

@@ -108,9 +108,9 @@ class Dropped:
 class Origin:
     """Source and options of a build; equal origins make equal builds.
 
-    fingerprint: of the source's files.  split_seed: of a split made here; None if the source has
-    splits.  format: the layout's name, as in `build --format`.  maps: source of density maps,
-    `files` or `fixations`.  sigma: of the maps' Gaussian in pixels; None if unknown.
+    fingerprint: digest of the source's files.  split_seed: seed of a random split; None if the
+    source has splits.  format: the layout's name, as in `build --format`.  maps: source of density
+    maps, `files` or `fixations`.  sigma: of the maps' Gaussian in pixels; None if unknown.
     drop_duplicates: whether train's photographs were removed from val and test.
     """
 

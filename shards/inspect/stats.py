@@ -59,7 +59,7 @@ def _duplicates(manifest: Manifest) -> Iterator[str]:
             first = min(shown)
             yield (
                 f"{len(shown)} of {len(others)} photographs of {name} are in train too, exactly or "
-                f"encoded anew (first: {first}, {shown[first]}); `build --drop-duplicates` leaves "
+                f"encoded again (first: {first}, {shown[first]}); `build --drop-duplicates` leaves "
                 "them out"
             )
 

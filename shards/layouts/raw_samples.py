@@ -177,7 +177,7 @@ class Layout:
 class RawFolder:
     """The samples and faults of a source folder; see `Layout` and `FoundSamples`.
 
-    split_seed: of a split made here; None if the folder has splits.
+    split_seed: seed of a random split; None if the folder has splits.
     fingerprint: changes with a file's name, size or time.
     """
 

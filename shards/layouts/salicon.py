@@ -73,7 +73,8 @@ def _pair(found: FoundSamples, source: Path, split: str, folders: dict[str, Path
 def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
     """Return the edition of SALICON; None for another data set in the same layout.
 
-    first_key: of a sample; SALICON's photographs are COCO's.  mean_fixated_pixels: per image.
+    first_key: the first sample's key; SALICON's photographs are COCO's.  mean_fixated_pixels: mean
+    number per image.
     """
     if "COCO_" not in first_key:
         return None

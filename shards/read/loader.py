@@ -48,7 +48,8 @@ class Loader:
     Decoders release the GIL, so threads do the work of a DataLoader's processes.  They avoid a copy
     of each batch through shared memory, which costs as much as decoding it.
 
-    batch_size: of all ranks together.  mix: shares of the data sets that the reader joins.
+    batch_size: samples per step, all ranks together.  mix: shares of the data sets that the reader
+    joins.
     canvas: (H, W) for samples of any size; without it all must have one size.
     stretch: fill the canvas instead of letterboxing.
     pin_memory: return batches in page-locked memory.

@@ -70,7 +70,7 @@ class ScoringCommand:
         notes: list[str] | None = None,
         with_baselines: bool = True,
     ) -> ScoreTable:
-        """Score a source.  name: as the user gave it.  notes: to show beside the scores."""
+        """Score a source.  name: as the user gave it.  notes: shown beside the scores."""
         connection.connect(self.compute)
         check_nodes.check([reader.folder])
         return evaluate.evaluate(
