@@ -18,8 +18,8 @@ from tune.trial import TrialSettings
 
 RECORD = "trial.json"
 TrialState = Literal["unfinished", "finished", "stopped", "failed"]
-"""`unfinished`: it runs, or its search was killed.  `stopped`: early, by the scheduler or because
-time was up."""
+"""`unfinished`: it runs, or its search was killed.  `stopped`: it ended early, by the scheduler or
+because time was up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,8 @@ def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice 
     reason = f"the best {names} of {trials}"
     if len(best) > 1:
         reason = (
-            f"the knee of a front of {len(best)} of {trials}: the nearest to the best {names}, "
-            "each scaled by its range on the front"
+            f"the knee of the Pareto front, {len(best)} of {trials}: the trial nearest to the best "
+            f"{names}, each scaled by its range on the front"
         )
     return Choice(winner=knee(best, objectives), front=best, reason=reason)
 

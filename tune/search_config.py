@@ -156,7 +156,8 @@ class SearchedFullCommand(FullCommand):
     @property
     def full(self) -> FullCommand:
         """The command for the stages after the search."""
-        return FullCommand(**{each.name: getattr(self, each.name) for each in fields(FullCommand)})
+        names = [option.name for option in fields(FullCommand)]
+        return FullCommand(**{name: getattr(self, name) for name in names})
 
 
 def check(command: LossWeightsCommand) -> None:

@@ -158,8 +158,8 @@ def decoder_stage(
         mix=command.mix,
         title="decoder",
         num_examples=figures.NUM_EXAMPLES,
-        encoders=tuple(each.encoder for each in encoders),
-        caches=tuple(each.cache for each in encoders),
+        encoders=tuple(frozen.encoder for frozen in encoders),
+        caches=tuple(frozen.cache for frozen in encoders),
         decoder=config,
     )
     sources = ", ".join(f"{e.encoder.config.backbone} {e.weights[:12]}" for e in encoders)
@@ -175,7 +175,7 @@ def decoder_stage(
             "encoders": sources,
             "folds": len(encoders[0].folds),
         },
-        backbones="+".join(each.encoder.config.backbone for each in encoders),
-        licence=", ".join(dict.fromkeys(each.licence for each in encoders)),
+        backbones="+".join(frozen.encoder.config.backbone for frozen in encoders),
+        licence=", ".join(dict.fromkeys(frozen.licence for frozen in encoders)),
         notes=notes,
     )

@@ -112,9 +112,9 @@ def compute_readouts(
     splits: Sequence[str] = ("train", "val"),
 ) -> None:
     """Compute those readouts of the encoders that are not cached yet."""
-    names = encoder_names([each.encoder.config.backbone for each in encoders])
-    for name, each in zip(names, encoders, strict=True):
-        build_cache(each.cache, data, splits, each.encoder, use_gpu, name, each.folds)
+    names = encoder_names([frozen.encoder.config.backbone for frozen in encoders])
+    for name, frozen in zip(names, encoders, strict=True):
+        build_cache(frozen.cache, data, splits, frozen.encoder, use_gpu, name, frozen.folds)
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:

@@ -70,7 +70,7 @@ def open_context(
     folder: from `open_run_folder`.  data: folders of shards or URLs.
     """
     check_nodes.check(data, folder, command.compute.storage_folder)
-    manifest = Manifest.join([Manifest.load(each) for each in data])
+    manifest = Manifest.join([Manifest.load(folder) for folder in data])
     return RunContext(
         folder=folder,
         data=data,

@@ -56,8 +56,8 @@ class ShardTask:
 class ShardContents:
     """The contents of one shard.
 
-    samples: their `shard` is 0.  moments: sums over fixations of (x, y) and of their squares, as
-    fractions of width and height.
+    samples: entries for the manifest, with `shard` 0 until it is known.  moments: sums over
+    fixations of (x, y) and of their squares, as fractions of width and height.
     """
 
     shard: Shard

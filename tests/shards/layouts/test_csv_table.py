@@ -135,7 +135,7 @@ def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_pa
     ("rows", "reason"),
     [
         ("", "no column image, x, y among"),
-        ("image,x\na,1\n", "no column y among image, x; the first line names"),
+        ("image,x\na,1\n", "no column y among image, x; the first line must name"),
         ("image,x,y,x\n", "two columns are named x"),
         ("image,x,y\n", "has no rows"),
         ("image,x,y\na,1,2\na,left,2\n", "line 3: x is 'left', not a number"),
