@@ -34,8 +34,8 @@ def score_density_maps(
 ) -> dict[str, Tensor]:
     """Compute the `tuebingen` metrics of a density model, each with the best map for it.
 
-    sigma: of the Gaussian that made `density`, in pixels.  num_fixations: fixations per image in
-    the data set.  The other arguments and the result are those of `score`.
+    sigma: sigma in pixels of the Gaussian that made `density`.  num_fixations: fixations per image
+    in the data set.  The other arguments and the result are those of `score`.
     """
     inputs: dict[str, Any] = {
         "fixations": fixations,

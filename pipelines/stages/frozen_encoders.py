@@ -59,7 +59,10 @@ class FrozenEncoder:
     folds: tuple[Encoder, ...] = ()
 
     def cross_fitted(self, folds: Sequence[FrozenEncoder]) -> FrozenEncoder:
-        """Return the encoder with those of its folds, in order, to read the training images."""
+        """Return the encoder with its folds' encoders, which read the training images.
+
+        folds: in order, each the encoder that left out that fold.
+        """
         if not folds:
             return self
         suffix = digest(folds=[fold.weights for fold in folds])[:16]
@@ -111,7 +114,7 @@ def compute_readouts(
     use_gpu: bool | None,
     splits: Sequence[str] = ("train", "val"),
 ) -> None:
-    """Compute those readouts of the encoders that are not cached yet."""
+    """Compute the encoders' readouts that are not cached yet."""
     names = encoder_names([frozen.encoder.config.backbone for frozen in encoders])
     for name, frozen in zip(names, encoders, strict=True):
         build_cache(frozen.cache, data, splits, frozen.encoder, use_gpu, name, frozen.folds)
@@ -170,7 +173,7 @@ def check_canvas(reader: ShardReader, encoder: Encoder) -> None:
     except ValueError as error:
         raise ValueError(
             f"{error}; the encoder {encoder.config.backbone} was trained on pictures of one size: "
-            "train it on this data; the new encoder letterboxes"
+            "train it again on this data, so that it letterboxes"
         ) from None
 
 
@@ -183,7 +186,7 @@ def _compute(
     split: str,
     folder: Path,
 ) -> None:
-    """Compute and write the readouts of one part, of each image by the encoder of its fold."""
+    """Compute and write the readouts of one part; each image is read by its fold's encoder."""
     encoders = [to_channels_last(encoder, device).eval() for encoder in encoders]
     rows: list[list[Tensor]] = []
     for position in part:

@@ -80,7 +80,7 @@ class Stage:
         return result
 
     def send(self, result: StageResult) -> StageResult:
-        """Send to MLflow whatever it lacks; return the result with its run id.
+        """Send to MLflow the parts of the result that it lacks; return the result with its run id.
 
         If MLflow does not answer, print that the files are kept.
         """

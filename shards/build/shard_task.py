@@ -40,7 +40,7 @@ class ShardTask:
     """One shard to write.
 
     folder: the source, without samples.  samples: the shard's samples, in order.
-    sigma: of the Gaussian that makes density maps or checks those from files, in pixels.
+    sigma: sigma in pixels of the Gaussian that makes density maps or checks those from files.
     with_sum: also add up the densities, for the centre prior.
     """
 

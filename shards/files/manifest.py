@@ -110,7 +110,7 @@ class Origin:
 
     fingerprint: digest of the source's files.  split_seed: seed of a random split; None if the
     source has splits.  format: the layout's name, as in `build --format`.  maps: source of density
-    maps, `files` or `fixations`.  sigma: of the maps' Gaussian in pixels; None if unknown.
+    maps, `files` or `fixations`.  sigma: sigma in pixels of the maps' Gaussian; None if unknown.
     drop_duplicates: whether train's photographs were removed from val and test.
     """
 

@@ -140,7 +140,7 @@ def map_correlation(
 ) -> float:
     """Return Pearson's correlation of a map with one made from the fixations, to three digits.
 
-    sigma: of the Gaussian in pixels; None: USUAL_SIGMA of the width.
+    sigma: sigma in pixels of the Gaussian; None: USUAL_SIGMA of the width.
     """
     sigma = density.shape[1] * USUAL_SIGMA if sigma is None else sigma
     small = np.asarray(Image.fromarray(density).reduce(REDUCE), np.float64)
