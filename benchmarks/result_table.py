@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: rows, one JSON file per part, one Markdown table of all parts.
+"""The results of benchmarks: rows, one JSON file per part, one Markdown table of all parts.
 
     save("loss", [row], threads=2)              # benchmarks/results/loss.json and table.md
 

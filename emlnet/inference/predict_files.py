@@ -53,16 +53,16 @@ class OutputFiles:
         stem: the files' path without `_smap.png`.  picture: (H, W, 3) uint8.
         """
         grey = prediction.grey(self.top)
-        laid = overlay(picture, grey) if self.overlay or self.figure else picture
-        laid = draw_contours(laid, prediction.saliency) if self.contour else laid
+        drawn = overlay(picture, grey) if self.overlay or self.figure else picture
+        drawn = draw_contours(drawn, prediction.saliency) if self.contour else drawn
         if self.overlay or self.contour:
-            _save(laid, stem, "_overlay.png" if self.overlay else "_contour.png")
+            _save(drawn, stem, "_overlay.png" if self.overlay else "_contour.png")
         if self.figure:
-            scale = "its least to its greatest value"
+            scale = "the map's minimum to its maximum"
             if self.top is not None:
                 unit = " times a uniform density" if prediction.kind == "density" else ""
                 scale = f"0 to {self.top:.3g}{unit}, the same for all pictures"
-            panels = [("photograph", picture), ("map", colour_map(grey)), ("overlay", laid)]
+            panels = [("photograph", picture), ("map", colour_map(grey)), ("overlay", drawn)]
             caption = f"{stem.name}, by {self.model}. Dark to light: {scale}"
             _save(np.asarray(side_by_side(panels, caption)), stem, "_figure.png")
         # Write the map last: if it exists, the other files do, too.
@@ -209,9 +209,9 @@ def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
 
 
 def print_left_out(files: Sequence[Path]) -> None:
-    """Print to stderr the files in folders that are skipped for their format."""
+    """Print to stderr the files in folders that are skipped because of their format."""
     if files:
-        print(f"left out, of other formats: {_listed(files)}", file=sys.stderr)
+        print(f"skipped, not in a picture format: {_listed(files)}", file=sys.stderr)
 
 
 def print_failed(failed: Sequence[str]) -> None:

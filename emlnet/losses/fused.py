@@ -166,7 +166,7 @@ def _dot(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _rounding(mean: Tensor) -> Tensor:
-    """Return the deviation (b,) up to which maps with these means are constant."""
+    """Return the deviation (b,) up to which maps with these means count as constant."""
     return ROUNDING_ERRORS * torch.finfo(mean.dtype).eps * mean
 
 

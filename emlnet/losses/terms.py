@@ -20,7 +20,7 @@ PIXELS = (1, 2, 3)
 DENSITY_EPS = 1e-36
 """Added to a density before its logarithm is taken; smaller than any pixel's share."""
 REFERENCE_EPS = 1e-6
-"""Guards in the KL of EML-NET's published training."""
+"""Added twice in the KL of EML-NET's published training, see `kl_reference`."""
 ROUNDING_ERRORS = 8
 """A map is constant if its deviation is below this many rounding errors of its mean."""
 TermFunction = Callable[[Tensor, Targets, Kind], Tensor]

@@ -59,7 +59,7 @@ def find_missing(paths: Sequence[str]) -> list[str]:
 
 
 def describe_missing(node: str, paths: Sequence[str], probes: Sequence[str]) -> str:
-    """Return the error for paths that a node does not see; a probe comes first.
+    """Return the error for paths that a node does not see.  If one is a probe, the error names it.
 
     probes: files that this process wrote.
     """

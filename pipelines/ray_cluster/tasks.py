@@ -58,7 +58,7 @@ def map_unordered(
 ) -> Iterator[Answer]:
     """Call the function on each item, one CPU per call; yield results as they finish.
 
-    num_workers: parallel calls; 0: as many as fit the cluster.  options: of Ray's tasks.
+    num_workers: parallel calls; 0: as many as fit the cluster.  options: passed to Ray's tasks.
     Raises the error of the first call that fails; ValueError and OSError without Ray's traceback.
     """
     task = ray.remote(num_cpus=1, max_retries=2, **options)(function)

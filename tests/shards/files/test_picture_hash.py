@@ -78,7 +78,7 @@ def test_it_is_left_out_of_val_when_asked_and_recorded(leaking, out):
     assert [entry.key for entry in manifest.splits["val"].samples] == ["val/v1"]
     assert len(manifest.splits["train"].samples) == 7
     ((file, reason),) = [(left.file, left.reason) for left in manifest.dropped.samples]
-    assert (file, reason) == ("images/val/v0.jpg", "shows what images/train/t3.jpg does")
+    assert (file, reason) == ("images/val/v0.jpg", "shows the same as images/train/t3.jpg")
     assert not any("also in train" in warning for warning in warnings(manifest))
     assert pack_tiny(leaking, out, drop_duplicates=True) == manifest
 
