@@ -39,7 +39,7 @@ from tune.search_config import Search
 from tune.small_pictures import SmallReader, scaled, shrink
 
 EPOCH, REPORT = "epoch", "report"
-"""Names of a trial's results beside its scores; `report` is an EpochReport as a dict."""
+"""Names of a trial's results other than its scores; `report` is an EpochReport as a dict."""
 KINDS = ("trials", "finals")
 """Subfolders of the search: records of trials and of final runs."""
 CHECKPOINTS = "training"
@@ -251,8 +251,8 @@ class CoarseDecoder(Decoder):
         self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: Size
     ) -> Tensor:
         """Return the decoder's map (B, 1, H, W)."""
-        limit = scaled(max(_size(each) for given in readouts for each in given), self.scale)
-        coarse = [[resize(each, min(_size(each), limit)) for each in given] for given in readouts]
+        limit = scaled(max(_size(maps) for given in readouts for maps in given), self.scale)
+        coarse = [[resize(maps, min(_size(maps), limit)) for maps in given] for given in readouts]
         answer: Tensor = self.decoder(coarse, log_densities, size)
         return answer
 

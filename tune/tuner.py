@@ -216,7 +216,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Add an epoch to the trial's record and run; drop later epochs of an earlier attempt."""
         report, record = result[REPORT], self._record(trial)
-        earlier = [each for each in record.history if each["epoch"] < report["epoch"]]
+        earlier = [past for past in record.history if past["epoch"] < report["epoch"]]
         record = replace(record, state="unfinished", history=[*earlier, report])
         record.save(self.settings.folder_of(trial.config))
         if run_id := self.run_ids.get(trial.trial_id):
@@ -241,7 +241,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     @property
     def is_hopeless(self) -> bool:
         """Whether the first trials of the search all failed."""
-        return len(self.ended) >= MAX_FAILED and all(each.reason for each in self.ended)
+        return len(self.ended) >= MAX_FAILED and all(record.reason for record in self.ended)
 
     def _record(self, trial: Any) -> TrialRecord:
         record = load_record(self.settings.folder_of(trial.config))

@@ -246,8 +246,8 @@ def parse_description(text: bytes, name: str) -> Description:
         _check_like(EXAMPLE, {k: v for k, v in given.items() if k != "decoder" or not single})
         encoders, files, about = given["encoders"], given["files"], given["about"]
         if not 1 <= len(encoders) <= (1 if single else MAX_ENCODERS):
-            most = "1 without a decoder" if single else f"1 to {MAX_ENCODERS}"
-            raise ValueError(f"it has {len(encoders)} encoders, expected {most}")
+            expected = "1 without a decoder" if single else f"1 to {MAX_ENCODERS}"
+            raise ValueError(f"it has {len(encoders)} encoders, expected {expected}")
         if WEIGHTS not in files:
             raise ValueError(f"it names files {sorted(files)}, expected {WEIGHTS} and {CARD}")
         for key in ("data", "scores"):

@@ -49,11 +49,11 @@ class FusedLoss(torch.autograd.Function):
         fixated_sum = output.new_zeros(num_images).index_add_(0, image, values)
         num_fixated = output.new_zeros(num_images).index_add_(0, image, torch.ones_like(values))
         step = max(1, CACHED_PIXELS // num_pixels) if output.device.type == "cpu" else num_images
-        terms, by_fixation = output.new_zeros(len(FUSED), num_images), torch.empty_like(num_fixated)
+        terms, slope = output.new_zeros(len(FUSED), num_images), torch.empty_like(num_fixated)
         gradient = torch.empty_like(output)
         for start in range(0, num_images, step):
             chunk = slice(start, start + step)
-            terms[:, chunk], by_fixation[chunk] = _compute(
+            terms[:, chunk], slope[chunk] = _compute(
                 output[chunk],
                 density[chunk],
                 fixated_sum[chunk],
@@ -63,18 +63,18 @@ class FusedLoss(torch.autograd.Function):
                 reference,
                 gradient[chunk],
             )
-        by_fixation = by_fixation[image]
-        gradient.view(-1).index_add_(0, index, by_fixation * values if is_log else by_fixation)
+        at_fixations = slope[image] * values if is_log else slope[image]
+        gradient.view(-1).index_add_(0, index, at_fixations)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(terms)
         return torch.tensor([weights.get(name, 0.0) for name in FUSED]).to(terms) @ terms, terms
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient with respect to the output, (B, N)."""
         (gradient,) = ctx.saved_tensors
-        return gradient * by_total[:, None], None, None, None, None, None
+        return gradient * grad_total[:, None], None, None, None, None, None
 
 
 def _compute(
@@ -121,7 +121,7 @@ def _compute(
     gradient.addcmul_(p_centred, by_p[:, None])
     gradient.add_((nss_weight * num_fixated * inverse_std / num_pixels)[:, None])
 
-    # KL and SIM: first their derivatives by P = p / scale.
+    # KL and SIM: first their derivatives with respect to P = p / scale.
     is_plain_kl = is_log and not reference
     if sim_weight or (kl_weight and not is_plain_kl):
         scale = torch.ones_like(mean) if is_log else total.clamp_min(TINY)
@@ -148,7 +148,7 @@ def _compute(
 
 
 def _kl(p: Tensor, q: Tensor, reference: bool) -> tuple[Tensor, Tensor]:
-    """Return the KL divergence (b,) of densities (b, N), and its derivative (b, N) by `p`."""
+    """Return the KL divergence (b,) of densities (b, N), and its gradient (b, N) for `p`."""
     if not reference:
         guarded = p + TINY
         ratio = q / guarded

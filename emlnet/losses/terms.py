@@ -86,7 +86,10 @@ def nll(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
 
 
 def z_scores(maps: Tensor, correction: int = 0) -> Tensor:
-    """Scale maps (B, 1, H, W) to mean 0, deviation 1, constants to 0; correction: torch.var's."""
+    """Scale maps (B, 1, H, W) to mean 0 and standard deviation 1; a constant map becomes zeros.
+
+    correction: as in torch.var.
+    """
     mean = maps.mean(PIXELS, keepdim=True)
     variance = maps.var(PIXELS, correction=correction, keepdim=True)
     constant = variance <= (ROUNDING_ERRORS * torch.finfo(maps.dtype).eps * mean).square()

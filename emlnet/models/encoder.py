@@ -95,9 +95,9 @@ class Encoder(SaliencyNetwork):
         row = find_backbone(self.config.backbone)
         if self.kind == "eml" or row.only_size or size[0] * width == size[1] * height:
             return height, width
-        least = -(-32 // row.step)
+        min_steps = -(-32 // row.step)
         scale = math.sqrt(height * width / (size[0] * size[1])) / row.step
-        rows, columns = (row.step * max(least, round(scale * side)) for side in size)
+        rows, columns = (row.step * max(min_steps, round(scale * side)) for side in size)
         longest = 2 * height * width // min(rows, columns) // row.step * row.step
         return min(rows, longest), min(columns, longest)
 

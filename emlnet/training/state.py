@@ -79,11 +79,11 @@ class Plan:
     """Metrics in which the best epoch must not be worse than the untrained decoder."""
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "step_epochs": 1}
-        for name in (*least, "micro_batch", "clip_norm", "ema", "warmup"):
-            if not getattr(self, name) >= least.get(name, 0):
+        minimum = {"epochs": 1, "batch_size": 1, "step_epochs": 1}
+        for name in (*minimum, "micro_batch", "clip_norm", "ema", "warmup"):
+            if not getattr(self, name) >= minimum.get(name, 0):
                 value = getattr(self, name)
-                raise ValueError(f"{name} must be at least {least.get(name, 0)}, not {value}")
+                raise ValueError(f"{name} must be at least {minimum.get(name, 0)}, not {value}")
         for name in ("ema", "warmup"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, not {getattr(self, name)}")

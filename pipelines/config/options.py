@@ -74,8 +74,8 @@ class Compute(ClusterOptions):
     """Trace three training steps: trace.json.gz among the MLflow run's artifacts."""
 
     def __post_init__(self) -> None:
-        least, most = self.worker_range
-        if min(self.loader_workers, self.threads) < 0 or most < least:
+        min_workers, max_workers = self.worker_range
+        if min(self.loader_workers, self.threads) < 0 or max_workers < min_workers:
             raise ValueError(
                 "numbers of workers and threads must be at least 0; write a range as 2:8"
             )

@@ -179,7 +179,7 @@ def score_image(
         coverages: dict[str, float] = {}
         if row.log_density is not None and row.name not in NOT_MODELS:
             log_density, seen = (
-                each[0, 0].cpu().numpy() for each in (row.log_density, inputs["fixations"])
+                maps[0, 0].cpu().numpy() for maps in (row.log_density, inputs["fixations"])
             )
             shares = coverage(log_density, seen).tolist()
             coverages = dict(zip(COVERAGES, shares, strict=True))

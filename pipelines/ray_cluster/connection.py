@@ -74,7 +74,8 @@ def connect(
     # Ray sets its own level on the root logger too, which would hide our warnings.
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
-    for handler in [each for each in root.handlers if each in logging.getLogger("ray").handlers]:
+    ray_handlers = logging.getLogger("ray").handlers
+    for handler in [handler for handler in root.handlers if handler in ray_handlers]:
         root.removeHandler(handler)
     handle_signals()
 

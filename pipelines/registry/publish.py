@@ -30,7 +30,7 @@ DESCRIPTION = (
     "it was promoted."
 )
 PACKAGES = ["torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "filelock", "tqdm"]
-"""Packages that a server of the registered model needs, beside MLflow."""
+"""Packages that a server of the registered model needs, in addition to MLflow."""
 
 
 def publish(

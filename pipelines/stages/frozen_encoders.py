@@ -195,9 +195,9 @@ def _compute(
         encoder = encoders[fold_of(sample.key, len(encoders))]
         readouts = encoder.readouts(prepare_image(batch, device))
         rows.append([readout[:, 0].half().cpu() for readout in readouts])
-    taps = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}
+    by_tap = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}
     with replace_file(part_file(folder, split, part[0])) as temporary:
-        save_file(taps, temporary)
+        save_file(by_tap, temporary)
 
 
 def part_file(folder: Path, split: str, first: int) -> Path:
@@ -217,21 +217,21 @@ class Cache:
         for first in range(0, num_samples, SAMPLES_PER_FILE):
             path = part_file(folder, split, first)
             try:
-                taps = load_file(path)
+                readouts = load_file(path)
             except (OSError, SafetensorError) as error:
                 raise ValueError(
                     f"{path} is missing or truncated ({error}); delete it, and "
                     "`python -m pipelines readouts` computes it again"
                 ) from error
-            self.parts.append([taps[str(tap)] for tap in range(len(taps))])
+            self.parts.append([readouts[str(tap)] for tap in range(len(readouts))])
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
         """Return the samples' readouts: (B, 1, h, w) float16 per tapped layer."""
         chosen = [
             [
-                tap[position % SAMPLES_PER_FILE, int(flip)]
-                for tap in self.parts[position // SAMPLES_PER_FILE]
+                readout[position % SAMPLES_PER_FILE, int(flip)]
+                for readout in self.parts[position // SAMPLES_PER_FILE]
             ]
             for position, flip in zip(positions, flips, strict=True)
         ]
-        return [torch.stack(taps)[:, None] for taps in zip(*chosen, strict=True)]
+        return [torch.stack(maps)[:, None] for maps in zip(*chosen, strict=True)]
