@@ -203,5 +203,5 @@ def check_sizes(reader: ShardReader) -> None:
         if size != reader.sizes[0]:
             raise ValueError(
                 f"image sizes differ: {reader.keys[0]} is {reader.sizes[0]}, {key} is {size}; "
-                "they can share a batch only on a canvas"
+                "expected one size"
             )

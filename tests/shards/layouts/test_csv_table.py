@@ -294,8 +294,8 @@ def check(folder, gaze, **options):
     [
         (GAZE / SIZE, "lie in 0..1; --units fraction"),
         (GAZE / SIZE * 1.02 - 0.01, "--units fraction"),
-        ((GAZE - SIZE / 2) / 32, "lie outside .*Convert degrees"),
-        (GAZE / 32, "one small part .*Convert degrees"),
+        ((GAZE - SIZE / 2) / 32, "lie outside .*convert them first"),
+        (GAZE / 32, "one small part .*convert them first"),
         (GAZE * 3, "lie outside .*pixels of the screen"),
         (np.add(GAZE, (320, 150)), "lie outside .*pixels of the screen"),
         (np.add(GAZE, (150, 0)), "the mean fixation lies at 7.% of the width"),
