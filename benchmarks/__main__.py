@@ -1,10 +1,10 @@
-"""Runs the benchmarks, each in a process of its own, and prints the table.
+"""Run the benchmarks, each in a process of its own, and print the table.
 
     python -m benchmarks                  # the short ones, as `make bench`
     python -m benchmarks --long           # the long ones, as `make bench-long`
     python -m benchmarks metrics          # those that are named
 
-What runs are the files beside this one; each has its own flags (`python -m benchmarks.metrics -h`).
+Each benchmark is a file beside this one, with its own flags (`python -m benchmarks.metrics -h`).
 """
 
 from __future__ import annotations

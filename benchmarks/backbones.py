@@ -61,7 +61,7 @@ def measure(name: str, mode: str, device: torch.device) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures all, each in a process of its own, and prints a Markdown table."""
+    """Measure all, each in a process of its own, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", default=[n for n in BACKBONES if n != "tiny"])
     parser.add_argument("--mode", choices=MODES, help="one figure, as JSON")

@@ -39,13 +39,13 @@ from shards.build.writer import build
 from shards.synthetic import write_sample
 
 NUM_IMAGES, BATCH = 10, 8
-"""Of the images a fifth is for validation: an epoch is one step."""
+"""A fifth of the images is for validation, so an epoch is one step."""
 LEARNING_RATE = 0.1
-"""Ten times the paper's: after a few steps the scores are to be above chance."""
+"""Ten times the paper's, so that scores are above chance after a few steps."""
 
 
 def epochs(model, source, plan):
-    """A function that trains one more epoch."""
+    """Return a function that trains one more epoch."""
     state = start(model, plan, source.steps_per_epoch)
 
     def train():
@@ -57,7 +57,7 @@ def epochs(model, source, plan):
 
 @torch.no_grad()
 def fit_batchnorm(encoder: Encoder, image: torch.Tensor) -> Encoder:
-    """The encoder with the statistics of these pictures, as a trained one has its pictures'."""
+    """Return the encoder with BatchNorm statistics of these pictures, as a trained one has them."""
     norms = [module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -119,7 +119,7 @@ def measure(size: tuple[int, int], repeats: int) -> Row:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"))
     parser.add_argument("--repeats", type=int, default=REPEATS)

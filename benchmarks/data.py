@@ -1,4 +1,4 @@
-"""The pictures that benchmarks read: OSIE where it is, else synthetic ones of the same size."""
+"""The pictures that benchmarks read: OSIE if it is there, else synthetic ones of the same size."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from shards.synthetic import write_sample
 
 @contextmanager
 def pictures(num_synthetic: int = 64) -> Iterator[tuple[Path, Path]]:
-    """A folder in SALICON's layout, 480 x 640, and the same packed into shards.
+    """Yield a folder in SALICON's layout, 480 x 640, and the same pictures packed into shards.
 
-    The first is EMLNET_OSIE (../shared/data/osie), or else synthetic; the second goes at the end.
+    The first is EMLNET_OSIE (../shared/data/osie), or else synthetic.  The shards are deleted at
+    the end.
     """
     with TemporaryDirectory(prefix="benchmarks-") as folder:
         raw = Path(os.environ.get("EMLNET_OSIE", ROOT.parent / "shared" / "data" / "osie"))

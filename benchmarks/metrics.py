@@ -2,8 +2,8 @@
 
     python -m benchmarks.metrics --referee PATH/TO/python
 
-The referee is a Python that has pysaliency 0.2.22; how to make one is said in
-tests/emlnet/metrics/make_pysaliency_expected.py.  Without it its rows are left out.
+The referee is a Python with pysaliency 0.2.22; tests/emlnet/metrics/make_pysaliency_expected.py
+says how to make one.  Without a referee, its rows are left out.
 Writes benchmarks/results/metrics.json, and pysaliency.json beside it.
 """
 
@@ -22,7 +22,7 @@ WITH_LOOPS = ("nss", "cc", "kl", "sim", "auc_judd")
 
 
 def ours(num_images, num_fixations, batch_size, rules, names=()):
-    """A function that scores all images, batch by batch."""
+    """Return a function that scores all images, batch by batch."""
     import torch
 
     from emlnet.metrics.saliency_metrics import score
@@ -48,7 +48,7 @@ def ours(num_images, num_fixations, batch_size, rules, names=()):
 
 
 def loops(num_images, num_fixations, names):
-    """A function that scores image by image in numpy."""
+    """Return a function that scores image by image in numpy."""
     arrays, _, points = make_inputs(num_images, num_fixations)
     saliency, density = arrays["saliency"].astype(float), arrays["density"].astype(float)
     fixated = np.zeros(saliency.shape, bool)

@@ -1,11 +1,11 @@
-"""What Ray Train costs: per step, at the start of a stage, and what a second worker gives.
+"""The cost of Ray Train per step and at the start of a stage, and the gain of a second worker.
 
     python -m benchmarks.ray_train
 
-The same epochs of the same encoder in Ray workers and in a plain process, which leave the seconds
-that the steps of each epoch took.  Trainings of both kinds take turns.  Start-up is the time of a
-whole stage less what its worker spends on the model and the steps.  Writes
-benchmarks/results/ray_train.json.
+Ray workers and a plain process train the same epochs of the same encoder, and write how many
+seconds the steps of each epoch took.  Trainings of both kinds take turns.  Start-up is the time of
+a whole stage minus the worker's time for the model and the steps.
+Writes benchmarks/results/ray_train.json.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class TimedJob(EncoderJob):
     num_steps: int
 
     def build(self):
-        import timm  # noqa: F401  # As all backbones but the tiny one do, or torchvision alike.
+        import timm  # noqa: F401  # Backbones import timm or torchvision; the tiny one does not.
 
         self.leave("build", time.time())
         return super().build()

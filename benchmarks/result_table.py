@@ -1,10 +1,10 @@
-"""What a benchmark leaves behind: rows, one JSON file per part, one Markdown table of all parts.
+"""The results of benchmarks: rows, one JSON file per part, one Markdown table of all parts.
 
     save("loss", [row], threads=2)              # benchmarks/results/loss.json and table.md
 
-Every row has a ratio, baseline over ours, that is to reach `reach` or more: 3 is three times faster
-(or three times less memory), 0.98 is 2 % slower. A row with a limit instead of a baseline (15 s,
-say) has the limit as its baseline.
+Every row has a ratio, baseline over ours: 3 is three times faster (or a third of the memory), 0.98
+is 2 % slower. The target is a ratio of at least `reach`. A row with a limit instead of a baseline
+(say 15 s) has the limit as its baseline.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ VERSIONS = ("torch", "torchvision", "timm", "numpy", "ray", "webdataset", "mlflo
 class Row:
     """One line of the table.
 
-    part: what was measured.  against: what with.  ours, baseline: one value per repetition, or
-    per run, less is better.  reach: the least ratio that is wanted, None where none is.
-    unit: of the values.  about: sizes, counts, whatever else the figures depend on.
+    part: what was measured.  against: the name of the baseline.  ours, baseline: one value per
+    repetition, or per run; less is better.  reach: the target, the least ratio; None without one.
+    unit: the values' unit.  about: sizes, counts and all else that the figures depend on.
     """
 
     part: str
@@ -61,12 +61,12 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the ratio is what was wanted."""
+        """Whether the ratio reaches the target; None without a target."""
         return None if self.reach is None else self.ratio >= self.reach
 
 
 def save(name: str, rows: Sequence[Row], *, threads: int, folder: Path = RESULTS) -> Path:
-    """Writes the rows of a part with all that they depend on, and the table of all parts."""
+    """Write the rows of a part with all that they depend on, and the table of all parts."""
     content = {
         "machine": machine(),
         "threads": threads,
@@ -84,11 +84,11 @@ def save(name: str, rows: Sequence[Row], *, threads: int, folder: Path = RESULTS
 
 
 def table(folder: Path = RESULTS) -> str:
-    """The Markdown table of all results in a folder."""
+    """Return the Markdown table of all results in a folder."""
     parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     parts = [part for part in parts if "rows" in part]  # `gpu.json` has a table of its own.
     lines = [
-        "| part | against | ours | baseline | ratio (pairs) | to reach | threads | commit |",
+        "| part | against | ours | baseline | ratio (pairs) | target | threads | commit |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for part in parts:
@@ -113,7 +113,7 @@ def table(folder: Path = RESULTS) -> str:
 
 
 def amount(values: Sequence[float], unit: str) -> str:
-    """The median of some values, three digits, in a unit that suits."""
+    """Return the median of some values with three digits and a suitable unit."""
     value = statistics.median(values)
     if unit == "s" and value < 1:
         value, unit = value * 1000, "ms"
@@ -121,15 +121,15 @@ def amount(values: Sequence[float], unit: str) -> str:
 
 
 def line(row: Row) -> str:
-    """A row in words, for the terminal."""
+    """Return a row in words, for the terminal."""
     low, high = row.spread
-    wanted = "" if row.reach is None else f", wanted {row.reach:g}"
+    target = "" if row.reach is None else f", target {row.reach:g}"
     values = f"{amount(row.ours, row.unit)} against {amount(row.baseline, row.unit)}"
-    return f"{row.part}: {values}, ratio {row.ratio:.2f} ({low:.2f} to {high:.2f}{wanted})"
+    return f"{row.part}: {values}, ratio {row.ratio:.2f} ({low:.2f} to {high:.2f}{target})"
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the versions that figures depend on."""
+    """Return the machine and the versions that figures depend on."""
     import torch
 
     installed = {each.metadata["Name"]: each.version for each in metadata.distributions()}
@@ -148,7 +148,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_line(about: dict[str, Any]) -> str:
-    """A machine in one line."""
+    """Return a machine in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     what = f"{about['cpu']} ({about['capability']}), {about['cores']} cores"
     gpu = f", {about['gpu']}" if about["gpu"] else ""
@@ -156,7 +156,7 @@ def machine_line(about: dict[str, Any]) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `-dirty` when files other than results differ from it."""
+    """Return the checkout's commit, with `-dirty` if files other than results differ from it."""
     changed = ["git", "status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}"]
     try:
         head, changes = (

@@ -1,4 +1,4 @@
-"""What every benchmark shares: two sides, each in a process of its own, repeated in turn.
+"""Compare two sides of a benchmark: each runs in a process of its own, and they take turns.
 
     from benchmarks.result_table import save
     from benchmarks.runner import Side, compare
@@ -13,8 +13,8 @@
     save("loss", [row], threads=2)              # benchmarks/results/loss.json and table.md
 
 A side is called once for each repetition; it returns its own seconds, or None to be timed from
-outside. Repetitions of the sides run back to back, and the order turns round each time, so that a
-slow moment of the machine meets all.
+outside. Repetitions of the sides run back to back, and the order is reversed each time, so that a
+slow moment of the machine affects both sides.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Side:
     """One side of a comparison in a process of its own, which repeats when it is called.
 
     target: `module:function`; called there once with `options`, it returns what to repeat.
-    threads: torch's and OpenMP's.  env: more of the process's environment.  python: of the process.
+    threads: torch's and OpenMP's.  env: more of the process's environment.  python: its
+    interpreter.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ def compare(
     warm: int = 1,
     **about: Any,
 ) -> Row:
-    """Seconds of both sides in alternating repetitions, after `warm` that do not count."""
+    """Time both sides in alternating repetitions, after `warm` that do not count; return a row."""
     own, theirs = alternate((ours, baseline), repeats=repeats, warm=warm)
     row = Row(part=part, against=against, ours=own, baseline=theirs, reach=reach, about=about)
     print(line(row), flush=True)
@@ -115,7 +116,7 @@ def compare(
 def alternate(
     sides: Sequence[Repetition], *, repeats: int = REPEATS, warm: int = 1
 ) -> list[tuple[float, ...]]:
-    """Seconds of each side's repetitions, all sides in turn, after `warm` that do not count."""
+    """Return the seconds of each side's repetitions, in turn, after `warm` that do not count."""
     seconds: list[list[float]] = [[] for _ in sides]
     for repetition in range(-warm, repeats):
         turn = list(zip(sides, seconds, strict=True))
@@ -129,9 +130,9 @@ def alternate(
 
 
 def compare_memory(part: str, against: str, ours: Side, baseline: Side, **about: Any) -> Row:
-    """The most memory that each repetition of two sides took; not above the baseline's is wanted.
+    """Return a row of the peak memory of each repetition; the target is at most the baseline's.
 
-    Both have been repeated before, so that what they keep is counted as theirs.
+    Both sides have run before, so memory that a side keeps counts as its own.
     """
     row = Row(
         part=part,
@@ -147,19 +148,19 @@ def compare_memory(part: str, against: str, ours: Side, baseline: Side, **about:
 
 
 def reset_peak() -> int:
-    """Count the peak of this process's memory anew (Linux); return what is in use now, bytes."""
+    """Reset the peak of this process's memory (Linux); return the bytes that are in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def peak() -> int:
-    """The most memory that this process had in use since `reset_peak`, bytes."""
+    """Return the peak memory of this process since `reset_peak`, in bytes."""
     status = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(text.split()[1] for text in status if text.startswith("VmHWM")))
 
 
 def serve(target: str, threads: int, options: dict[str, Any]) -> None:
-    """The other end of a Side: a repetition for each line on standard input."""
+    """Run the process of a Side: one repetition for each line on standard input."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Libraries may print, which would garble the answers.
     import torch

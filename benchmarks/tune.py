@@ -1,4 +1,4 @@
-"""What a search over loss weights costs, and what its cheap ranking is worth.
+"""The cost of a search over loss weights, and the quality of its cheap ranking.
 
     python -m benchmarks.tune
     python -m benchmarks.tune --data SHARDS --out FOLDER -- --backbone efficientnet_lite0

@@ -49,7 +49,7 @@ class Pull(Registry):
 
         given = (self.alias, self.version, self.run, self.source)
         if sum(value is not None for value in given) > 1:
-            raise ValueError("name an alias, a version, a run or a --from, not several")
+            raise ValueError("pass only one of --alias, --version, --run and --from")
         if self.sha256 is not None and not download.HEX.fullmatch(self.sha256):
             raise ValueError(f"--sha256 takes 64 hexadecimal digits, not {self.sha256!r}")
         if self.source is not None:
@@ -166,7 +166,7 @@ class Export(Registry):
             return 0
         shapes, error = export_onnx(model, out, self.dynamic_size)
         size = " x ".join(map(str, shapes[0][1:]))
-        near = "any size, best near" if self.dynamic_size else "size"
+        near = "any size, best close to" if self.dynamic_size else "size"
         print(f"{out}: opset {OPSET}, {near} {size}")
         checked = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         print(f"same map in onnxruntime within {error:.1e} at (batch x H x W) {checked}")
@@ -181,7 +181,7 @@ class App(Registry):
     """Folders, archives, addresses, models:/emlnet@ALIAS, ...; default: all of the registry
     and the built-in model."""
     host: str = "127.0.0.1"
-    """Address to listen on; only this machine reaches the default."""
+    """Address to listen on; the default can be reached only from this machine."""
     port: int = 7860
     """Port to listen on."""
     device: str | None = None

@@ -138,8 +138,8 @@ def exit_code(command: Callable[[], object]) -> int:
             return command()
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"this machine lacks the package {error.name}; pip install '.[pipeline]' from the "
-                "checkout, on a cluster in the image of its machines (deploy/Dockerfile)"
+                f"this machine lacks the package {error.name}; run pip install '.[pipeline]' in "
+                "the checkout. On a cluster, add it to the machines' image (deploy/Dockerfile)"
             ) from error
         except Exception as error:
             # These imports take seconds, so only after an error.

@@ -28,7 +28,7 @@ PIPELINES = Program(
         "grid": (f"{EVALUATING}.map_grid:run", "draw maps of a model's encoders"),
         "predict": (f"{MODELS}.predict_pictures:run", "predict on a cluster"),
         "promote": (f"{MODELS}.promote_version:promote", "give a version an alias"),
-        "rollback": (f"{MODELS}.promote_version:rollback", "take an alias back"),
+        "rollback": (f"{MODELS}.promote_version:rollback", "give an alias back"),
         "runs": (f"{MODELS}.list_runs:run", "list MLflow runs as a table"),
         "ui": (f"{MODELS}.open_ui:run", "open MLflow's pages"),
     },

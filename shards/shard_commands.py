@@ -139,7 +139,7 @@ def print_built(manifest: Manifest) -> None:
         f"{dropped.empty_observers} empty observers"
     )
     if dropped.unlabelled_splits:
-        print(f"without gaze, so left out: {', '.join(dropped.unlabelled_splits)}")
+        print(f"splits left out because they have no gaze: {', '.join(dropped.unlabelled_splits)}")
 
 
 def print_with_warnings(text: str, manifest: Manifest) -> None:

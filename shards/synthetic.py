@@ -83,8 +83,8 @@ def write_sample(out: Path, num_images: int = 60, seed: int = 0, progress: bool 
 
 def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[SyntheticObject]]:
     """Draw 1 to 4 textured objects on a smooth, noisy background, (H, W, 3) uint8."""
-    picture = _draw_ground(rng)
-    ground_colour = picture.mean(axis=(0, 1))
+    picture = _draw_background(rng)
+    background_colour = picture.mean(axis=(0, 1))
     things: list[SyntheticObject] = []
     for _ in range(rng.integers(1, 5)):
         thing = _random_object(things, rng)
@@ -92,7 +92,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Synt
             continue
         things.append(thing)
         colour = rng.uniform(0, 1, 3)
-        colour += 0.5 * np.sign(colour - ground_colour)
+        colour += 0.5 * np.sign(colour - background_colour)
         y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
         cos, sin = np.cos(thing.angle), np.sin(thing.angle)
         u = ((x - thing.x) * cos + (y - thing.y) * sin) / thing.radius_x
@@ -110,7 +110,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[Synt
 
 
 def draw_gaze(things: list[SyntheticObject], rng: np.random.Generator) -> list[Floats]:
-    """Return each observer's fixations (M, 2): one-based whole (x, y), none for a few."""
+    """Return each observer's fixations (M, 2), one-based whole (x, y); M is 0 for a few."""
     weights = np.array([thing.salience for thing in things])
     gaze = []
     for _ in range(NUM_OBSERVERS):
@@ -167,15 +167,15 @@ def draw_map(gaze: list[Floats]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _draw_ground(rng: np.random.Generator) -> Floats:
+def _draw_background(rng: np.random.Generator) -> Floats:
     """Draw a gradient of two colours with smooth noise of three scales, (H, W, 3) in about 0..1."""
     first, second = rng.uniform(0.15, 0.85, (2, 3)).astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     ramp = (np.cos(angle) * (x / WIDTH - 0.5) + np.sin(angle) * (y / HEIGHT - 0.5) + 0.75) / 1.5
     noise = _noise(rng, 3, 0.12) + _noise(rng, 12, 0.06) + _noise(rng, 80, 0.03)
-    ground: Floats = first + (second - first) * ramp[..., None] + noise[..., None]
-    return ground
+    background: Floats = first + (second - first) * ramp[..., None] + noise[..., None]
+    return background
 
 
 def _noise(rng: np.random.Generator, cells: int, strength: float) -> Floats:

@@ -19,9 +19,12 @@ def program(argv: Sequence[str]) -> Program:
         commands={
             "loss-weights": (
                 f"tune.search:{function}",
-                "search them for an encoder, or with --decoder a decoder",
+                "search for an encoder's loss weights, or with --decoder for a decoder's",
             ),
-            "full": ("tune.searched_full:run", "search, then run `pipelines full` with the winner"),
+            "full": (
+                "tune.searched_full:run",
+                "search, then run `pipelines full` with the best weights",
+            ),
         },
     )
 

@@ -18,17 +18,18 @@ from tune.trial import TrialSettings
 
 RECORD = "trial.json"
 TrialState = Literal["unfinished", "finished", "stopped", "failed"]
-"""`unfinished`: it runs, or its search was killed.  `stopped`: early, by the scheduler or because
-time was up."""
+"""`unfinished`: it runs, or its search was killed.  `stopped`: it ended early, by the scheduler or
+because time was up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """The outcome of a trial, or of a final run.
 
-    number: place in the order of proposal.  other: searched values that are no weights, by name.
-    history: an EpochReport per epoch, as dicts.  epoch, scores: of the best epoch by the first
-    objective.  reason: why it failed.
+    number: place in the order of proposal.  other: searched values other than loss weights, by
+    name.
+    history: an EpochReport per epoch, as dicts.  epoch, scores: the best epoch by the first
+    objective, and its scores.  reason: why it failed.
     """
 
     number: int = 0
@@ -122,7 +123,7 @@ def read_records(folder: Path) -> list[TrialRecord]:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The winner of a search.  front: the Pareto front.  reason: in words."""
+    """The winner of a search.  front: the Pareto front.  reason: why it won, in words."""
 
     winner: TrialRecord
     front: list[TrialRecord]
@@ -151,8 +152,8 @@ def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice 
     reason = f"the best {names} of {trials}"
     if len(best) > 1:
         reason = (
-            f"the knee of a front of {len(best)} of {trials}: the nearest to the best {names}, "
-            "each scaled by its range on the front"
+            f"the knee of the Pareto front, {len(best)} of {trials}: the trial nearest to the best "
+            f"{names}, each scaled by its range on the front"
         )
     return Choice(winner=knee(best, objectives), front=best, reason=reason)
 

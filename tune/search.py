@@ -94,25 +94,26 @@ def open_folder(
         pulled = Path("runs") / "pulled" / digest(encoders=command.decoder)[:8]
         packages = find_packages(command.decoder, command.tracking.uri, pulled.absolute())
         frozen = open_encoders(packages, manifest, Path())
-    # Identify encoders by weights, not names.  Limits are left out: a search may be extended.
+    # Encoders are identified by their weights.  Limits are left out, so that a later command with
+    # more trials or hours extends the same search.
     config = replace(command, decoder=(), search=command.search.unlimited)
     identity = identify(
         config,
         [] if frozen else [command.encoder.weights],
         command="tune loss-weights",
         data=manifest.digest,
-        encoders=digest(weights=[each.weights for each in frozen]),
+        encoders=digest(weights=[encoder.weights for encoder in frozen]),
     )
     folder = open_run_folder(command.tracking.out, f"tune-{title(command, frozen)}", identity)
     caches = cache_folder(command.readouts, folder)
-    return folder, [replace(each, cache=caches / each.cache) for each in frozen]
+    return folder, [replace(encoder, cache=caches / encoder.cache) for encoder in frozen]
 
 
 def title(command: LossWeightsCommand, frozen: Sequence[FrozenEncoder]) -> str:
     """Return the name of the tuned model in tables."""
     if not command.decoder:
         return command.encoder.backbone
-    return "decoder of " + "+".join(each.encoder.config.backbone for each in frozen)
+    return "decoder of " + "+".join(member.encoder.config.backbone for member in frozen)
 
 
 @contextmanager
@@ -165,9 +166,9 @@ def check_dashboard() -> None:
         list_actors(ray.get_runtime_context().gcs_address, limit=1)
     except Exception as error:  # Ray raises errors of several types.
         raise ValueError(
-            "this Ray cluster has no dashboard, without which the workers of a stopped trial are "
-            "never freed; install ray[default] on its head and restart it, or give --stop-by none "
-            f"and no --max-hours ({error})"
+            "this Ray cluster has no dashboard, so the workers of a stopped trial would never be "
+            "freed; install ray[default] on its head node and restart it, or pass --stop-by none "
+            f"without --max-hours ({error})"
         ) from error
 
 
@@ -190,8 +191,8 @@ def prepare_job(
         compute_readouts(context.data, frozen, compute.use_gpu)
         decoder = DecoderTrialJob(
             data=context.data,
-            encoders=tuple(without_backbone(each.encoder) for each in frozen),
-            caches=tuple(each.cache for each in frozen),
+            encoders=tuple(without_backbone(member.encoder) for member in frozen),
+            caches=tuple(member.cache for member in frozen),
             decoder=command.decoder_config,
             plan=command.plan,
             seed=command.seed,
@@ -232,24 +233,24 @@ def run_search(search: OpenSearch) -> tuple[list[TrialRecord], Choice]:
 
     Raises ValueError with the first reason if no trial has scores.
     """
-    settings, asked = search.settings, search.command.search
-    may_stop = asked.ranked_by and asked.grace_epochs < settings.trial_epochs
-    stops = f", bad ones stopped early by {asked.ranked_by}" if may_stop else ""
+    settings, options = search.settings, search.command.search
+    may_stop = options.ranked_by and options.grace_epochs < settings.trial_epochs
+    stops = f", bad ones stopped early by {options.ranked_by}" if may_stop else ""
     print(
-        f"{asked.num_trials} trials, {search.at_once} at once, up to {settings.trial_epochs} "
-        f"epochs each at {settings.trial_scale:g} of the size, compared by {asked.objective} on "
+        f"{options.num_trials} trials, {search.at_once} at once, up to {settings.trial_epochs} "
+        f"epochs each at {settings.trial_scale:g} of the size, compared by {options.objective} on "
         f"half of val{stops}; in {settings.folder}\n"
         f"MLflow run {search.context.parent} in {search.command.tracking.uri}",
         flush=True,
     )
     folder = settings.folder / "trials"
-    trials, unfinished = split_records(folder, retry_failed=asked.retry_failed)
-    if len(trials) < asked.num_trials:
+    trials, unfinished = split_records(folder, retry_failed=options.retry_failed)
+    if len(trials) < options.num_trials:
         named = first_points(search.command, [*trials, *unfinished])
         first = [*(record.point for record in unfinished), *named]
         tuner.search_trials(search, trials, first)
         trials, _ = split_records(folder)
-    choice = choose(trials, asked.objectives)
+    choice = choose(trials, options.objectives)
     if choice is None:
         raise tuner.no_scores(trials)
     return trials, choice

@@ -28,7 +28,7 @@ class Search:
     """Options of a search."""
 
     num_trials: int = 32
-    """Weights to try, 1:1:1 among them; the same command with more extends the search."""
+    """Number of weights to try, 1:1:1 included; the same command with more extends the search."""
     objective: str = "ig"
     """Metric to compare trials by: ig, nss, cc, kl, sim or auc on val, `tuebingen` rules; several,
     such as nss,kl, give a Pareto front whose knee wins."""
@@ -39,7 +39,7 @@ class Search:
     trial_epochs: int = 0
     """Epochs of a trial; 0: as many as --epochs."""
     trial_scale: float = 0.0
-    """Height and width of the pictures in trials, as a share of the real ones; 0: a half for an
+    """Height and width of the pictures in trials, as a share of the full size; 0: a half for an
     encoder, a quarter for the decoder."""
     stop_by: str = "auto"
     """Metric by which ASHA stops bad trials early.  `auto`: the objective; with several objectives
@@ -47,12 +47,12 @@ class Search:
     grace_epochs: int = 1
     """Epochs before a trial may be stopped."""
     reduction: int = 3
-    """ASHA's reduction factor: at each of its stops, one of this many trials continues."""
+    """ASHA's reduction factor: at each of its stops, one in this many trials continues."""
     max_hours: float = 0.0
     """Hours after which each call of the command stops its trials; 0: no limit."""
     final_seeds: int = 3
-    """Seeds with which the winner and 1:1:1 are trained in full and compared on the half of val
-    that no trial is tuned on; 0: no final runs."""
+    """Number of seeds with which the winner and 1:1:1 are trained in full and compared, on the half
+    of val that no trial is tuned on; 0: no final runs."""
     retry_failed: bool = False
     """Run the trials again that failed in an earlier call of the command."""
     space: OmitArgPrefixes[Space] = field(default_factory=Space)
@@ -156,7 +156,8 @@ class SearchedFullCommand(FullCommand):
     @property
     def full(self) -> FullCommand:
         """The command for the stages after the search."""
-        return FullCommand(**{each.name: getattr(self, each.name) for each in fields(FullCommand)})
+        names = [option.name for option in fields(FullCommand)]
+        return FullCommand(**{name: getattr(self, name) for name in names})
 
 
 def check(command: LossWeightsCommand) -> None:

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 COLUMNS = ("ig", "nss", "cc", "kl", "sim", "auc")
 MIN_TRIALS = 8
-"""Fewest trials for which an importance is drawn."""
+"""The figure of importance needs at least this many trials."""
 
 
 Comparison = dict[str, pd.DataFrame]
 """The winner against 1:1:1, trained in full with the same seeds, on the held-out half of val.
 
-`winner`, `equal`: a row per seed and a column per metric.  `gain`: of the winner, paired by seed,
-so that a seed's effect on both cancels.  `untrained`: one row, the scores of a decoder before
-training, for searches of a decoder.
+`winner`, `equal`: a row per seed and a column per metric.  `gain`: the winner's gain, paired by
+seed, so that a seed's effect on both cancels.  `untrained`: only in searches of a decoder: one row,
+its scores before training.
 """
 
 
@@ -109,13 +109,13 @@ class SearchResult:
         """The winner against 1:1:1 in words, and how far to trust it."""
         choice, final = self.choice, self.comparison
         if choice.winner.is_baseline:
-            return f"No weights that were tried beat 1:1:1: it is {choice.reason}."
+            return f"No other weights beat 1:1:1, which is {choice.reason}."
         text = f"{choice.winner.name} is {choice.reason}."
         if not final:
             text += (
-                " It was trained with one seed and picked on the pictures that it is scored on, so "
-                "its lead over 1:1:1 may be within the spread between seeds; --final-seeds "
-                "compares both."
+                " It was trained with one seed, and chosen by the same pictures that score it, so "
+                "its gain over 1:1:1 may be smaller than the spread between seeds; --final-seeds "
+                "compares both on other pictures."
             )
         else:
             gains = format_mean_std(final["gain"], "+")[list(self.objectives)]
@@ -128,8 +128,8 @@ class SearchResult:
                 text += " The winner of the search lost there, so 1:1:1 is kept."
         if failed := [record for record in self.finals if record.state == "failed"]:
             text += (
-                f" {len(failed)} final runs failed, the first because: {failed[0].reason}. When "
-                "the cause is gone, --retry-failed runs them again."
+                f" {len(failed)} final runs failed, the first because: {failed[0].reason}. Remove "
+                "the cause and run the command with --retry-failed."
             )
         return text
 
@@ -179,8 +179,8 @@ class SearchResult:
         cost = self.content["cost"]
         return (
             f"{count(cost['trial_epochs'], 'epoch')} of trials in "
-            f"{timedelta(seconds=round(cost['seconds']))} of training; all trials in full are "
-            f"{count(cost['full_epochs'], 'epoch')}"
+            f"{timedelta(seconds=round(cost['seconds']))} of training; all trials in full would "
+            f"take {count(cost['full_epochs'], 'epoch')}"
         )
 
     def trial_table(self) -> pd.DataFrame:
@@ -311,7 +311,7 @@ class SearchResult:
             "Weights and score",
             "A line for each trial: its score, each term's share of the sum of the weights, "
             "and what else was searched.",
-            "" if differ else "it takes trials with different scores",
+            "" if differ else "it needs trials with different scores",
             lambda: plots.plot_parallel_coordinate(study, **target),
         )
         add(
@@ -325,7 +325,7 @@ class SearchResult:
             "Importance",
             "The share of the score's variance that each number explains (functional ANOVA). "
             "Shares of the weights sum to 1, so they explain some of it together.",
-            "" if many else f"it takes {MIN_TRIALS} trials with different scores",
+            "" if many else f"it needs {MIN_TRIALS} trials with different scores",
             lambda: plots.plot_param_importances(study, evaluator=importance, **target),
         )
         return figures

@@ -21,17 +21,17 @@ from tune.space import BASELINE_WEIGHTS
 def run(command: SearchedFullCommand) -> dict[str, Any]:
     """Search and train, or resume both; return the report of `pipelines full`."""
     check_full(command)
-    chosen = command.full
-    check(search_command(command, chosen.data[0], Path()))
-    source = location(chosen.data[0])
+    full_command = command.full
+    check(search_command(command, full_command.data[0], Path()))
+    source = location(full_command.data[0])
     identity = identify(
-        chosen,
-        chosen.weights,
+        full_command,
+        full_command.weights,
         command="tune full",
         data=full.fingerprint(source),
         search=digest(search=command.search.unlimited, on=command.backbone),
     )
-    folder = open_run_folder(chosen.tracking.out, "tune-full", identity)
+    folder = open_run_folder(full_command.tracking.out, "tune-full", identity)
     data = Path(full.pack(source, folder / "shards"))
     search = search_command(command, data, folder / "search")
     best = json.loads(loss_weights(search).read_text())
@@ -42,26 +42,30 @@ def run(command: SearchedFullCommand) -> dict[str, Any]:
 
 def search_command(command: SearchedFullCommand, data: Path, out: Path) -> LossWeightsCommand:
     """Return the command of the search, which tries weights given in the command first."""
-    chosen, search = command.full, command.search
-    if chosen.plan.loss_weights != BASELINE_WEIGHTS:
-        search = replace(search, first=(chosen.plan.loss_weights, *search.first))
-    number = chosen.backbones.index(command.backbone)
+    full_command, search = command.full, command.search
+    if full_command.plan.loss_weights != BASELINE_WEIGHTS:
+        search = replace(search, first=(full_command.plan.loss_weights, *search.first))
+    number = full_command.backbones.index(command.backbone)
     return LossWeightsCommand(
         data=data,
         search=search,
-        encoder=chosen.encoders()[number],
-        finetune=chosen.finetune,
-        plan=replace(chosen.plan, loss_weights=BASELINE_WEIGHTS, select=Plan().select, guard=()),
-        seed=chosen.seed,
-        compute=chosen.compute,
-        tracking=replace(chosen.tracking, out=out),
+        encoder=full_command.encoders()[number],
+        finetune=full_command.finetune,
+        plan=replace(
+            full_command.plan, loss_weights=BASELINE_WEIGHTS, select=Plan().select, guard=()
+        ),
+        seed=full_command.seed,
+        compute=full_command.compute,
+        tracking=replace(full_command.tracking, out=out),
     )
 
 
 def with_winner(command: SearchedFullCommand, best: dict[str, Any], data: Path, out: Path) -> Any:
     """Return the command of `pipelines full` with the winner of best-weights.json."""
-    chosen = command.full
-    plan = replace(chosen.plan, loss_weights=LossWeights(**best["weights"]))
+    full_command = command.full
+    plan = replace(full_command.plan, loss_weights=LossWeights(**best["weights"]))
     if "lr" in best["other"]:
         plan = replace(plan, lr=best["other"]["lr"])
-    return replace(chosen, data=(data,), plan=plan, tracking=replace(chosen.tracking, out=out))
+    return replace(
+        full_command, data=(data,), plan=plan, tracking=replace(full_command.tracking, out=out)
+    )

@@ -29,7 +29,7 @@ class Space:
     """Values to search; all shares of the sum of the loss weights are equally likely."""
 
     extra_terms: tuple[Literal["sim", "mse", "nll"], ...] = ()
-    """Loss terms to weigh beside kl, cc and nss."""
+    """Loss terms to weigh in addition to kl, cc and nss."""
     min_share: float = 0.05
     """A term with a smaller share of the sum of the weights gets weight 0."""
     also: tuple[Literal["lr", "width"], ...] = ()

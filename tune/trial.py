@@ -39,13 +39,13 @@ from tune.search_config import Search
 from tune.small_pictures import SmallReader, scaled, shrink
 
 EPOCH, REPORT = "epoch", "report"
-"""Names of a trial's results beside its scores; `report` is an EpochReport as a dict."""
+"""Names of a trial's results other than its scores; `report` is an EpochReport as a dict."""
 KINDS = ("trials", "finals")
 """Subfolders of the search: records of trials and of final runs."""
 CHECKPOINTS = "training"
 """Subfolder of the search: checkpoints of running encoder trials."""
 SECONDS_TO_START = "180"
-"""A trial fails if its workers find no room within this time."""
+"""A trial fails if Ray cannot place its workers within this time."""
 
 
 class ReportToTune(Hooks):
@@ -76,8 +76,8 @@ def as_result(entry: Mapping[str, Any]) -> dict[str, Any]:
 class TrialJob:
     """The options that trials of encoders and decoders share.
 
-    scale: of the pictures' sides.  final: score the held-out half of val too.  finite: metrics that
-    must be finite.
+    scale: the trial's pictures have sides of this share of the full length.  final: score the
+    held-out half of val, too.  finite: metrics that must be finite.
     """
 
     data: tuple[Path | str, ...]
@@ -106,7 +106,7 @@ class TrialJob:
 class EncoderTrialJob(TrialJob, EncoderJob):
     """An encoder's training in a trial, which is a Ray Train run.
 
-    half: of val to score on; 0: the tuned one, 1: the held-out one.
+    half: which half of val to score on: 0, the tuned one, or 1, the held-out one.
     """
 
     compute: Compute
@@ -251,8 +251,8 @@ class CoarseDecoder(Decoder):
         self, readouts: list[list[Tensor]], log_densities: list[Tensor], size: Size
     ) -> Tensor:
         """Return the decoder's map (B, 1, H, W)."""
-        limit = scaled(max(_size(each) for given in readouts for each in given), self.scale)
-        coarse = [[resize(each, min(_size(each), limit)) for each in given] for given in readouts]
+        limit = scaled(max(_size(maps) for given in readouts for maps in given), self.scale)
+        coarse = [[resize(maps, min(_size(maps), limit)) for maps in given] for given in readouts]
         answer: Tensor = self.decoder(coarse, log_densities, size)
         return answer
 
@@ -266,8 +266,8 @@ def trial_size(encoder: EncoderConfig, scale: float) -> Size:
     row = find_backbone(encoder.backbone)
     if scale == 1 or row.only_size:
         return encoder.size
-    least = -(-32 // row.step) * row.step
-    height, width = (max(least, side) for side in scaled(encoder.size, scale, row.step))
+    shortest = -(-32 // row.step) * row.step
+    height, width = (max(shortest, side) for side in scaled(encoder.size, scale, row.step))
     return height, width
 
 
@@ -275,8 +275,8 @@ def trial_size(encoder: EncoderConfig, scale: float) -> Size:
 class TrialSettings:
     """Settings that all trials of a search share; sent to their processes.
 
-    folder: of the search.  title: of the tuned model, for tables.  job: the full training at 1:1:1.
-    trial_epochs, trial_scale: of a trial.
+    folder: the search's folder.  title: the tuned model's name in tables.  job: the full training
+    at loss weights 1:1:1.  trial_epochs, trial_scale: a trial's epochs and scale of its pictures.
     """
 
     folder: Path

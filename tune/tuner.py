@@ -33,7 +33,7 @@ from tune.trial import CHECKPOINTS, EPOCH, KINDS, REPORT, TrialSettings, run_tri
 STUDY, POINT = "search", "point/"
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 MAX_FAILED = 5
-"""A search ends if its first trials, this many, all failed."""
+"""A search ends if this many trials have ended and all failed."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 """MLflow status by a trial's state; all other states are KILLED."""
 
@@ -160,8 +160,8 @@ def _run(
 class TrialCallback(tune.Callback):  # type: ignore[misc]
     """Keeps each trial's record, logs it to an MLflow run, and prints a line at its end.
 
-    If MLflow does not answer, the search continues.  num_trials: of the search.  known: trials of
-    earlier calls.  epochs_after: the cost of the final runs, in epochs of trials.
+    If MLflow does not answer, the search continues.  num_trials: trials in the search.  known:
+    trials of earlier calls.  epochs_after: the cost of the final runs, in epochs of trials.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Add an epoch to the trial's record and run; drop later epochs of an earlier attempt."""
         report, record = result[REPORT], self._record(trial)
-        earlier = [each for each in record.history if each["epoch"] < report["epoch"]]
+        earlier = [past for past in record.history if past["epoch"] < report["epoch"]]
         record = replace(record, state="unfinished", history=[*earlier, report])
         record.save(self.settings.folder_of(trial.config))
         if run_id := self.run_ids.get(trial.trial_id):
@@ -241,7 +241,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     @property
     def is_hopeless(self) -> bool:
         """Whether the first trials of the search all failed."""
-        return len(self.ended) >= MAX_FAILED and all(each.reason for each in self.ended)
+        return len(self.ended) >= MAX_FAILED and all(record.reason for record in self.ended)
 
     def _record(self, trial: Any) -> TrialRecord:
         record = load_record(self.settings.folder_of(trial.config))
@@ -274,7 +274,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
     def _log(self, write: Callable[[Tracker], None]) -> None:
         try:
             write(self.context.tracker)
-        except Exception as error:  # Its kind depends on the store.
+        except Exception as error:  # The type of error depends on the store.
             if not self.is_warned:
                 print(f"MLflow does not answer, the search continues: {public_first_line(error)}")
             self.is_warned = True
@@ -325,7 +325,7 @@ def _scores(record: TrialRecord, names: Sequence[str]) -> str:
 
 
 def reason_of(error: Any) -> str:
-    """Return a trial's reason of failure in one line."""
+    """Return in one line why a trial failed."""
     if isinstance(error, ray.exceptions.RayActorError):
         return "its process died"
     return public_first_line(getattr(error, "cause", error))
@@ -338,5 +338,5 @@ def no_scores(records: Sequence[TrialRecord]) -> ValueError:
         return ValueError("--max-hours ended before any trial finished an epoch; raise it")
     return ValueError(
         f"no trial has scores, {len(failed)} failed; the first, {failed[0].name}: "
-        f"{failed[0].reason}. When the cause is gone, --retry-failed runs them again"
+        f"{failed[0].reason}. Remove the cause and run the command with --retry-failed"
     )

@@ -23,9 +23,9 @@ def mirrored(batch):
 
 
 def trainer(model, folder, batch_size, num_workers):
-    """A function that trains so many steps and returns their losses; its `schedule` counts epochs.
+    """Return a function that trains so many steps and returns their losses.
 
-    model: answers a map in 0..1.  folder: in SALICON's layout.
+    Its `schedule` counts epochs.  model: returns a map in 0..1.  folder: in SALICON's layout.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     reader = loader(folder, batch_size, num_workers)

@@ -46,7 +46,7 @@ def make_stimuli(num_images, size):
 
 
 def baseline(num_images, num_fixations):
-    """A function that scores all images: means over the fixations of each, by metric."""
+    """Return a function that scores all images: means over the fixations of each, by metric."""
     maps, centre, points = make_inputs(num_images, num_fixations)
     stimuli, order = make_stimuli(num_images, maps["saliency"].shape[1:])
     fixations = pysaliency.Fixations.create_without_history(

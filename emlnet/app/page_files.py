@@ -39,7 +39,7 @@ class ResultFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class PageFiles:
-    """The page's own folder, in which Gradio stores uploads and this class results."""
+    """The page's own folder: Gradio stores uploads in it, and this class stores results."""
 
     folder: Path
 
@@ -76,8 +76,8 @@ class PageFiles:
         if not (result.npy.exists() and result.photograph.exists()):
             raise ValueError("the result has expired; drop the picture again")
         grey = np.asarray(Image.open(result.png), np.float32) / 255
-        laid = overlay(self.read(result.photograph), grey, strength)
-        return draw_contours(laid, np.load(result.npy)) if contour else laid
+        overlaid = overlay(self.read(result.photograph), grey, strength)
+        return draw_contours(overlaid, np.load(result.npy)) if contour else overlaid
 
     def write_example(self) -> Path:
         """Draw a picture to try the page with: a ball and a sun over a meadow."""

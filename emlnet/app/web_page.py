@@ -61,7 +61,8 @@ def build(pool: ModelPool, files: PageFiles) -> Any:
                     buttons=["fullscreen"],
                     elem_id="photograph",
                 )
-                # Check the uploaded file here: Gradio opens any path that comes without `meta`.
+                # Pass the path on unopened: Gradio's preprocess opens any path that comes
+                # without `meta`.  PageFiles.read checks it.
                 photograph.preprocess = lambda sent: sent and sent.path
                 example = gr.Button("Try an example picture", size="sm", elem_id="example")
             with gr.Column(elem_id="results"):
@@ -95,9 +96,9 @@ def build(pool: ModelPool, files: PageFiles) -> Any:
             with _page_errors(gr):
                 prediction = pool.predict(name, files.read(path), flip)
                 result = files.keep(Path(path), prediction)
-                laid = files.overlay(result, strength, contour)
+                overlaid = files.overlay(result, strength, contour)
             buttons = [gr.update(value=str(f), interactive=True) for f in (result.png, result.npy)]
-            return [result, laid, colour_map(prediction.grey()), *buttons]
+            return [result, overlaid, colour_map(prediction.grey()), *buttons]
 
         def draw(result: ResultFiles | None, strength: float, contour: bool) -> Any:
             with _page_errors(gr):
@@ -144,8 +145,8 @@ def _panel(gr: Any, name: str, visible: bool = True) -> tuple[Any, ...]:
     options = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "height": 300}
     with gr.Column(visible=visible) as column:
         with gr.Row():
-            laid = gr.Image(label="Picture with map", elem_id=f"{name}-overlay", **options)
-            drawn = gr.Image(label="Map of looks", elem_id=f"{name}-map", **options)
+            overlaid = gr.Image(label="Picture with map", elem_id=f"{name}-overlay", **options)
+            map_only = gr.Image(label="Map of looks", elem_id=f"{name}-map", **options)
         gr.HTML(LEGEND)
         with gr.Row():
             buttons = [
@@ -153,7 +154,7 @@ def _panel(gr: Any, name: str, visible: bool = True) -> tuple[Any, ...]:
                 for label, ending in (("Save map as PNG", "png"), ("Save values as npy", "npy"))
             ]
         card = gr.Markdown(elem_id=f"{name}-card")
-    return column, laid, drawn, *buttons, card
+    return column, overlaid, map_only, *buttons, card
 
 
 def serve(pool: ModelPool, host: str, port: int, ready: Callable[[str], None] = print) -> None:
@@ -187,7 +188,7 @@ def serve(pool: ModelPool, host: str, port: int, ready: Callable[[str], None] = 
                 ssr_mode=False,
             )
         except OSError as error:
-            raise ValueError(f"{host}:{port} cannot be listened on: {error}") from error
+            raise ValueError(f"cannot listen on {host}:{port}: {error}") from error
         ready(f"page at {address}")
         try:
             page.block_thread()

@@ -26,7 +26,7 @@ class Backbone:
     url.
     rename: maps a checkpoint's key to the network's.  head: prefixes of renamed keys after the last
     tap (the classifier), which are not loaded.
-    licence: of the packaged or downloaded weights; empty if unknown.
+    licence: the weights' licence; empty if unknown.
     eml_kernel: kernel size of the paper's readouts: 3 with ReLU and nearest-neighbour resizing
     (ResNet-50), 1 with sigmoid and bilinear resizing (NASNet).
     """

@@ -23,7 +23,7 @@ def build_backbone(name: str, weights: str = "default") -> nn.Module:
 
     weights: `default`, from a Python package or else downloaded by the network's library;
     `package`, only from a package; `none`, random; or a path to .pth, .pth.tar or .safetensors.
-    Raises ValueError for an unknown name, missing weights, or other keys or shapes.
+    Raises ValueError if the name is unknown, the weights are missing, or keys or shapes differ.
     """
     row = find_backbone(name)
     network = row.build()
@@ -55,7 +55,7 @@ def _downloaded(row: Backbone) -> Path:
     if not row.url:
         raise ValueError(
             f"no package ships weights for {row.name}, and no library publishes any; "
-            "pass --weights PATH, or none (scratch)"
+            "pass --weights PATH, or --weights none for random weights"
         )
     path = download_path(row)
     if not path.is_file():
@@ -67,7 +67,8 @@ def _downloaded(row: Backbone) -> Path:
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"the weights of {row.name} cannot be downloaded ({error}); download {row.url} "
-                f"where there is a network and put it at {path}, or pass --weights PATH, or none"
+                f"where there is a network and put it at {path}, or pass --weights PATH, or "
+                "--weights none for random weights"
             ) from error
     return path
 
@@ -102,7 +103,8 @@ def _packaged_weights(row: Backbone) -> dict[str, Tensor]:
 
     if not row.package:
         raise ValueError(
-            f"no package ships weights for {row.name}; pass --weights PATH, or none (scratch)"
+            f"no package ships weights for {row.name}; pass --weights PATH, or --weights none for "
+            "random weights"
         )
     try:
         module = importlib.import_module(row.package)
@@ -133,7 +135,7 @@ def _load_strictly(
     dropped = [key for key in renamed if key not in kept]
     if dropped:
         listed = f"{', '.join(dropped[:3])}{', ...' if len(dropped) > 3 else ''}"
-        print(f"weights of {row.name}: {len(dropped)} of the classifier left out ({listed})")
+        print(f"weights of {row.name}: left out {len(dropped)} of the classifier ({listed})")
 
 
 def check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:

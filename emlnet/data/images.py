@@ -1,8 +1,9 @@
 """Read pictures and maps from files of any size, mode and supported format.
 
-A photograph is scaled by the range of its type: 0..255, 0..65535, or 0..1 for floats.  If values of
-more than 8 bits do not fill it, the range that the file states is used.  Without one, the fewest
-usual bits that hold the values are assumed, with a warning that names the file.
+A photograph is scaled by the range of its type: 0..255, 0..65535, or 0..1 for floats.  A photograph
+of more than 8 bits may use only a part of that range.  Then it is scaled by the largest value that
+the file states.  If the file states none, the smallest usual bit depth that holds the values is
+assumed, with a warning that names the file.
 A map is divided by its maximum.
 """
 
@@ -44,7 +45,7 @@ MAX_PIXELS = 100_000_000
 MAX_PROPORTION = 20
 """Largest ratio of the long side to the short side; other pictures are refused."""
 USUAL_BITS = (8, 10, 12, 14, 16, 24, 31)
-"""Bits per value of cameras and scanners."""
+"""Usual bit depths of cameras and scanners."""
 MAX_SAMPLE_VALUE = 281
 """TIFF's tag for the largest value."""
 
@@ -68,7 +69,10 @@ def decode_picture(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> NDArray[np.uint8]:
-    """Decode to (H, W, 3) uint8 RGB, rotated by EXIF, alpha on white; errors of `open_picture`."""
+    """Decode to (H, W, 3) uint8 RGB, rotated by EXIF, alpha on white.
+
+    Raises the ValueErrors of `open_picture`.
+    """
     return to_rgb(open_picture(data, name, max_pixels, formats), name)
 
 
@@ -86,7 +90,9 @@ def open_picture(
     try:
         image = Image.open(io.BytesIO(data), formats=_available(formats))
         if image.width * image.height > max_pixels:
-            raise ValueError(f"it claims {image.width} x {image.height} pixels")
+            raise ValueError(
+                f"it claims {image.width} x {image.height} pixels, more than {max_pixels:,}"
+            )
         check_proportions(image.width, image.height)
         tiles = str(getattr(image, "tile", ""))
         image.load()
@@ -117,7 +123,7 @@ def _available(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_proportions(width: int, height: int) -> None:
-    """Raise ValueError for an extreme aspect ratio, at which a model would see nothing."""
+    """Raise ValueError for an extreme aspect ratio: resized, the picture would show nothing."""
     if max(width, height) > MAX_PROPORTION * min(width, height):
         raise ValueError(
             f"{width} x {height} pixels is longer than {MAX_PROPORTION} to 1; cut it into parts"
@@ -129,8 +135,8 @@ def _check_16_bit_colour(image: Image.Image) -> None:
     top = max(high for _, high in image.convert("RGB").getextrema())  # type: ignore[misc]
     if top < 64:
         raise ValueError(
-            "its colours have 16 bits but fill at most 14, of which Pillow keeps the upper "
-            f"{int(top).bit_length()}; save it with 8 bits"
+            "its 16-bit colours use at most 14 bits, and Pillow keeps only the upper "
+            f"{int(top).bit_length()} of these; save it with 8 bits"
         )
 
 
@@ -151,7 +157,7 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> NDArray[np.uint8]:
 def _stated_range(image: Image.Image) -> int | None:
     """Return the largest pixel value that the file declares, or None."""
     if image.format == "PPM":
-        return 65535  # Pillow scales them to it.
+        return 65535  # Pillow scales a PPM of more than 8 bits to this range.
     value = getattr(image, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) and value > 0 else None
@@ -182,8 +188,8 @@ def to_unit_range(
         top = stated if stated is not None and stated >= high else min(usual, own)
     if top not in (own, stated) and high > 0:
         _warn_once(
-            f"{name}: the values go up to {high:g} and do not fill their type; taken as a range of "
-            f"0 to {top}"
+            f"{name}: the largest value is {high:g}, below the maximum of its type; read as a "
+            f"range of 0 to {top}"
         )
     return (pixels / np.float64(top)).clip(0, 1).astype(np.float32)
 
@@ -195,12 +201,12 @@ def _warn_once(line: str) -> None:
 
 
 def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:
-    """Convert a map to (H, W) uint8; one of more than 8 bits is divided by its maximum."""
+    """Convert a map to (H, W) uint8; a map of more than 8 bits is divided by its maximum."""
     if not image.mode.startswith(("I", "F")):
         return np.asarray(image.convert("L"))
     values = np.asarray(image).astype(np.float64)
     if not (values.min() >= 0 and np.isfinite(values.max())):
-        raise ValueError(f"{name} has negative values, or some that are not finite")
+        raise ValueError(f"{name} has negative values or values that are not finite")
     grey: NDArray[np.uint8] = (values * (255 / (values.max() or 1))).round().astype(np.uint8)
     return grey
 
@@ -208,8 +214,8 @@ def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:
 def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
     """Return the files below a folder with one of the suffixes, sorted, without hidden files.
 
-    suffixes: none means all files, and broken links.
-    Linked folders are searched, too.  Raises OSError for a folder that cannot be read.
+    If there are no suffixes, return all files, broken links included.  Links to folders are
+    followed.  Raises OSError for a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -219,7 +225,7 @@ def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(place)
         real = here.resolve()
-        # A link to a parent folder would never end.
+        # Following a link to a parent folder would never end.
         folders[:] = [
             name
             for name in folders

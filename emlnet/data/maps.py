@@ -50,7 +50,7 @@ def density_map(fixation_map: Tensor, sigma: float, truncate: float = 4.0) -> Te
 
 
 def _blur_matrix(length: int, sigma: float, radius: int) -> Tensor:
-    """Return the symmetric matrix (length, length) that blurs along one side, zeros outside.
+    """Return the symmetric matrix (length, length) that blurs along one side, with zero padding.
 
     For a large radius two matrix products are much faster than `gaussian_blur`.
     """
@@ -99,7 +99,7 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def mirror_average(output: Tensor, mirrored: Tensor, kind: Kind) -> Tensor:
-    """Average an output (B, 1, H, W) with the mirrored image's; densities as densities."""
+    """Average an output (B, 1, H, W) with the mirrored image's; log-densities as densities."""
     back = mirrored.flip(-1)
     if kind == "density":
         return torch.logaddexp(output, back) - torch.log(torch.tensor(2.0))

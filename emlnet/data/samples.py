@@ -22,7 +22,7 @@ class Sample:
     points: (N, 2) int32 fixations (x, y), zero-based pixels of the upright photograph; may repeat.
     observers: (N,) int32, the observer of each fixation, -1 if unknown.
     density: the density map's file, 8-bit grey PNG.
-    timing: (N, 2) float32 onset and duration in ms, nan if unknown; None if all are.
+    timing: (N, 2) float32 onset and duration in ms, nan if unknown; None if no time is known.
     """
 
     key: str
@@ -55,7 +55,7 @@ class Batch:
     image, density: uint8, flattened pictures (h, w, 3) and maps (h, w) of any scale, concatenated.
     index: (P,) int64, fixated pixels as positions in the flattened (B, H, W) of the canvas.
     counts: (P,) float32, fixations on that pixel.
-    weight: (B,) float32, 1, or 0 for a sample that only fills the last step of an epoch.
+    weight: (B,) float32, 1 for a sample; 0 for a filler in the last step of an epoch.
     flip: (B,) bool, samples to mirror left to right.
     canvas: (H, W).  views: the visible part and the frame of each picture.
     colour: (B, 3) float32 factors of brightness, contrast and saturation, or None.

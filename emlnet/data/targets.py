@@ -17,9 +17,9 @@ class Targets:
     """Densities and fixations of a batch, on the model's device.
 
     density: (B, 1, H, W) float32, >= 0, sums to 1 per image.
-    index: (P,) int64, fixated pixels as positions in the flattened (B, H, W), each once.
+    index: (P,) int64, distinct fixated pixels as positions in the flattened (B, H, W).
     counts: (P,) float32, fixations on that pixel.
-    weight: (B,) float32, 1, or 0 for a sample that only fills the last step of an epoch.
+    weight: (B,) float32, 1 for a sample; 0 for a filler in the last step of an epoch.
     frames: the part of each map that its picture fills; None if no map has padding.
     """
 

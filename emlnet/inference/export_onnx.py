@@ -53,21 +53,21 @@ def export_onnx(
     """Write a model as ONNX: `image` (B, 3, H, W) float32 in 0..1 to `density` (B, 1, H, W).
 
     The batch may have any size; height and width are those of the first encoder.
-    dynamic_size: take pictures of any size, which are not resized.  This works best near the area
-    of the encoder's size, in steps of 32 pixels.
+    dynamic_size: the exported model takes pictures of any size and does not resize them.  Best are
+    sides that are multiples of 32 pixels and an area close to that of the encoder's size.
     Returns the checked shapes and the largest difference of the maps, scaled to 0..1.
-    Raises ValueError, and leaves no file, if a package is missing, the model cannot be exported, or
-    the difference exceeds TOLERANCE.
+    Raises ValueError, and leaves no file, if a Python package is missing, the model cannot be
+    exported, or the difference exceeds TOLERANCE.
     """
     require_extra("onnx", "onnx", "onnxscript", "onnxruntime")
     height, width = package.encoders[0].config.size
     shapes = [(1, height, width), (3, height, width)]
-    # Also of the wrapper, whose mode the traced exporter restores afterwards.
+    # Eval mode for the wrapper, too: the traced exporter restores the wrapper's mode at the end.
     model = DensityModel(copy.deepcopy(package.model).cpu().float()).eval()
     if dynamic_size:
         check_dynamic(package)
         for encoder in Package(model=model.model).encoders:
-            # A picture is not resized.
+            # Do not resize pictures.
             encoder.input_size = lambda size: size  # type: ignore[method-assign]
         side = 32 * round(math.sqrt(height * width) / 32)
         shapes += [(2, width, height), (1, side, side), (1, max(32, side - 32), side + 64)]
@@ -97,7 +97,7 @@ def check_dynamic(package: Package) -> None:
     if any(config.readout == "eml" for config in configs):
         problem = "are of kind `eml`, which stretches pictures to one size"
     if problem:
-        raise ValueError(f"its encoders {problem} ({sorted(sizes)}); drop --dynamic-size")
+        raise ValueError(f"the model's encoders {problem} ({sorted(sizes)}); drop --dynamic-size")
 
 
 def compare(model: nn.Module, path: Path, shapes: Sequence[Shape]) -> float:
@@ -115,7 +115,7 @@ def compare(model: nn.Module, path: Path, shapes: Sequence[Shape]) -> float:
             expected = min_max(model(image)).numpy()
         (found,) = session.run(None, {"image": image.numpy()})
         errors.append(float(np.abs(min_max(torch.from_numpy(found)).numpy() - expected).max()))
-    return float(np.max(errors))  # Keeps a NaN.
+    return float(np.max(errors))  # Python's max may drop a NaN.
 
 
 def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size: bool) -> None:
@@ -124,18 +124,18 @@ def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size:
         "input_names": ["image"], "output_names": ["density"], "opset_version": OPSET
     }  # fmt: skip
     if dynamic_size:
-        # The newer exporter spends minutes on symbolic sizes, this one seconds.
+        # With symbolic sizes, this exporter takes seconds and the newer one minutes.
         axes = {0: "batch", 2: "height", 3: "width"}
         options |= {"dynamo": False, "dynamic_axes": {"image": axes, "density": axes}}
     else:
         batch = {"image": {0: torch.export.Dim("batch", min=1)}}
         options |= {"dynamo": True, "dynamic_shapes": batch, "external_data": False}
-    lacking: dict[str, Callable[..., Any]] = {
+    missing_ops: dict[str, Callable[..., Any]] = {
         f"aten::_upsample_bi{mode}2d_aa": partial(_smooth_resize, mode=mode)
         for mode in ("linear", "cubic")
     }
-    lacking["aten::feature_dropout"] = lambda g, features, *_: features
-    for name, symbolic in lacking.items():
+    missing_ops["aten::feature_dropout"] = lambda g, features, *_: features
+    for name, symbolic in missing_ops.items():
         register_custom_op_symbolic(name, symbolic, OPSET)
     try:
         torch.onnx.export(model, example, str(path), verbose=False, **options)
@@ -143,7 +143,7 @@ def _write(model: DensityModel, size: tuple[int, int], path: Path, dynamic_size:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model cannot be exported: {reason}") from error
     finally:
-        for name in lacking:
+        for name in missing_ops:
             unregister_custom_op_symbolic(name, OPSET)
 
 

@@ -44,7 +44,7 @@ MODEL, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
 FILES = (MODEL, WEIGHTS, CARD)
 """All files that a packaged model may have."""
 MAX_TEXT, MAX_WEIGHTS = 16 * 2**20, 8 * 2**30
-"""Size limits in bytes: of model.json and the card, and of the weights."""
+"""Largest size in bytes: of model.json or the card; of the weights."""
 MAX_ENCODERS = 32
 BUILTIN = "builtin"
 """The source of the model that comes with emlnet."""
@@ -103,7 +103,7 @@ class Package:
 
     @property
     def licence(self) -> str:
-        """The licence of the weights, by model.json."""
+        """The licence of the weights, as model.json states it."""
         return licence_of(self.about)
 
     def predict(self, image: Picture, flip: bool = False) -> Prediction:
@@ -254,8 +254,8 @@ def parse_description(text: bytes, name: str) -> Description:
         _check_like(EXAMPLE, {k: v for k, v in given.items() if k != "decoder" or not single})
         encoders, files, about = given["encoders"], given["files"], given["about"]
         if not 1 <= len(encoders) <= (1 if single else MAX_ENCODERS):
-            most = "1 without a decoder" if single else f"1 to {MAX_ENCODERS}"
-            raise ValueError(f"it has {len(encoders)} encoders, expected {most}")
+            expected = "1 without a decoder" if single else f"1 to {MAX_ENCODERS}"
+            raise ValueError(f"it has {len(encoders)} encoders, expected {expected}")
         if WEIGHTS not in files:
             raise ValueError(f"it names files {sorted(files)}, expected {WEIGHTS} and {CARD}")
         for key in ("data", "scores"):
@@ -278,8 +278,8 @@ def parse_description(text: bytes, name: str) -> Description:
 def _check_like(example: Any, value: Any, where: str = "") -> None:
     """Raise ValueError unless a JSON value has the types of an example.
 
-    An object may have only the example's fields; if the example is empty, any.  A list has the
-    example's length; if that is 1, any.
+    An object may have only the example's fields, or any fields if the example is empty.  A list
+    must have the example's length, or any length if the example has one element.
     """
     if type(value) is not type(example):
         raise ValueError(f"{where} is {_short(value)}, expected {JSON_NAMES[type(example)]}")
@@ -291,14 +291,14 @@ def _check_like(example: Any, value: Any, where: str = "") -> None:
     if isinstance(value, list):
         if len(value) != len(example) > 1:
             raise ValueError(f"{where} has {len(value)} items, expected {len(example)}")
-        for number, each in enumerate(value):
-            _check_like(example[0], each, f"{where}[{number}]")
+        for number, item in enumerate(value):
+            _check_like(example[0], item, f"{where}[{number}]")
     elif isinstance(value, dict) and example:
-        for name, each in value.items():
+        for name, item in value.items():
             place = f"{where}.{name}".removeprefix(".")
             if name not in example:
                 raise ValueError(f"{place} is not known to this version of emlnet")
-            _check_like(example[name], each, place)
+            _check_like(example[name], item, place)
 
 
 def _short(value: Any) -> str:

@@ -53,16 +53,16 @@ class OutputFiles:
         stem: the files' path without `_smap.png`.  picture: (H, W, 3) uint8.
         """
         grey = prediction.grey(self.top)
-        laid = overlay(picture, grey) if self.overlay or self.figure else picture
-        laid = draw_contours(laid, prediction.saliency) if self.contour else laid
+        drawn = overlay(picture, grey) if self.overlay or self.figure else picture
+        drawn = draw_contours(drawn, prediction.saliency) if self.contour else drawn
         if self.overlay or self.contour:
-            _save(laid, stem, "_overlay.png" if self.overlay else "_contour.png")
+            _save(drawn, stem, "_overlay.png" if self.overlay else "_contour.png")
         if self.figure:
-            scale = "its least to its greatest value"
+            scale = "the map's minimum to its maximum"
             if self.top is not None:
                 unit = " times a uniform density" if prediction.kind == "density" else ""
                 scale = f"0 to {self.top:.3g}{unit}, the same for all pictures"
-            panels = [("photograph", picture), ("map", colour_map(grey)), ("overlay", laid)]
+            panels = [("photograph", picture), ("map", colour_map(grey)), ("overlay", drawn)]
             caption = f"{stem.name}, by {self.model}. Dark to light: {scale}"
             _save(np.asarray(side_by_side(panels, caption)), stem, "_figure.png")
         # Write the map last: if it exists, the other files do, too.
@@ -129,16 +129,16 @@ def check_stems(stems: Sequence[str]) -> None:
 
 def _search(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
     """Return the pictures and the other files below a folder, without those below `out`."""
-    root, answers = folder.resolve(), out.resolve()
-    if answers == root:
+    root, results = folder.resolve(), out.resolve()
+    if results == root:
         raise ValueError(
             f"{out} is the folder of the pictures, so the next run would take its maps for "
             f"pictures; name another with --out, such as {out / 'maps'}"
         )
     found = files_below(folder)
-    if answers.is_relative_to(root):
-        own = folder / answers.relative_to(root)
-        found = [path for path in found if not path.is_relative_to(own)]
+    if results.is_relative_to(root):
+        below = folder / results.relative_to(root)
+        found = [path for path in found if not path.is_relative_to(below)]
     pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
     return pictures, [path for path in found if path.suffix.lower() not in SUFFIXES]
 
@@ -163,18 +163,18 @@ def predict_all(
     """
     if same_scale:
         print("predicting everything twice: once for the scale, once for the maps", flush=True)
-        every = _predict(model, pictures, flip, batch_size)
-        tops = [each[2].values().max() for each in every if not isinstance(each, str)]
+        results = _predict(model, pictures, flip, batch_size)
+        tops = [result[2].values().max() for result in results if not isinstance(result, str)]
         output_files = replace(output_files, top=float(max(tops, default=1)))
     began, done, failed = time.perf_counter(), 0, []
     last = began
     with ThreadPoolExecutor(2) as writers:
         writing = []
-        for each in _predict(model, pictures, flip, batch_size):
-            if isinstance(each, str):
-                failed.append(each)
+        for result in _predict(model, pictures, flip, batch_size):
+            if isinstance(result, str):
+                failed.append(result)
             else:
-                writing.append(writers.submit(output_files.write, *each))
+                writing.append(writers.submit(output_files.write, *result))
             done += 1
             while len(writing) > 2 * batch_size or (writing and done == len(pictures)):
                 writing.pop(0).result()
@@ -189,16 +189,16 @@ def predict_all(
 def _predict(
     model: Package, pictures: Sequence[tuple[Path, Path]], flip: bool, batch_size: int
 ) -> Iterator[tuple[Path, NDArray[np.uint8], Prediction] | str]:
-    """Yield stem, pixels and prediction of each picture, or why it is unreadable."""
+    """Yield for each picture its stem, pixels and prediction, or why it is unreadable."""
     parts = [pictures[k : k + batch_size] for k in range(0, len(pictures), batch_size)]
     with ThreadPoolExecutor(2) as readers:
         ahead = readers.map(_read, parts[0])
         for part, after in zip(parts, [*parts[1:], []], strict=True):
             read, ahead = list(ahead), readers.map(_read, after)
-            pixels = [each for each in read if not isinstance(each, str)]
-            predictions = iter(model.predict_batch(pixels, flip))
-            for (_, stem), each in zip(part, read, strict=True):
-                yield each if isinstance(each, str) else (stem, each, next(predictions))
+            pictures_read = [pixels for pixels in read if not isinstance(pixels, str)]
+            predictions = iter(model.predict_batch(pictures_read, flip))
+            for (_, stem), pixels in zip(part, read, strict=True):
+                yield pixels if isinstance(pixels, str) else (stem, pixels, next(predictions))
 
 
 def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
@@ -209,9 +209,9 @@ def _read(item: tuple[Path, Path]) -> NDArray[np.uint8] | str:
 
 
 def print_left_out(files: Sequence[Path]) -> None:
-    """Print to stderr the files in folders that are skipped for their format."""
+    """Print to stderr the files in folders that are skipped because of their format."""
     if files:
-        print(f"left out, of other formats: {_listed(files)}", file=sys.stderr)
+        print(f"skipped, not in a picture format: {_listed(files)}", file=sys.stderr)
 
 
 def print_failed(failed: Sequence[str]) -> None:

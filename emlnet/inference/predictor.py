@@ -21,7 +21,7 @@ from emlnet.models.encoder import Encoder
 
 Picture = Path | str | Image.Image | NDArray[Any] | Tensor
 """A path, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (H, W),
-(1, H, W), (3, H, W) or (4, H, W); integers of the range of their type, or floats in 0..1."""
+(1, H, W), (3, H, W) or (4, H, W).  Integers use the whole range of their type; floats are 0..1."""
 
 EML_BLUR = 5.0
 """Sigma of the blur that EML-NET's authors apply to predictions, in pixels at 480 x 640."""
@@ -62,8 +62,8 @@ class Prediction:
         self, top: float | None = None, wide: bool = False
     ) -> NDArray[np.uint8 | np.uint16]:
         """Return `grey` as uint8 in 0..255, or if `wide` as uint16 in 0..65535."""
-        most, kind = (65535, np.uint16) if wide else (255, np.uint8)
-        return (self.grey(top).astype(np.float64) * most).round().astype(kind)
+        white, dtype = (65535, np.uint16) if wide else (255, np.uint8)
+        return (self.grey(top).astype(np.float64) * white).round().astype(dtype)
 
 
 def bound_layer_cache() -> None:
@@ -101,13 +101,13 @@ def _output(model: EMLNet | Encoder, image: Tensor, half: bool) -> Tensor:
     size = (image.shape[-2], image.shape[-1])
     with torch.autocast(image.device.type, dtype):
         found = [model.readouts(image)] if isinstance(model, Encoder) else model.readouts(image)
-    whole = [[tap.float() for tap in taps] for taps in found]
-    if not all(tap.isfinite().all() for taps in whole for tap in taps):
+    readouts = [[readout.float() for readout in of_encoder] for of_encoder in found]
+    if not all(readout.isfinite().all() for of_encoder in readouts for readout in of_encoder):
         return _output(model, image, half=False)
     if isinstance(model, Encoder):
-        answer = model.predict_map(whole[0], size)
+        answer = model.predict_map(readouts[0], size)
         return answer
-    return model.decode(whole, size)
+    return model.decode(readouts, size)
 
 
 def to_predictions(output: Tensor, kind: Kind) -> list[Prediction]:

@@ -26,7 +26,7 @@ class FusedLoss(torch.autograd.Function):
     """The weighted sum (B,) of the terms `FUSED`, and the terms (4, B) without gradients.
 
     output: (B, N), a log-density if `is_log`, else a map >= 0.  density: (B, N), sums to 1.
-    index: (P,) int64, fixated pixels in the flattened (B, N), each once.
+    index: (P,) int64, distinct fixated pixels in the flattened (B, N).
     weights: by name; terms without a weight are 0.
     reference: compute KL and NSS as EML-NET's published training does.
     """
@@ -49,11 +49,11 @@ class FusedLoss(torch.autograd.Function):
         fixated_sum = output.new_zeros(num_images).index_add_(0, image, values)
         num_fixated = output.new_zeros(num_images).index_add_(0, image, torch.ones_like(values))
         step = max(1, CACHED_PIXELS // num_pixels) if output.device.type == "cpu" else num_images
-        terms, by_fixation = output.new_zeros(len(FUSED), num_images), torch.empty_like(num_fixated)
+        terms, slope = output.new_zeros(len(FUSED), num_images), torch.empty_like(num_fixated)
         gradient = torch.empty_like(output)
         for start in range(0, num_images, step):
             chunk = slice(start, start + step)
-            terms[:, chunk], by_fixation[chunk] = _compute(
+            terms[:, chunk], slope[chunk] = _compute(
                 output[chunk],
                 density[chunk],
                 fixated_sum[chunk],
@@ -63,18 +63,18 @@ class FusedLoss(torch.autograd.Function):
                 reference,
                 gradient[chunk],
             )
-        by_fixation = by_fixation[image]
-        gradient.view(-1).index_add_(0, index, by_fixation * values if is_log else by_fixation)
+        at_fixations = slope[image] * values if is_log else slope[image]
+        gradient.view(-1).index_add_(0, index, at_fixations)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(terms)
         return torch.tensor([weights.get(name, 0.0) for name in FUSED]).to(terms) @ terms, terms
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient with respect to the output, (B, N)."""
         (gradient,) = ctx.saved_tensors
-        return gradient * by_total[:, None], None, None, None, None, None
+        return gradient * grad_total[:, None], None, None, None, None, None
 
 
 def _compute(
@@ -121,7 +121,7 @@ def _compute(
     gradient.addcmul_(p_centred, by_p[:, None])
     gradient.add_((nss_weight * num_fixated * inverse_std / num_pixels)[:, None])
 
-    # KL and SIM: first their derivatives by P = p / scale.
+    # KL and SIM: first their derivatives with respect to P = p / scale.
     is_plain_kl = is_log and not reference
     if sim_weight or (kl_weight and not is_plain_kl):
         scale = torch.ones_like(mean) if is_log else total.clamp_min(TINY)
@@ -148,7 +148,7 @@ def _compute(
 
 
 def _kl(p: Tensor, q: Tensor, reference: bool) -> tuple[Tensor, Tensor]:
-    """Return the KL divergence (b,) of densities (b, N), and its derivative (b, N) by `p`."""
+    """Return the KL divergence (b,) of densities (b, N), and its gradient (b, N) for `p`."""
     if not reference:
         guarded = p + TINY
         ratio = q / guarded
@@ -166,7 +166,7 @@ def _dot(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _rounding(mean: Tensor) -> Tensor:
-    """Return the deviation (b,) up to which maps with these means are constant."""
+    """Return the deviation (b,) up to which maps with these means count as constant."""
     return ROUNDING_ERRORS * torch.finfo(mean.dtype).eps * mean
 
 

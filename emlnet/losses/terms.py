@@ -20,7 +20,7 @@ PIXELS = (1, 2, 3)
 DENSITY_EPS = 1e-36
 """Added to a density before its logarithm is taken; smaller than any pixel's share."""
 REFERENCE_EPS = 1e-6
-"""Guards in the KL of EML-NET's published training."""
+"""Added twice in the KL of EML-NET's published training, see `kl_reference`."""
 ROUNDING_ERRORS = 8
 """A map is constant if its deviation is below this many rounding errors of its mean."""
 TermFunction = Callable[[Tensor, Targets, Kind], Tensor]
@@ -86,7 +86,10 @@ def nll(output: Tensor, targets: Targets, kind: Kind) -> Tensor:
 
 
 def z_scores(maps: Tensor, correction: int = 0) -> Tensor:
-    """Scale maps (B, 1, H, W) to mean 0, deviation 1, constants to 0; correction: torch.var's."""
+    """Scale maps (B, 1, H, W) to mean 0 and standard deviation 1; a constant map becomes zeros.
+
+    correction: as in torch.var.
+    """
     mean = maps.mean(PIXELS, keepdim=True)
     variance = maps.var(PIXELS, correction=correction, keepdim=True)
     constant = variance <= (ROUNDING_ERRORS * torch.finfo(maps.dtype).eps * mean).square()

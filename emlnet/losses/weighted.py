@@ -89,7 +89,7 @@ def _losses(
     reference = terms == "reference"
     total, fused = FusedLoss.apply(maps, density, targets.index, weights, is_log, reference)
     losses = dict(zip(FUSED, fused, strict=True))
-    for name in weights:  # In a fixed order: it changes the sum's rounding.
+    for name in weights:  # In a fixed order, which determines the rounding of the sum.
         if name in FUSED:
             continue
         term = TERMS[name]

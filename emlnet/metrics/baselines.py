@@ -37,7 +37,8 @@ def uniform(size: tuple[int, int]) -> Tensor:
 def first_half(observers: NDArray[np.int32], seed: int) -> NDArray[np.bool_]:
     """Choose half of the observers, rounded down; return a mask (N,) of their fixations.
 
-    observers: (N,) the observer of each fixation.  seed: of the draw, such as the image's position.
+    observers: (N,) the observer of each fixation.  seed: for the draw, such as the image's
+    position.
     """
     known = np.unique(observers)
     keys = random_integers(torch.tensor(seed), torch.from_numpy(known.astype(np.int64))).numpy()

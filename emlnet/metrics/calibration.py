@@ -16,7 +16,8 @@ def coverage(
 
     log_density: (H, W), natural log.  fixations: (H, W) counts.
     Returns (9,), NaN without fixations.  A share below its level means that the density is too
-    peaked, above it too flat.  Equal pixels at a region's edge count in part.
+    peaked; a share above it, too flat.  Where equal pixels cross a region's edge, each counts in
+    part.
     Source: highest density regions, Hyndman 1996.
     """
     density = np.exp(log_density.ravel())
@@ -25,7 +26,7 @@ def coverage(
     mass /= mass[-1]
     seen = np.flatnonzero(fixations)
     counts, values = fixations.ravel()[seen].astype(np.float64), density[seen]
-    # A fixation's value covers the mass from `inner` to `outer`, brightest first.
+    # Mass of the pixels above a fixation's value (`inner`), and including it (`outer`).
     inner = 1 - mass[np.searchsorted(ordered, values, side="right")]
     outer = 1 - mass[np.searchsorted(ordered, values, side="left")]
     levels = np.array(LEVELS)[:, None]

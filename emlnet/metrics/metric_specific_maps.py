@@ -34,8 +34,8 @@ def score_density_maps(
 ) -> dict[str, Tensor]:
     """Compute the `tuebingen` metrics of a density model, each with the best map for it.
 
-    sigma: of the blur in `density`, in pixels.  num_fixations: per image of the data set.
-    The other arguments and the result are those of `score`.
+    sigma: sigma in pixels of the Gaussian that made `density`.  num_fixations: fixations per image
+    in the data set.  The other arguments and the result are those of `score`.
     """
     inputs: dict[str, Any] = {
         "fixations": fixations,
@@ -85,10 +85,10 @@ def expected_similarity_map(
     log_density: (B, 1, H, W), natural log.  sigma: pixels.  seeds: (B,) int64; draws depend only on
     them.  Returns (B, 1, H, W), which sums to 1.
     The mean of min(map, sample) is concave.  Its derivative at a pixel is the share of samples that
-    exceed the map there.  At the optimum this share is the same at all pixels: each pixel is the
-    same quantile of its samples, the one with which the map sums to 1.
-    pysaliency finds this map by stochastic gradients.  It is computed at a reduced size, at which
-    sigma is `SAMPLED_SIGMA`.
+    exceed the map there.  At the optimum this share is the same at all pixels.  So each pixel's
+    value is one quantile of its samples; the quantile is chosen so that the map sums to 1.
+    pysaliency finds the same map by stochastic gradients.  For speed, the map is computed at a
+    reduced size, at which sigma is `SAMPLED_SIGMA`.
     """
     height, width = log_density.shape[-2:]
     step = max(1, int(sigma / SAMPLED_SIGMA))
@@ -111,15 +111,16 @@ def _sample_density_maps(
     device = density.device
     samples, columns = (torch.arange(n, device=device) for n in (num_samples, num_fixations))
     share = random_integers(seed, samples[:, None], columns).double() / 2.0**63
-    chance = density.double().flatten().cumsum(0)
-    pixels = torch.searchsorted(chance, share * chance[-1]).clamp_(max=len(chance) - 1)
-    counts = torch.zeros(num_samples, len(chance), device=device)
+    cumulative = density.double().flatten().cumsum(0)
+    pixels = torch.searchsorted(cumulative, share * cumulative[-1])
+    pixels = pixels.clamp_(max=len(cumulative) - 1)
+    counts = torch.zeros(num_samples, len(cumulative), device=device)
     counts.scatter_add_(1, pixels, torch.ones_like(pixels, dtype=counts.dtype))
     return density_map(counts.view(num_samples, *density.shape), sigma)
 
 
 def _quantile_of_samples(samples: Tensor) -> Tensor:
-    """Return (N,), the quantile over samples (S, N), the same for all pixels, that sums to 1."""
+    """Return a map (N,) that sums to 1: at each pixel, the same quantile of the samples (S, N)."""
     ordered = samples.sort(dim=0).values
     sums = ordered.sum(1, dtype=torch.float64)
     # The sums increase, and their mean is 1.

@@ -32,7 +32,7 @@ def area_at_positives(positives: Tensor, num_positives: Tensor, pixels: Tensor) 
     """Area under the curve with the positives as thresholds, linear between them.
 
     positives: (B, P), padded with infinity.  num_positives: (B,) float64, without the padding.
-    pixels: (B, N), all of them, ascending; those that are not positives are the negatives.
+    pixels: (B, N), all pixels' values, ascending; the negatives are all except the positives.
     Returns (B,) float64; NaN without positives.
     """
     end = torch.full_like(positives[:, :1], torch.inf)
@@ -54,9 +54,11 @@ def area_in_steps(
 ) -> Tensor:
     """Mean area over random sets of negatives, thresholds in steps of 0.1.
 
-    maps: (B, N) in 0..1.  fixations: the positives, each pixel once.  others: pixels to draw
-    negatives from without replacement, as many as positives (all if there are fewer); None draws
-    from all pixels with replacement.  seeds: (B,) int64.
+    Each set has as many negatives as there are positives.  maps: (B, N) in 0..1.
+    fixations: the positives; a pixel counts once.
+    others: the pixels from which negatives are drawn without replacement; all are taken if they are
+    fewer than the positives.  None: negatives are drawn from the whole map with replacement.
+    seeds: (B,) int64.
     Returns (B,) float64; NaN without positives or negatives.
     """
     device, num_pixels = maps.device, maps.shape[1]
@@ -86,15 +88,16 @@ def area_in_steps(
 
 
 def _level(values: Tensor) -> Tensor:
-    """Number of the thresholds 0, 0.1, ... 1 that do not exceed each value."""
+    """Return for each value how many of the thresholds 0, 0.1, ... 1 it reaches."""
     steps = torch.arange(NUM_STEPS + 1, device=values.device, dtype=values.dtype) / NUM_STEPS
     return torch.bucketize(values, steps, right=True)
 
 
 def _rates(levels: Tensor, weights: Tensor) -> Tensor:
-    """Share of values at or above each threshold, highest first, after a 0 and before a 1.
+    """Return the share of values that reach each threshold, from the highest threshold down.
 
-    levels: (..., P).  weights: (..., P) float64, 1 or 0.  Returns (..., NUM_STEPS + 3).
+    levels: (..., P).  weights: (..., P) float64, 1 or 0.
+    Returns (..., NUM_STEPS + 3): a 0 is put in front and a 1 at the end, the ends of a ROC curve.
     """
     counts = weights.new_zeros(*levels.shape[:-1], NUM_STEPS + 2)
     counts.scatter_add_(-1, levels, weights.expand(levels.shape).contiguous())

@@ -39,9 +39,10 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def nss_mit(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
-    """Mean z-score at the fixated pixels, each once; the variance divides by H * W - 1.
+    """Mean z-score at the fixated pixels; the variance divides by H * W - 1.
 
-    Chance is 0, a constant map scores 0.  Source: Peters et al. 2005.
+    A pixel counts once, however many fixations it has.  Chance is 0, a constant map scores 0.
+    Source: Peters et al. 2005.
     """
     mean = fixations.total(fixations.of_maps(saliency.centred)) / fixations.num_pixels
     return _per_deviation(mean, saliency, saliency.raw.shape[1] - 1)
@@ -106,17 +107,21 @@ def auc(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
 
 
 def auc_judd(saliency: FlattenedMaps, fixations: FixatedPixels) -> Tensor:
-    """AUC-Judd: each fixated pixel once against the other pixels, thresholds at the fixated values.
+    """AUC-Judd: the fixated pixels are positives, all other pixels are negatives.
 
-    The curve is linear between thresholds, as in the MATLAB code.  Equal values share one
-    threshold; MATLAB separates them by noise of 1e-7.
+    A pixel counts once.  The thresholds are the map's values at the positives; the curve is linear
+    between them, as in the MATLAB code.  Equal values share one threshold; MATLAB separates them by
+    noise of 1e-7.
     """
     values = fixations.rows(fixations.of_maps(saliency.raw), math.inf)
     return area_at_positives(values, fixations.num_pixels, sort_rows(saliency.raw))
 
 
 def auc_borji(saliency: FlattenedMaps, fixations: FixatedPixels, seeds: Tensor) -> Tensor:
-    """AUC-Borji: fixated pixels against as many random ones, thresholds in steps of 0.1."""
+    """AUC-Borji: fixated pixels against the same number of random pixels.
+
+    Averages over `NUM_SPLITS` random sets; thresholds are in steps of 0.1.
+    """
     return area_in_steps(saliency.scaled, fixations, None, seeds, NUM_SPLITS)
 
 
@@ -171,9 +176,9 @@ def ig_tuebingen(
 class Metric:
     """A row of the table: one formula, and the rule books that use it.
 
-    name: in code and in columns.  label: in tables and figures.  function: its parameters name the
-    inputs of `score` that it needs; returns (B,) float64.  headline: the rule book whose value
-    short tables show, if any.
+    name: used in code and columns.  label: used in tables and figures.  function: its parameters
+    name the inputs of `score` that it needs; returns (B,) float64.  headline: the rule book whose
+    value short tables show, if any.
     """
 
     name: str

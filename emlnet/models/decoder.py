@@ -14,7 +14,7 @@ from emlnet.data.maps import Kind, log_softmax, resize
 from emlnet.models.encoder import eml_conv, eml_readout
 
 LOG_DENSITY_SPREAD = 3.0
-"""The standard deviation over a picture of an encoder's log-density, nats, roughly."""
+"""Typical standard deviation, in nats, of an encoder's log-density over the pixels of a picture."""
 DROPOUT = 0.2
 """Share of the hidden channels of a `density` decoder that a training step leaves out."""
 
@@ -101,7 +101,7 @@ class DensityDecoder(Decoder):
     def __init__(self, num_readouts: list[int], width: int) -> None:
         super().__init__()
         num_encoders, num_maps = len(num_readouts), sum(num_readouts)
-        # Frozen encoders: the mean of all steps' statistics is that of the training set.
+        # Readouts of frozen encoders do not change, so a plain average over all steps is right.
         self.normalise = nn.BatchNorm2d(num_maps, momentum=None)
         inputs, half = num_encoders + num_maps, -(-width // 2)
         self.gate = _two_layers(inputs, nn.Conv2d(half, num_encoders, 1))
@@ -117,7 +117,7 @@ class DensityDecoder(Decoder):
         maps = torch.cat([resize(r, grid) for given in readouts for r in given], 1)
         stacked = torch.cat(log_densities, 1)
         coarse = resize(stacked, grid)
-        # Relative to the uniform density they are the same at every size.
+        # Divide by the uniform density: these values do not depend on the picture's size.
         relative = coarse - coarse.exp().mean((2, 3), keepdim=True).log()
         inputs = torch.cat([relative / LOG_DENSITY_SPREAD, self.normalise(maps)], 1)
         log_weights = resize(self.gate(inputs), size).log_softmax(1)

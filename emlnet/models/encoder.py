@@ -28,14 +28,14 @@ class EncoderConfig:
     size: tuple[int, int] = (480, 640)
     """Height and width in pixels at which the backbone sees a picture."""
     weights: str = "default"
-    """Initial weights of the backbone: `default` (from a Python package, or downloaded by its
-    library), `package`, `none` (random), a path to .pth, .pth.tar or .safetensors, or in training
-    the folder of a packaged encoder, with its readouts."""
+    """Initial weights of the backbone.  `default`: from a Python package, or else downloaded.
+    `package`: only from a Python package.  `none`: random.  PATH: a .pth, .pth.tar or .safetensors
+    file.  FOLDER, in training: a packaged encoder, of which the readouts are used, too."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
     letterbox: bool = False
-    """Fit a picture with another aspect ratio into `size`, with black borders, instead of using
-    another size.  Set when pictures of several sizes train together."""
+    """Fit a picture with another aspect ratio into `size` with black borders, instead of changing
+    the size.  Set when pictures of several sizes train together."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 32:
@@ -95,9 +95,9 @@ class Encoder(SaliencyNetwork):
         row = find_backbone(self.config.backbone)
         if self.kind == "eml" or row.only_size or size[0] * width == size[1] * height:
             return height, width
-        least = -(-32 // row.step)
+        min_steps = -(-32 // row.step)
         scale = math.sqrt(height * width / (size[0] * size[1])) / row.step
-        rows, columns = (row.step * max(least, round(scale * side)) for side in size)
+        rows, columns = (row.step * max(min_steps, round(scale * side)) for side in size)
         longest = 2 * height * width // min(rows, columns) // row.step * row.step
         return min(rows, longest), min(columns, longest)
 
@@ -108,7 +108,10 @@ class Encoder(SaliencyNetwork):
         return (height, width) if self.config.letterbox and not fits else size
 
     def readouts(self, image: Tensor) -> list[Tensor]:
-        """Return a readout (B, 1, h, w) per tapped layer, at its size, for images in 0..1."""
+        """Return a readout (B, 1, h, w) for each tapped layer of images in 0..1.
+
+        h x w is the layer's own size.
+        """
         size = (image.shape[-2], image.shape[-1])
         canvas = self.canvas(size)
         if canvas != size:

@@ -20,9 +20,9 @@ class Finetune:
     """Options for finetuning an encoder's backbone."""
 
     freeze: int = 0
-    """Number of tapped layers, from the input, up to which all weights are frozen."""
+    """Freeze all weights from the input up to this tapped layer: 1 for the first, 0 for none."""
     eval_batchnorm: bool = False
-    """Keep the backbone's BatchNorm at its pretrained statistics: for batches of a few pictures."""
+    """Keep BatchNorm's pretrained statistics in the backbone; helps if a batch has few pictures."""
     recompute: bool = False
     """Recompute activations for the gradient instead of keeping them: less memory, about a third
     more time, the same result."""
@@ -40,8 +40,8 @@ def prepare(encoder: Encoder, finetune: Finetune) -> Encoder:
     row = find_backbone(encoder.config.backbone)
     if finetune.freeze > len(row.channels):
         raise ValueError(
-            f"{row.name} has {len(row.channels)} tapped layers; freeze at most as many, "
-            f"not {finetune.freeze}"
+            f"{row.name} has {len(row.channels)} tapped layers; --freeze must be 0 to "
+            f"{len(row.channels)}, not {finetune.freeze}"
         )
     frozen = weights_before(row, finetune.freeze)
     for name, weight in encoder.backbone.named_parameters():

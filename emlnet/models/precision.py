@@ -14,8 +14,8 @@ from emlnet.atomic_files import replace_file
 
 Model = TypeVar("Model", bound=nn.Module)
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""`float32`.  `tf32`: float32 with products rounded to TF32, on GPUs that have it.  `bfloat16`:
-backbone and readouts in bfloat16; weights, loss, head and validation in float32."""
+"""`float32`.  `tf32`: float32, but products round their factors to TF32, on GPUs that have it.
+`bfloat16`: backbone and readouts in bfloat16; weights, loss, head and validation in float32."""
 
 
 def set_precision(precision: Precision) -> None:

@@ -107,8 +107,8 @@ def assemble(folder: Path, open_file: Open, source: str, sha256: str | None = No
         _check_digest(new / MODEL, sha256 or "", shown)
         description = parse_description((new / MODEL).read_bytes(), shown)
         for name, digest in description.files.items():
-            most = MAX_WEIGHTS if name == WEIGHTS else MAX_TEXT
-            limit = min(most, description.sizes.get(name, most))
+            maximum = MAX_WEIGHTS if name == WEIGHTS else MAX_TEXT
+            limit = min(maximum, description.sizes.get(name, maximum))
             _copy(open_file, name, new / name, limit, f"{source}: {name}")
             _check_digest(new / name, digest, f"{source}: {name}")
         check_target(folder)
@@ -123,7 +123,7 @@ def _check_digest(path: Path, digest: str, name: str) -> None:
 def _copy(open_file: Open, name: str, target: Path, limit: int, shown: str) -> None:
     """Copy a file of a source to `target`, in up to three attempts if the network fails.
 
-    limit: in bytes.  shown: its name in error messages.
+    limit: most bytes.  shown: its name in error messages.
     """
     for pause in (1, 2, None):
         try:

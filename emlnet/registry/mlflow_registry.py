@@ -36,8 +36,8 @@ DIGEST_TAG = "model_json_sha256"
 HTTP = ("http://", "https://")
 
 PROBLEMS = {
-    200: "answers with another page",
-    401: "wants a login (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)",
+    200: "answers, but not as MLflow does",
+    401: "requires a login (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)",
     403: "refuses access (HTTP 403: a permission, or the server's --allowed-hosts)",
 }
 MODEL_URI = re.compile(
@@ -260,7 +260,7 @@ def pull(
 ) -> Path:
     """Pull the packaged model of a registered version or of a run; return the folder.
 
-    folder: new, empty, or an earlier pull; unchanged after an error.
+    folder: new, empty, or an earlier pull; an error leaves it unchanged.
     sha256: expected digest of model.json; default: the registered one.
     Raises ValueError if the store, model, alias or run is missing, or a file has another digest.
     """
@@ -291,7 +291,7 @@ def _open_artifact(client: MlflowClient, run: str, name: str) -> IO[bytes]:
         reason = f"HTTP {answer.status_code}"
     else:
         try:
-            # An open file can be deleted.
+            # The file stays readable while it is open, even if its folder is deleted.
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
                 return Path(client.download_artifacts(run, path, scratch)).open("rb")
         except (MlflowException, OSError) as error:

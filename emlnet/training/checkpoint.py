@@ -75,7 +75,7 @@ def read(folder: Path) -> dict[str, Any]:
 def load(state: TrainState, folder: Path, rank: int = 0) -> None:
     """Load a checkpoint into a fresh state of the same model and plan.
 
-    rank: whose random state to restore; a rank that the checkpoint lacks keeps its own.
+    rank: restore this rank's random state; keep the present one if the checkpoint lacks the rank.
     Raises ValueError if the checkpoint is missing, broken, or another model's.
     """
     content = read(folder)

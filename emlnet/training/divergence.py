@@ -14,7 +14,7 @@ ADVICE = "the last good checkpoint is kept. A lower lr or clip_norm may help"
 class DivergedError(RuntimeError):
     """A loss, gradient or weight is not finite.
 
-    epoch: from 0, and step: from 1, of the first such loss, if known.
+    epoch (from 0) and step (from 1) of the first such loss; None if unknown.
     """
 
     def __init__(self, message: str, epoch: int | None = None, step: int | None = None) -> None:

@@ -51,12 +51,12 @@ class Plan:
     clip_norm: float = 5.0
     """Gradients above this Euclidean norm are scaled down to it; 0: no limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    """Weights of the loss terms, as in kl=10,cc=2,nss=1, or @FILE or @RUN of a search."""
+    """Weights of the loss terms, such as kl=10,cc=2,nss=1; or @FILE or @RUN_ID of a search."""
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     precision: Precision = "float32"
-    """Number format of training steps: `float32`; `tf32`, float32 with products rounded to TF32 on
-    a GPU that has it; `bfloat16`, with weights, loss and maps in float32."""
+    """Number format of training steps: `float32`; `tf32`, float32 whose products round their
+    factors to TF32, on a GPU that has it; `bfloat16`, with weights, loss and maps in float32."""
     flip: bool = True
     """Mirror each training picture with a probability of 1/2."""
     crop: float = 0.0
@@ -64,7 +64,8 @@ class Plan:
     colour: float = 0.0
     """Change brightness, contrast and saturation of training pictures by at most this share."""
     ema: float = 0.0
-    """Decay per step of a moving average of the weights, which is validated and kept; 0: none."""
+    """Decay per step of the moving average of the weights; 0: no average.  If there is an average,
+    it is validated and kept instead of the weights."""
     checkpoint_every: int = 0
     """Steps between checkpoints within an epoch; 0: only at the end of each epoch."""
     micro_batch: int = 0
@@ -78,11 +79,11 @@ class Plan:
     """Metrics in which the best epoch must not be worse than the untrained decoder."""
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "step_epochs": 1}
-        for name in (*least, "micro_batch", "clip_norm", "ema", "warmup"):
-            if not getattr(self, name) >= least.get(name, 0):
+        minimum = {"epochs": 1, "batch_size": 1, "step_epochs": 1}
+        for name in (*minimum, "micro_batch", "clip_norm", "ema", "warmup"):
+            if not getattr(self, name) >= minimum.get(name, 0):
                 value = getattr(self, name)
-                raise ValueError(f"{name} must be at least {least.get(name, 0)}, not {value}")
+                raise ValueError(f"{name} must be at least {minimum.get(name, 0)}, not {value}")
         for name in ("ema", "warmup"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, not {getattr(self, name)}")

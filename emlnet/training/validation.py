@@ -31,7 +31,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Return each metric's mean over the images of all ranks.
 
-    Fixation metrics skip images without fixations.  Every rank must call it equally often.
+    Fixation metrics skip images without fixations.  Every rank must make the same number of calls.
     flip: average with the mirrored image's map.  baseline: adds `ig` over this baseline.
     Raises ValueError if there are no batches.
     """

@@ -74,8 +74,8 @@ class Compute(ClusterOptions):
     """Trace three training steps: trace.json.gz among the MLflow run's artifacts."""
 
     def __post_init__(self) -> None:
-        least, most = self.worker_range
-        if min(self.loader_workers, self.threads) < 0 or most < least:
+        min_workers, max_workers = self.worker_range
+        if min(self.loader_workers, self.threads) < 0 or max_workers < min_workers:
             raise ValueError(
                 "numbers of workers and threads must be at least 0; write a range as 2:8"
             )
@@ -128,8 +128,8 @@ class TrainingCommand:
     data: tuple[Path, ...]
     """Folder or URL (s3://, gs://, https://) of shards; several train together."""
     mix: tuple[float, ...] = ()
-    """Share of the batches for each of several data sets; default: in proportion to image
-    counts."""
+    """Share of the batches that each of several data sets gets; default: in proportion to its
+    number of images."""
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
@@ -160,9 +160,10 @@ class FullCommand(TrainingCommand):
     path."""
     finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     folds: int | None = None
-    """Train each encoder also without each of so many folds of the training pictures, so that the
-    decoder learns from readouts of pictures that an encoder has not seen.  0: it learns from those
-    that the encoders were trained on, in half the time of 2.  Default: 2, for `eml` 0."""
+    """Number of folds of the training pictures.  For each fold every encoder is trained again
+    without it, so that the decoder learns from readouts of pictures that the encoder has not seen.
+    K folds take K times as long.  0: no folds; the decoder learns from pictures that the encoders
+    were trained on.  Default: 2; 0 for `eml`."""
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None
     """Folder of cached readouts, shared by all decoders; default: readouts/ beside

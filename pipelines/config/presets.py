@@ -26,7 +26,7 @@ PAPER_PLAN = Plan(
     loss_weights=LossWeights(kl=1, cc=1, nss=1),
     terms="reference",
 )
-# Its NASNet was trained with the squared error only.
+# The paper trains NASNet with the squared error only.
 NASNET_PLAN = replace(
     PAPER_PLAN, lr=0.1, step_epochs=3, loss_weights=LossWeights(kl=0, cc=0, nss=0, mse=1)
 )

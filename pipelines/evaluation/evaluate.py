@@ -35,7 +35,7 @@ COVERAGES = tuple(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)
 NOT_MODELS = set(BASELINES) - {CENTRE}
 """Baselines that get neither calibration nor the best map per metric."""
 NUM_OTHERS = 10
-"""Other images whose fixations are the negatives of `mit` sAUC; all, if there are fewer."""
+"""Number of other images whose fixations are the negatives of `mit` sAUC, or all if fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +83,7 @@ def evaluate(
 
     best_maps: score each `tuebingen` metric of a density on the map that is best for it.
     sigma: blur of the data's density maps in pixels; default: estimated.
-    num_workers: parallel tasks; 0: as many as fit the cluster.  about: facts to add to the table's.
+    num_workers: parallel tasks; 0: as many as fit the cluster.  about: facts to add to the table.
     Raises ValueError for a map that cannot be scored.
     """
     gaze = read_fixations(reader, num_workers)
@@ -179,7 +179,7 @@ def score_image(
         coverages: dict[str, float] = {}
         if row.log_density is not None and row.name not in NOT_MODELS:
             log_density, seen = (
-                each[0, 0].cpu().numpy() for each in (row.log_density, inputs["fixations"])
+                maps[0, 0].cpu().numpy() for maps in (row.log_density, inputs["fixations"])
             )
             shares = coverage(log_density, seen).tolist()
             coverages = dict(zip(COVERAGES, shares, strict=True))
@@ -226,7 +226,7 @@ def _notes(table: ScoreTable, reader: ShardReader) -> list[str]:
     flat = table.frame[table.frame["constant"] & (table.frame["model"] != UNIFORM)]
     for model, images in flat.groupby("model", sort=False)["image"]:
         notes.append(
-            f"{len(images)} maps of {model} are constant (first: {images.iloc[0]}): NSS 0, CC 0, "
-            "AUC .5, else a uniform density"
+            f"{len(images)} maps of {model} are constant (first: {images.iloc[0]}): they have NSS "
+            "0, CC 0 and AUC .5, and count as a uniform density in the other metrics"
         )
     return notes

@@ -28,10 +28,10 @@ from shards.read.reader import ShardReader
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 NUM_PICTURES = 4
-"""Pictures at either end of the ranking that a report shows."""
+"""A report shows this many of the best pictures, and as many of the worst."""
 
 Draw = Callable[[str, SplitImage], tuple[str, Panels]]
-"""Function that draws an image, given its key, as a title and pictures."""
+"""Function of an image's key and the image; returns a title and pictures."""
 
 
 def write_report(
@@ -78,7 +78,8 @@ def write_comparison(
 ) -> None:
     """Write the comparison of two tables of one model each atomically.
 
-    metric: chooses the pictures.  sources: of the maps; if one is None, there are no pictures.
+    metric: chooses the pictures.  sources: where the maps come from; if one is None, there are no
+    pictures.
     """
     names = [table.models[0] for table in tables]
     scores = [table.of(name)[metric] for table, name in zip(tables, names, strict=True)]
@@ -120,8 +121,8 @@ def _facts(table: ScoreTable) -> dict[str, str]:
     return {
         "data": f"{about['data']}, split {about['split']}, {about['num_images']} images",
         "data digest": about["data_digest"][:16],
-        "IG": f"in bits per fixation, over: {about['ig_baseline']}",
-        "tuebingen metrics": best if about["best_maps"] else "all of the same map",
+        "IG": f"in bits per fixation, relative to: {about['ig_baseline']}",
+        "tuebingen metrics": best if about["best_maps"] else "all computed from the same map",
     }
 
 

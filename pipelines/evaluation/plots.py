@@ -70,9 +70,9 @@ def boxes(table: ScoreTable, metric: str) -> str:
 
 
 def calibration(table: ScoreTable) -> str | None:
-    """Draw the first model's share of fixations over its share of the density.
+    """Draw the calibration of the first model: share of fixations over share of the density.
 
-    Returns None if its maps are no densities.
+    Returns None if the model's maps are not densities.
     """
     main = table.models[0]
     if COVERAGES[0] not in table.estimates[main]:
@@ -143,11 +143,11 @@ def draw_panels(
     """
     photograph, truth = split_image.sample.image, split_image.targets.density.cpu()
     found = [_as_densities(row) for _, row in answers]
-    over = found[1][1] if baseline is None else baseline.cpu()
-    gained = (truth * (found[0][1] - over)).nan_to_num(neginf=-1e3)[0, 0].numpy()
+    reference = found[1][1] if baseline is None else baseline.cpu()
+    gain = (truth * (found[0][1] - reference)).nan_to_num(neginf=-1e3)[0, 0].numpy()
     # The square root keeps small gains visible beside large ones.
-    gained = np.sign(gained) * np.sqrt(np.abs(gained))
-    most = max(float(np.quantile(np.abs(gained), 0.995)), 1e-6)
+    gain = np.sign(gain) * np.sqrt(np.abs(gain))
+    limit = max(float(np.quantile(np.abs(gain), 0.995)), 1e-6)
     return [
         ("photograph", _panel(photograph)),
         ("fixations", _panel(photograph, split_image.sample.points)),
@@ -156,7 +156,7 @@ def draw_panels(
             (name, _panel(density[0, 0].numpy(), cmap="inferno"))
             for (name, _), (density, _) in zip(answers, found, strict=True)
         ),
-        ("gain and loss", _panel(gained, cmap="cividis", vmin=-most, vmax=most)),
+        ("gain and loss", _panel(gain, cmap="cividis", vmin=-limit, vmax=limit)),
     ]
 
 

@@ -118,7 +118,7 @@ class MapFiles:
             if not self.resize:
                 raise ValueError(
                     f"{where} is {values.shape[0]} x {values.shape[1]}, its picture "
-                    f"{size[0]} x {size[1]}; give --resize to have maps resized"
+                    f"{size[0]} x {size[1]}; pass --resize to resize maps"
                 )
             if self.kind == "log-density":
                 density = resize(maps.exp(), size).double()
@@ -195,7 +195,7 @@ def _pair(
     found: dict[str, str] = {}
     surplus = []
     for place in known:
-        # A picture in a subfolder is named by both: Action/001.jpg is Action-001.
+        # A sample's name joins subfolder and file: Action/001.jpg is Action-001.
         whole = str(PurePosixPath(place).with_suffix("")).strip("/").replace("/", "-")
         named = whole, Path(place).stem
         names = [*named, *(name.removesuffix(SUFFIX) for name in named)]
@@ -209,7 +209,7 @@ def _pair(
     left_out = []
     if surplus:
         left_out.append(
-            f"{len(surplus)} maps that belong to no image of the split (first: {surplus[0]})"
+            f"{len(surplus)} maps that match no image of the split (first: {surplus[0]})"
         )
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -217,7 +217,7 @@ def _pair(
     if missing := [key for key in keys if key not in found]:
         raise ValueError(
             f"{path} has no map for {len(missing)} of {len(keys)} images (first: {missing[0]}); "
-            "names must be those of the pictures"
+            "a map must have its picture's name"
             + "".join(f"; left out: {note}" for note in left_out)
         )
     return tuple(found[key] for key in keys), [f"left out of {path}: {note}" for note in left_out]

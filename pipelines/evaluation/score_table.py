@@ -19,7 +19,7 @@ from pipelines.tracking.run_folder import write_json
 
 PARQUET, JSON = "scores.parquet", "scores.json"
 ABOUT_ROW = ("model", "image", "num_fixations", "constant")
-"""Columns beside the scores; constant: whether the map is constant."""
+"""Columns other than the scores; constant: whether the map is constant."""
 
 Means = dict[str, dict[str, float]]
 """Mean over the images by model and metric."""
@@ -125,7 +125,7 @@ def write_parquet(path: Path, table: ScoreTable) -> None:
 
 
 def read_parquet(path: Path) -> ScoreTable:
-    """Read what `write_parquet` wrote.  Raises ValueError for another file."""
+    """Read a file of `write_parquet`.  Raises ValueError for any other file."""
     try:
         frame = pd.read_parquet(path)
     except ValueError as error:

@@ -36,9 +36,9 @@ BASELINES = (UNIFORM, CENTRE, OTHER_IMAGE_BASELINE, HALF_BASELINE, TRUTH_BASELIN
 class ScoredMap:
     """A map for one image.
 
-    name: the row of the table.  saliency: (1, 1, H, W), any scale.  log_density: the same map as a
-    log-density; None if it is no density.  targets: ground truth to score against; None: the
-    image's own.
+    name: the name of its row in the table.  saliency: (1, 1, H, W), any scale.  log_density: the
+    same map as a log-density; None if the map is not a density.  targets: ground truth to score
+    against; None: the image's own.
     """
 
     name: str
@@ -64,7 +64,7 @@ class MapSource(Protocol):
 
 
 def density_row(name: str, log_density: Tensor) -> ScoredMap:
-    """Make a map whose saliency is its density."""
+    """Return a density model's map; its saliency is the density."""
     return ScoredMap(name=name, saliency=log_density.exp(), log_density=log_density)
 
 
@@ -93,7 +93,7 @@ class ModelSource:
     def rows(self, split_image: SplitImage) -> Iterable[ScoredMap]:
         """Return the model's maps, its own first."""
         device = split_image.targets.density.device
-        to_channels_last(self.model, device).eval()  # In place; nothing is moved twice.
+        to_channels_last(self.model, device).eval()  # In place: only the first call moves weights.
         batch = collate([split_image.sample], np.ones(1, np.float32), np.zeros(1, np.bool_))
         image = prepare_image(batch, device)
         if self.flip:

@@ -67,8 +67,8 @@ def read_fixations(reader: ShardReader, num_workers: int) -> SplitFixations:
     points = tasks.map_parts(
         _read_points, parts, reader, title=title, use_gpu=False, num_workers=num_workers
     )
-    each = [image for part in points for image in part]
-    return SplitFixations(points=each, sizes=np.array(reader.sizes))
+    by_image = [image for part in points for image in part]
+    return SplitFixations(points=by_image, sizes=np.array(reader.sizes))
 
 
 def _read_points(

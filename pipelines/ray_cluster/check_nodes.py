@@ -25,8 +25,8 @@ def check(
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:
         return
-    written = [each for each in (folder, storage) if isinstance(each, Path)]
-    probes = [each / f".probe-{uuid.uuid4().hex}" for each in written]
+    written = [path for path in (folder, storage) if isinstance(path, Path)]
+    probes = [path / f".probe-{uuid.uuid4().hex}" for path in written]
     for probe in probes:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -48,9 +48,9 @@ def check(
     finally:
         for probe in probes:
             probe.unlink()
-    for node, lacking in zip(nodes.values(), missing, strict=True):
-        if lacking:
-            raise ValueError(describe_missing(node, lacking, list(map(str, probes))))
+    for node, unseen in zip(nodes.values(), missing, strict=True):
+        if unseen:
+            raise ValueError(describe_missing(node, unseen, list(map(str, probes))))
 
 
 def find_missing(paths: Sequence[str]) -> list[str]:
@@ -59,7 +59,7 @@ def find_missing(paths: Sequence[str]) -> list[str]:
 
 
 def describe_missing(node: str, paths: Sequence[str], probes: Sequence[str]) -> str:
-    """Return the error for paths that a node does not see; a probe comes first.
+    """Return the error for paths that a node does not see.  If one is a probe, the error names it.
 
     probes: files that this process wrote.
     """

@@ -74,7 +74,8 @@ def connect(
     # Ray sets its own level on the root logger too, which would hide our warnings.
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
-    for handler in [each for each in root.handlers if each in logging.getLogger("ray").handlers]:
+    ray_handlers = logging.getLogger("ray").handlers
+    for handler in [handler for handler in root.handlers if handler in ray_handlers]:
         root.removeHandler(handler)
     handle_signals()
 
@@ -88,7 +89,7 @@ def _check_answers(address: str) -> None:
     except (ValueError, ConnectionError, OSError) as error:
         raise _no_cluster(address, str(error).partition("\n")[0]) from error
     if host is None:
-        return  # A cluster of this machine is started.
+        return  # No address: `ray.init` starts a cluster on this machine.
     with init_grpc_channel(host) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
@@ -128,10 +129,11 @@ def _make_setup_hook() -> Callable[[], None]:
 
         import ray
 
-        # Else Ray's state API may ask another cluster on this machine.  That one does not know the
-        # run, so Ray Train removes the run's workers.
+        # Without it, Ray's state API may ask another cluster on this machine.  That cluster does
+        # not know the run, so Ray Train removes the run's workers.
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        # This client retries; on a busy machine its first request comes before the receiver is up.
+        # Hide this client's warnings: on a busy machine its first request comes too early, and it
+        # retries.
         client = "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
         logging.getLogger(client).setLevel(logging.ERROR)
 

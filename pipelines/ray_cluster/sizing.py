@@ -16,7 +16,7 @@ SECONDS_BETWEEN_RESIZES = 60
 
 
 def has_gpu(choice: bool | None = None) -> bool:
-    """Whether to use GPUs: as chosen; by default, if the cluster has any.
+    """Whether to use GPUs: as `choice` says; if it is None, whether the cluster has any.
 
     Raises ValueError if GPUs are chosen and the cluster has none.
     """
@@ -34,19 +34,19 @@ def scaling_config(compute: Compute) -> ScalingConfig:
     """
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     use_gpu = num_gpus > 0 if compute.use_gpu is None else compute.use_gpu
-    least, most = compute.worker_range
-    if not most:
-        least = most = max(1, num_gpus) if use_gpu else 1
+    min_workers, max_workers = compute.worker_range
+    if not max_workers:
+        min_workers = max_workers = max(1, num_gpus) if use_gpu else 1
     worker = {"CPU": compute.cpus, **({"GPU": 1} if use_gpu else {})}
-    if lacking := _wait_for(worker, least, most, compute.wait):
-        each = worker[lacking]
+    if kind := _wait_for(worker, min_workers, max_workers, compute.wait):
+        number = worker[kind]
         raise ValueError(
-            f"{least} workers need {f'{each} {lacking}s' if each > 1 else f'one {lacking}'} each, "
-            f"the cluster has {ray.cluster_resources().get(lacking, 0):g}; set fewer "
+            f"{min_workers} workers need {f'{number} {kind}s' if number > 1 else f'one {kind}'} "
+            f"each, the cluster has {ray.cluster_resources().get(kind, 0):g}; set fewer "
             "--num-workers, or --wait for machines that an autoscaler may add"
         )
     return ScalingConfig(
-        num_workers=most if least == most else (least, most),
+        num_workers=max_workers if min_workers == max_workers else (min_workers, max_workers),
         use_gpu=use_gpu,
         resources_per_worker={"CPU": compute.cpus},
         placement_strategy=compute.placement.upper(),
@@ -54,27 +54,29 @@ def scaling_config(compute: Compute) -> ScalingConfig:
     )
 
 
-def _wait_for(worker: dict[str, int], least: int, most: int, seconds: float) -> str | None:
-    """Wait for the resources of `least` workers; return one that is still lacking, or None.
+def _wait_for(
+    worker: dict[str, int], min_workers: int, max_workers: int, seconds: float
+) -> str | None:
+    """Wait for the resources of `min_workers`; return a resource that is still too small, or None.
 
-    worker: resources of one worker.  most: number of workers to request from an autoscaler.
+    worker: resources of one worker.  max_workers: workers to request from an autoscaler.
     """
 
-    def lacking() -> str | None:
+    def missing() -> str | None:
         has = ray.cluster_resources()
-        short = (kind for kind, number in worker.items() if has.get(kind, 0) < least * number)
+        short = (kind for kind, number in worker.items() if has.get(kind, 0) < min_workers * number)
         return next(short, None)
 
-    if not seconds or not lacking():
-        return lacking()
-    print(f"waiting at most {seconds} s for {least} workers with {worker} each", flush=True)
-    request_resources(bundles=[worker] * most)
+    if not seconds or not missing():
+        return missing()
+    print(f"waiting at most {seconds} s for {min_workers} workers with {worker} each", flush=True)
+    request_resources(bundles=[worker] * max_workers)
     deadline = time.monotonic() + seconds
-    while lacking() and time.monotonic() < deadline:
+    while missing() and time.monotonic() < deadline:
         time.sleep(1)
-    if lacking():
+    if missing():
         request_resources(bundles=[])  # Withdraw the request, which never expires.
-    return lacking()
+    return missing()
 
 
 def plan_concurrency(compute: Compute, num_stages: int) -> tuple[int, Compute]:

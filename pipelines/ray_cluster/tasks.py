@@ -28,9 +28,9 @@ def map_parts(
 ) -> list[Answer]:
     """Call `function(part, device, *shared)` on each part in parallel; return results in order.
 
-    parts: positions of samples.  shared: sent to each node once.  title, unit: of the progress
+    parts: positions of samples.  shared: sent to each node once.  title, unit: shown in progress
     lines.  use_gpu: one GPU per call; default: if the cluster has any.  num_workers: parallel
-    calls; 0: as many as fit the cluster.  The first error ends all.
+    calls; 0: as many as fit the cluster.  The first error ends all calls.
     """
     gpu = has_gpu(use_gpu)
     device, references = "cuda" if gpu else "cpu", [ray.put(value) for value in shared]
@@ -58,7 +58,7 @@ def map_unordered(
 ) -> Iterator[Answer]:
     """Call the function on each item, one CPU per call; yield results as they finish.
 
-    num_workers: parallel calls; 0: as many as fit the cluster.  options: of Ray's tasks.
+    num_workers: parallel calls; 0: as many as fit the cluster.  options: passed to Ray's tasks.
     Raises the error of the first call that fails; ValueError and OSError without Ray's traceback.
     """
     task = ray.remote(num_cpus=1, max_retries=2, **options)(function)

@@ -44,7 +44,7 @@ class CheckpointUploader:
                 copied = storage.persist_current_checkpoint(saved, name)
             except (OSError, RuntimeError) as error:
                 refused = error
-                with suppress(OSError):  # Of a partial upload.
+                with suppress(OSError):  # Delete a partial upload.
                     folder = storage.build_checkpoint_path_from_name(name)
                     storage.storage_filesystem.delete_dir(folder)
                 time.sleep(pause)
@@ -57,11 +57,11 @@ class CheckpointUploader:
 
 
 def describe_refusal(storage: str, error: Exception) -> str:
-    """Return the error message for storage that takes no checkpoint."""
+    """Return the error message for storage that refuses a checkpoint."""
     refused = str(error).partition("\n")[0] or type(error).__name__
     return (
-        f"{storage} takes no checkpoint ({refused}); the last good one is kept. When it takes "
-        "files again, the same command resumes from it"
+        f"{storage} refuses a checkpoint ({refused}); the last good one is kept. When the storage "
+        "accepts files again, the same command resumes from it"
     )
 
 

@@ -39,7 +39,7 @@ class HangWatchdog:
         while time.monotonic() < self.deadline:
             time.sleep(min(1.0, self.timeout / 10))
         print(
-            f"rank {self.rank} has made no progress for {self.timeout:g} s; it is ended at:",
+            f"rank {self.rank} made no progress for {self.timeout:g} s and is ended; its stacks:",
             file=sys.stderr,
             flush=True,
         )

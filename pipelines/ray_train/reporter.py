@@ -72,7 +72,7 @@ class Reporter(Hooks):
         self._report({"step": state.step}, state)
 
     def save_now(self) -> bool:
-        """Whether to stop, or a node is about to be preempted; equal on all ranks."""
+        """Whether to save now: to stop, or before a node is preempted; equal on all ranks."""
         is_due = time.monotonic() - self.last_check > SECONDS_BETWEEN_PREEMPTION_CHECKS
         own = [self.rank == 0 and self.stop_signal.is_stop_requested(), self.rank == 0 and is_due]
         flags = torch.tensor(own, dtype=torch.int32, device=self.source.device)
@@ -81,14 +81,14 @@ class Reporter(Hooks):
         return self.stops or (check and self._is_node_leaving())
 
     def _is_node_leaving(self) -> bool:
-        """Whether a further node is about to be preempted."""
+        """Whether another node is about to be preempted."""
         self.last_check = time.monotonic()
         news = ray.train.get_preemption_info()
         if news is None or self.leaving.issuperset(news.preempted_node_ids):
             return False
         self.leaving = set(news.preempted_node_ids)
         ranks = ", ".join(map(str, news.preempted_ranks))
-        self.print(f"a node with rank {ranks} will go, saving now")
+        self.print(f"the node of rank {ranks} will be preempted, saving a checkpoint")
         return True
 
     def progress(self, epoch: int, step: int, num_steps: int) -> None:
@@ -101,7 +101,7 @@ class Reporter(Hooks):
             seconds = (now - self.first_step[1]) / (step - self.first_step[0])
             self.print(
                 f"epoch {epoch + 1}/{self.job.plan.epochs} step {step}/{num_steps}, "
-                f"{seconds:.2f} s a step, {seconds * (num_steps - step):.0f} s to validation"
+                f"{seconds:.2f} s per step, {seconds * (num_steps - step):.0f} s to validation"
             )
 
     def print(self, line: str) -> None:

@@ -38,11 +38,11 @@ TRACE = "trace.json.gz"
 SECONDS_TO_START_SMALLER = "30"
 """Time that an elastic group waits to replace a lost machine before it shrinks."""
 COLLECTIVE_GRACE = 60
-"""Seconds that collectives wait longer than the watchdog, which ends a rank that hangs."""
+"""Seconds added to the timeout of collectives, so that the watchdog ends a hung rank first."""
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer without its Ctrl-C handler and, in a command, its cleaner of trials."""
+    """Ray's trainer without its Ctrl-C handler; in a command, also without its trial cleaner."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command: Ray would end the workers without a checkpoint."""
@@ -69,7 +69,7 @@ def train(
 
     storage: the stage's folder, absolute.  Training resumes from its last checkpoint.  With
     `compute.storage` the checkpoints lie there instead.
-    start_failures: how often to wait again for workers that found no room; -1: without limit.
+    start_failures: how often to wait again if Ray cannot place the workers; -1: without limit.
     Raises ValueError for a refused input, DivergedError for a loss that is not finite, StoppedError
     after a stop request, RuntimeError if workers fail more often than allowed.
     """
@@ -142,7 +142,10 @@ def checkpoint_storage(storage: Path, compute: Compute) -> str:
 
 
 def limit_micro_batch(job: TrainingJob, max_workers: int) -> TrainingJob:
-    """Limit micro-batches to a full group's share: fewer workers then need no more memory."""
+    """Limit micro-batches to a worker's share of a batch when all workers are there.
+
+    Fewer workers then pass more micro-batches and need no more memory.
+    """
     plan = job.plan
     share = -(-plan.batch_size // max_workers)
     if not plan.micro_batch or plan.micro_batch > share:

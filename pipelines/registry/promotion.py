@@ -42,8 +42,8 @@ def promote(
 ) -> Promotion:
     """Give a version an alias if its gain over the holder has a 95 % interval above 0.
 
-    scores: of the version on the reader's split.  flip: each map was averaged with the mirrored
-    picture's.
+    scores: the version's scores on the reader's split.  flip: each map was averaged with the
+    mirrored picture's.
     """
     client = tracker.client
     past = aliases.history(client, alias)

@@ -30,7 +30,7 @@ DESCRIPTION = (
     "it was promoted."
 )
 PACKAGES = ["torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "filelock", "tqdm"]
-"""Packages that a server of the registered model needs, beside MLflow."""
+"""Packages that a server of the registered model needs, in addition to MLflow."""
 
 
 def publish(
@@ -44,8 +44,8 @@ def publish(
 ) -> Promotion:
     """Register a packaged model as a new version of models:/emlnet, with its scores as tags.
 
-    folder: the package.  run_id: its run, which keeps the scores per image.  scores: of this model
-    only, on the reader's split.
+    folder: the package.  run_id: its run, which keeps the scores per image.  scores: this model's
+    scores on the reader's split.
     The version becomes `champion` if there is none, or if the 95 % interval of its gain over the
     champion in `metric` is above 0; else `challenger`.  The same rule gives it the alias of its
     data set.  A second call, as after a crash, registers nothing twice.

@@ -107,15 +107,15 @@ class CacheSource(WorkerSource):
             gaze = [self.gaze(split, int(position)) for position in step.indices]
             batch = collate(gaze, step.weights, step.flips, **self.canvas)
             targets = prepare_targets(batch, self.device)
-            taps = self._taps(split, step.indices.tolist(), step.flips.tolist())
-            yield (taps, targets.size), targets
+            readouts = self._readouts(split, step.indices.tolist(), step.flips.tolist())
+            yield (readouts, targets.size), targets
 
-    def _taps(
+    def _readouts(
         self, split: str, positions: Sequence[int], flips: Sequence[bool]
     ) -> list[list[Tensor]]:
         """Return each encoder's readouts: (B, 1, h, w) float32 per tapped layer."""
         return [
-            [tap.to(self.device).float() for tap in cache.read(positions, flips)]
+            [readout.to(self.device).float() for readout in cache.read(positions, flips)]
             for cache in self.caches[split]
         ]
 
@@ -133,7 +133,7 @@ class CacheSource(WorkerSource):
 
     def example_inputs(self, position: int, sample: Decoded) -> Inputs:
         """Return the readouts of a validation image, and its size."""
-        return self._taps("val", [position], [False]), sample.image.shape[:2]
+        return self._readouts("val", [position], [False]), sample.image.shape[:2]
 
 
 def decoder_stage(
@@ -158,8 +158,8 @@ def decoder_stage(
         mix=command.mix,
         title="decoder",
         num_examples=figures.NUM_EXAMPLES,
-        encoders=tuple(each.encoder for each in encoders),
-        caches=tuple(each.cache for each in encoders),
+        encoders=tuple(frozen.encoder for frozen in encoders),
+        caches=tuple(frozen.cache for frozen in encoders),
         decoder=config,
     )
     sources = ", ".join(f"{e.encoder.config.backbone} {e.weights[:12]}" for e in encoders)
@@ -175,7 +175,7 @@ def decoder_stage(
             "encoders": sources,
             "folds": len(encoders[0].folds),
         },
-        backbones="+".join(each.encoder.config.backbone for each in encoders),
-        licence=", ".join(dict.fromkeys(each.licence for each in encoders)),
+        backbones="+".join(frozen.encoder.config.backbone for frozen in encoders),
+        licence=", ".join(dict.fromkeys(frozen.licence for frozen in encoders)),
         notes=notes,
     )

@@ -35,7 +35,7 @@ from shards.read.reader import ShardReader
 class EncoderJob(TrainingJob):
     """One encoder to finetune.
 
-    fold: of the training images that it does not see.
+    fold: training images that it does not see.
     """
 
     encoder: EncoderConfig
@@ -45,7 +45,7 @@ class EncoderJob(TrainingJob):
     fold: Fold | None = None
 
     def reader(self, split: str) -> ShardReader:
-        """Return the samples of a split, of train without the fold."""
+        """Return the samples of a split; without the fold if the split is train."""
         reader = super().reader(split)
         return self.fold.leave_out(reader) if self.fold and split == "train" else reader
 
@@ -59,7 +59,7 @@ class EncoderJob(TrainingJob):
 
     def finish(self, weights: dict[str, torch.Tensor]) -> Encoder:
         """Return the encoder with trained weights."""
-        # `weights` lacks the frozen ones, which are those that training started from.
+        # `weights` holds only trained weights; the frozen ones are rebuilt from the start.
         frozen: dict[str, torch.Tensor] = {}
         if self.finetune.freeze:
             with torch.random.fork_rng():
@@ -125,7 +125,7 @@ def canvas_of(encoder: EncoderConfig, sizes: Sequence[Size]) -> dict[str, Any]:
 
 
 def validate_config(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
-    """Return the config with an absolute path of its weights.
+    """Return the config with the path of its weights made absolute.
 
     Raises ValueError if the weights do not fit the encoder.
     """
@@ -138,8 +138,8 @@ def validate_config(config: EncoderConfig, finetune: Finetune) -> EncoderConfig:
 def start_encoder(config: EncoderConfig) -> Encoder:
     """Return the encoder that training starts from.
 
-    If the weights are a folder, it is a package that holds this encoder.
-    Raises ValueError unless the package has exactly one encoder of this backbone and readout.
+    The weights may be a folder: a package with exactly one encoder of this backbone and readout.
+    Raises ValueError for another package.
     """
     folder = Path(config.weights)
     if not folder.is_dir():
@@ -184,7 +184,7 @@ def encoder_stage(
 ) -> Stage:
     """Return the stage that finetunes one encoder.
 
-    title: in tables and progress lines.  folder: a subfolder of the run's folder.
+    title: its name in tables and progress lines.  folder: a subfolder of the run's folder.
     fold: training images to leave out.  A `density` encoder letterboxes if the images have several
     sizes.
     """

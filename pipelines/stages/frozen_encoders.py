@@ -47,7 +47,7 @@ class FrozenEncoder:
     """An encoder to join.
 
     cache: folder of its readouts, which may not be computed yet.  weights: SHA-256 of its weights
-    as a safetensors file.  licence: of the weights, from the package.
+    as a safetensors file.  licence: the weights' licence, from the package.
     folds: encoders that each left out one fold of the training images, and read that fold; empty if
     `encoder` reads all images.
     """
@@ -59,7 +59,10 @@ class FrozenEncoder:
     folds: tuple[Encoder, ...] = ()
 
     def cross_fitted(self, folds: Sequence[FrozenEncoder]) -> FrozenEncoder:
-        """Return the encoder with those of its folds, in order, to read the training images."""
+        """Return the encoder with its folds' encoders, which read the training images.
+
+        folds: in order, each the encoder that left out that fold.
+        """
         if not folds:
             return self
         suffix = digest(folds=[fold.weights for fold in folds])[:16]
@@ -111,10 +114,10 @@ def compute_readouts(
     use_gpu: bool | None,
     splits: Sequence[str] = ("train", "val"),
 ) -> None:
-    """Compute those readouts of the encoders that are not cached yet."""
-    names = encoder_names([each.encoder.config.backbone for each in encoders])
-    for name, each in zip(names, encoders, strict=True):
-        build_cache(each.cache, data, splits, each.encoder, use_gpu, name, each.folds)
+    """Compute the encoders' readouts that are not cached yet."""
+    names = encoder_names([frozen.encoder.config.backbone for frozen in encoders])
+    for name, frozen in zip(names, encoders, strict=True):
+        build_cache(frozen.cache, data, splits, frozen.encoder, use_gpu, name, frozen.folds)
 
 
 def cache_folder(given: Path | None, run_folder: Path) -> Path:
@@ -139,7 +142,7 @@ def build_cache(
 ) -> Path:
     """Compute an encoder's readouts of whole splits; skip files that exist.
 
-    folder: named by `cache_name`.  data: folders of shards.  name: in progress lines.
+    folder: named by `cache_name`.  data: folders of shards.  name: shown in progress lines.
     folds: as in `FrozenEncoder`.
     Raises ValueError if the readouts would have several sizes.
     """
@@ -170,7 +173,7 @@ def check_canvas(reader: ShardReader, encoder: Encoder) -> None:
     except ValueError as error:
         raise ValueError(
             f"{error}; the encoder {encoder.config.backbone} was trained on pictures of one size: "
-            "train it on this data; the new encoder letterboxes"
+            "train it again on this data, so that it letterboxes"
         ) from None
 
 
@@ -183,7 +186,7 @@ def _compute(
     split: str,
     folder: Path,
 ) -> None:
-    """Compute and write the readouts of one part, of each image by the encoder of its fold."""
+    """Compute and write the readouts of one part; each image is read by its fold's encoder."""
     encoders = [to_channels_last(encoder, device).eval() for encoder in encoders]
     rows: list[list[Tensor]] = []
     for position in part:
@@ -192,9 +195,9 @@ def _compute(
         encoder = encoders[fold_of(sample.key, len(encoders))]
         readouts = encoder.readouts(prepare_image(batch, device))
         rows.append([readout[:, 0].half().cpu() for readout in readouts])
-    taps = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}
+    by_tap = {str(tap): torch.stack(maps) for tap, maps in enumerate(zip(*rows, strict=True))}
     with replace_file(part_file(folder, split, part[0])) as temporary:
-        save_file(taps, temporary)
+        save_file(by_tap, temporary)
 
 
 def part_file(folder: Path, split: str, first: int) -> Path:
@@ -214,21 +217,21 @@ class Cache:
         for first in range(0, num_samples, SAMPLES_PER_FILE):
             path = part_file(folder, split, first)
             try:
-                taps = load_file(path)
+                readouts = load_file(path)
             except (OSError, SafetensorError) as error:
                 raise ValueError(
                     f"{path} is missing or truncated ({error}); delete it, and "
                     "`python -m pipelines readouts` computes it again"
                 ) from error
-            self.parts.append([taps[str(tap)] for tap in range(len(taps))])
+            self.parts.append([readouts[str(tap)] for tap in range(len(readouts))])
 
     def read(self, positions: Sequence[int], flips: Sequence[bool]) -> list[Tensor]:
         """Return the samples' readouts: (B, 1, h, w) float16 per tapped layer."""
         chosen = [
             [
-                tap[position % SAMPLES_PER_FILE, int(flip)]
-                for tap in self.parts[position // SAMPLES_PER_FILE]
+                readout[position % SAMPLES_PER_FILE, int(flip)]
+                for readout in self.parts[position // SAMPLES_PER_FILE]
             ]
             for position, flip in zip(positions, flips, strict=True)
         ]
-        return [torch.stack(taps)[:, None] for taps in zip(*chosen, strict=True)]
+        return [torch.stack(maps)[:, None] for maps in zip(*chosen, strict=True)]

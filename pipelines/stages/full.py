@@ -143,8 +143,8 @@ def open_parent(
 def finetune(command: FullCommand, context: RunContext) -> list[list[Trained]]:
     """Finetune the encoders, as many at a time as fit the cluster.
 
-    Returns for each backbone the encoder trained on all pictures, then one per fold: from the same
-    seed and starting weights, each without the pictures of its fold.
+    Returns a list per backbone: first the encoder trained on all pictures, then one encoder per
+    fold, trained on all pictures except the fold's.  All have the same seed and starting weights.
     """
     folds: list[Fold | None] = [None]
     if command.num_folds:
@@ -167,7 +167,7 @@ def finetune(command: FullCommand, context: RunContext) -> list[list[Trained]]:
             )
             stages.append(stage)
     print(f"encoders: {at_once} of {len(stages)} at a time", flush=True)
-    if at_once == 1:  # Not in a pool: a second Ctrl-C interrupts this thread.
+    if at_once == 1:  # Without a pool, a second Ctrl-C interrupts the training.
         trained = [(stage, stage.run()) for stage in stages]
     else:
         with ThreadPoolExecutor(at_once) as pool:
@@ -191,20 +191,20 @@ def join(command: FullCommand, context: RunContext, encoders: Sequence[list[Trai
 
 
 def send(trained: Sequence[Trained]) -> list[Trained]:
-    """Send to MLflow whatever it lacks; return the stages and results.
+    """Send to MLflow the stages that it does not have yet; return the stages and results.
 
-    Raises RuntimeError that names the unsent stages if MLflow still does not answer.
+    Raises RuntimeError naming the unsent stages if MLflow still does not answer.
     """
     context = trained[0][0].context
     if not all(stage.is_sent for stage, _ in trained):
         context.tracker.wait(SECONDS_FOR_MLFLOW)
     sent = [(stage, stage.send(result)) for stage, result in trained]
-    kept = [stage.job.title for stage, _ in trained if not stage.is_sent]
-    if kept:
+    unsent = [stage.job.title for stage, _ in trained if not stage.is_sent]
+    if unsent:
         raise RuntimeError(
-            f"MLflow at {public_url(context.tracker.uri)} does not answer: {', '.join(kept)} could "
-            f"not be sent. They are trained and kept in {context.folder}; the same command sends "
-            "them later"
+            f"MLflow at {public_url(context.tracker.uri)} does not answer: could not send "
+            f"{', '.join(unsent)}. They are trained and kept in {context.folder}; run the same "
+            "command again to send them"
         )
     return sent
 

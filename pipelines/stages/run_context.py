@@ -25,8 +25,9 @@ NOT_IDENTITY = ("tracking", "compute", "data", "readouts", "preset")
 class RunContext:
     """The context that the stages of a run share.
 
-    folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: of all
-    data joined.  parent: id of the parent MLflow run.  preset: its name, if the command has one.
+    folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: the
+    joined manifest of all data sets.  parent: id of the parent MLflow run.  preset: its name, if
+    the command has one.
     """
 
     folder: Path
@@ -71,7 +72,7 @@ def open_context(
     folder: from `open_run_folder`.  data: folders of shards or URLs.
     """
     check_nodes.check(data, folder, command.compute.storage_folder)
-    manifest = Manifest.join([Manifest.load(each) for each in data])
+    manifest = Manifest.join([Manifest.load(folder) for folder in data])
     return RunContext(
         folder=folder,
         data=data,

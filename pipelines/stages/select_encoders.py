@@ -101,7 +101,7 @@ def select_encoders(stage: Stage, size: int = 0) -> tuple[Subset, str]:
     assert isinstance(job, DecoderJob)
     path = context.folder / FILE
     known = (read_json(path) or {"results": []})["results"]
-    results = [SubsetResult(**{**each, "members": tuple(each["members"])}) for each in known]
+    results = [SubsetResult(**{**entry, "members": tuple(entry["members"])}) for entry in known]
     halves = split_in_halves(len(job.reader("val")), job.seed)
     small = replace(job, encoders=tuple(map(without_backbone, job.encoders)))
 

@@ -31,7 +31,7 @@ class Stage:
     """One training stage: its job, its folder and the facts for its MLflow run.
 
     kind: `fold` is an encoder that left out one fold of the training images.
-    folder: below the run's folder.  licence: of the starting weights.
+    folder: below the run's folder.  licence: the starting weights' licence.
     notes: Markdown to add to the description.  artifacts: further files to log.
     """
 
@@ -80,7 +80,7 @@ class Stage:
         return result
 
     def send(self, result: StageResult) -> StageResult:
-        """Send to MLflow whatever it lacks; return the result with its run id.
+        """Send to MLflow the parts of the result that it lacks; return the result with its run id.
 
         If MLflow does not answer, print that the files are kept.
         """

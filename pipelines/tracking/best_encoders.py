@@ -25,7 +25,8 @@ def resolve_best(
 ) -> tuple[str, ...]:
     """Return the encoders as given; for `best` and `best:N` the best run of each backbone.
 
-    data_digest: of the encoders' training data.  metric: validation metric to compare them by.
+    data_digest: digest of the encoders' training data.  metric: validation metric to compare them
+    by.
     Raises ValueError if the store has fewer than N.
     """
     if len(encoders) != 1 or BEST.fullmatch(encoders[0]) is None:

@@ -55,7 +55,7 @@ class Tracker:
 
     uri: str
     experiment_id: str = ""
-    """Empty for a tracker that begins no run."""
+    """Empty if the tracker only writes to existing runs."""
 
     @classmethod
     def open(cls, uri: str, experiment: str) -> Tracker:
@@ -138,7 +138,7 @@ class Tracker:
 
     @contextmanager
     def run_if_there(self, folder: Path, name: str, **options: Any) -> Iterator[str]:
-        """As `run`, but leave it RUNNING; yield an empty id if the store does not answer."""
+        """As `run`, but do not end the run; yield an empty id if the store does not answer."""
         try:
             run_id = self.begin(folder, name, **options)
         except tracking_errors() as error:

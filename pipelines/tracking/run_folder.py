@@ -27,8 +27,8 @@ _held: dict[Path, FileLock] = {}
 class StageResult:
     """The result of a training stage.
 
-    name: in tables.  run_id: of its MLflow run.  package: folder of the packaged model.
-    epoch: the kept one.  scores: of that epoch on val.  seconds: wall time.
+    name: shown in tables.  run_id: its MLflow run.  package: folder of the packaged model.
+    epoch: the kept one.  scores: that epoch's scores on val.  seconds: wall time.
     """
 
     name: str

@@ -13,7 +13,7 @@ class BuildOptions(SourceOptions):
     """Options for reading a source and writing shards."""
 
     sigma: float | None = None
-    """Pixels of the Gaussian that makes density maps, or that checks maps from files.
+    """Sigma in pixels of the Gaussian that makes density maps, or checks those from files.
     Default: the data set's own, if known."""
     sigma_degrees: float | None = None
     """The same in degrees of visual angle; needs --pixels-per-degree."""

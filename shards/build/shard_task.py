@@ -39,8 +39,8 @@ CONTENTS, DENSITY_SUM = ".part.json", ".part.npy"
 class ShardTask:
     """One shard to write.
 
-    folder: the source, without samples.  samples: those of the shard, in order.
-    sigma: of the Gaussian that makes density maps or checks those from files, in pixels.
+    folder: the source, without samples.  samples: the shard's samples, in order.
+    sigma: sigma in pixels of the Gaussian that makes density maps or checks those from files.
     with_sum: also add up the densities, for the centre prior.
     """
 
@@ -56,8 +56,8 @@ class ShardTask:
 class ShardContents:
     """The contents of one shard.
 
-    samples: their `shard` is 0.  moments: sums over fixations of (x, y) and of their squares, as
-    fractions of width and height.
+    samples: entries for the manifest, with `shard` 0 until it is known.  moments: sums over
+    fixations of (x, y) and of their squares, as fractions of width and height.
     """
 
     shard: Shard
@@ -144,7 +144,7 @@ def add_density(
 
 
 def is_complete(store: Store, sizes: dict[str, int], file: str) -> bool:
-    """Whether the shard is whole and has a description; sizes: of the store's files."""
+    """Whether the shard is whole and has a description; sizes: bytes of the store's files."""
     if file + CONTENTS not in sizes:
         return False
     return ShardContents.read(store, file).shard.num_bytes == sizes.get(file)

@@ -27,7 +27,10 @@ OWN_FILES = re.compile(
 
 @contextlib.contextmanager
 def unfinished(store: Store, origin: Origin) -> Iterator[None]:
-    """Lock the folder for one build; remove another build's files, and all after a ValueError."""
+    """Lock the folder for one build, and remove an unfinished build with another origin.
+
+    After a ValueError all files of the build are removed.
+    """
     is_new = store.make()
     found = store.entries()
     known = OWN_FILES if MARKER in found else re.compile(re.escape(LOCK))
@@ -58,7 +61,7 @@ def unfinished(store: Store, origin: Origin) -> Iterator[None]:
             raise
         except OSError as error:
             raise OSError(
-                f"{error}; what is finished stays in {store.folder}: the same command resumes it"
+                f"{error}; finished shards stay in {store.folder}, and the same command resumes"
             ) from error
 
 

@@ -62,8 +62,8 @@ def build(
     out: a folder here or in an object store (`s3://`, `gs://`).
     map_: applies a function to each shard's task, here or elsewhere.
     A new edition or licence is recorded in a finished build, since neither is part of the data.
-    Raises ValueError for unusable input, after which nothing is left in `out`, and for an `out`
-    that holds anything else.  Raises OSError if the storage fails; finished shards stay.
+    Raises ValueError if `out` holds anything else, or for unusable input; then `out` is emptied.
+    Raises OSError if the storage fails; finished shards stay.
     """
     options = options or BuildOptions()
     raw = all_layouts.find_samples(source, options)
@@ -129,7 +129,7 @@ def _without_duplicates(raw: RawFolder) -> tuple[RawFolder, list[Skipped]]:
     for name in splits.keys() - {"train"}:
         shown = near_duplicates(train, _hashes(raw, splits[name]))
         splits[name] = tuple(sample for sample in splits[name] if sample.image not in shown)
-        dropped += [Skipped(file=a, reason=f"shows what {b} does") for a, b in shown.items()]
+        dropped += [Skipped(file=a, reason=f"shows the same as {b}") for a, b in shown.items()]
     return replace(raw, splits=splits), sorted(dropped, key=lambda skipped: skipped.file)
 
 
@@ -265,7 +265,7 @@ def _summary(faults: Sequence[Skipped], num_images: int, empty: Sequence[str] = 
         for kind, files in kinds.items()
     ]
     way_out = (
-        f"nothing is left of {', '.join(empty)}"
+        f"no images are left in {', '.join(empty)}"
         if empty
         else "fetch them or pass --skip-incomplete"
     )

@@ -42,7 +42,7 @@ class IndexEntry:
     """Position and properties of one sample, known without reading it.
 
     key: `split/stem`.  shard: position in the split's shards.  offset, length: bytes in the tar.
-    crc32: of those bytes.  height, width: pixels of the upright photograph.
+    crc32: checksum of these bytes.  height, width: pixels of the upright photograph.
     num_observers: observers with a fixation; None if unknown.
     density_cc: correlation of a density map from a file with one made from the fixations, or None.
     picture_hash: see shards.files.picture_hash.
@@ -65,8 +65,9 @@ class IndexEntry:
 class FixationStatistics:
     """The fixations of one split.
 
-    num: all fixations.  num_pixels: fixated pixels, summed over the images.  least, most: fixations
-    of one image.  mean, deviation: of (x, y), as fractions of width and height.
+    num: all fixations.  num_pixels: fixated pixels, summed over the images.  least, most: smallest
+    and largest number of fixations in an image.  mean, deviation: mean and standard deviation of
+    (x, y), as fractions of width and height.
     """
 
     num: int
@@ -108,9 +109,9 @@ class Dropped:
 class Origin:
     """Source and options of a build; equal origins make equal builds.
 
-    fingerprint: of the source's files.  split_seed: of a split made here; None if the source has
-    splits.  format: the layout's name, as in `build --format`.  maps: source of density maps,
-    `files` or `fixations`.  sigma: of the maps' Gaussian in pixels; None if unknown.
+    fingerprint: digest of the source's files.  split_seed: seed of a random split; None if the
+    source has splits.  format: the layout's name, as in `build --format`.  maps: source of density
+    maps, `files` or `fixations`.  sigma: sigma in pixels of the maps' Gaussian; None if unknown.
     drop_duplicates: whether train's photographs were removed from val and test.
     """
 
@@ -128,9 +129,9 @@ class Origin:
 class Manifest:
     """A whole data set: `manifest.json`, the file that is written last.
 
-    edition: of the source; None if there is only one or it is unknown.
-    licence: of the source; None if unknown.
-    centre_prior_sha256: of the file `centre-train.npy`; None without a train split.
+    edition: the source's edition; None if there is only one or it is unknown.
+    licence: the source's licence; None if unknown.
+    centre_prior_sha256: SHA-256 of the file `centre-train.npy`; None without a train split.
     """
 
     schema: Literal[1, 2] = SCHEMA

@@ -13,10 +13,10 @@ from emlnet.data.images import MAX_PIXELS
 
 
 def read_mat(path: Path, name: str, variables: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the named variables of a .mat file, or all; `name` is the file's, for messages.
+    """Read the named variables of a .mat file, or all.
 
-    A struct becomes a dict, an array of structs or a cell array a list, text a str, numbers a
-    scalar or an array.
+    name: the file's name in error messages.  A struct becomes a dict, an array of structs or a cell
+    array a list, text a str, numbers a scalar or an array.
     Raises ValueError starting with `name` if the file cannot be read or lacks a variable.
     """
     import h5py
@@ -47,8 +47,8 @@ def read_matrix(path: Path, name: str) -> NDArray[Any]:
         for value in read_mat(path, name).values()
         if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "biuf"
     ]
-    most = max((matrix.size for matrix in matrices), default=0)
-    largest = [matrix for matrix in matrices if matrix.size == most]
+    size = max((matrix.size for matrix in matrices), default=0)
+    largest = [matrix for matrix in matrices if matrix.size == size]
     if len(largest) != 1:
         raise ValueError(f"{name}: expected one largest matrix, found {len(largest)}")
     return largest[0]
@@ -71,8 +71,10 @@ def _from_hdf5(file: Any, node: Any) -> Any:
             rows = zip(*fields.values(), strict=True)
             return [dict(zip(fields, row, strict=True)) for row in rows]
         return fields
-    if node.size > MAX_PIXELS or node.external:
-        raise ValueError(f"{node.name} has {node.size} values, or they are in another file")
+    if node.external:
+        raise ValueError(f"the values of {node.name} are in another file")
+    if node.size > MAX_PIXELS:
+        raise ValueError(f"{node.name} has {node.size:,} values, more than {MAX_PIXELS:,}")
     if h5py.check_ref_dtype(node.dtype) is not None:
         return [_from_hdf5(file, file[reference]) for reference in np.asarray(node).T.ravel("F")]
     if "MATLAB_empty" in node.attrs:  # The dataset holds the sizes instead.

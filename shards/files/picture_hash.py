@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 SIDE = 8
 NEAR = 10
-"""Bits, of 128, by which the hashes of one photograph differ at most."""
+"""Hashes that differ in at most this many of their 128 bits are of one photograph."""
 
 
 def picture_hash(data: bytes) -> str:
@@ -31,9 +31,10 @@ def picture_hash(data: bytes) -> str:
 def near_duplicates(
     known: Mapping[str, str | None], others: Mapping[str, str | None]
 ) -> dict[str, str]:
-    """Return the nearest known picture for each of the others that shows the same.
+    """Find the others that show the same as a known picture; return the nearest one for each.
 
-    Both map names to hashes.  Pictures without contrast, whose hash is zero, are left out.
+    Both arguments map names to hashes.  A picture without contrast has a hash of zero and is left
+    out.
     """
     bits = {name: _bits(picture) for name, picture in known.items() if picture}
     names, table = list(bits), np.array(list(bits.values()))

@@ -28,7 +28,7 @@ SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 USUAL_SIGMA = 1 / 32
 """Sigma of density maps as a fraction of the width: SALICON's is 1 / 34, OSIE's 1 / 33."""
 REDUCE = 4
-"""Maps are compared at a fourth of their size."""
+"""Maps are compared at a quarter of their size."""
 PNG_MODES = {"1", "L", "RGB", "RGBA", "I;16"}
 
 
@@ -38,7 +38,7 @@ def upright_size(path: Path) -> tuple[int, int] | None:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
-    except Exception:  # It is reported later, when it is decoded.
+    except Exception:  # The error is reported later, when the picture is decoded.
         return None
 
 
@@ -83,7 +83,7 @@ def read_density(path: Path, name: str) -> NDArray[np.uint8]:
 
 
 def decode_density(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode a density map to (H, W) uint8; one of more than 8 bits is scaled.
+    """Decode a density map to (H, W) uint8; a map of more than 8 bits is scaled.
 
     Raises ValueError starting with `name` if it cannot be decoded or is in colour.
     """
@@ -140,7 +140,7 @@ def map_correlation(
 ) -> float:
     """Return Pearson's correlation of a map with one made from the fixations, to three digits.
 
-    sigma: of the Gaussian in pixels; None: USUAL_SIGMA of the width.
+    sigma: sigma in pixels of the Gaussian; None: USUAL_SIGMA of the width.
     """
     sigma = density.shape[1] * USUAL_SIGMA if sigma is None else sigma
     small = np.asarray(Image.fromarray(density).reduce(REDUCE), np.float64)

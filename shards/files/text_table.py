@@ -24,7 +24,7 @@ THOUSANDS = r"[+-]?\d{1,3}[.,]\d{3}"
 
 
 def read_text_table(path: Path, required: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
-    """Read a table whose first line names its columns, `required` among them, ignoring case.
+    """Read a table.  Its first line names the columns, in any case, and must have the `required`.
 
     Comment lines (`#`) may come before.  The index is the line in the file, from 1.
     numbers: columns to convert to float64; missing values and columns are nan.  Other columns are
@@ -69,8 +69,8 @@ def _parse(text: str, required: Sequence[str]) -> tuple[pd.DataFrame, str]:
         if len(row) > len(columns) or (separator == " " and len(row) < len(columns)):
             raise ValueError(
                 f"line {start + 1 + number} has {len(row)} cells, the first line names "
-                f"{len(columns)} columns; numbers with decimal commas want `;` between the cells, "
-                "or quotes"
+                f"{len(columns)} columns; if numbers have decimal commas, separate the cells by "
+                "`;` or quote the numbers"
             )
         cells = ["" if cell.lower() in MISSING else cell for cell in row]
         rows[start + 1 + number] = cells + [""] * (len(columns) - len(row))
@@ -99,8 +99,8 @@ def _columns(
     names = max(found.values(), key=len)
     missing = [name for name in required if name not in names]
     raise ValueError(
-        f"no column {', '.join(missing)} among {', '.join(names)}; the first line names the "
-        f"columns, {', '.join(required)} among them"
+        f"no column {', '.join(missing)} among {', '.join(names)}; the first line must name the "
+        f"columns {', '.join(required)}"
     )
 
 

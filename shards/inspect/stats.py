@@ -12,9 +12,9 @@ from shards.files.manifest import Manifest, Split
 from shards.files.picture_hash import near_duplicates
 
 OUTSIDE = 0.1
-"""A larger share of fixations outside their images suggests wrong units."""
+"""Share of fixations outside their images; a larger share suggests wrong units."""
 DISAGREES = 0.5
-"""A lower correlation of a density map with one made from its fixations is doubtful."""
+"""Correlation of a density map with one made from its fixations; a lower value is suspicious."""
 
 
 def table(manifest: Manifest, folder: Path | str) -> str:
@@ -26,7 +26,7 @@ def table(manifest: Manifest, folder: Path | str) -> str:
 
 
 def warnings(manifest: Manifest) -> Iterator[str]:
-    """Yield warnings: fixations outside pictures, maps that disagree with them, duplicates."""
+    """Yield warnings: fixations outside pictures, maps that disagree with fixations, duplicates."""
     outside = manifest.dropped.points_outside
     splits = manifest.splits.values()
     total = outside + sum(entry.num_fixations for split in splits for entry in split.samples)
@@ -41,9 +41,9 @@ def warnings(manifest: Manifest) -> Iterator[str]:
         wrong = sorted(pair for pair in known if pair[0] < DISAGREES)
         if wrong:
             yield (
-                f"{len(wrong)} of {len(known)} density maps disagree with maps made of their "
-                f"fixations: the correlation is below {DISAGREES} (least: {wrong[0][1]}, "
-                f"{wrong[0][0]}); are they of other images, or is --sigma far off?"
+                f"{len(wrong)} of {len(known)} density maps disagree with maps made from their "
+                f"fixations: the correlation is below {DISAGREES} (lowest: {wrong[0][0]} for "
+                f"{wrong[0][1]}); are the maps those of other images, or is --sigma wrong?"
             )
 
 
@@ -58,9 +58,9 @@ def _duplicates(manifest: Manifest) -> Iterator[str]:
         if shown := near_duplicates(train, others):
             first = min(shown)
             yield (
-                f"{len(shown)} of {len(others)} photographs of {name} are in train too, exactly or "
-                f"encoded anew (first: {first}, {shown[first]}); `build --drop-duplicates` leaves "
-                "them out"
+                f"{len(shown)} of {len(others)} photographs of {name} are also in train, exactly "
+                f"or encoded again (first: {first} shows {shown[first]}); "
+                "`build --drop-duplicates` leaves them out"
             )
 
 
@@ -69,36 +69,38 @@ def _describe(split: Split) -> Iterator[tuple[str, str]]:
     stored = sum(shard.num_bytes for shard in split.shards)
     counts = [entry.num_fixations for entry in entries]
     observers = [entry.num_observers for entry in entries if entry.num_observers is not None]
-    agreed = [entry.density_cc for entry in entries if entry.density_cc is not None]
+    correlations = [entry.density_cc for entry in entries if entry.density_cc is not None]
     sizes = Counter((entry.height, entry.width) for entry in entries)
-    (height, width), most = sizes.most_common(1)[0]
-    places = split.fixations
+    (height, width), num_of_size = sizes.most_common(1)[0]
+    statistics = split.fixations
     yield "images", f"{num:,}"
     yield "shards", f"{len(split.shards):,}"
     yield "MB", f"{stored / 1e6:,.1f}"
-    yield "kB an image", f"{stored / num / 1e3:,.1f}"
+    yield "kB per image", f"{stored / num / 1e3:,.1f}"
     yield "image sizes", f"{len(sizes):,}"
-    yield "most common (share)", f"{height} x {width} ({most / num:.0%})"
+    yield "most common size (share)", f"{height} x {width} ({num_of_size / num:.0%})"
     yield "fixations", f"{sum(counts):,}"
-    yield "an image: mean", f"{np.mean(counts):.1f}"
-    yield "an image: least", f"{min(counts):,}"
-    yield "an image: most", f"{max(counts):,}"
-    yield "fixated pixels an image", f"{places.num_pixels / num:.1f}" if places else "-"
-    yield "observers an image", f"{np.mean(observers):.1f}" if observers else "-"
-    yield "mean place (x, y)", "{:.3f}, {:.3f}".format(*places.mean) if places else "-"
-    yield "deviation (x, y)", "{:.3f}, {:.3f}".format(*places.deviation) if places else "-"
-    yield "map against fixations, CC", f"{np.mean(agreed):.3f}" if agreed else "-"
-    yield "the same, least", f"{min(agreed):.3f}" if agreed else "-"
+    yield "per image: mean", f"{np.mean(counts):.1f}"
+    yield "per image: minimum", f"{min(counts):,}"
+    yield "per image: maximum", f"{max(counts):,}"
+    yield "fixated pixels per image", f"{statistics.num_pixels / num:.1f}" if statistics else "-"
+    yield "observers per image", f"{np.mean(observers):.1f}" if observers else "-"
+    mean = "{:.3f}, {:.3f}".format(*statistics.mean) if statistics else "-"
+    deviation = "{:.3f}, {:.3f}".format(*statistics.deviation) if statistics else "-"
+    yield "mean position (x, y)", mean
+    yield "standard deviation (x, y)", deviation
+    yield "CC of map and fixations: mean", f"{np.mean(correlations):.3f}" if correlations else "-"
+    yield "CC of map and fixations: minimum", f"{min(correlations):.3f}" if correlations else "-"
 
 
 def _sources(manifest: Manifest) -> Iterator[str]:
     origin, dropped = manifest.origin, manifest.dropped
-    sigma = "of unknown sigma" if origin.sigma is None else f"sigma {origin.sigma:g} px"
-    yield f"layout {origin.format}; edition {manifest.edition or 'not known, or the only one'}"
+    sigma = "unknown sigma" if origin.sigma is None else f"sigma {origin.sigma:g} px"
+    yield f"layout {origin.format}; edition {manifest.edition or 'not recorded'}"
     yield f"licence {manifest.licence or 'unknown; `build --licence` records it'}"
     yield f"density maps from {origin.maps}, {sigma}"
     if origin.split_seed is not None:
-        yield f"train and val split here, seed {origin.split_seed}"
+        yield f"random split into train and val, seed {origin.split_seed}"
     yield (
         f"dropped: {len(dropped.samples)} samples, {dropped.points_outside} fixations "
         f"outside, {dropped.empty_observers} empty observers"

@@ -33,8 +33,8 @@ def find_samples(source: Path, options: SourceOptions | None = None) -> RawFolde
         raise ValueError(f"unknown format: {name}, known: {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
     found = layout.find(source, options)
-    made = list(found.splits) == [""]
-    if made:
+    is_random = list(found.splits) == [""]
+    if is_random:
         found.splits = make_split(source, found, options.seed)
     for split in options.splits:
         if split not in found.splits:
@@ -58,7 +58,7 @@ def find_samples(source: Path, options: SourceOptions | None = None) -> RawFolde
         coordinates=layout.coordinates or options.coordinates,
         splits=splits,
         faults=tuple(found.faults),
-        split_seed=options.seed if made else None,
+        split_seed=options.seed if is_random else None,
         unlabelled=() if options.splits else tuple(found.unlabelled),
         fingerprint=fingerprint(source, files),
     )
@@ -88,8 +88,8 @@ def make_split(source: Path, found: FoundSamples, seed: int) -> dict[str, list[R
         )
     order = np.random.default_rng(seed).permutation(len(samples))
     val = set(order[: max(1, round(VAL_SHARE * len(samples)))].tolist())
-    made: dict[str, list[RawSample]] = {"train": [], "val": []}
+    splits: dict[str, list[RawSample]] = {"train": [], "val": []}
     for position, sample in enumerate(samples):
         split = "val" if position in val else "train"
-        made[split].append(replace(sample, key=f"{split}{sample.key}"))
-    return made
+        splits[split].append(replace(sample, key=f"{split}{sample.key}"))
+    return splits

@@ -39,7 +39,7 @@ NUMBERS = ("x", "y", "time", "duration")
 SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 """Other names of splits."""
 SHORTEST = 10
-"""Milliseconds; a shorter median duration is probably in seconds."""
+"""Milliseconds; durations with a median below this are probably in seconds."""
 
 
 def matches(source: Path) -> bool:
@@ -155,7 +155,7 @@ def find_coordinate_fault(
         if 2 * small >= num and (num >= 10 or (not centred and (raw % 1 != 0).any())):
             return (
                 f"x and y of {small} of {num} fixations lie in 0..1; "
-                "--units fraction is for parts of the width and height"
+                "--units fraction is for fractions of the width and height"
             )
 
     def places(swap: bool) -> NDArray[np.float64]:
@@ -171,8 +171,8 @@ def find_coordinate_fault(
     low, high = raw.min(0), raw.max(0)
     span = f"x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} to {high[1]:g}"
     ways_out = (
-        "are they pixels of these photographs? Convert degrees, pixels of the screen or of "
-        "another size first; see --units and --origin"
+        "are they pixels of these photographs? If they are degrees, or pixels of the screen or of "
+        "pictures of another size, convert them first; see --units and --origin"
     )
     if outside >= max(2, 0.05 * num) and 5 * swapped <= outside:
         return (

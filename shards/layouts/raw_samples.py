@@ -78,7 +78,8 @@ FixationReader = Callable[[Path, str], RawFixations]
 class RawSample:
     """One sample: its files relative to the source folder, and its fixations.
 
-    key: `split/stem`.  fixations: themselves, or their file.  density: None if missing or unwanted.
+    key: `split/stem`.  fixations: the fixations, or the file that holds them.  density: None if
+    missing or unwanted.
     """
 
     key: str
@@ -122,7 +123,7 @@ class FoundSamples:
     ) -> None:
         """Add a sample for each set of files with one name, in the order of `fixations`.
 
-        split: of all, or by name.  maps: None if unwanted.
+        split: one for all samples, or a split per name.  maps: None if unwanted.
         table: the file that `fixations` are from, for messages.  rename: returns a sample's name.
         """
 
@@ -161,7 +162,7 @@ class Layout:
     expected_folders: its folders, for messages.  matches: whether a folder has this layout.
     find: finds its samples without opening their files.
     coordinates: None if the user states them.  read_fixations: reads the file of one sample.
-    sigma: of the authors' Gaussian in pixels; None if unknown.
+    sigma: sigma in pixels of the authors' Gaussian; None if unknown.
     """
 
     name: str
@@ -177,7 +178,7 @@ class Layout:
 class RawFolder:
     """The samples and faults of a source folder; see `Layout` and `FoundSamples`.
 
-    split_seed: of a split made here; None if the folder has splits.
+    split_seed: seed of a random split; None if the folder has splits.
     fingerprint: changes with a file's name, size or time.
     """
 
@@ -228,7 +229,7 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
 
     A fixation is rounded to the nearest pixel, halves to the right and down.  If it is then outside
     the photograph, or not a number, it is dropped and counted.
-    sigma: of the Gaussian that makes a missing density map, in pixels.
+    sigma: sigma in pixels of the Gaussian that makes a missing density map.
     Raises IncompleteSampleError naming the file.
     """
     try:

@@ -25,7 +25,8 @@ MASKS = (".png", ".bmp", ".tif", ".tiff")
 SIGMA = 19.0
 """Sigma of SALICON's maps in pixels, at 640 x 480."""
 FEWEST_OF_2017 = 300
-"""Fixated pixels per image: SALICON's 2015 edition has about 170, that of 2017 about 510."""
+"""Fixated pixels per image: SALICON's edition of 2015 has about 170, the edition of 2017 about 510.
+"""
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:
@@ -39,7 +40,7 @@ def find(source: Path, options: SourceOptions) -> FoundSamples:
         if splits["images"]:
             raise ValueError(
                 f"{folders['images']} holds both images and folders "
-                f"({', '.join(splits['images'])}); expected either"
+                f"({', '.join(splits['images'])}); expected only one of the two"
             )
         _pair(found, source, "", folders)
         return found
@@ -73,7 +74,8 @@ def _pair(found: FoundSamples, source: Path, split: str, folders: dict[str, Path
 def edition(first_key: str, mean_fixated_pixels: float) -> str | None:
     """Return the edition of SALICON; None for another data set in the same layout.
 
-    first_key: of a sample; SALICON's photographs are COCO's.  mean_fixated_pixels: per image.
+    first_key: the first sample's key; SALICON's photographs are COCO's.  mean_fixated_pixels: mean
+    number per image.
     """
     if "COCO_" not in first_key:
         return None

@@ -75,7 +75,7 @@ def read_table(path: Path) -> dict[str, RawFixations]:
         ) from error
     for name, num in names.items():
         if num > 1:
-            raise ValueError(f"{path} has {num} entries for {name}; leave one")
+            raise ValueError(f"{path} has {num} entries for {name}; keep only one")
     return dict(sorted(fixations.items()))
 
 

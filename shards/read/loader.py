@@ -48,7 +48,8 @@ class Loader:
     Decoders release the GIL, so threads do the work of a DataLoader's processes.  They avoid a copy
     of each batch through shared memory, which costs as much as decoding it.
 
-    batch_size: of all ranks together.  mix: shares of the data sets that the reader joins.
+    batch_size: samples per step, all ranks together.  mix: shares of the data sets that the reader
+    joins.
     canvas: (H, W) for samples of any size; without it all must have one size.
     stretch: fill the canvas instead of letterboxing.
     pin_memory: return batches in page-locked memory.
@@ -202,5 +203,5 @@ def check_sizes(reader: ShardReader) -> None:
         if size != reader.sizes[0]:
             raise ValueError(
                 f"image sizes differ: {reader.keys[0]} is {reader.sizes[0]}, {key} is {size}; "
-                "they can share a batch only on a canvas"
+                "expected one size"
             )

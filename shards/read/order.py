@@ -46,11 +46,11 @@ def epoch_plan(
 
     Order, flips and draws depend on (seed, epoch) only: any number of ranks reads the same batches.
     Samples of weight 0 fill up the last batch, and batches that the ranks cannot share equally.
-    All ranks therefore have equally many steps and samples per step.  Without a mix, every sample
-    has weight 1 exactly once.
+    All ranks therefore have the same number of steps and of samples per step.  Without a mix, every
+    sample has weight 1 exactly once.
     parts: sizes of the joined data sets.  mix: their shares of the batches.  The length of the
-    epoch stays the same.  A data set with a larger share than its own is read several times.  One
-    with a smaller share is read in part, and its next part in the next epoch.
+    epoch stays the same.  A data set whose share is larger than its part of the samples is read
+    several times.  One whose share is smaller is read in part; the next epoch reads its next part.
     Raises ValueError if there are more ranks than samples in a batch.
     """
     if not 1 <= world_size <= batch_size:

@@ -20,7 +20,7 @@ from shards.read.remote import ShardFiles
 class ShardReader:
     """The samples of one split of the data sets in `data`: folders here, or at s3://, gs://, http.
 
-    manifest: of all data sets together.  folder: of the first.
+    manifest: the joined manifest of all data sets.  folder: the first data set's.
     parts: the number of samples of each data set.
     Raises ValueError if a folder does not match its manifest or lacks the split.
     """

@@ -32,7 +32,7 @@ DEFAULT_GB = 50.0
 PAUSES = (0.25, 0.5, 1.0)
 """Seconds before each retry."""
 MARK = "last-use"
-"""File in a data set's cache folder: its quota in bytes; its time is the last use."""
+"""File in a data set's cache folder: holds its quota in bytes; modified at each use."""
 IN_USE = 3600
 """Seconds after its last use before a data set may be removed from the cache."""
 OWN = re.compile(r"[0-9a-f]{32}")
@@ -71,7 +71,7 @@ class ShardFiles:
             try:
                 return _read_range(path, entry, place)
             except (OSError, ValueError):
-                logger.warning("%s is not what was fetched; it is fetched again", path)
+                logger.warning("%s was changed in the cache; it is fetched again", path)
                 path.unlink(missing_ok=True)
 
         def fetch() -> bytes:
@@ -97,7 +97,7 @@ class ShardFiles:
                     if not path.is_file():
                         _retry(lambda: self._fetch(shard, path), what)
         except OSError as error:
-            if error.errno is None:  # From the store; errors of the cache's disk have a number.
+            if error.errno is None:  # An error of the store; those of the disk have a number.
                 raise
             logger.warning("%s cannot be cached: %s; its samples are read one by one", path, error)
             self._cached = set()

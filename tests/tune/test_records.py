@@ -101,7 +101,7 @@ def test_the_knee_is_nearest_to_the_best_of_both_whatever_their_units(make_recor
             for n, (nss, kl) in enumerate(values)
         ]
         assert knee(records, ["nss", "kl"]) is records[1]
-        assert "knee of a front of 3" in choose(records, ["nss", "kl"]).reason
+        assert "knee of the Pareto front, 3 of" in choose(records, ["nss", "kl"]).reason
 
 
 def test_one_trial_that_is_best_in_everything_is_the_whole_front(make_record):

@@ -150,7 +150,7 @@ def test_a_page_of_a_short_search_says_which_figures_are_missing_and_why(
     assert "the same seed, scored" in page
     assert "--loss-weights kl=1.8,cc=0.6,nss=0.6" in page
     assert "Not drawn: every trial has a single epoch" in page
-    assert "Not drawn: it takes 8 trials" in page
+    assert "Not drawn: it needs 8 trials" in page
     assert page.count("<svg") == 1
 
 

@@ -37,7 +37,7 @@ class ExportBoardCommand:
     out: Path
     """`salicon`: a new folder; `mit`: a new HDF5 file (.h5, .hdf5)."""
     board: Literal["salicon", "mit"]
-    """`salicon`: an 8-bit PNG of 480 x 640 for each picture, named as it; `mit`: HDF5 of
+    """`salicon`: an 8-bit PNG of 480 x 640 for each picture, with its name; `mit`: HDF5 of
     log-densities at each picture's size, which pysaliency reads (MIT300, CAT2000)."""
     flip: bool = False
     """Average each map with that of the mirrored picture."""

@@ -55,7 +55,7 @@ class ScoringCommand:
             yield ShardReader(place, self.split)
             return
         with tempfile.TemporaryDirectory(prefix="shards-") as scratch:
-            print(f"packing {self.data}; `python -m shards build` does it once for all", flush=True)
+            print(f"packing {self.data}; run `python -m shards build` to pack it once", flush=True)
             packed = Path(scratch) / "shards"
             build(self.data.absolute(), packed, BuildOptions(skip_incomplete=True))
             yield ShardReader(packed, self.split)
@@ -70,7 +70,7 @@ class ScoringCommand:
         notes: list[str] | None = None,
         with_baselines: bool = True,
     ) -> ScoreTable:
-        """Score a source.  name: as the user gave it.  notes: to show beside the scores."""
+        """Score a source.  name: as the user gave it.  notes: shown beside the scores."""
         connection.connect(self.compute)
         check_nodes.check([reader.folder])
         return evaluate.evaluate(
@@ -101,7 +101,7 @@ class ScoringCommand:
         for rules in ("mit", "tuebingen"):
             columns = score_table.columns_of(rules, scores.metrics)
             print(f"\n{rules} rules\n{score_table.text(scores.means, columns)}")
-        print(f"\nIG is over: {scores.about['ig_baseline']}")
+        print(f"\nbaseline of IG: {scores.about['ig_baseline']}")
         for note in scores.about["notes"]:
             print(f"note: {note}")
         print(f"\nwritten to {folder}; open {REPORT} in a browser", flush=True)

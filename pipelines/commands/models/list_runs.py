@@ -27,7 +27,7 @@ class RunsCommand:
     columns: tuple[str, ...] = HEADLINES
     """Metrics to show: as MLflow names them, or as scores and reports do."""
     experiment: str | None = None
-    """MLflow experiment, by default named as the data set; default: all."""
+    """List only the runs of this MLflow experiment; default: of all experiments."""
     num: int = 20
     """Rows to show."""
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
@@ -72,7 +72,7 @@ def run(command: RunsCommand) -> int:
     print(shown.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     if len(table) > command.num:
         print("there are more; --num shows them")
-    print("scores are those of the evaluation on val, else of the best epoch, without mirroring")
+    print("scores: from `evaluate` on val; if there are none, from the best epoch, not mirrored")
     return 0
 
 

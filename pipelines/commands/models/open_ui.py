@@ -21,7 +21,7 @@ class UiCommand:
     """Open MLflow's pages over a store: runs, curves, pictures, the registry."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; the default is reached from this machine only."""
+    """Address to listen on; the default can be reached only from this machine."""
     port: int = 5000
     """Port to listen on."""
     tracking: OmitArgPrefixes[StoreOptions] = field(default_factory=StoreOptions)
@@ -46,7 +46,7 @@ def run(command: UiCommand) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",  # MLflow warns about its own code.
         **os.environ,
-        # Not an argument: every user of the machine can read those.
+        # Not an argument: every user of the machine can read a process's arguments.
         "MLFLOW_BACKEND_STORE_URI": uri,
     }
     os.execve(words[0], words, environment)

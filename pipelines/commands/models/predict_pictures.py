@@ -117,7 +117,7 @@ def run(command: PredictCommand) -> int:
     if f"{real_place(out)}/".startswith(f"{real_place(source)}/"):
         raise ValueError(
             f"{public_url(out.url)} lies in {public_url(source.url)}: its maps would be taken for "
-            "pictures; name an OUT elsewhere"
+            "pictures; name an OUT outside of it"
         )
     pictures = PictureSource(url=source.url, is_shards=source.exists(MANIFEST))
     everything = pictures.items()
@@ -131,20 +131,20 @@ def run(command: PredictCommand) -> int:
     about = {"weights_sha256": weights, "source": public_url(source.url), **options}
     done = open_out(out, about)
     ending = OutputFiles(format=command.format).ending
-    left = [(name, stem) for name, stem in everything if f"{stem}{ending}" not in done]
-    print(f"{len(everything)} pictures, {len(everything) - len(left)} done before", flush=True)
-    if not left:
+    remaining = [(name, stem) for name, stem in everything if f"{stem}{ending}" not in done]
+    print(f"{len(everything)} pictures, {len(everything) - len(remaining)} done before", flush=True)
+    if not remaining:
         return 0
     connection.connect(command.compute)
     paths = [Path(store.url) if store.is_local else store.url for store in (source, out)]
     check_nodes.check(paths[:1], paths[1])
     parts = tasks.map_parts(
         predict_part,
-        tasks.split(len(left), command.batch_size),
+        tasks.split(len(remaining), command.batch_size),
         model,
         pictures,
         out.url,
-        np.array(left),  # Ray tasks share an array, but copy a list.
+        np.array(remaining),  # Ray tasks share an array, but copy a list.
         command,
         title="maps",
         unit="picture",
@@ -163,18 +163,18 @@ def predict_part(
     model: Package,
     pictures: PictureSource,
     out: str,
-    left: NDArray[np.str_],
+    remaining: NDArray[np.str_],
     command: PredictCommand,
 ) -> list[str]:
     """Predict some pictures and write their maps; return an error for each unreadable one.
 
-    part: rows of `left`, (N, 2) names and stems.
+    part: rows of `remaining`, (N, 2) names and stems.
     """
     half = command.precision == "half" or (command.precision == "auto" and device.type == "cuda")
     model = Package(model=model.model.to(device).eval(), half=half)
     output_files = OutputFiles(format=command.format, overlay=command.overlay)
     store, failed = Store(out), []
-    for name, stem in left[part]:
+    for name, stem in remaining[part]:
         try:
             picture = pictures.read(str(name))
         except ValueError as error:

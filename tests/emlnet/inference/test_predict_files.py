@@ -73,7 +73,10 @@ def test_what_a_folder_holds_is_predicted_or_named(model, tmp_path, capsys):
     assert run(model, tmp_path / "out", folder) == 1
     assert names(tmp_path / "out") == [f"{stem}_smap.png" for stem in "abcdef"]
     error = capsys.readouterr().err
-    assert "left out, of other formats: 12 files (lost.raw, notes.txt, other.jp2, z0.xmp" in error
+    assert (
+        "skipped, not in a picture format: 12 files (lost.raw, notes.txt, other.jp2, z0.xmp"
+        in error
+    )
     assert " and 2 more)" in error
     assert "annex.jpg cannot be read: No such file or directory" in error
     assert "phone.heic cannot be decoded" in error
@@ -196,7 +199,7 @@ def test_maps_on_one_scale_are_drawn_from_0_to_the_highest_value_of_all(
     assert first.startswith("a, by birdwatcher. Dark to light: 0 to ")
     assert first.endswith(" times a uniform density, the same for all pictures")
     assert run(model, tmp_path / "out", *pictures, "--figure") == 0
-    assert captions[-1].endswith("Dark to light: its least to its greatest value")
+    assert captions[-1].endswith("Dark to light: the map's minimum to its maximum")
 
 
 def test_a_turned_photograph_is_drawn_upright(model, tmp_path):

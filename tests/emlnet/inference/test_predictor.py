@@ -138,7 +138,7 @@ def test_an_array_of_16_bits_that_are_not_filled_is_not_black(top, caplog):
     values = (noise() / 255 * top).round().astype(np.uint16)
     found = to_tensor(values)
     assert (found - to_tensor(noise())).abs().max() < 0.004
-    assert f"an array: the values go up to {top}" in caplog.text
+    assert f"an array: the largest value is {top}" in caplog.text
 
 
 def test_an_array_of_16_bits_keeps_its_levels():

@@ -44,7 +44,7 @@ def test_frozen_stages_stay_bit_for_bit_and_the_rest_moves():
 
 
 def test_more_frozen_taps_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="resnet18 has 5 tapped layers; freeze at most as many"):
+    with pytest.raises(ValueError, match="resnet18 has 5 tapped layers; --freeze must be 0 to 5"):
         encoder(freeze=6)
 
 

@@ -250,7 +250,7 @@ def test_a_pull_says_what_it_brought_and_how_to_pin_it(model, target, server, ca
     assert main(["pull", str(target), "--from", source, "--sha256", "12"]) == 1
     assert "64 hexadecimal digits" in capsys.readouterr().err
     assert main(["pull", str(target), "--from", str(model), "--alias", "champion"]) == 1
-    assert "not several" in capsys.readouterr().err
+    assert "pass only one of --alias" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("to", ["http://127.0.0.1/model.json", "ftp://h/x", "file:///etc/passwd"])

@@ -154,11 +154,11 @@ def test_a_store_that_cannot_be_used_is_told_in_one_line(tmp_path, kind, monkeyp
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (401, b"no", "wants a login"),
+        (401, b"no", "requires a login"),
         (403, b"no", "refuses access"),
         (503, b"no", "answers with HTTP 503"),
-        (200, b"<html>hello</html>", "answers with another page"),
-        (200, b"[]", "answers with another page"),
+        (200, b"<html>hello</html>", "answers, but not as MLflow does"),
+        (200, b"[]", "answers, but not as MLflow does"),
     ],
 )
 def test_a_server_that_refuses_or_is_another_is_told_without_its_password(

@@ -97,7 +97,7 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint_behind(
         job.gate.touch()
         cluster.add_node(num_cpus=1)
     assert [report["epoch"] for report in content.result()["history"]] == [1, 2, 3]
-    assert "a node with rank" in "".join(capfd.readouterr())
+    assert "the node of rank" in "".join(capfd.readouterr())
     begun = [step[:2] for step in steps(job)]
     again = [step for step in set(begun) if begun.count(step) > 1]
     # Without a checkpoint in between, the second epoch would begin anew.

@@ -47,7 +47,7 @@ def test_checkpoints_in_a_bucket_survive_its_refusals_and_training_ends_the_same
     with training(job, compute) as content:
         wait_until(lambda: len(steps(job)) >= 8, "no eighth step")
         bucket.fail(1000, "PUT", "checkpoint_")
-        with pytest.raises(ValueError, match=r"takes no checkpoint .*the last good one is kept"):
+        with pytest.raises(ValueError, match=r"refuses a checkpoint .*the last good one is kept"):
             content.result()
     bucket.open()
     job.gate.touch()

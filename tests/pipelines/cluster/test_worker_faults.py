@@ -42,7 +42,7 @@ def test_a_worker_that_hangs_is_named_with_its_stack_and_started_anew(
     assert time.monotonic() - began < 300  # Not the 1000 s that it would hang.
     assert 1 <= begun_twice(job) <= job.plan.checkpoint_every
     told = "".join(capfd.readouterr())
-    _, found, stacks = told.partition("rank 1 has made no progress for 12 s; it is ended at:")
+    _, found, stacks = told.partition("rank 1 made no progress for 12 s and is ended; its stacks:")
     assert found
     assert "in hang" in stacks
 

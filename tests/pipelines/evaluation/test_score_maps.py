@@ -160,7 +160,7 @@ def test_maps_are_found_by_split_folder_and_ending(tmp_path: Path) -> None:
 
 def test_missing_and_surplus_maps_are_counted_and_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, maps(), ("a", "other"))
-    surplus = r"1 maps that belong to no image of the split \(first: other\.npy\)"
+    surplus = r"1 maps that match no image of the split \(first: other\.npy\)"
     with pytest.raises(ValueError, match=rf"no map for 1 of 2 .*\(first: val/b\).*{surplus}"):
         MapFiles.find(folder, KEYS)
     (note,) = MapFiles.find(folder, KEYS[:1]).notes
@@ -173,7 +173,7 @@ def test_a_map_of_another_size_is_an_error_unless_resizing_is_asked_for(
 ) -> None:
     densities = maps() / maps().sum(axis=(1, 2), keepdims=True)
     folder = folder_of(tmp_path, np.log(densities) if kind == "log-density" else densities, "ab")
-    with pytest.raises(ValueError, match=r"a\.npy is 6 x 8, its picture 12 x 16; give --resize"):
+    with pytest.raises(ValueError, match=r"a\.npy is 6 x 8, its picture 12 x 16; pass --resize"):
         MapFiles.find(folder, KEYS, kind).read(0, (12, 16))
     found = MapFiles.find(folder, KEYS, kind, resize=True).read(0, (12, 16))
     assert found.shape == (1, 1, 12, 16)

@@ -81,5 +81,5 @@ def test_readouts_of_mixed_sizes_want_an_encoder_that_trained_on_them(
 ) -> None:
     build(tall, tmp_path / "tall", progress=False)
     encoder = Encoder(EncoderConfig(backbone="tiny", weights="none", size=(48, 64)))
-    with pytest.raises(ValueError, match="tiny was trained on pictures of one size: train it on"):
+    with pytest.raises(ValueError, match="tiny was trained on pictures of one size: train it"):
         build_cache(tmp_path / "cache", (data, tmp_path / "tall"), ("train",), encoder)

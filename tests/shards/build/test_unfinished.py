@@ -128,7 +128,7 @@ def test_a_full_disk_stops_the_build_with_the_shard_named_and_the_next_one_goes_
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # no file may be larger
     try:
-        with pytest.raises(OSError, match=r"train-000001\.tar: .* finished stays in .*out"):
+        with pytest.raises(OSError, match=r"train-000001\.tar: .*finished shards stay in .*out"):
             pack_tiny(tiny, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

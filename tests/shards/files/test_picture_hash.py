@@ -66,7 +66,7 @@ def leaking(tiny):
 def test_a_photograph_in_train_and_val_is_told(leaking, out):
     manifest = pack_tiny(leaking, out)
     assert any(
-        "1 of 2 photographs of val are in train too" in warning
+        "1 of 2 photographs of val are also in train" in warning
         and "val/v0, train/t3" in warning
         and "--drop-duplicates" in warning
         for warning in warnings(manifest)
@@ -78,8 +78,8 @@ def test_it_is_left_out_of_val_when_asked_and_recorded(leaking, out):
     assert [entry.key for entry in manifest.splits["val"].samples] == ["val/v1"]
     assert len(manifest.splits["train"].samples) == 7
     ((file, reason),) = [(left.file, left.reason) for left in manifest.dropped.samples]
-    assert (file, reason) == ("images/val/v0.jpg", "shows what images/train/t3.jpg does")
-    assert not any("in train too" in warning for warning in warnings(manifest))
+    assert (file, reason) == ("images/val/v0.jpg", "shows the same as images/train/t3.jpg")
+    assert not any("also in train" in warning for warning in warnings(manifest))
     assert pack_tiny(leaking, out, drop_duplicates=True) == manifest
 
 

@@ -21,11 +21,11 @@ def test_the_table_counts_what_the_shards_hold(raw, tmp_path):
     text = table(pack(raw.path, tmp_path / "out"), tmp_path / "out")
     assert row(text, "images ") == ["2", "1"]
     assert row(text, "fixations ") == ["5", "3"]
-    assert row(text, "an image: mean") == ["2.5", "3.0"]
-    assert row(text, "an image: least") == ["1", "3"]
-    assert row(text, "an image: most") == ["4", "3"]
-    assert row(text, "fixated pixels an image") == ["2.0", "3.0"]
-    assert row(text, "observers an image") == ["1.5", "2.0"]
+    assert row(text, "per image: mean") == ["2.5", "3.0"]
+    assert row(text, "per image: minimum") == ["1", "3"]
+    assert row(text, "per image: maximum") == ["4", "3"]
+    assert row(text, "fixated pixels per image") == ["2.0", "3.0"]
+    assert row(text, "observers per image") == ["1.5", "2.0"]
     assert row(text, "image sizes") == ["2", "1"]
     assert "density maps from files, sigma 19 px" in text
 
@@ -54,7 +54,7 @@ def test_maps_of_other_images_are_told_at_build_verify_and_stats(raw, tmp_path, 
     for command in (["build", str(raw.path), out, "--num-workers", "1"], ["verify", out]):
         assert main(command) == 0
         error = capsys.readouterr().err
-        assert "warning: 1 of 4 density maps disagree with maps made of their fixations" in error
+        assert "warning: 1 of 4 density maps disagree with maps made from their fixations" in error
         assert "least: train/0" in error
     main(["stats", out])
     assert "1 of 4 density maps disagree" in capsys.readouterr().err
@@ -65,13 +65,13 @@ def test_a_manifest_of_schema_1_has_a_table_too(packed):
     split = manifest.splits["train"]
     old = type(split)(shards=split.shards, samples=split.samples)
     text = table(type(manifest)(**{**vars(manifest), "splits": {"train": old}}), packed)
-    assert row(text, "mean place (x, y)") == ["-"]
+    assert row(text, "mean position (x, y)") == ["-"]
 
 
 def test_maps_that_are_made_are_compared_with_nothing(tiny, tmp_path):
     manifest = pack(tiny.path, tmp_path / "out", maps="fixations", sigma=3)
     assert list(warnings(manifest)) == []
-    assert row(table(manifest, "out"), "map against fixations, CC") == ["-", "-"]
+    assert row(table(manifest, "out"), "CC of map and fixations: mean") == ["-", "-"]
 
 
 def test_gaze_outside_its_pictures_is_told(raw, tmp_path, capsys):

@@ -135,7 +135,7 @@ def test_photographs_without_rows_and_rows_without_photographs_are_faults(tmp_pa
     ("rows", "reason"),
     [
         ("", "no column image, x, y among"),
-        ("image,x\na,1\n", "no column y among image, x; the first line names"),
+        ("image,x\na,1\n", "no column y among image, x; the first line must name"),
         ("image,x,y,x\n", "two columns are named x"),
         ("image,x,y\n", "has no rows"),
         ("image,x,y\na,1,2\na,left,2\n", "line 3: x is 'left', not a number"),
@@ -294,8 +294,8 @@ def check(folder, gaze, **options):
     [
         (GAZE / SIZE, "lie in 0..1; --units fraction"),
         (GAZE / SIZE * 1.02 - 0.01, "--units fraction"),
-        ((GAZE - SIZE / 2) / 32, "lie outside .*Convert degrees"),
-        (GAZE / 32, "one small part .*Convert degrees"),
+        ((GAZE - SIZE / 2) / 32, "lie outside .*convert them first"),
+        (GAZE / 32, "one small part .*convert them first"),
         (GAZE * 3, "lie outside .*pixels of the screen"),
         (np.add(GAZE, (320, 150)), "lie outside .*pixels of the screen"),
         (np.add(GAZE, (150, 0)), "the mean fixation lies at 7.% of the width"),

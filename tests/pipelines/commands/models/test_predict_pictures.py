@@ -49,7 +49,7 @@ def test_a_folder_is_predicted_and_the_broken_picture_named(
     assert predict_pictures.run(command(album, tmp_path / "out", model, format="npy")) == 1
     told = capsys.readouterr()
     assert "could not be read:\n  broken.jpg cannot be decoded" in told.err
-    assert "left out, of other formats: 1 file (notes.txt)" in told.err
+    assert "skipped, not in a picture format: 1 file (notes.txt)" in told.err
     assert f"4 maps in {tmp_path / 'out'}: NAME_smap.npy is the map of NAME\n" in told.out
     assert visible(Store(str(tmp_path / "out"))) == [
         "a_smap.npy", "b_smap.npy", "c_smap.npy", "deep/a_smap.npy", "predict.json",
