@@ -159,11 +159,11 @@ class FullCommand(TrainingCommand):
     """Weights to start from, one for all or one per backbone: `default`, `package`, `none`, or a
     path."""
     finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
-    folds: int | None = None
+    folds: int = 0
     """Number of folds of the training pictures.  For each fold every encoder is trained again
     without it, so that the decoder learns from readouts of pictures that the encoder has not seen.
     K folds take K times as long.  0: no folds; the decoder learns from pictures that the encoders
-    were trained on.  Default: 2; 0 for `eml`."""
+    were trained on.  Worth it for encoders of different tasks."""
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None
     """Folder of cached readouts, shared by all decoders; default: readouts/ beside
@@ -176,7 +176,7 @@ class FullCommand(TrainingCommand):
     def __post_init__(self) -> None:
         if not self.backbones:
             raise ValueError("name at least one backbone")
-        if self.num_folds < 0 or self.num_folds == 1:
+        if self.folds < 0 or self.folds == 1:
             raise ValueError(f"folds are at least 2, or 0 for none, not {self.folds}")
         if len(self.weights) not in (1, len(self.backbones)):
             raise ValueError(
@@ -184,12 +184,6 @@ class FullCommand(TrainingCommand):
                 "give one for all, or one each"
             )
         self.encoders()
-
-    @property
-    def num_folds(self) -> int:
-        """Number of folds, 0 for none."""
-        default = 2 if self.readout == "density" else 0
-        return default if self.folds is None else self.folds
 
     def encoders(self) -> list[EncoderConfig]:
         """The config of each encoder."""

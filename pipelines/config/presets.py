@@ -46,6 +46,7 @@ PRESETS: dict[str, FullCommand] = {
         size=(288, 384),
         finetune=Finetune(freeze=2),
         plan=Plan(epochs=6, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
+        folds=2,
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
     "demo": FullCommand(
@@ -80,7 +81,6 @@ PRESETS: dict[str, FullCommand] = {
         weights=("none",),
         size=(96, 128),
         plan=Plan(epochs=1),
-        folds=0,
         decoder_plan=replace(DECODER_PLAN, epochs=1),
     ),
 }

@@ -147,8 +147,8 @@ def finetune(command: FullCommand, context: RunContext) -> list[list[Trained]]:
     fold, trained on all pictures except the fold's.  All have the same seed and starting weights.
     """
     folds: list[Fold | None] = [None]
-    if command.num_folds:
-        folds += split_in_folds(ShardReader(context.data, "train"), command.num_folds)
+    if command.folds:
+        folds += split_in_folds(ShardReader(context.data, "train"), command.folds)
     names = encoder_names(command.backbones)
     at_once, compute = sizing.plan_concurrency(context.compute, len(names) * len(folds))
     stages = []

@@ -165,7 +165,6 @@ def test_more_folds_than_pictures_are_refused_before_training(
 
 
 def test_the_paper_has_no_folds_and_one_fold_is_refused(command: FullCommand) -> None:
-    assert replace(command, folds=None).num_folds == 2
-    assert find_preset("paper").num_folds == 0
+    assert find_preset("osie-cpu").folds == 0
     with pytest.raises(ValueError, match="folds are at least 2, or 0 for none, not 1"):
         replace(command, folds=1)
