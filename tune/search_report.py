@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from warnings import catch_warnings, simplefilter
 
 import optuna
@@ -27,6 +27,7 @@ from tune.tuner import create_study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = ("ig", "nss", "cc", "kl", "sim", "auc")
 MIN_TRIALS = 8
@@ -281,10 +282,10 @@ class SearchResult:
         # Optuna changes matplotlib's style, and warns that its figures may change.
         with plt.rc_context(), catch_warnings():
             simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if differ:  # Drawn first: the lines of the others' style would cross its axes.
+                found["Weights and score"] = optuna_plots.plot_parallel_coordinate(study, **target)
             if len(names) > 1:
                 found["Pareto front"] = optuna_plots.plot_pareto_front(study, target_names=names)
-            if differ:
-                found["Weights and score"] = optuna_plots.plot_parallel_coordinate(study, **target)
             if any(record.num_trained > 1 for record in self.trials):
                 curves = optuna_plots.plot_intermediate_values(study)
                 unit = BY_NAME[self.objectives[0]].unit
@@ -328,8 +329,8 @@ def _svg(axes: Axes) -> str:
     """Return a figure without its title as an SVG element; close it."""
     import matplotlib.pyplot as plt
 
+    figure = cast("Figure", axes.figure)
     for side in ("left", "center"):
         axes.set_title("", loc=side)
-    text = plots.svg(axes.figure, bbox_inches="tight")
-    plt.close(axes.figure)
-    return text
+    plt.close(figure)
+    return plots.svg(figure, bbox_inches="tight")
