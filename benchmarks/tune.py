@@ -80,7 +80,7 @@ def measure(data: Path, out: Path, given: argparse.Namespace) -> None:
             ours=(float(cost["trial_epochs"]),),
             baseline=(float(cost["full_epochs"]),),
             unit="epochs",
-            about={**cost, "scale": command.scale, "subject": search.settings.title},
+            about={**cost, "scale": command.scale, "subject": search.job.title},
         ),
         Row(
             part="loss weights, rank correlation of cheap trials",

@@ -14,7 +14,7 @@ from emlnet.losses.weighted import LossWeights
 from emlnet.metrics.saliency_metrics import BY_NAME
 from pipelines.tracking.run_folder import read_json, write_json
 from tune.space import BASELINE_WEIGHTS, FACTORS, short
-from tune.trial import TrialSettings
+from tune.trial import OpenSearch
 
 RECORD = "trial.json"
 TrialState = Literal["unfinished", "finished", "stopped", "failed"]
@@ -47,7 +47,7 @@ class TrialRecord:
     @classmethod
     def of(
         cls,
-        settings: TrialSettings,
+        search: OpenSearch,
         config: Mapping[str, Any],
         history: Sequence[dict[str, Any]] = (),
         *,
@@ -55,10 +55,10 @@ class TrialRecord:
         reason: str = "",
     ) -> TrialRecord:
         """Return a trial's record; without a trained epoch its state is `unfinished`."""
-        job = settings.make_job(config)
+        job = search.make_job(config)
         other = {"lr": job.plan.lr, "width": float(job.width)}
         trained = [report for report in history if report["epoch"] > 0]
-        objective = settings.search.objectives[0]
+        objective = search.command.search.objectives[0]
         sign = BY_NAME[objective].sign
         best = max(trained, key=lambda r: sign * r["scores"][objective], default={})
         state: TrialState = "unfinished"
@@ -72,7 +72,7 @@ class TrialRecord:
             seed=job.seed,
             final=job.final,
             weights=job.plan.loss_weights,
-            other={name: other[name] for name in settings.search.space.also},
+            other={name: other[name] for name in search.command.search.space.also},
             state=state,
             history=list(history),
             epoch=best.get("epoch", 0),
@@ -130,6 +130,11 @@ class Choice:
     reason: str
 
 
+def count(number: int, thing: str) -> str:
+    """Return `1 seed`, `3 seeds`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def rank(records: Sequence[TrialRecord], objective: str) -> list[TrialRecord]:
     """Return the trials with scores, the best by one objective first.
 
@@ -147,7 +152,7 @@ def choose(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Choice 
     if not ranked:
         return None
     best = front(ranked, objectives) if len(objectives) > 1 else ranked[:1]
-    trials = f"{len(records)} trial{'s' * (len(records) != 1)}"
+    trials = count(len(records), "trial")
     names = " and ".join(objectives)
     reason = f"the best {names} of {trials}"
     if len(best) > 1:

@@ -34,12 +34,11 @@ from shards.read.loader import check_sizes
 from shards.read.reader import ShardReader
 from tune import tuner
 from tune.objective import halves
-from tune.records import Choice, TrialRecord, choose, read_records
+from tune.records import Choice, TrialRecord, choose, count, read_records
 from tune.search_config import DecoderWeightsCommand, LossWeightsCommand, check
-from tune.search_report import SearchResult, count
+from tune.search_report import SearchResult
 from tune.space import BASELINE_WEIGHTS, Point, short
-from tune.trial import DecoderTrialJob, EncoderTrialJob, TrialSettings
-from tune.tuner import OpenSearch
+from tune.trial import DecoderTrialJob, EncoderTrialJob, OpenSearch
 
 NOT_LOGGED = ("plan.loss_weights", "plan.select", "search.retry_failed")
 """Fields of the command that do not describe a search."""
@@ -146,15 +145,8 @@ def open_search(
             parent=run_id,
         )
         job, at_once = prepare_job(command, context, frozen)
-        settings = TrialSettings(
-            folder=folder,
-            title=subject,
-            job=job,
-            search=search,
-            trial_epochs=command.trial_epochs,
-            trial_scale=command.scale,
-        )
-        yield OpenSearch(command=command, settings=settings, context=context, at_once=at_once)
+        job = replace(job, title=subject)
+        yield OpenSearch(command=command, context=context, job=job, at_once=at_once)
 
 
 def check_dashboard() -> None:
@@ -233,20 +225,20 @@ def run_search(search: OpenSearch) -> tuple[list[TrialRecord], Choice]:
 
     Raises ValueError with the first reason if no trial has scores.
     """
-    settings, options = search.settings, search.command.search
-    may_stop = options.ranked_by and options.grace_epochs < settings.trial_epochs
+    folder, command, options = search.context.folder, search.command, search.command.search
+    may_stop = options.ranked_by and options.grace_epochs < command.trial_epochs
     stops = f", bad ones stopped early by {options.ranked_by}" if may_stop else ""
     print(
-        f"{options.num_trials} trials, {search.at_once} at once, up to {settings.trial_epochs} "
-        f"epochs each at {settings.trial_scale:g} of the size, compared by {options.objective} on "
-        f"half of val{stops}; in {settings.folder}\n"
-        f"MLflow run {search.context.parent} in {search.command.tracking.uri}",
+        f"{options.num_trials} trials, {search.at_once} at once, up to {command.trial_epochs} "
+        f"epochs each at {command.scale:g} of the size, compared by {options.objective} on "
+        f"half of val{stops}; in {folder}\n"
+        f"MLflow run {search.context.parent} in {command.tracking.uri}",
         flush=True,
     )
-    folder = settings.folder / "trials"
+    folder /= "trials"
     trials, unfinished = split_records(folder, retry_failed=options.retry_failed)
     if len(trials) < options.num_trials:
-        named = first_points(search.command, [*trials, *unfinished])
+        named = first_points(command, [*trials, *unfinished])
         first = [*(record.point for record in unfinished), *named]
         tuner.search_trials(search, trials, first)
         trials, _ = split_records(folder)
@@ -295,7 +287,7 @@ def train_in_full(
     search: OpenSearch, runs: Sequence[tuple[Point, int]], *, retry_failed: bool = False
 ) -> list[TrialRecord]:
     """Train each point and seed in full, unless done before; return all final runs."""
-    folder = search.settings.folder / "finals"
+    folder = search.context.folder / "finals"
     finals, _ = split_records(folder, retry_failed=retry_failed)
     done = [(record.point, record.seed) for record in finals]
     if left := [run for run in runs if run not in done]:
@@ -310,7 +302,7 @@ def finish(
     finals: Sequence[TrialRecord],
 ) -> None:
     """Write best-weights.json, the page and the summary; log them, and print the summary."""
-    context, folder = search.context, search.settings.folder
+    context, folder = search.context, search.context.folder
     assert context.parent is not None
     best, page = folder / BEST_WEIGHTS, folder / PAGE
     result = SearchResult(search=search, trials=trials, finals=finals, choice=choice)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -12,18 +11,19 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 from warnings import catch_warnings, simplefilter
 
-import jinja2
 import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution
 
-from emlnet.atomic_files import write_text
 from emlnet.losses.weighted import LossWeights
 from emlnet.metrics.saliency_metrics import BY_NAME
+from pipelines.evaluation import plots
+from pipelines.evaluation.html_report import write_page
 from tune.objective import HELD_OUT
-from tune.records import Choice, TrialRecord, rank
+from tune.records import Choice, TrialRecord, count, rank
 from tune.space import BASELINE_WEIGHTS, FACTORS, shares, short
-from tune.tuner import OpenSearch, create_study
+from tune.trial import OpenSearch
+from tune.tuner import create_study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,11 +73,6 @@ def format_mean_std(scores: pd.DataFrame, sign: str = "") -> pd.Series[str]:
     return means if len(scores) == 1 else means + scores.std().map(" ± {:.4f}".format)
 
 
-def count(number: int, thing: str) -> str:
-    """Return `1 seed`, `3 seeds`."""
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """The result of a search, with its texts, tables and figures."""
@@ -90,7 +85,7 @@ class SearchResult:
     @property
     def objectives(self) -> tuple[str, ...]:
         """The metrics that trials are compared by; the first one ranks them."""
-        return self.search.settings.search.objectives
+        return self.search.command.search.objectives
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -141,7 +136,7 @@ class SearchResult:
             "weights": asdict(BASELINE_WEIGHTS if self.is_lost else winner.weights),
             "other": {} if self.is_lost else winner.other,
             "objectives": list(self.objectives),
-            "subject": self.search.settings.title,
+            "subject": self.search.job.title,
             "seed": command.seed,
             "data": {"name": context.manifest.name, "digest": context.manifest.digest},
             "run_id": context.parent,
@@ -192,7 +187,7 @@ class SearchResult:
             [
                 {"": self.notes(r)}
                 | {c: f"{r.scores[c]:.4f}" if r.scores else "" for c in columns}
-                | {"epochs": r.num_trained, "seconds": f"{r.seconds:.0f}"}
+                | {"epochs": str(r.num_trained), "seconds": f"{r.seconds:.0f}"}
                 for r in rows
             ],
             pd.Index([r.name for r in rows], name="trials, on the half of val they are tuned on"),
@@ -249,93 +244,69 @@ class SearchResult:
         """Write the report as one self-contained HTML file, atomically."""
         states = [record.state for record in self.trials]
         content, data = self.content, self.search.context.manifest
-        template = Path(__file__).with_name("search.html").read_text()
-        text = (
-            jinja2.Environment(autoescape=True)
-            .from_string(template)
-            .render(
-                title=f"Loss weights of {content['subject']} on {data.name}",
-                verdict=self.verdict,
-                weights=short(LossWeights(**content["weights"])),
-                facts={
-                    "data": f"{data.name}, {data.digest[:16]}",
-                    "objective": ", ".join(label(name) for name in self.objectives),
-                    "trials": f"{len(states)}: {states.count('finished')} finished, "
-                    f"{states.count('stopped')} stopped early, {states.count('failed')} failed",
-                    "cost": self.cost,
-                    "seed": content["seed"],
-                    "MLflow run": content["run_id"],
-                },
-                any_stopped=self.any_stopped,
-                num_seeds=len(self.comparison["gain"]) if self.comparison else 0,
-                final=_html(self.final_table()),
-                trials=_html(self.trial_table()),
-                figures=self.figures(),
-            )
+        write_page(
+            path,
+            Path(__file__).with_name("search.html"),
+            title=f"Loss weights of {content['subject']} on {data.name}",
+            verdict=self.verdict,
+            weights=short(LossWeights(**content["weights"])),
+            facts={
+                "data": f"{data.name}, {data.digest[:16]}",
+                "objective": ", ".join(map(label, self.objectives)),
+                "trials": f"{len(states)}: {states.count('finished')} finished, "
+                f"{states.count('stopped')} stopped early, {states.count('failed')} failed",
+                "cost": self.cost,
+                "seed": content["seed"],
+                "MLflow run": content["run_id"],
+            },
+            any_stopped=self.any_stopped,
+            num_seeds=len(self.comparison["gain"]) if self.comparison else 0,
+            final=self.final_table(),
+            trials=self.trial_table(),
+            winner=self.choice.winner.name,
+            figures=self.figures(),
+            min_trials=MIN_TRIALS,
         )
-        write_text(path, text)
 
-    def figures(self) -> list[dict[str, str]]:
-        """Return each figure's title, caption, and SVG or the reason why it is missing."""
+    def figures(self) -> dict[str, str]:
+        """Return the figures that these trials allow, each as an SVG element by its title."""
         import matplotlib.pyplot as plt
-        from optuna.visualization import matplotlib as plots
+        from optuna.visualization import matplotlib as optuna_plots
 
         study, names = self.study(), [label(name) for name in self.objectives]
         differ = len({trial.values[0] for trial in study.trials}) > 1
-        curves = any(record.num_trained > 1 for record in self.trials)
-        many = differ and len(study.trials) >= MIN_TRIALS
         target: dict[str, Any] = {"target_name": names[0]}
         if len(names) > 1:
             target["target"] = lambda trial: trial.values[0]
-        importance = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        figures = []
-
-        def add(title: str, caption: str, missing: str, draw: Callable[[], Axes]) -> None:
-            svg = ""
-            if not missing:
-                # Optuna changes matplotlib's style, and warns that its figures may change.
-                with plt.rc_context(), catch_warnings():
-                    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "search"})
-                    simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    svg = _svg(draw())
-            figures.append({"title": title, "caption": caption, "missing": missing, "svg": svg})
-
-        if len(names) > 1:
-            add(
-                "Pareto front",
-                "Each trial by the objectives.",
-                "",
-                lambda: plots.plot_pareto_front(study, target_names=names),
-            )
-        add(
-            "Weights and score",
-            "A line for each trial: its score, each term's share of the sum of the weights, "
-            "and what else was searched.",
-            "" if differ else "it needs trials with different scores",
-            lambda: plots.plot_parallel_coordinate(study, **target),
-        )
-        add(
-            "Learning curves",
-            "Each trial's score after each epoch."
-            + " Short lines are trials that were stopped early." * self.any_stopped,
-            "" if curves else "every trial has a single epoch",
-            lambda: _name_axes(plots.plot_intermediate_values(study), self.objectives[0]),
-        )
-        add(
-            "Importance",
-            "The share of the score's variance that each number explains (functional ANOVA). "
-            "Shares of the weights sum to 1, so they explain some of it together.",
-            "" if many else f"it needs {MIN_TRIALS} trials with different scores",
-            lambda: plots.plot_param_importances(study, evaluator=importance, **target),
-        )
-        return figures
+        found: dict[str, Axes] = {}
+        # Optuna changes matplotlib's style, and warns that its figures may change.
+        with plt.rc_context(), catch_warnings():
+            simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if differ:  # Drawn first: the lines of the others' style would cross its axes.
+                found["Weights and score"] = optuna_plots.plot_parallel_coordinate(study, **target)
+            if len(names) > 1:
+                found["Pareto front"] = optuna_plots.plot_pareto_front(study, target_names=names)
+            if any(record.num_trained > 1 for record in self.trials):
+                curves = optuna_plots.plot_intermediate_values(study)
+                unit = BY_NAME[self.objectives[0]].unit
+                curves.set(xlabel="epoch", ylabel=", ".join(filter(None, [names[0], unit])))
+                curves.locator_params(axis="x", integer=True)
+                if legend := curves.get_legend():
+                    legend.remove()
+                found["Learning curves"] = curves
+            if differ and len(study.trials) >= MIN_TRIALS:
+                importance = optuna.importance.FanovaImportanceEvaluator(seed=0)
+                found["Importance"] = optuna_plots.plot_param_importances(
+                    study, evaluator=importance, **target
+                )
+            return {title: _svg(axes) for title, axes in found.items()}
 
     def study(self) -> optuna.Study:
         """Return an Optuna study of the scored trials, over shares and factors, for its plots."""
         study = create_study(self.objectives)
         for record in rank(self.trials, self.objectives[0]):
             weights = shares(asdict(record.weights))
-            ranges = dict.fromkeys(self.search.settings.search.space.terms, (0.0, 1.0))
+            ranges = dict.fromkeys(self.search.command.search.space.terms, (0.0, 1.0))
             ranges |= {name: FACTORS[name] for name in record.other}
             curve = {r["epoch"]: r["scores"][self.objectives[0]] for r in record.history}
             study.add_trial(
@@ -349,34 +320,17 @@ class SearchResult:
         return study
 
 
-def _html(table: pd.DataFrame) -> str:
-    """Return a table as HTML; names of rows can wrap after commas."""
-    spaced = table.rename_axis(None).rename(lambda name: name.replace(",", ", "))
-    return str(spaced.to_html(border=0))
-
-
 def label(metric: str) -> str:
     """Return a metric's label with an arrow to the better side."""
-    return f"{BY_NAME[metric].label} {BY_NAME[metric].arrow}"
-
-
-def _name_axes(axes: Axes, metric: str) -> Axes:
-    """Name the axes of learning curves, and drop the legend of trial numbers."""
-    axes.set(xlabel="epoch", ylabel=", ".join(filter(None, [label(metric), BY_NAME[metric].unit])))
-    axes.locator_params(axis="x", integer=True)
-    if legend := axes.get_legend():
-        legend.remove()
-    return axes
+    return plots.label(f"tuebingen_{metric}")
 
 
 def _svg(axes: Axes) -> str:
     """Return a figure without its title as an SVG element; close it."""
     import matplotlib.pyplot as plt
 
-    buffer, figure = io.StringIO(), cast("Figure", axes.figure)
+    figure = cast("Figure", axes.figure)
     for side in ("left", "center"):
         axes.set_title("", loc=side)
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return plots.svg(figure, bbox_inches="tight")

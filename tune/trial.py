@@ -33,9 +33,10 @@ from pipelines.config.options import Compute
 from pipelines.ray_train import trainer
 from pipelines.stages.decoder_stage import CacheSource, DecoderJob
 from pipelines.stages.encoder_stage import EncoderJob, ShardSource
+from pipelines.stages.run_context import RunContext
 from shards.read.reader import ShardReader
 from tune.objective import HELD_OUT, centre_baseline, halves
-from tune.search_config import Search
+from tune.search_config import LossWeightsCommand
 from tune.small_pictures import SmallReader, scaled, shrink
 
 EPOCH, REPORT = "epoch", "report"
@@ -272,52 +273,49 @@ def trial_size(encoder: EncoderConfig, scale: float) -> Size:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialSettings:
-    """Settings that all trials of a search share; sent to their processes.
+class OpenSearch:
+    """A search whose MLflow run is open; sent to the processes of its trials.
 
-    folder: the search's folder.  title: the tuned model's name in tables.  job: the full training
-    at loss weights 1:1:1.  trial_epochs, trial_scale: a trial's epochs and scale of its pictures.
+    job: the full training at loss weights 1:1:1.  at_once: number of trials in parallel.
     """
 
-    folder: Path
-    title: str
+    command: LossWeightsCommand
+    context: RunContext
     job: EncoderTrialJob | DecoderTrialJob
-    search: Search
-    trial_epochs: int
-    trial_scale: float
+    at_once: int
 
     def folder_of(self, config: Mapping[str, Any]) -> Path:
         """Return the folder of a trial, which depends only on its Ray Tune config."""
         kind = KINDS["final" in config]
-        return self.folder / kind / digest(**config)[:12]
+        return self.context.folder / kind / digest(**config)[:12]
 
     def make_job(self, config: Mapping[str, Any]) -> EncoderTrialJob | DecoderTrialJob:
         """Return the job of a Ray Tune config.
 
         config: `point` of a trial, or `final` with the `point` and `seed` of a final run.
         """
-        final, job, space = config.get("final"), self.job, self.search.space
-        point = final["point"] if final else config["point"]
+        final, job, search = config.get("final"), self.job, self.command.search
+        point = (final or config)["point"]
         plan = replace(
-            space.plan(point, job.plan),
-            epochs=job.plan.epochs if final else self.trial_epochs,
-            select=self.search.objectives[0],  # `ig` too: trials score it.
+            search.space.plan(point, job.plan),
+            epochs=job.plan.epochs if final else self.command.trial_epochs,
+            select=search.objectives[0],  # `ig` too: trials score it.
         )
         return job.changed(
             plan=plan,
-            width=space.width(point, job.width),
+            width=search.space.width(point, job.width),
             seed=final["seed"] if final else job.seed,
-            scale=1.0 if final else self.trial_scale,
+            scale=1.0 if final else self.command.scale,
             final=bool(final),
-            finite=tuple({*self.search.objectives, self.search.ranked_by or plan.select}),
+            finite=tuple({*search.objectives, search.ranked_by or plan.select}),
         )
 
 
-def run_trial(config: dict[str, Any], settings: TrialSettings) -> None:
+def run_trial(config: dict[str, Any], search: OpenSearch) -> None:
     """Train the job of a Ray Tune config.  Raises RuntimeError with a one-line reason."""
-    folder = settings.folder / CHECKPOINTS / settings.folder_of(config).name
+    folder = search.context.folder / CHECKPOINTS / search.folder_of(config).name
     try:
-        settings.make_job(config).train(folder)
+        search.make_job(config).train(folder)
     except Exception as error:
         raise RuntimeError(root_error_line(error)) from error
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,12 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.config.identity import flatten
-from pipelines.stages.run_context import RunContext
 from pipelines.tracking.mlflow_runs import Tracker, public_first_line
 from pipelines.tracking.provenance import data_tags
 from tune.objective import direction
 from tune.records import TrialRecord, choose, load_record, read_records
-from tune.search_config import LossWeightsCommand
 from tune.space import FACTORS, Point
-from tune.trial import CHECKPOINTS, EPOCH, KINDS, REPORT, TrialSettings, run_trial
+from tune.trial import CHECKPOINTS, EPOCH, KINDS, REPORT, OpenSearch, run_trial
 
 STUDY, POINT = "search", "point/"
 TUNE_ENV = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
@@ -38,22 +36,12 @@ STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 """MLflow status by a trial's state; all other states are KILLED."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenSearch:
-    """A search whose MLflow run is open.  at_once: number of trials in parallel."""
-
-    command: LossWeightsCommand
-    settings: TrialSettings
-    context: RunContext
-    at_once: int
-
-
 def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Sequence[Point]) -> None:
     """Run the remaining trials at points that Optuna proposes.
 
     known: ended trials, from which the sampler learns.  first: points to try before the sampler's.
     """
-    settings, options = search.settings, search.settings.search
+    command, options = search.command, search.command.search
     names, is_single = options.objectives, len(options.objectives) == 1
     num_trials, ranges = options.num_trials - len(known), options.space.ranges()
     space: dict[str, BaseDistribution] = {
@@ -67,7 +55,7 @@ def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Seque
             values = [record.scores[name] for name in names]
             params = in_optuna(record.point)
             study.add_trial(optuna.create_trial(params=params, distributions=space, values=values))
-    seed = settings.job.seed * 10_007 + len(known)
+    seed = command.seed * 10_007 + len(known)
     # TPE first draws at random; its default number would use up a short search.
     tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, num_trials // 4)))
     modes = [direction(name) for name in names]
@@ -85,7 +73,7 @@ def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Seque
         metric=options.ranked_by,
         mode=direction(options.ranked_by),
         # Above the last epoch, after which a trial ends by itself.
-        max_t=settings.trial_epochs + 1,
+        max_t=command.trial_epochs + 1,
         grace_period=options.grace_epochs,
         reduction_factor=options.reduction,
     )
@@ -94,11 +82,11 @@ def search_trials(search: OpenSearch, known: Sequence[TrialRecord], first: Seque
         max_concurrent_trials=search.at_once,
         search_alg=searcher,
         scheduler=scheduler or None,
-        reuse_actors=settings.job.reuse_actors,
+        reuse_actors=search.job.reuse_actors,
         time_budget_s=options.max_hours * 3600 or None,
     )
     # The cost of the final runs, in epochs of trials.
-    epochs_after = 2 * options.final_seeds * settings.job.plan.epochs / settings.trial_scale**2
+    epochs_after = 2 * options.final_seeds * command.plan.epochs / command.scale**2
     _run(config, TrialCallback(search, options.num_trials, known, epochs_after))
 
 
@@ -119,7 +107,7 @@ def run_finals(search: OpenSearch, runs: Sequence[tuple[Point, int]]) -> None:
     """Train each point and seed in full."""
     config = tune.TuneConfig(
         max_concurrent_trials=min(search.at_once, len(runs)),
-        reuse_actors=search.settings.job.reuse_actors,
+        reuse_actors=search.job.reuse_actors,
     )
     grid = tune.grid_search([{"point": dict(point), "seed": seed} for point, seed in runs])
     _run(config, TrialCallback(search, len(runs)), {"final": grid})
@@ -129,21 +117,21 @@ def _run(
     config: tune.TuneConfig, callback: TrialCallback, param_space: dict[str, Any] | None = None
 ) -> None:
     """Run trials.  Raises KeyboardInterrupt if they are interrupted."""
-    settings = callback.settings
+    search = callback.search
     for name, value in TUNE_ENV.items():
         os.environ.setdefault(name, value)
     # Tune prints the whole traceback of a failed trial; its record has the reason.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    trainable = tune.with_parameters(run_trial, settings=settings)
+    trainable = tune.with_parameters(run_trial, search=search)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, settings.job.resources),
+        tune.with_resources(trainable, search.job.resources),
         param_space=param_space,
         tune_config=config,
         run_config=tune.RunConfig(
-            storage_path=str(settings.folder / "tuner"),
+            storage_path=str(search.context.folder / "tuner"),
             verbose=0,
             callbacks=[callback],
-            stop=FirstTrialsFailed(callback),
+            stop=callback,
         ),
     )
     results = tuner.fit()
@@ -154,14 +142,15 @@ def _run(
         raise KeyboardInterrupt
     callback.end_all()
     # Workers may have written there while their trial was being stopped.
-    shutil.rmtree(settings.folder / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(search.context.folder / CHECKPOINTS, ignore_errors=True)
 
 
-class TrialCallback(tune.Callback):  # type: ignore[misc]
+class TrialCallback(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Keeps each trial's record, logs it to an MLflow run, and prints a line at its end.
 
-    If MLflow does not answer, the search continues.  num_trials: trials in the search.  known:
-    trials of earlier calls.  epochs_after: the cost of the final runs, in epochs of trials.
+    If the first trials all fail, it ends the search.  If MLflow does not answer, the search
+    continues.  num_trials: trials in the search.  known: trials of earlier calls.  epochs_after:
+    the cost of the final runs, in epochs of trials.
     """
 
     def __init__(
@@ -171,12 +160,13 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         known: Sequence[TrialRecord] = (),
         epochs_after: float = 0.0,
     ) -> None:
-        self.settings, self.context = search.settings, search.context
+        self.search = search
         self.num_trials, self.epochs_after = num_trials, epochs_after
         self.ended, self.num_known = list(known), len(known)
         self.running: dict[str, Any] = {}
+        self.records: dict[str, TrialRecord] = {}
         self.run_ids: dict[str, str] = {}
-        earlier = [r for kind in KINDS for r in read_records(self.settings.folder / kind)]
+        earlier = [r for kind in KINDS for r in read_records(search.context.folder / kind)]
         self.first_number = 1 + max((record.number for record in earlier), default=-1)
         self.is_warned = False
         self.began = time.monotonic()
@@ -186,24 +176,24 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
         trials: all trials of this call, in the order of proposal.
         """
-        self.running[trial.trial_id] = trial
-        folder, job = self.settings.folder_of(trial.config), self.settings.make_job(trial.config)
+        search = self.search
+        folder, job = search.folder_of(trial.config), search.make_job(trial.config)
         record = load_record(folder)
         if record is None:
             number = self.first_number + trials.index(trial)
-            record = TrialRecord.of(self.settings, trial.config, number=number)
+            record = TrialRecord.of(search, trial.config, number=number)
             record.save(folder)
+        self.running[trial.trial_id], self.records[trial.trial_id] = trial, record
         kind, seed = ("final", f" seed {job.seed}") if job.final else ("trial", "")
-        name = f"{kind} {record.name}{seed}"
+        name, parent = f"{kind} {record.name}{seed}", search.context.parent
         params = {**flatten(job.plan), "seed": job.seed, "scale": job.scale, "width": job.width}
-        for term in self.settings.search.space.terms:
+        for term in search.command.search.space.terms:
             params[f"weight_{term}"] = getattr(job.plan.loss_weights, term)
         tags = {
-            **data_tags(kind, self.context.manifest),
-            "backbone": self.settings.title,
+            **data_tags(kind, search.context.manifest),
+            "backbone": job.title,
             "seed": str(job.seed),
         }
-        parent = self.context.parent
 
         def begin(tracker: Tracker) -> None:
             run_id = tracker.begin(folder, name, params=params, tags=tags, parent=parent)
@@ -215,10 +205,11 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Add an epoch to the trial's record and run; drop later epochs of an earlier attempt."""
-        report, record = result[REPORT], self._record(trial)
+        report, record = result[REPORT], self.records[trial.trial_id]
         earlier = [past for past in record.history if past["epoch"] < report["epoch"]]
         record = replace(record, state="unfinished", history=[*earlier, report])
-        record.save(self.settings.folder_of(trial.config))
+        record.save(self.search.folder_of(trial.config))
+        self.records[trial.trial_id] = record
         if run_id := self.run_ids.get(trial.trial_id):
             self._log(lambda tracker: tracker.log_epoch(run_id, report))
 
@@ -238,22 +229,21 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
         for trial in list(self.running.values()):
             self._end(trial)
 
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether the first trials of the search all failed."""
-        return len(self.ended) >= MAX_FAILED and all(record.reason for record in self.ended)
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stop a single trial."""
+        return False
 
-    def _record(self, trial: Any) -> TrialRecord:
-        record = load_record(self.settings.folder_of(trial.config))
-        assert record is not None
-        return record
+    def stop_all(self) -> bool:
+        """Whether to end the search because its first trials all failed."""
+        return len(self.ended) >= MAX_FAILED and all(record.reason for record in self.ended)
 
     def _end(self, trial: Any, reason: str = "") -> None:
         del self.running[trial.trial_id]
-        folder, begun = self.settings.folder_of(trial.config), self._record(trial)
-        shutil.rmtree(self.settings.folder / CHECKPOINTS / folder.name, ignore_errors=True)
+        search, begun = self.search, self.records[trial.trial_id]
+        folder = search.folder_of(trial.config)
+        shutil.rmtree(search.context.folder / CHECKPOINTS / folder.name, ignore_errors=True)
         record = TrialRecord.of(
-            self.settings, trial.config, begun.history, number=begun.number, reason=reason
+            search, trial.config, begun.history, number=begun.number, reason=reason
         )
 
         def end(tracker: Tracker) -> None:
@@ -273,15 +263,15 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
     def _log(self, write: Callable[[Tracker], None]) -> None:
         try:
-            write(self.context.tracker)
-        except Exception as error:  # The type of error depends on the store.
+            write(self.search.context.tracker)
+        except Exception as error:  # Its kind depends on the store.
             if not self.is_warned:
                 print(f"MLflow does not answer, the search continues: {public_first_line(error)}")
             self.is_warned = True
 
     def line(self) -> str:
         """Describe the end of the last trial, the best so far, and the time left."""
-        last, names = self.ended[-1], self.settings.search.objectives
+        last, names = self.ended[-1], self.search.command.search.objectives
         kind = f"final run, seed {last.seed}," if last.final else "trial"
         parts = [f"{kind} {last.name}: " + (last.reason or _scores(last, names))]
         if last.state == "stopped":
@@ -303,21 +293,6 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
             return 0.0
         left = (self.num_trials - len(self.ended)) * trained / len(new) + self.epochs_after
         return elapsed / trained * left
-
-
-class FirstTrialsFailed(tune.Stopper):  # type: ignore[misc]
-    """Ends a search whose first trials all failed."""
-
-    def __init__(self, callback: TrialCallback) -> None:
-        self.callback = callback
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stop a single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether to end the search."""
-        return self.callback.is_hopeless
 
 
 def _scores(record: TrialRecord, names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from pipelines.evaluation.sources import (
 from shards.read.reader import ShardReader
 
 REPORT, COMPARISON = "report.html", "comparison.html"
+TEMPLATE = Path(__file__).with_name("report.html")
 NUM_PICTURES = 4
 """A report shows this many of the best pictures, and as many of the worst."""
 
@@ -54,8 +55,9 @@ def write_report(
 
     how = "averaged with the mirrored picture's" if about.get("flip") else "as it is"
     ordered = scores[metric].dropna().sort_values(kind="stable")
-    _write(
+    write_page(
         path,
+        TEMPLATE,
         title=title,
         facts={"model": about.get("model", main), **_facts(table), "each map": how},
         notes=about["notes"],
@@ -96,8 +98,9 @@ def write_comparison(
         return title, plots.draw_panels(split_image, answers)
 
     headings = ("Where the first is better", "Where the second is better")
-    _write(
+    write_page(
         path,
+        TEMPLATE,
         title=f"{names[0]} against {names[1]}",
         facts={"first": names[0], "second": names[1], **_facts(tables[0])},
         differences=compare.difference_table(compare.compare(*tables)).rename(
@@ -109,10 +112,11 @@ def write_comparison(
     )
 
 
-def _write(path: Path, **content: Any) -> None:
-    text = Path(__file__).with_name("report.html").read_text()
-    page = jinja2.Environment(autoescape=True).from_string(text)
-    write_text(path, page.render(content))
+def write_page(path: Path, template: Path, **content: Any) -> None:
+    """Render a template that extends page.html, and write the page atomically."""
+    loader = jinja2.FileSystemLoader([template.parent, TEMPLATE.parent])
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    write_text(path, environment.get_template(template.name).render(content))
 
 
 def _facts(table: ScoreTable) -> dict[str, str]:

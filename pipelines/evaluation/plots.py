@@ -119,14 +119,14 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def svg(figure: Figure) -> str:
-    """Return the figure as an SVG element."""
+def svg(figure: Figure, **options: Any) -> str:
+    """Return the figure as an SVG element; options: of `savefig`."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
     # Keep text as text, and make ids reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

@@ -18,10 +18,9 @@ from shards.files.manifest import Manifest
 from shards.synthetic import write_sample
 from tests.tune.made_up import TINY, make_report
 from tune.records import TrialRecord
-from tune.search_config import LossWeightsCommand
+from tune.search_config import LossWeightsCommand, Search
 from tune.space import Space
-from tune.trial import EncoderTrialJob, TrialSettings
-from tune.tuner import OpenSearch
+from tune.trial import EncoderTrialJob, OpenSearch
 
 MakeRecord = Callable[..., TrialRecord]
 PLAN = Plan(epochs=3, batch_size=4, lr=1e-3)
@@ -39,31 +38,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def search(data: Path, tmp_path: Path) -> OpenSearch:
     """A search for a tiny encoder, without an MLflow store: trials of an epoch at half the size."""
-    command = LossWeightsCommand(data=data, encoder=TINY, plan=PLAN, seed=4)
-    job = EncoderTrialJob(data=(data,), encoder=TINY, plan=PLAN, seed=4, compute=Compute())
-    settings = TrialSettings(
-        folder=tmp_path / "search",
-        title="tiny",
-        job=job,
-        search=command.search,
-        trial_epochs=1,
-        trial_scale=0.5,
+    options = Search(trial_epochs=1, trial_scale=0.5)
+    command = LossWeightsCommand(data=data, search=options, encoder=TINY, plan=PLAN, seed=4)
+    job = EncoderTrialJob(
+        title="tiny", data=(data,), encoder=TINY, plan=PLAN, seed=4, compute=Compute()
     )
     context = RunContext(
-        folder=settings.folder,
+        folder=tmp_path / "search",
         data=job.data,
         manifest=Manifest.load(data),
         tracker=Tracker(uri="", experiment_id=""),
         compute=Compute(),
         parent="abc",
     )
-    return OpenSearch(command=command, settings=settings, context=context, at_once=2)
-
-
-@pytest.fixture
-def settings(search: OpenSearch) -> TrialSettings:
-    """The settings of its trials."""
-    return search.settings
+    return OpenSearch(command=command, context=context, job=job, at_once=2)
 
 
 @pytest.fixture

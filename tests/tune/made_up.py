@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from emlnet.models.encoder import EncoderConfig
-from tune.trial import TrialSettings
+from tune.trial import OpenSearch
 
 TINY = EncoderConfig(backbone="tiny", weights="none", size=(96, 128))
 
@@ -28,6 +28,7 @@ def make_report(epoch: int, ig: float, **more: float) -> dict[str, Any]:
     }
 
 
-def searching(settings: TrialSettings, **changes: Any) -> TrialSettings:
-    """The same search with other fields of its `Search`."""
-    return replace(settings, search=replace(settings.search, **changes))
+def searching(search: OpenSearch, **changes: Any) -> OpenSearch:
+    """The same search with other options."""
+    command = replace(search.command, search=replace(search.command.search, **changes))
+    return replace(search, command=command)

@@ -17,36 +17,36 @@ def config(**point: float) -> dict[str, dict[str, float]]:
     return {"point": {**Space().point(BASELINE_WEIGHTS), **point}}
 
 
-def test_a_record_has_the_scores_of_the_best_epoch_and_never_of_the_untrained_model(settings):
+def test_a_record_has_the_scores_of_the_best_epoch_and_never_of_the_untrained_model(search):
     reports = [make_report(epoch, ig) for epoch, ig in enumerate((0.9, 0.2, 0.4, 0.3))]
-    record = TrialRecord.of(replace(settings, trial_epochs=3), config(), reports)
+    record = TrialRecord.of(searching(search, trial_epochs=3), config(), reports)
     assert (record.state, record.epoch, record.num_trained) == ("finished", 2, 3)
     assert record.scores["ig"] == 0.4
     assert record.seconds == 8
 
 
-def test_less_is_better_by_kl(settings):
+def test_less_is_better_by_kl(search):
     reports = [make_report(epoch, 0.1, kl=kl) for epoch, kl in ((1, 0.6), (2, 0.4), (3, 0.5))]
-    record = TrialRecord.of(searching(settings, objective="kl"), config(), reports)
+    record = TrialRecord.of(searching(search, objective="kl"), config(), reports)
     assert record.epoch == 2
 
 
-def test_a_trial_that_failed_has_a_reason_and_one_without_an_epoch_is_unfinished(settings):
-    record = TrialRecord.of(settings, config(), reason="the loss is not finite")
+def test_a_trial_that_failed_has_a_reason_and_one_without_an_epoch_is_unfinished(search):
+    record = TrialRecord.of(search, config(), reason="the loss is not finite")
     assert (record.state, record.reason, record.scores) == ("failed", "the loss is not finite", {})
-    assert TrialRecord.of(settings, config()).state == "unfinished"
+    assert TrialRecord.of(search, config()).state == "unfinished"
 
 
-def test_a_final_run_has_its_own_seed_and_the_length_of_the_whole_training(settings):
+def test_a_final_run_has_its_own_seed_and_the_length_of_the_whole_training(search):
     final = {"final": {**config(), "seed": 9}}
-    record = TrialRecord.of(settings, final, [make_report(1, 0.1)])
+    record = TrialRecord.of(search, final, [make_report(1, 0.1)])
     assert (record.final, record.seed, record.state) == (True, 9, "stopped")
     assert record.point == config()["point"]
 
 
 @pytest.mark.parametrize("factor", ["lr", "width"])
-def test_the_baseline_is_1_1_1_with_all_else_as_the_command_says(settings, factor):
-    searched = searching(settings, space=Space(also=(factor,)))
+def test_the_baseline_is_1_1_1_with_all_else_as_the_command_says(search, factor):
+    searched = searching(search, space=Space(also=(factor,)))
     base, other = (TrialRecord.of(searched, config(**{factor: f})) for f in (1.0, 2.0))
     assert base.is_baseline
     assert not other.is_baseline

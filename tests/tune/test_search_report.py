@@ -25,9 +25,8 @@ def found(search) -> Find:
     """The result of a search, given its trials and final runs."""
 
     def find(trials, finals=(), objective="ig") -> SearchResult:
-        settings = searching(search.settings, objective=objective)
-        choice = choose(trials, settings.search.objectives)
-        asked = replace(search, settings=settings)
+        asked = searching(search, objective=objective)
+        choice = choose(trials, asked.command.search.objectives)
         return SearchResult(search=asked, trials=trials, finals=finals, choice=choice)
 
     return find

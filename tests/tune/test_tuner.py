@@ -19,7 +19,7 @@ from tune import tuner
 from tune.records import load_record, read_records
 from tune.space import BASELINE_WEIGHTS, KL_LED, Point, Space
 from tune.trial import CHECKPOINTS, EPOCH, REPORT
-from tune.tuner import FirstTrialsFailed, OpenSearch, TrialCallback, no_scores
+from tune.tuner import OpenSearch, TrialCallback, no_scores
 
 SPACE = Space()
 
@@ -33,7 +33,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 def tracked(search: OpenSearch, tracker: Tracker) -> OpenSearch:
     """A search with an MLflow store, for trials of two epochs."""
     context = replace(search.context, tracker=tracker, parent=None)
-    return replace(search, context=context, settings=replace(search.settings, trial_epochs=2))
+    return searching(replace(search, context=context), trial_epochs=2)
 
 
 def points_of(
@@ -46,7 +46,6 @@ def points_of(
 ) -> list[Point]:
     """The points that a search tries, without Ray: each trial ends at once."""
     points: list[Point] = []
-    settings = searching(search.settings, **options)
 
     def fit(config: tune.TuneConfig, *more: Any) -> None:
         for number in range(config.num_samples):
@@ -59,7 +58,7 @@ def points_of(
             config.search_alg.on_trial_complete(trial_id, result)
 
     monkeypatch.setattr(tuner, "_run", fit)
-    tuner.search_trials(replace(search, settings=settings), known, first)
+    tuner.search_trials(searching(search, **options), known, first)
     return points
 
 
@@ -115,13 +114,13 @@ def run(callback: TrialCallback, trial: Any, epochs: int, end: bool = True) -> N
 
 
 def run_of(search: OpenSearch, trial: Any) -> Any:
-    folder = search.settings.folder_of(trial.config)
+    folder = search.folder_of(trial.config)
     known = json.loads((folder / "mlflow-run.json").read_text())
     return search.context.tracker.client.get_run(known["run_id"])
 
 
 def states(search: OpenSearch) -> list[str]:
-    return [record.state for record in read_records(search.settings.folder / "trials")]
+    return [record.state for record in read_records(search.context.folder / "trials")]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +130,8 @@ def test_a_trial_has_a_record_and_a_run_with_its_epochs_weights_and_end(
     tracked, capsys, epochs, state, status
 ):
     trial, callback = make_trial(), TrialCallback(tracked, 4)
-    folder = tracked.settings.folder_of(trial.config)
-    checkpoints = tracked.settings.folder / CHECKPOINTS / folder.name
+    folder = tracked.folder_of(trial.config)
+    checkpoints = tracked.context.folder / CHECKPOINTS / folder.name
     checkpoints.mkdir(parents=True)
     run(callback, trial, epochs)
     assert not checkpoints.exists()
@@ -162,7 +161,7 @@ def test_a_trial_whose_search_was_killed_keeps_its_run_and_its_place(tracked):
     run(TrialCallback(tracked, 4), trials[0], epochs=2)
     again = run_of(tracked, trials[0])
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
-    records = read_records(tracked.settings.folder / "trials")
+    records = read_records(tracked.context.folder / "trials")
     assert [record.weights.kl for record in records] == [1.0, 1.5]
     assert [report["epoch"] for report in records[0].history] == [1, 2]
 
@@ -197,13 +196,12 @@ def test_a_trial_that_fails_says_why(tracked, tmp_path, capsys):
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_a_search_ends_when_its_first_trials_all_failed(tracked, tmp_path, epochs):
     callback = TrialCallback(tracked, 9)
-    stopper = FirstTrialsFailed(callback)
     if epochs:
         run(callback, make_trial(), epochs)
     for number in range(5):
-        assert not stopper.stop_all()
+        assert not callback.stop_all()
         fail(callback, make_trial(number + 2), tmp_path)
-    assert stopper.stop_all() == (epochs == 0)
+    assert callback.stop_all() == (epochs == 0)
 
 
 def test_a_store_that_does_not_answer_stops_no_search(search, capsys):
