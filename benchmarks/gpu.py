@@ -125,6 +125,9 @@ class Ready(BatchSource):
     def train(self, epoch, start_step):
         return self.batches
 
+    def val(self):
+        return ()
+
 
 class Trainer:
     """A model with its optimiser, and steps of emlnet.training.fit on batches that are ready."""

@@ -46,6 +46,9 @@ class Next(BatchSource):
     def train(self, epoch, start_step):
         return islice(self.stream, self.steps_per_epoch)
 
+    def val(self):
+        return ()
+
 
 def endless(source):
     epoch = 0

@@ -46,7 +46,6 @@ PRESETS: dict[str, FullCommand] = {
         size=(288, 384),
         finetune=Finetune(freeze=2),
         plan=Plan(epochs=6, loss_weights=LossWeights(kl=2, cc=1, nss=1)),
-        folds=2,
     ),
     # `make demo`: a few dozen synthetic pictures, minutes.
     "demo": FullCommand(

@@ -38,7 +38,7 @@ def test_it_is_small_and_its_card_says_what_it_was_made_of():
     card = (BUILTIN_FOLDER / CARD).read_text()
     assert card.startswith("---\nlibrary_name: emlnet\nlicense: mit\n")
     assert package.file_digest(BUILTIN_FOLDER / WEIGHTS) in card
-    for fact in ("osie + scene", "850 pictures", "full --preset builtin"):
+    for fact in ("osie+scene", "850 pictures", "full --preset builtin"):
         assert fact in card
 
 

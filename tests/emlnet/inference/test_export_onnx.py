@@ -89,4 +89,4 @@ def test_an_export_that_answers_nan_at_one_shape_is_not_kept(net, tmp_path, monk
 
 def test_a_format_must_be_named(tmp_path, capsys):
     assert main(["export", str(tmp_path)]) == 1
-    assert "name a format: --onnx" in capsys.readouterr().err
+    assert "name one format: --onnx or --half" in capsys.readouterr().err

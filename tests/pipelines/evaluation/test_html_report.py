@@ -64,7 +64,7 @@ def test_names_and_notes_are_text_not_markup(page: str) -> None:
 
 def test_it_shows_means_with_intervals_and_names_the_baseline_of_ig(page: str) -> None:
     assert "<td><b>2.167</b><small>1.000 to 3.500</small></td>" in page
-    assert "over: centre prior of train" in page
+    assert "relative to: centre prior of train" in page
 
 
 def test_worst_comes_before_best_with_five_panels_an_image(page: str) -> None:

@@ -67,7 +67,7 @@ def test_a_photograph_in_train_and_val_is_told(leaking, out):
     manifest = pack_tiny(leaking, out)
     assert any(
         "1 of 2 photographs of val are also in train" in warning
-        and "val/v0, train/t3" in warning
+        and "val/v0 shows train/t3" in warning
         and "--drop-duplicates" in warning
         for warning in warnings(manifest)
     )
