@@ -129,7 +129,7 @@ class Predict(Registry):
         )
         predict_files.print_failed(failed)
         num = len(pictures) - len(failed)
-        print(f"{num} maps in {self.out}: NAME{output_files.ending} is the map of NAME")
+        print(f"maps in {self.out}: {num}. NAME{output_files.ending} is the map of NAME")
         return 1 if failed else 0
 
 

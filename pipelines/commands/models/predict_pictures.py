@@ -153,7 +153,8 @@ def run(command: PredictCommand) -> int:
     failed = [line for part in parts for line in part]
     print_failed(failed)
     place = public_url(out.url)
-    print(f"{len(everything) - len(failed)} maps in {place}: NAME{ending} is the map of NAME")
+    num = len(everything) - len(failed)
+    print(f"maps in {place}: {num}. NAME{ending} is the map of NAME")
     return 1 if failed else 0
 
 

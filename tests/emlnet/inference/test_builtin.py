@@ -25,7 +25,7 @@ def photo(tmp_path, monkeypatch):
 
 def test_a_picture_alone_is_predicted_by_the_built_in_model(photo, capsys):
     assert main(["predict", photo, "--format", "npy"]) == 0
-    assert "1 maps in maps: NAME_smap.npy is the map of NAME" in capsys.readouterr().out
+    assert "maps in maps: 1. NAME_smap.npy is the map of NAME" in capsys.readouterr().out
     saliency = np.load("maps/photo_smap.npy")
     assert saliency.shape == (120, 200)
     assert saliency.sum() == pytest.approx(1, abs=1e-4)

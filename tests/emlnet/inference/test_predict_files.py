@@ -53,7 +53,7 @@ def test_a_folder_is_searched_its_structure_kept_and_the_last_line_says_where(
     *_, rate, last = capsys.readouterr().out.splitlines()
     assert rate.startswith("[4/4] ")
     assert rate.endswith(" pictures a second")
-    assert last == f"4 maps in {tmp_path}/out: NAME_smap.png is the map of NAME"
+    assert last == f"maps in {tmp_path}/out: 4. NAME_smap.png is the map of NAME"
 
 
 def test_what_a_folder_holds_is_predicted_or_named(model, tmp_path, capsys):

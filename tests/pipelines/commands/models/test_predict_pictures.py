@@ -50,7 +50,7 @@ def test_a_folder_is_predicted_and_the_broken_picture_named(
     told = capsys.readouterr()
     assert "could not be read:\n  broken.jpg cannot be decoded" in told.err
     assert "skipped, not in a picture format: 1 file (notes.txt)" in told.err
-    assert f"4 maps in {tmp_path / 'out'}: NAME_smap.npy is the map of NAME\n" in told.out
+    assert f"maps in {tmp_path / 'out'}: 4. NAME_smap.npy is the map of NAME\n" in told.out
     assert visible(Store(str(tmp_path / "out"))) == [
         "a_smap.npy", "b_smap.npy", "c_smap.npy", "deep/a_smap.npy", "predict.json",
     ]  # fmt: skip
