@@ -15,7 +15,7 @@ ANSWERS = {
 
 
 LICENCES = {"MIT": "mit", "Apache": "apache-2.0", "BSD": "bsd", "CC BY 4.0": "cc-by-4.0"}
-"""Hugging Face's name of a licence, by a word that its text starts with or names."""
+"""Hugging Face's name of a licence, by a word in its name."""
 FRONT = "---\n"
 """The line before and after a card's front matter."""
 
@@ -89,7 +89,7 @@ def _preset(about: dict[str, Any]) -> str:
 
 def _front_matter(about: dict[str, Any]) -> str:
     """Return the front matter: YAML that Hugging Face's pages read."""
-    given = str((about.get("data") or {}).get("licence"))
+    given = str(about.get("licence"))
     licence = next((name for word, name in LICENCES.items() if word in given), "other")
     metrics = [f"- {json.dumps(printable(name))}" for name in about.get("scores") or {}]
     lines = ["library_name: emlnet", f"license: {licence}", "tags:", "- saliency", "- eye-tracking"]

@@ -39,7 +39,7 @@ PRESETS: dict[str, FullCommand] = {
         finetune=Finetune(freeze=2),
         plan=Plan(epochs=4, loss_weights=LossWeights(kl=2, cc=1, nss=1), select="nss"),
     ),
-    # The model that comes with `emlnet`: small and fast.  docs/train.md has the whole command.
+    # The model that comes with `emlnet`: small and fast.  docs/use.md has the whole command.
     "builtin": FullCommand(
         data=tyro.MISSING,
         backbones=("efficientnet_lite0",),

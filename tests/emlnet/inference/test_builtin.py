@@ -36,7 +36,7 @@ def test_a_picture_alone_is_predicted_by_the_built_in_model(photo, capsys):
 def test_it_is_small_and_its_card_says_what_it_was_made_of():
     assert (BUILTIN_FOLDER / WEIGHTS).stat().st_size < 8e6
     card = (BUILTIN_FOLDER / CARD).read_text()
-    assert card.startswith("---\nlibrary_name: emlnet\nlicense: mit\n")
+    assert card.startswith("---\nlibrary_name: emlnet\nlicense: apache-2.0\n")
     assert package.file_digest(BUILTIN_FOLDER / WEIGHTS) in card
     for fact in ("osie+scene", "850 pictures", "full --preset builtin"):
         assert fact in card
