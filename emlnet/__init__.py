@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emlnet.inference.package import Package
     from emlnet.inference.predictor import Prediction
-    from emlnet.registry.mlflow_registry import load, predict
+    from emlnet.registry.model_sources import load, predict
 
 __all__ = ["Package", "Prediction", "__version__", "load", "predict"]
 __version__ = "0.1.0"
 HOMES = {
     "Package": "emlnet.inference.package",
     "Prediction": "emlnet.inference.predictor",
-    "load": "emlnet.registry.mlflow_registry",
-    "predict": "emlnet.registry.mlflow_registry",
+    "load": "emlnet.registry.model_sources",
+    "predict": "emlnet.registry.model_sources",
 }
 
 

@@ -71,7 +71,7 @@ class Pull(Registry):
 class Predict(Registry):
     """Predict where people look in pictures, each at its own size."""
 
-    given: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL] PICTURE [PICTURE ...]")]
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL] PICTURE [PICTURE ...]")]
     """MODEL: a folder, archive or http(s) address of a model, models:/emlnet@champion,
     models:/emlnet/VERSION or runs:/RUN_ID; default: builtin, the model that comes with emlnet.
     PICTURE: a picture file, a folder (searched through) or a glob pattern in quotes."""
@@ -106,11 +106,11 @@ class Predict(Registry):
         from emlnet.inference import predict_files
         from emlnet.inference.predictor import bound_layer_cache
         from emlnet.models.precision import set_precision
-        from emlnet.registry import mlflow_registry
+        from emlnet.registry import model_sources
 
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
-        source, images = mlflow_registry.split_source(self.given)
+        source, images = model_sources.split_source(self.inputs)
         pictures, left_out = predict_files.find_pictures(images, self.out)
         predict_files.print_left_out(left_out)
         device = find_device(self.device)
@@ -118,7 +118,7 @@ class Predict(Registry):
         half = self.precision == "half" or (self.precision == "auto" and device != "cpu")
         if device != "cpu":
             set_precision("float32")
-        model = mlflow_registry.load(source, device, half, self.tracking_uri)
+        model = model_sources.load(source, device, half, self.tracking_uri)
         self.out.mkdir(parents=True, exist_ok=True)
         output_files = predict_files.OutputFiles(
             format=self.format, overlay=self.overlay, contour=self.contour, figure=self.figure,
@@ -153,11 +153,11 @@ class Export(Registry):
         print(f"loading {public_url(self.model)}", flush=True)
         from emlnet.inference import package
         from emlnet.inference.export_onnx import OPSET, export_onnx
-        from emlnet.registry import mlflow_registry
+        from emlnet.registry import model_sources
 
         if self.onnx == self.half:
             raise ValueError("name one format: --onnx or --half")
-        model = mlflow_registry.load(self.model, tracking_uri=self.tracking_uri)
+        model = model_sources.load(self.model, tracking_uri=self.tracking_uri)
         out = self.out or Path("emlnet.onnx" if self.onnx else "emlnet-half")
         if self.half:
             package.save(out, model.model, model.about, half=True)

@@ -282,7 +282,7 @@ class SearchResult:
         # Optuna changes matplotlib's style, and warns that its figures may change.
         with plt.rc_context(), catch_warnings():
             simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if differ:  # Drawn first: the lines of the others' style would cross its axes.
+            if differ:  # First: the other figures set a style with grid lines.
                 found["Weights and score"] = optuna_plots.plot_parallel_coordinate(study, **target)
             if len(names) > 1:
                 found["Pareto front"] = optuna_plots.plot_pareto_front(study, target_names=names)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from emlnet.inference.model_card import first_lines, write_card
 from emlnet.inference.package import BUILTIN, describe
 from emlnet.inference.predictor import Prediction
-from emlnet.registry import mlflow_registry
+from emlnet.registry import mlflow_registry, model_sources
 from emlnet.registry.mlflow_registry import CHAMPION, NAME
 
 NUM_LOADED = 2
@@ -31,7 +29,7 @@ class ModelPool:
         self, sources: dict[str, str], tracking_uri: str | None = None, device: str = "cpu"
     ) -> None:
         self.sources = sources
-        load = partial(mlflow_registry.load, device=device, tracking_uri=tracking_uri)
+        load = partial(model_sources.load, device=device, tracking_uri=tracking_uri)
         self._load = lru_cache(NUM_LOADED)(lambda name: load(sources[name]))
         self._lock = threading.Lock()
 
@@ -51,12 +49,12 @@ class ModelPool:
 def find_sources(models: Sequence[str], tracking_uri: str | None) -> dict[str, str]:
     """Return the sources of the models by name.
 
-    The named ones; else the registry's, the champion first, and the built-in one.  Without a
-    tracking URI, and without mlflow.db in this folder, only the built-in one.
+    Those given; else those of the registry, the champion first, and the built-in one.  Without a
+    registry, only the built-in one.
     """
     if models:
         return {name: name for name in models}
-    if not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or Path("mlflow.db").is_file()):
+    if not mlflow_registry.has_store(tracking_uri):
         return {BUILTIN: BUILTIN}
     uri = mlflow_registry.find_tracking_uri(tracking_uri)
     client = mlflow_registry.connect(uri)

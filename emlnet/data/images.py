@@ -214,8 +214,8 @@ def to_grey(image: Image.Image, name: str = "the map") -> NDArray[np.uint8]:
 def files_below(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
     """Return the files below a folder with one of the suffixes, sorted, without hidden files.
 
-    If there are no suffixes, return all files, broken links included.  Links to folders are
-    followed.  Raises OSError for a folder that cannot be read.
+    suffixes: the empty default stands for all files and broken links.
+    Follows links to folders.  Raises OSError for a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:

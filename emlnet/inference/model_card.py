@@ -39,7 +39,7 @@ def write_card(
         "Scores": _scores(about.get("scores") or {}),
         "Licence": f"code Apache-2.0; weights: {about.get('licence') or 'unknown'}; "
         f"data: {data.get('licence') or 'unknown'}",
-        "Made by": f"emlnet, commit {about.get('commit') or 'unknown'}{_preset(about)}",
+        "Made by": f"emlnet, commit {about.get('commit') or 'unknown'}{_command(about, trained)}",
     }
     if weights:
         facts["Weights"] = f"SHA-256 {weights}"
@@ -81,21 +81,23 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(text))
 
 
-def _preset(about: dict[str, Any]) -> str:
-    """Return the command of a preset that made the model."""
+def _command(about: dict[str, Any], data: str) -> str:
+    """Return the command that made the model, if it was that of a preset."""
     preset = about.get("preset")
-    return f", `python -m pipelines full --preset {preset}`" if preset else ""
+    words = f"python -m pipelines full --preset {preset} --data {data.replace('+', ' ')}"
+    return f", by `{words}`" if preset else ""
 
 
 def _front_matter(about: dict[str, Any]) -> str:
     """Return the front matter: YAML that Hugging Face's pages read."""
     given = str(about.get("licence"))
     licence = next((name for word, name in LICENCES.items() if word in given), "other")
-    metrics = [f"- {json.dumps(printable(name))}" for name in about.get("scores") or {}]
-    lines = ["library_name: emlnet", f"license: {licence}", "tags:", "- saliency", "- eye-tracking"]
-    return "\n".join(
-        [FRONT + lines[0], *lines[1:], *(["metrics:", *metrics] if metrics else []), FRONT]
-    )
+    metrics = json.dumps([printable(name) for name in about.get("scores") or {}])
+    return f"""{FRONT}library_name: emlnet
+license: {licence}
+tags: [saliency, eye-tracking]
+metrics: {metrics}
+{FRONT}"""
 
 
 def _data_facts(data: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class EncoderConfig:
     weights: str = "default"
     """Initial weights of the backbone.  `default`: from a Python package, or else downloaded.
     `package`: only from a Python package.  `none`: random.  PATH: a .pth, .pth.tar or .safetensors
-    file.  FOLDER, in training: a packaged encoder, of which the readouts are used, too."""
+    file.  FOLDER, only in training: a packaged encoder, with its readouts."""
     readout_width: int = 32
     """Hidden channels of each `density` readout."""
     letterbox: bool = False

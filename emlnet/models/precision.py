@@ -14,7 +14,7 @@ from emlnet.atomic_files import replace_file
 
 Model = TypeVar("Model", bound=nn.Module)
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""`float32`.  `tf32`: float32, but products round their factors to TF32, on GPUs that have it.
+"""`float32`.  `tf32`: float32 with matrix products in TF32, on GPUs that have it.
 `bfloat16`: backbone and readouts in bfloat16; weights, loss, head and validation in float32."""
 
 

@@ -123,7 +123,7 @@ def _check_digest(path: Path, digest: str, name: str) -> None:
 def _copy(open_file: Open, name: str, target: Path, limit: int, shown: str) -> None:
     """Copy a file of a source to `target`, in up to three attempts if the network fails.
 
-    limit: most bytes.  shown: its name in error messages.
+    limit: largest number of bytes.  shown: its name in error messages.
     """
     for pause in (1, 2, None):
         try:

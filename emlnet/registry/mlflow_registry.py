@@ -9,22 +9,18 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import cache, partial
-from glob import has_magic
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from emlnet.extras import require_extra
-from emlnet.inference import package
-from emlnet.inference.package import BUILTIN, BUILTIN_FOLDER, MODEL, Package, check_target
-from emlnet.inference.predictor import Picture, Prediction
+from emlnet.inference.package import check_target
 from emlnet.public_url import public_url
-from emlnet.registry.download import ARCHIVES, NoModelError, assemble, fetch
+from emlnet.registry.download import assemble
 
 if TYPE_CHECKING:
-    import torch
     from mlflow import MlflowClient
 
 NAME = "emlnet"
@@ -45,6 +41,11 @@ MODEL_URI = re.compile(
 )
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 """MLflow's error codes for a missing model, version or alias."""
+
+
+def has_store(given: str | None = None) -> bool:
+    """Whether a store is given or named by MLFLOW_TRACKING_URI, or lies in this folder."""
+    return bool(given or os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").is_file()
 
 
 def find_tracking_uri(given: str | None = None) -> str:
@@ -183,71 +184,6 @@ def find_run(uri: str, tracking_uri: str) -> str:
     if found["run"]:
         return found["run"]
     return str(find_version(connect(tracking_uri), found["alias"], found["version"]).run_id)
-
-
-def predict(image: Picture, flip: bool = False) -> Prediction:
-    """Predict where people look in a picture with the built-in model; see `Package.predict`."""
-    return _builtin().predict(image, flip)
-
-
-@cache
-def _builtin() -> Package:
-    return load()
-
-
-def load(
-    source: Path | str = BUILTIN,
-    device: torch.device | str = "cpu",
-    half: bool = False,
-    tracking_uri: str | None = None,
-) -> Package:
-    """Load a model, in eval mode; by default the one that comes with emlnet.
-
-    source: as in `resolve`.  device: where it computes.  half: backbones in 16 bits.
-    tracking_uri: store of registered models, see `find_tracking_uri`.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        uri = find_tracking_uri(tracking_uri)
-        return package.load(resolve(str(source), uri, Path(scratch) / "model"), device, half)
-
-
-def split_source(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Split words into a model's source, if the first one has the form of one, and the others.
-
-    Without a source: the built-in model.  Raises ValueError if the first word names nothing.
-    """
-    first, others = words[0], words[1:]
-    forms = first == BUILTIN or first.startswith((*HTTP, "models:", "runs:"))
-    if forms or (Path(first) / MODEL).is_file() or first.partition("#")[0].endswith(ARCHIVES):
-        return first, others
-    if not Path(first).exists() and not has_magic(first):
-        raise ValueError(f"no model and no picture at {first!r}")
-    return BUILTIN, words
-
-
-def resolve(source: str, tracking_uri: str, into: Path) -> Path:
-    """Return the folder of a packaged model: `source` itself, or `into` after pulling it there.
-
-    source: a folder, an archive or the http(s) address of either (see emlnet.registry.download),
-    `models:/emlnet@alias`, `models:/emlnet/version`, `runs:/run_id`, or `builtin`.
-    """
-    if source == BUILTIN:
-        if not (BUILTIN_FOLDER / MODEL).is_file():
-            raise ValueError(
-                f"this installation of emlnet lacks its built-in model ({BUILTIN_FOLDER} is "
-                "missing); install the wheel again, or name a model"
-            )
-        return BUILTIN_FOLDER
-    if (Path(source) / MODEL).is_file():
-        return Path(source)
-    found = MODEL_URI.fullmatch(source)
-    if found:
-        return pull(into, tracking_uri, **found.groupdict())
-    try:
-        return fetch(source, into)
-    except NoModelError as error:
-        forms = f"models:/{NAME}@ALIAS, models:/{NAME}/VERSION, runs:/RUN_ID"
-        raise NoModelError(f"{error}, or {forms}") from None
 
 
 def pull(

@@ -55,8 +55,8 @@ class Plan:
     terms: Terms = "exact"
     """`exact` loss terms, or `reference`: the values of EML-NET's published training."""
     precision: Precision = "float32"
-    """Number format of training steps: `float32`; `tf32`, float32 whose products round their
-    factors to TF32, on a GPU that has it; `bfloat16`, with weights, loss and maps in float32."""
+    """Number format of training steps: `float32`; `tf32`, float32 with matrix products in
+    TF32 on a GPU that has it; `bfloat16`, with weights, loss and maps in float32."""
     flip: bool = True
     """Mirror each training picture with a probability of 1/2."""
     crop: float = 0.0

@@ -133,6 +133,8 @@ class TrainingCommand:
     plan: OmitArgPrefixes[Plan] = field(default_factory=Plan)
     seed: int = 0
     """Seed of new weights, the order of the images and their flips."""
+    preset: Suppress[str] = ""
+    """Name of the preset that the command started from."""
     compute: OmitArgPrefixes[Compute] = field(default_factory=Compute)
     tracking: OmitArgPrefixes[Tracking] = field(default_factory=Tracking)
 
@@ -160,18 +162,16 @@ class FullCommand(TrainingCommand):
     path."""
     finetune: OmitArgPrefixes[Finetune] = field(default_factory=Finetune)
     folds: int = 0
-    """Number of folds of the training pictures.  For each fold every encoder is trained again
-    without it, so that the decoder learns from readouts of pictures that the encoder has not seen.
-    K folds take K times as long.  0: no folds; the decoder learns from pictures that the encoders
-    were trained on.  Worth it for encoders of different tasks."""
+    """Number of folds of the training pictures; useful if the encoders' tasks differ.  For each
+    fold every encoder is trained again without it, so that the decoder learns from readouts of
+    pictures that the encoder has not seen.  K folds take K times as long.  0: no folds; the decoder
+    learns from pictures that the encoders were trained on."""
     decoder_plan: Plan = DECODER_PLAN
     readouts: Path | None = None
     """Folder of cached readouts, shared by all decoders; default: readouts/ beside
     the run's folder."""
     flip_scores: bool = True
     """Average each model's map with that of the mirrored picture before it is scored."""
-    preset: Suppress[str] = ""
-    """Name of the preset that the command started from."""
 
     def __post_init__(self) -> None:
         if not self.backbones:

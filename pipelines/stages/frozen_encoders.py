@@ -29,7 +29,7 @@ from emlnet.inference import package
 from emlnet.models.eml_net import encoder_names
 from emlnet.models.encoder import Encoder
 from emlnet.models.precision import to_channels_last
-from emlnet.registry import mlflow_registry
+from emlnet.registry import model_sources
 from pipelines.config.flags import RUN
 from pipelines.config.identity import digest, slug
 from pipelines.ray_cluster import tasks
@@ -103,7 +103,7 @@ def find_packages(encoders: Sequence[str], tracking_uri: str, folder: Path) -> l
     """
     uris = [f"runs:/{name}" if RUN.fullmatch(name) else name for name in encoders]
     return [
-        mlflow_registry.resolve(uri, tracking_uri, folder / "encoders" / str(number))
+        model_sources.resolve(uri, tracking_uri, folder / "encoders" / str(number))
         for number, uri in enumerate(uris)
     ]
 

@@ -26,8 +26,8 @@ class RunContext:
     """The context that the stages of a run share.
 
     folder: the run's folder, absolute.  data: absolute folders or URLs of shards.  manifest: the
-    joined manifest of all data sets.  parent: id of the parent MLflow run.  preset: its name, if
-    the command has one.
+    joined manifest of all data sets.  parent: id of the parent MLflow run.  preset: the command's
+    preset; empty without one.
     """
 
     folder: Path
@@ -79,7 +79,7 @@ def open_context(
         manifest=manifest,
         tracker=Tracker.open(command.tracking.uri, command.tracking.experiment or manifest.name),
         compute=command.compute,
-        preset=getattr(command, "preset", ""),
+        preset=command.preset,
     )
 
 

@@ -239,10 +239,8 @@ def read(folder: RawFolder, raw: RawSample, sigma: float | None = None) -> Check
         if isinstance(raw.fixations, str):
             read_fixations = folder.layout.read_fixations
             assert read_fixations is not None
-            fixation_file, fixations = (
-                raw.fixations,
-                read_fixations(folder.path / raw.fixations, raw.fixations),
-            )
+            fixation_file = raw.fixations
+            fixations = read_fixations(folder.path / fixation_file, fixation_file)
         else:
             fixation_file, fixations = f"the fixations of {raw.image}", raw.fixations
         if fixations.size:

@@ -25,8 +25,7 @@ MASKS = (".png", ".bmp", ".tif", ".tiff")
 SIGMA = 19.0
 """Sigma of SALICON's maps in pixels, at 640 x 480."""
 FEWEST_OF_2017 = 300
-"""Fixated pixels per image: SALICON's edition of 2015 has about 170, the edition of 2017 about 510.
-"""
+"""Fixated pixels per image: about 170 in SALICON's edition of 2015, about 510 in that of 2017."""
 
 
 def find(source: Path, options: SourceOptions) -> FoundSamples:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from emlnet.inference import package
 from emlnet.metrics.saliency_metrics import find_metric
 from emlnet.public_url import public_url
-from emlnet.registry import mlflow_registry
+from emlnet.registry import model_sources
 from pipelines.commands.evaluating.scoring import ScoringCommand
 from pipelines.config.options import StoreOptions
 from pipelines.evaluation import compare, score_table
@@ -88,8 +87,8 @@ def scores_of(
     if path.suffix == ".parquet":
         kept = score_table.read_parquet(path)
         return kept.only(kept.models[0]).renamed(kept.models[0], name), None
-    if (path / package.MODEL).is_file() or name.startswith(("models:/", "runs:/")):
-        model = mlflow_registry.load(name, tracking_uri=command.tracking.uri).model
+    if model_sources.is_model(name):
+        model = model_sources.load(name, tracking_uri=command.tracking.uri).model
         source = ModelSource(model=model, flip=command.flip, own_map_only=True)
         scores = command.score(source, name, reader, flip=command.flip, with_baselines=False)
         return scores.renamed(MODEL, name), source

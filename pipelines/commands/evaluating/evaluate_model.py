@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tyro.conf import OmitArgPrefixes
 
-from emlnet.registry import mlflow_registry
+from emlnet.registry import mlflow_registry, model_sources
 from pipelines.commands.evaluating.scoring import ScoringCommand
 from pipelines.config.options import StoreOptions
 from pipelines.evaluation import score_table
@@ -32,7 +32,7 @@ def run(command: EvaluateCommand) -> ScoreTable:
     """Score a model; log scores and report with the MLflow run that made it, if any."""
     uri = command.tracking.uri
     with command.open_data() as reader:
-        model = mlflow_registry.load(command.model, tracking_uri=uri).model
+        model = model_sources.load(command.model, tracking_uri=uri).model
         source = ModelSource(model=model, flip=command.flip)
         scores = command.score(source, command.model, reader, flip=command.flip)
         folder = command.report(scores, source, command.model, reader)

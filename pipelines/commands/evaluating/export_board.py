@@ -18,7 +18,7 @@ from emlnet.data.images import read_picture
 from emlnet.data.maps import log_softmax, resize
 from emlnet.inference.predict_files import find_pictures, print_left_out
 from emlnet.inference.predictor import Prediction
-from emlnet.registry import mlflow_registry
+from emlnet.registry import model_sources
 from pipelines.config.options import StoreOptions
 from pipelines.evaluation.score_maps import HDF5
 from shards.files.progress import progress_bar
@@ -54,7 +54,7 @@ def run(command: ExportBoardCommand) -> None:
     found, left_out = find_pictures([str(command.pictures)], out)
     print_left_out(left_out)
     names = [path.relative_to(command.pictures) for path, _ in found]
-    model = mlflow_registry.load(command.model, tracking_uri=command.tracking.uri)
+    model = model_sources.load(command.model, tracking_uri=command.tracking.uri)
     with progress_bar(len(names), "predict", "image") as bar:
 
         def predict(name: Path) -> Prediction:

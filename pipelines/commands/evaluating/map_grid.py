@@ -12,7 +12,7 @@ from emlnet.data.images import read_picture
 from emlnet.data.maps import to_density
 from emlnet.inference.predictor import to_tensor
 from emlnet.public_url import public_url
-from emlnet.registry import mlflow_registry
+from emlnet.registry import model_sources
 from pipelines.config.options import StoreOptions
 from pipelines.evaluation.sources import ModelSource
 from pipelines.tracking import figures
@@ -45,7 +45,7 @@ class GridCommand:
 @torch.inference_mode()
 def run(command: GridCommand) -> None:
     """Draw the grid, and print its file."""
-    model = mlflow_registry.load(command.model, tracking_uri=command.tracking.uri).model
+    model = model_sources.load(command.model, tracking_uri=command.tracking.uri).model
     source, columns = ModelSource(model=model), ["photograph"]
     if command.data is None:
         rows = [(path.name, [read_picture(path)]) for path in command.pictures]

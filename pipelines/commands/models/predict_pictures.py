@@ -27,7 +27,7 @@ from emlnet.inference.predict_files import (
 )
 from emlnet.inference.predictor import Prediction
 from emlnet.public_url import public_url
-from emlnet.registry import mlflow_registry
+from emlnet.registry import mlflow_registry, model_sources
 from pipelines.config.options import ClusterOptions, StoreOptions
 from pipelines.ray_cluster import check_nodes, connection, tasks
 from shards.files.manifest import MANIFEST, Manifest
@@ -122,9 +122,7 @@ def run(command: PredictCommand) -> int:
     pictures = PictureSource(url=source.url, is_shards=source.exists(MANIFEST))
     everything = pictures.items()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = mlflow_registry.resolve(
-            command.model, command.tracking.uri, Path(scratch) / "model"
-        )
+        folder = model_sources.resolve(command.model, command.tracking.uri, Path(scratch) / "model")
         weights = package.read_description(folder).files[package.WEIGHTS]
         model = package.load(folder)
     options = {key: getattr(command, key) for key in ("format", "precision", "flip", "overlay")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from safetensors.torch import load_file
 import emlnet
 from emlnet.__main__ import main
 from emlnet.inference import package
-from emlnet.inference.package import BUILTIN_FOLDER, CARD, WEIGHTS
-from emlnet.registry import mlflow_registry
+from emlnet.inference.package import BUILTIN_FOLDER, CARD, MODEL, WEIGHTS
+from emlnet.registry import model_sources
 
 
 @pytest.fixture
@@ -38,14 +40,20 @@ def test_it_is_small_and_its_card_says_what_it_was_made_of():
     card = (BUILTIN_FOLDER / CARD).read_text()
     assert card.startswith("---\nlibrary_name: emlnet\nlicense: apache-2.0\n")
     assert package.file_digest(BUILTIN_FOLDER / WEIGHTS) in card
-    for fact in ("osie+scene", "850 pictures", "full --preset builtin"):
+    for fact in ("osie+scene", "850 pictures", "full --preset builtin --data osie scene"):
         assert fact in card
 
 
-def test_an_installation_without_it_says_so(photo, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mlflow_registry, "BUILTIN_FOLDER", tmp_path / "gone")
+@pytest.mark.parametrize("kept", [(), (MODEL, CARD)])
+def test_an_installation_without_it_says_so(kept, photo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    for name in kept:
+        shutil.copy(BUILTIN_FOLDER / name, tmp_path / "gone")
+    monkeypatch.setattr(model_sources, "BUILTIN_FOLDER", tmp_path / "gone")
     assert main(["predict", photo]) == 1
-    assert "lacks its built-in model" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: the built-in model lacks ")
+    assert "install the wheel again" in error
 
 
 def test_weights_in_16_bits_are_loaded_into_32(make_encoder, tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from emlnet.inference import package
-from emlnet.registry import download, mlflow_registry
+from emlnet.registry import download, mlflow_registry, model_sources
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +213,7 @@ def test_a_description_that_is_not_the_registered_one_is_refused(store, tmp_path
 
 def test_a_folder_is_a_model_by_itself(store, tmp_path):
     assert (
-        mlflow_registry.resolve(str(store.models[1]), "sqlite:///none.db", tmp_path / "m")
+        model_sources.resolve(str(store.models[1]), "sqlite:///none.db", tmp_path / "m")
         == (store.models[1])
     )
 
@@ -228,7 +228,7 @@ def test_a_folder_is_a_model_by_itself(store, tmp_path):
     ],
 )
 def test_a_registered_model_is_called_by_alias_version_or_run(store, tmp_path, uri, version):
-    folder = mlflow_registry.resolve(uri.format(run=store.runs[2]), store.uri, tmp_path / "m")
+    folder = model_sources.resolve(uri.format(run=store.runs[2]), store.uri, tmp_path / "m")
     assert weights(folder) == weights(store.models[version])
 
 
@@ -237,7 +237,7 @@ def test_a_registered_model_is_called_by_alias_version_or_run(store, tmp_path, u
 )
 def test_what_names_no_model_is_refused_with_what_would(store, tmp_path, uri):
     with pytest.raises(ValueError, match=r"no model at .*model\.json.*, or models:/emlnet@ALIAS"):
-        mlflow_registry.resolve(uri, store.uri, tmp_path / "m")
+        model_sources.resolve(uri, store.uri, tmp_path / "m")
 
 
 def test_the_store_is_the_variables_or_lies_in_the_folder(tmp_path, monkeypatch):
