@@ -52,8 +52,8 @@ def test_a_package_is_three_files_and_remembers_what_is_known_of_it(saved):
 
 def test_the_card_says_what_the_model_is(saved):
     card = (saved / CARD).read_text()
-    front = 'library_name: emlnet\nlicense: other\ntags: [saliency, eye-tracking]\nmetrics: ["kl"]\n'
-    assert card.startswith(f"---\n{front}---\n")
+    front = "library_name: emlnet\nlicense: other\ntags: [saliency, eye-tracking]\n"
+    assert card.startswith(f'---\n{front}metrics: ["kl"]\n---\n')
     assert first_lines(card).startswith("a test: where people look in a picture\n")
     assert first_lines(card.partition("\n---\n")[2]) == first_lines(card)
     for fact in ("tiny (32 x 48 pixels)", "KL 0.500", "weights: none", "## Not meant for"):
